@@ -1,0 +1,281 @@
+"""Names of the artefacts, and the sidecars that say what each was made from.
+
+An artefact `X` has a sidecar `X.meta.json`: {content_hash, size, mtime_ns, producer, code_version, config_hash, inputs,
+seconds}. A step is up to date while the sidecars of all its outputs still match its code, its config and its inputs.
+`content_hash` leaves out what changes by nature: dates inside .keras files and SavedModels, `timing` in JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from keras_pipeline.core.config import Config
+from keras_pipeline.core.errors import BrokenArtefact
+
+ARTEFACTS = {
+    "audit": "artifacts/{experiment}/phase0/audit.json",
+    "url_check": "artifacts/{experiment}/phase0/url_check.json",
+    "url_ledger": "artifacts/{experiment}/phase0/url_ledger.parquet",
+    "raw": "tfrecords/{dataset}/raw",
+    "dataset": "tfrecords/{dataset}/dataset.json",
+    "leak_audit": "artifacts/{experiment}/phase0/leak_audit.json",
+    "baseline": "artifacts/{experiment}/phase0/baseline.json",
+    "teacher": "artifacts/{experiment}/phase1/best.keras",
+    "teacher_history": "artifacts/{experiment}/phase1/history.json",
+    "teacher_metrics": "artifacts/{experiment}/phase1/metrics_test.json",
+    "teacher_logits": "artifacts/{experiment}/phase1/soft_labels",
+    "regional_subset": "artifacts/{experiment}/phase2/subset.json",
+    "regional": "artifacts/{experiment}/phase2/best.keras",
+    "regional_history": "artifacts/{experiment}/phase2/history.json",
+    "regional_metrics": "artifacts/{experiment}/phase2/metrics_test.json",
+    "regional_logits": "artifacts/{experiment}/phase2/soft_labels",
+    "soft_labels": "artifacts/{experiment}/phase3/soft_labels",
+    "soft_label_check": "artifacts/{experiment}/phase3/check.json",
+    "distilled": "artifacts/{experiment}/phase4/distill/best.keras",
+    "distill_history": "artifacts/{experiment}/phase4/distill/history.json",
+    "student": "artifacts/{experiment}/phase4/finetune/best.keras",
+    "finetune_history": "artifacts/{experiment}/phase4/finetune/history.json",
+    "student_metrics": "artifacts/{experiment}/phase4/metrics_test.json",
+    "student_metrics_val": "artifacts/{experiment}/phase4/metrics_val.json",
+    "student_metrics_train": "artifacts/{experiment}/phase4/metrics_train.json",
+    "curves": "artifacts/{experiment}/phase4/curves.png",
+    "predictions": "artifacts/{experiment}/phase5/predictions.npz",
+    "reliability": "artifacts/{experiment}/phase5/reliability.png",
+    "temperature": "artifacts/{experiment}/phase5/temperature.json",
+    "calibration": "artifacts/{experiment}/phase5/calibration.json",
+    "risk_coverage": "artifacts/{experiment}/phase5/risk_coverage.png",
+    "shipped": "artifacts/{experiment}/phase6/student_shipped.keras",
+    "quantization": "artifacts/{experiment}/phase6/quantization.json",
+    "shipped_calibration": "artifacts/{experiment}/phase6/calibration.json",
+    "saved_model": "artifacts/{experiment}/phase6/saved_model",
+    "export": "artifacts/{experiment}/phase6/export.json",
+    "web": "web_export/{experiment}",
+    "equivalence": "artifacts/{experiment}/phase6/equivalence.json",
+    "manifest": "artifacts/{experiment}/phase7/manifest.yaml",
+    "report": "artifacts/{experiment}/report.html",
+}
+
+# `phase6 validate` adds it to the page that it judges; it is an artefact of its own.
+ADDED_LATER = "equivalence.json"
+# Files of a SavedModel that hold dates or a random id; its weights and assets are hashed.
+VOLATILE = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a step gets: the config, where things lie, and how to open the source."""
+
+    config: Config
+    open_source: Callable[[], contextlib.AbstractContextManager[tuple[str, str | None]]]  # -> (uri, base_url)
+    split: str = "test"  # of `evaluate`
+    made_from: str = ""  # `recipe` of the step under way: what a killed run left goes on only under the same one
+
+    def path(self, name: str) -> Path:
+        """Where artefact `name` lies."""
+        relative = ARTEFACTS[name].format(experiment=self.config.experiment, dataset=self.config.dataset_name)
+        return Path(self.config.root) / relative
+
+    @property
+    def folder(self) -> Path:
+        """artifacts/<experiment>"""
+        return Path(self.config.root) / "artifacts" / self.config.experiment
+
+    def read(self, name: str) -> dict:
+        """A JSON artefact. Raises BrokenArtefact naming it when it is absent or not JSON."""
+        return read_json(self.path(name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One command: which artefacts it reads and leaves, which config it depends on, and what it does."""
+
+    phase: str
+    name: str
+    run: Callable[[Run], None]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    sections: tuple[str, ...]  # dotted config keys
+    code_version: int
+    transient: tuple[str, ...] = ()  # outputs that a later step consumes and may remove
+    clean: Callable[[Run], None] | None = (
+        None  # removes what only a restart needs, once the outputs are safe; again after each later run
+    )
+
+    @property
+    def title(self) -> str:
+        return f"{self.phase} {self.name}"
+
+
+def read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BrokenArtefact(f"{path}: missing; the step that writes it has not run (see `status`)") from None
+    except ValueError as error:
+        raise BrokenArtefact(f"{path}: not JSON ({error}); remove it and run its step again") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with aside(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """Yields a temporary sibling; renames it over `path` on success, removes it on failure.
+
+    The temporary name keeps the suffix, because Keras chooses a format by it.
+    """
+    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        if temporary.is_dir() and path.exists():
+            old = path.with_name(f".old-{os.getpid()}-{path.name}")
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def content_hash(path: Path) -> str:
+    """sha256 of what an artefact means, see the module's header. Reads the whole artefact."""
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for file in sorted(file for file in _files_in(path) if file.name not in VOLATILE):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{content_hash(file)}\n".encode())
+        return digest.hexdigest()
+    if path.suffix == ".keras":
+        return _weights_hash(path)
+    if path.suffix == ".json":
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return hashlib.sha256(json.dumps(_without_timing(value), sort_keys=True).encode()).hexdigest()
+    return file_hash(path)
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _without_timing(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _without_timing(inner) for key, inner in value.items() if key != "timing" and not key.endswith("_ms")
+        }
+    return [_without_timing(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _weights_hash(path: Path) -> str:
+    import h5py  # Slow to import, and `status` never comes here.
+
+    digest = hashlib.sha256()
+    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file, h5py.File(file, "r") as weights:
+        datasets: dict[str, Any] = {}
+        weights.visititems(lambda name, item: datasets.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+        for name in sorted(datasets):
+            array = datasets[name][()]
+            digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def sidecar(path: Path) -> dict | None:
+    file = path.with_name(path.name + ".meta.json")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None  # A broken sidecar means nothing is known: the step runs again.
+
+
+def write_sidecars(run: Run, step: Step, seconds: float) -> None:
+    """Called once after a step has succeeded."""
+    inputs = input_hashes(run, step)
+    for name in step.outputs:
+        path = run.path(name)
+        meta = {
+            "content_hash": content_hash(path),
+            **fingerprint(path),
+            "producer": step.title,
+            "code_version": step.code_version,
+            "config_hash": config_hash(run.config, step.sections),
+            "inputs": inputs,
+            "seconds": round(seconds, 2),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        write_json(path.with_name(path.name + ".meta.json"), meta)
+
+
+def fingerprint(path: Path) -> dict:
+    """Size and time: cheap enough for `status`, where content_hash is not.
+
+    dataset.json stands for the shards beside it too, which it lists with their sha256.
+    """
+    files = _files_in(path) if path.is_dir() else [path]
+    if path.name == "dataset.json":
+        files += path.parent.glob("*.tfrecord")
+    stats = [file.stat() for file in files]
+    return {"size": sum(s.st_size for s in stats), "mtime_ns": max((s.st_mtime_ns for s in stats), default=0)}
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != ADDED_LATER]
+
+
+def input_hashes(run: Run, step: Step) -> dict[str, str | None]:
+    return {name: (sidecar(run.path(name)) or {}).get("content_hash") for name in step.inputs}
+
+
+def recipe(run: Run, step: Step) -> str:
+    """A hash of all that a step's outputs depend on: its code, its config and its inputs."""
+    parts = [step.title, step.code_version, config_hash(run.config, step.sections), input_hashes(run, step)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def config_hash(config: Config, sections: tuple[str, ...]) -> str:
+    dumped, values = config.model_dump(), {}
+    for key in sections:
+        value: Any = dumped
+        for part in key.split("."):
+            value = value[part]
+        values[key] = value
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def why_stale(run: Run, step: Step) -> str | None:
+    """None when the step is up to date, otherwise the reason in a few words."""
+    inputs = input_hashes(run, step)
+    for name in step.outputs:
+        path = run.path(name)
+        meta = sidecar(path)
+        if meta is None:
+            return f"{name} not made yet"
+        if not path.exists():
+            if name not in step.transient:
+                return f"{name} is missing"
+        elif {key: meta.get(key) for key in ("size", "mtime_ns")} != fingerprint(path):
+            return f"{name} was changed by hand"
+        if meta.get("code_version") != step.code_version:
+            return "its code changed"
+        if meta.get("config_hash") != config_hash(run.config, step.sections):
+            return f"its config changed ({', '.join(step.sections)})"
+        for source, digest in inputs.items():
+            if meta.get("inputs", {}).get(source) != digest:
+                return f"its input {source} changed"
+    return None

@@ -1,0 +1,522 @@
+"""One experiment = one YAML file, read into frozen, typed sections; names are the training plan's.
+
+`load(path, overrides)` returns a `Config` or raises `ConfigError` with, for every fault, the key's path, what was
+received, what is allowed, and the nearest name. `${NAME}` and `${NAME:-default}` in strings come from the environment,
+so that a password never has to stand in a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+VIT_NAME = re.compile(r"vit_(tiny|small|base|large)_patch(8|14|16|32)(_(\d+))?")
+EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class ConfigError(ValueError):
+    """The configuration can't be used; the message lists every fault. The command line exits with 2."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Demo(Section):
+    """What the embedded server is filled with."""
+
+    images: str | None = Field(None, description="folder of photos; none: a herbarium of invented plants is drawn")
+    labels: str | None = Field(None, description="CSV with image, latin_name[, region, observation_id]")
+    species: int = Field(14, ge=2, le=200, description="invented species; enough for look-alikes")
+    photos: int = Field(1100, ge=20, le=1_000_000, description="drawn photos; minutes to train on")
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Demo:
+        if (self.images is None) != (self.labels is None):
+            raise ValueError("images and labels go together: give both (a folder and its CSV) or neither")
+        return self
+
+
+class Fields(Section):
+    """Names of the fields in the source documents."""
+
+    latin_name: str = "latin_name"
+    image_url: str = "image_url"
+    region: str = "region"
+    observation_id: str = "observation_id"
+    license: str = "license"
+    attribution: str = "attribution"
+
+
+class Source(Section):
+    uri: str = Field("embedded", description="mongodb://… or `embedded`, which starts a server of its own")
+    database: str = Field("plants", min_length=1, description="MongoDB database")
+    collection: str = Field("photos", min_length=1, description="MongoDB collection, one document a photo")
+    query: dict[str, Any] = Field({}, description="MongoDB filter; {} takes all documents")
+    base_url: str | None = Field(None, description="relative image URLs are resolved against this")
+    fields: Fields = Fields()
+    demo: Demo = Demo()
+
+    @model_validator(mode="after")
+    def _scheme(self) -> Source:
+        if self.uri != "embedded" and not self.uri.startswith(("mongodb://", "mongodb+srv://")):
+            raise ValueError("uri must be `embedded` or start with mongodb:// or mongodb+srv://")
+        return self
+
+
+class Dataset(Section):
+    name: str | None = Field(None, description="folder below tfrecords/; none: the experiment's name")
+    short_side: int = Field(256, ge=32, le=1024, description="pixels; stored photos are shrunk to it, never enlarged")
+    min_short_side: int = Field(100, ge=1, description="pixels; smaller photos are filtered and counted (the plan)")
+    jpeg_quality: int = Field(95, ge=50, le=100, description="0-100; 95 is visually lossless")
+    photos_per_shard: int = Field(2000, ge=10, description="photos; about 100 MB a shard at short side 256")
+
+
+class Export(Section):
+    concurrency: int = Field(32, ge=1, le=1000, description="downloads under way at once")
+    timeout_seconds: float = Field(30.0, gt=0, description="seconds for one whole download")
+    attempts: int = Field(3, ge=1, le=20, description="tries a URL, with doubling pauses; 404 is not tried again")
+    max_megabytes: float = Field(50.0, gt=0, description="MB; longer bodies are refused")
+
+
+class Split(Section):
+    train: float = Field(0.80, gt=0, lt=1, description="share of the groups")
+    val: float = Field(0.05, gt=0, lt=1, description="share of the groups; early stopping")
+    calibration: float = Field(0.05, gt=0, lt=1, description="share of the groups; temperature and threshold")
+    test: float = Field(0.10, gt=0, lt=1, description="share of the groups; every reported figure")
+    keep_raw: bool = Field(False, description="keep raw shards after the split (doubles the disk space)")
+
+    @model_validator(mode="after")
+    def _sum(self) -> Split:
+        total = self.train + self.val + self.calibration + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + calibration + test must be 1, received {total:g}")
+        return self
+
+
+class Baseline(Section):
+    features: Literal["imagenet", "file", "colour-histogram"] = Field(
+        "imagenet", description="frozen features under the nearest class mean; imagenet needs a download"
+    )
+    weights: str | None = Field(None, description="MobileNetV2 1.0 .weights.h5 file, for features: file")
+    image_size: int = Field(224, ge=32, le=512, description="pixels; MobileNetV2's own size")
+
+    @model_validator(mode="after")
+    def _file(self) -> Baseline:
+        if (self.features == "file") != (self.weights is not None):
+            raise ValueError("features: file and weights: <path> go together")
+        return self
+
+
+class Phase0(Section):
+    export: Export = Export()
+    split: Split = Split()
+    baseline: Baseline = Baseline()
+
+
+class Model(Section):
+    name: str = Field(
+        "vit_base_patch16_224", description="mobilenetv2 or vit_{tiny,small,base,large}_patch{8,14,16,32}"
+    )
+    pretrained: bool | str = Field(True, description="true: ImageNet preset (download); a path: weights file; false")
+    num_classes: int | None = Field(None, ge=2, description="checked against the class list, its only source")
+    alpha: float = Field(1.0, gt=0, le=2, description="width multiplier of mobilenetv2")
+    dropout_rate: float = Field(0.2, ge=0, lt=1, description="before the student's head (teachers: regularization)")
+    batch_norm_momentum: float = Field(0.9, gt=0, lt=1, description="Keras's 0.999 lags behind in short runs")
+
+    @model_validator(mode="after")
+    def _known(self) -> Model:
+        if self.name != "mobilenetv2" and not VIT_NAME.fullmatch(self.name):
+            close = difflib.get_close_matches(
+                self.name, ["mobilenetv2", "vit_base_patch16_224", "vit_tiny_patch16"], 1, 0
+            )
+            raise ValueError(f"unknown model name {self.name!r}, nearest: {close[0]!r}")
+        return self
+
+
+Optimizer = Literal["adam", "adamw", "sgd"]
+Augmentation = Literal["none", "moderate", "aggressive"]
+
+
+class Training(Section):
+    learning_rate: float = Field(1e-5, gt=0, lt=10, description="peak, after warm-up")
+    batch_size: int = Field(64, ge=1, description="photos a step")
+    epochs: int = Field(15, ge=1, description="passes over the train split")
+    warmup_epochs: float = Field(2.0, ge=0, description="linear warm-up, then cosine to 0")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled (AdamW); ignored norms and biases")
+    optimizer: Optimizer = Field("adamw", description="AdamW is what ViTs are fine-tuned with")
+    head_epochs: int = Field(0, ge=0, description="first train only the new head, so that it can't wreck the backbone")
+    head_learning_rate: float = Field(1e-3, gt=0, lt=10, description="of the head-only stage")
+
+    @model_validator(mode="after")
+    def _warmup(self) -> Training:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs})")
+        if self.weight_decay and self.optimizer == "adam":
+            raise ValueError(f"weight_decay {self.weight_decay:g} with optimizer: adam; use adamw, or weight_decay: 0")
+        return self
+
+
+class Data(Section):
+    augmentation: Augmentation = Field("aggressive", description="none | moderate | aggressive")
+    image_size: int = Field(224, ge=32, le=512, description="pixels; the model's input")
+
+
+class Regularization(Section):
+    dropout: float = Field(0.2, ge=0, lt=1, description="before the head")
+    mixup_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 is off (arXiv 1710.09412)")
+    cutmix_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 is off (arXiv 1905.04899)")
+
+
+class Callbacks(Section):
+    early_stopping: bool = Field(True, description="stop when val loss no longer falls")
+    early_stopping_patience: int = Field(3, ge=1, description="epochs without a better val loss")
+    save_best: bool = Field(True, description="best.keras is the epoch of lowest val loss; false: the last epoch")
+    checkpoint_dir: str | None = Field(None, description="none: phaseN/checkpoints in the experiment's folder")
+
+
+def _check_patches(model: Model, image_size: int) -> None:
+    match = VIT_NAME.fullmatch(model.name)
+    if match and image_size % int(match[2]):
+        raise ValueError(f"data.image_size {image_size} is not a multiple of {model.name}'s patch size {match[2]}")
+
+
+class Teacher(Section):
+    """Phases 1 and 2."""
+
+    model: Model = Model()
+    training: Training = Training()
+    data: Data = Data()
+    regularization: Regularization = Regularization()
+    callbacks: Callbacks = Callbacks()
+
+    @model_validator(mode="after")
+    def _patches(self) -> Teacher:
+        _check_patches(self.model, self.data.image_size)
+        return self
+
+
+class RegionalTeacher(Teacher):
+    region: str = Field("EU_SW", min_length=1, description="the region whose train photos phase 2 learns from")
+
+
+class LossWeights(Section):
+    kl_divergence: float = Field(0.7, ge=0, description="weight of T² · KL(teacher || student)")
+    cross_entropy: float = Field(0.3, ge=0, description="weight of the hard labels' cross-entropy")
+
+    @model_validator(mode="after")
+    def _some(self) -> LossWeights:
+        if self.kl_divergence + self.cross_entropy == 0:
+            raise ValueError("kl_divergence and cross_entropy can't both be 0: nothing would be learnt")
+        return self
+
+
+class Distillation(Section):
+    temperature: float = Field(3.0, gt=0, le=100, description="softens both sides of the KL (Hinton 2015)")
+    loss_weights: LossWeights = LossWeights()
+
+
+class EnsembleMember(Section):
+    path: str = Field(
+        description="a teacher's .keras, relative to the experiment's folder; soft_labels/ lies beside it"
+    )
+    weight: float = Field(ge=0, description="share in the ensemble, renormalised over the teachers that speak")
+    region_filter: str | None = Field(None, description="speaks only for photos of this region")
+
+
+class SoftLabels(Section):
+    top_k: int = Field(64, ge=1, le=4096, description="logits kept a photo; the rest as one tail sum")
+    views: int = Field(
+        1, ge=1, le=64, description="stored views a photo; 1 is the plan's clean one, more are augmented"
+    )
+
+
+class Phase3(Section):
+    model: Model = Model(name="mobilenetv2")
+    distillation: Distillation = Distillation()
+    teachers: list[EnsembleMember] = [
+        EnsembleMember(path="phase1/best.keras", weight=0.5),
+        EnsembleMember(path="phase2/best.keras", weight=0.5, region_filter="EU_SW"),
+    ]
+    soft_labels: SoftLabels = SoftLabels()
+
+    @model_validator(mode="after")
+    def _weights(self) -> Phase3:
+        if self.model.name != "mobilenetv2":
+            raise ValueError(f"model.name of the student must be mobilenetv2, received {self.model.name!r}")
+        if not any(t.weight > 0 and t.region_filter is None for t in self.teachers):
+            raise ValueError(
+                "teachers: at least one with weight > 0 and no region_filter, or photos elsewhere have none"
+            )
+        return self
+
+
+class StudentTraining(Section):
+    batch_size: int = Field(128, ge=1, description="photos a step")
+    warmup_epochs: float = Field(1.0, ge=0, description="linear warm-up of each stage, then cosine to 0")
+    weight_decay: float = Field(0.0, ge=0, description="only with optimizer: adamw")
+    optimizer: Optimizer = Field("adam", description="the plan's")
+
+    @model_validator(mode="after")
+    def _decay(self) -> StudentTraining:
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(f"weight_decay {self.weight_decay:g} needs optimizer: adamw, received {self.optimizer}")
+        return self
+
+
+class Stage(Section):
+    epochs: int = Field(10, ge=1, description="passes over the train split")
+    learning_rate: float = Field(1e-4, gt=0, lt=10, description="peak, after warm-up")
+    augmentation: Augmentation = Field("aggressive", description="none | moderate | aggressive")
+
+
+class Distill(Section):
+    epochs: int = Field(10, ge=1, description="passes over the train split, on the views the teachers saw")
+    learning_rate: float = Field(1e-4, gt=0, lt=10, description="peak, after warm-up")
+
+
+class StudentData(Section):
+    image_size: int = Field(224, ge=32, le=512, description="pixels; the student's and the page's input")
+
+
+class Phase4(Section):
+    data: StudentData = StudentData()
+    training: StudentTraining = StudentTraining()
+    distill: Distill = Distill()
+    finetune: Stage = Stage(learning_rate=5e-5)
+    callbacks: Callbacks = Callbacks()
+
+    @model_validator(mode="after")
+    def _warmup(self) -> Phase4:
+        for stage in ("distill", "finetune"):
+            if self.training.warmup_epochs >= getattr(self, stage).epochs:
+                raise ValueError(f"training.warmup_epochs must be below {stage}.epochs ({getattr(self, stage).epochs})")
+        return self
+
+
+class Phase5(Section):
+    bins: int = Field(15, ge=2, le=1000, description="equal-width confidence bins of ECE and MCE (Guo 2017)")
+    target_precision: float = Field(0.95, gt=0, lt=1, description="promised for conclusive answers")
+    confidence_level: float = Field(0.95, gt=0, lt=1, description="of the promise (one-sided)")
+
+
+class Phase6(Section):
+    quantization: Literal["fp16", "none"] = Field("fp16", description="rounding of the shipped weights")
+    validation_photos: int = Field(1000, ge=1, description="seeded sample of the test split shown to the browser")
+    max_top1_loss: float = Field(0.02, ge=0, le=1, description="test top-1 that rounding may cost before export stops")
+
+
+class Gates(Section):
+    """What the run must reach; a missed gate makes it exit 1 at the end. null: not asked for."""
+
+    url_failure_rate: float | None = Field(0.05, description="below")
+    valid_photos_min: int | None = Field(800_000, description="photos; the plan: 800-900 thousand")
+    valid_photos_max: int | None = Field(900_000, description="photos")
+    baseline_top1_min: float | None = Field(0.30, description="the plan: 30-40 %")
+    teacher_top1: float | None = Field(0.70, description="test, at least")
+    teacher_top5: float | None = Field(0.85, description="test, at least")
+    teacher_min_recall: float | None = Field(0.60, description="of each class, above")
+    regional_top1: float | None = Field(0.80, description="regional teacher in its region, at least")
+    regional_global_top1: float | None = Field(0.65, description="regional teacher over all regions, at least")
+    regional_gain: float | None = Field(0.0, description="top-1 over the global teacher in the region, above")
+    student_megabytes: float | None = Field(20.0, description="MB, below")
+    student_val_top1: float | None = Field(0.70, description="at least")
+    student_train_top1: float | None = Field(0.80, description="on clean train photos, above")
+    val_loss_ratio: float | None = Field(1.05, description="final val loss / best val loss, at most")
+    ece: float | None = Field(0.10, description="of the shipped model on test, below")
+    precision: float | None = Field(0.95, description="of conclusive answers, on test, at least")
+    coverage: float | None = Field(0.80, description="share of conclusive answers, on test, at least")
+    bundle_megabytes: float | None = Field(150.0, description="MB, at most")
+    browser_correlation: float | None = Field(0.995, description="Python against browser, above")
+    prediction_seconds: float | None = Field(5.0, description="a photo in the browser on the CPU, below")
+
+
+# Where the plan gives the same knob other values in other phases. Merged below the file's own values, so that a file
+# which sets phase2.training.epochs alone keeps the plan's phase2.training.learning_rate.
+PLAN = {
+    "phase1": {"regularization": {"mixup_alpha": 0.8, "cutmix_alpha": 0.8}},
+    "phase2": {
+        "training": {"learning_rate": 5e-6, "batch_size": 32, "epochs": 20, "weight_decay": 0.02},
+        "data": {"augmentation": "moderate"},
+        "regularization": {"dropout": 0.3},
+        "callbacks": {"early_stopping_patience": 5},
+    },
+    "phase3": {"model": {"name": "mobilenetv2"}},
+    "phase4": {"finetune": {"learning_rate": 5e-5}},
+}
+
+
+def _merge(below: Any, above: Any) -> Any:
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return {key: _merge(below.get(key), above[key]) if key in above else below[key] for key in {**below, **above}}
+
+
+class Config(Section):
+    experiment: str = Field(description="name of the folders; the file's stem unless given")
+    seed: int = Field(42, ge=0, lt=2**31, description="of splits, weights, shuffles and views")
+    deterministic: bool = Field(False, description="bit-identical repeats, at some cost in speed")
+    root: str = Field(".", description="folder that holds tfrecords/, artifacts/ and web_export/")
+    source: Source = Source()
+    dataset: Dataset = Dataset()
+    phase0: Phase0 = Phase0()
+    phase1: Teacher = Teacher()
+    phase2: RegionalTeacher = RegionalTeacher()
+    phase3: Phase3 = Phase3()
+    phase4: Phase4 = Phase4()
+    phase5: Phase5 = Phase5()
+    phase6: Phase6 = Phase6()
+    gates: Gates = Gates()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plan(cls, values: Any) -> Any:
+        return _merge(PLAN, values)
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Config:
+        for key, name in (("experiment", self.experiment), ("dataset.name", self.dataset_name)):
+            if not EXPERIMENT_NAME.fullmatch(name):
+                raise ValueError(f"{key}: {name!r} must be letters, digits, '.', '_' and '-'")
+        sizes = {
+            "phase1.data": self.phase1.data.image_size,
+            "phase2.data": self.phase2.data.image_size,
+            "phase4.data": self.phase4.data.image_size,
+        }
+        for key, size in sizes.items():
+            if size > self.dataset.short_side:
+                raise ValueError(
+                    f"{key}.image_size {size} is larger than dataset.short_side {self.dataset.short_side}: "
+                    "stored photos would be enlarged; raise short_side or lower image_size"
+                )
+        return self
+
+    @property
+    def dataset_name(self) -> str:
+        return self.dataset.name or self.experiment
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-5 as a string; everyone who writes it means a number. Repeated keys raise."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        # Here, before merge keys (`<<`) are resolved: those write inherited keys into the node too.
+        keys = [key.value for key, _ in node.value]
+        repeated = {key for key in keys if keys.count(key) > 1}
+        if repeated:
+            raise ConfigError(f"{', '.join(sorted(repeated))}: given twice{node.start_mark}; keep one")
+        return node
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Reads one experiment.
+
+    Args:
+        path: YAML file; its stem is the experiment's name unless the file gives one.
+        overrides: `a.b.c=value` strings, the value in YAML, applied after the file.
+
+    Raises:
+        ConfigError: for anything that isn't a usable configuration, listing every fault.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read ({error}); expected a YAML file, see configs/") from error
+    values = _parse(text, str(path))
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path}: received {type(values).__name__}, expected a mapping of sections, see configs/demo.yaml"
+        )
+    values.setdefault("experiment", path.stem)
+    for override in overrides or []:
+        values = _override(values, override)
+    return from_dict(values, str(path))
+
+
+def from_dict(values: dict, origin: str = "config") -> Config:
+    """Validates nested plain values (as YAML gives them). Raises ConfigError."""
+    try:
+        return Config.model_validate(_expand(values))
+    except ValidationError as error:
+        faults = [_describe(fault) for fault in error.errors(include_url=False)]
+        raise ConfigError("\n".join(f"{origin}: {fault}" for fault in faults)) from None
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: is not YAML: {error}") from error
+
+
+def _override(values: dict, override: str) -> dict:
+    key, separator, text = override.partition("=")
+    if not separator or not all(key.split(".")):
+        raise ConfigError(f"--set {override}: expected a.b.c=value")
+    return _with(values, key.split("."), _parse(text, f"--set {key}"), key)
+
+
+def _with(values: Any, path: list[str], value: Any, key: str) -> dict:
+    """A copy with one value replaced: sections that YAML shares between phases (`*anchor`) must stay as they are."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"--set {key}: {key[: -len('.'.join(path)) - 1]} is a value, not a section")
+    first, *rest = path
+    return {**values, first: _with(values.get(first, {}), rest, value, key) if rest else value}
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expand(inner) for inner in value]
+    if isinstance(value, str):
+        return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", _from_environment, value)
+    return value
+
+
+def _from_environment(match: re.Match) -> str:
+    name = match[1]
+    value = os.environ.get(name) or match[2]
+    if value is None:
+        raise ConfigError(
+            f"${{{name}}}: the environment variable {name} is not set; set it, or write ${{{name}:-default}}"
+        )
+    return value
+
+
+def _describe(fault: dict) -> str:
+    path = [str(part) for part in fault["loc"]]
+    key = ".".join(path) or "config"
+    if fault["type"] == "extra_forbidden":
+        names = list(_section_at(path[:-1]).model_fields)
+        close = difflib.get_close_matches(path[-1], names, 1, 0)
+        return f"{key}: unknown key; did you mean {close[0]!r}? Allowed here: {', '.join(names)}"
+    if fault["type"] == "value_error":
+        return f"{key}: {fault['ctx']['error']}"
+    received, message = fault["input"], fault["msg"]
+    return f"{key}: received {received!r} ({type(received).__name__}); {message[0].lower()}{message[1:]}"
+
+
+def _section_at(path: list[str]) -> type[Section]:
+    section: type[Section] = Config
+    for part in path:
+        field = section.model_fields.get(part)
+        kind = field.annotation if field else None
+        if isinstance(kind, type) and issubclass(kind, Section):
+            section = kind
+        elif part == "teachers":
+            section = EnsembleMember
+    return section

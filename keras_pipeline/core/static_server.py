@@ -1,0 +1,88 @@
+"""A loopback HTTP server for one folder: the demo's photos, and the exported page."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import BinaryIO
+
+HOST = "127.0.0.1"
+
+
+class PortUnavailableError(OSError):
+    """The port asked for cannot be listened on."""
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    # Connections stay open between requests, else a thousand photos cost a thousand handshakes.
+    protocol_version = "HTTP/1.1"
+    # Head and body are two writes: with Nagle's algorithm each answer would wait 40 ms for a delayed acknowledgement.
+    disable_nagle_algorithm = True
+    timeout = 60  # seconds an idle connection keeps its thread
+    # The system's table may be missing or wrong, and browsers refuse modules and WebAssembly of another type.
+    extensions_map = SimpleHTTPRequestHandler.extensions_map | {
+        ".js": "text/javascript",
+        ".mjs": "text/javascript",
+        ".css": "text/css",
+        ".html": "text/html; charset=utf-8",
+        ".json": "application/json",
+        ".wasm": "application/wasm",
+        ".bin": "application/octet-stream",
+        ".jpg": "image/jpeg",
+        ".png": "image/png",
+        ".svg": "image/svg+xml",
+    }
+
+    def send_head(self) -> BinaryIO | None:
+        # A NUL byte in the path would otherwise end the connection with a traceback.
+        if "%00" in self.path or "\0" in self.path:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return None
+        return super().send_head()
+
+    def list_directory(self, path: str) -> None:
+        self.send_error(HTTPStatus.NOT_FOUND)
+
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing: the caller's own progress and ledger report on requests."""
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 256  # a downloader opens many connections at once; the default 5 would refuse some
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Leaves it to the client: one that hangs up early is no error here."""
+
+
+@contextmanager
+def serve_folder(folder: Path, port: int = 0) -> Iterator[str]:
+    """Serves the files under `folder` on the loopback interface while the context is open.
+
+    Yields the base URL, `http://127.0.0.1:PORT/`. Port 0 takes any free one. There are no directory listings;
+    paths that climb out of the folder are not found; symbolic links inside it are followed. Raises `NotADirectoryError`
+    for a folder that is not there, and `PortUnavailableError` (an `OSError`) for a port that is taken or not allowed.
+    """
+    if not folder.is_dir():
+        raise NotADirectoryError(f"received folder {folder} to serve; expected an existing directory; fill it first")
+    try:
+        server = _Server((HOST, port), partial(_Handler, directory=str(folder.resolve())))
+    except (OSError, OverflowError) as error:
+        raise PortUnavailableError(
+            f"received port {port}, on which {HOST} cannot listen ({error}); expected a free port from 1024 to 65535; "
+            "stop the program that uses it, name another port, or give 0 to take any free one"
+        ) from error
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://{HOST}:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
