@@ -1,0 +1,155 @@
+"""Training views. Every random number comes from a seed made of (run seed, epoch or view, sample id).
+
+So a restarted run sees the same pictures, and a stored soft label's view can be made again. Policies:
+`moderate` = random resized crop, flip, brightness / contrast / saturation; `aggressive` = wider ranges, hue, and with
+p = 0.5 a rotation, shear and zoom. MixUp and CutMix act on batches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from keras_pipeline.data.preprocess import decode_jpeg, resize_antialiased
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    area: tuple[float, float]  # share of the photo's area that the crop covers
+    aspect: float  # crop width / height lies in [1/aspect, aspect], log-uniform
+    colour: float  # brightness, contrast and saturation factors lie in [1 - colour, 1 + colour]
+    hue: float  # radians, rotation of the chroma plane
+    warp: float  # probability of a rotation, shear and zoom
+
+
+POLICIES = {
+    "moderate": Policy(area=(0.35, 1.0), aspect=4 / 3, colour=0.2, hue=0.0, warp=0.0),
+    "aggressive": Policy(area=(0.2, 1.0), aspect=4 / 3, colour=0.4, hue=0.15, warp=0.5),
+}
+ROTATION, SHEAR, ZOOM = math.radians(25), 0.15, 0.2
+
+# RGB <-> YIQ (NTSC): luma, and a chroma plane in which saturation is a scale and hue a rotation.
+_TO_YIQ = tf.constant([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+
+def sample_hash(sample_id: tf.Tensor) -> tf.Tensor:
+    """Sample ids (string) -> int64, stable over runs and machines (FarmHash)."""
+    return tf.strings.to_hash_bucket_fast(sample_id, 2**62)
+
+
+def view_seed(sample: tf.Tensor, view: tf.Tensor, seed: int) -> tf.Tensor:
+    """int64 [2] seed of one sample's view; `view` is an epoch, or the number of a stored view."""
+    return tf.stack([sample, tf.cast(view, tf.int64) * 1_000_003 + seed])
+
+
+def random_view(image_bytes: tf.Tensor, policy: Policy, size: int, seed: tf.Tensor) -> tf.Tensor:
+    """JPEG bytes (scalar string), seed int64 [2] -> float32 [size, size, 3], 0..255.
+
+    The draws don't depend on `size`: a teacher at 160 px and a student at 96 px see the same part of the photo.
+    """
+    image = decode_jpeg(image_bytes)
+    draws = tf.random.stateless_uniform([12], seed)
+    top, left, height, width = _crop_box(tf.shape(image), policy, draws[:4])
+    view = resize_antialiased(image[top : top + height, left : left + width], (size, size))
+    view = tf.cond(draws[4] < 0.5, lambda: view[:, ::-1], lambda: view)
+    if policy.warp:
+        view = tf.cond(draws[5] < policy.warp, lambda: _warp(view, size, draws[6:9]), lambda: view)
+    view = _colour(view, policy, tf.random.stateless_uniform([4], seed + 1, -1.0, 1.0))
+    return tf.ensure_shape(view, (size, size, 3))
+
+
+def _crop_box(shape: tf.Tensor, policy: Policy, draws: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    full_height, full_width = tf.cast(shape[0], tf.float32), tf.cast(shape[1], tf.float32)
+    area = (policy.area[0] + draws[0] * (policy.area[1] - policy.area[0])) * full_height * full_width
+    aspect = tf.exp((2 * draws[1] - 1) * math.log(policy.aspect))
+    height = tf.minimum(tf.sqrt(area / aspect), full_height)
+    width = tf.minimum(tf.sqrt(area * aspect), full_width)
+    top, left = draws[2] * (full_height - height), draws[3] * (full_width - width)
+    top, left = tf.cast(top, tf.int32), tf.cast(left, tf.int32)
+    height, width = tf.maximum(tf.cast(height, tf.int32), 1), tf.maximum(tf.cast(width, tf.int32), 1)
+    return top, left, height, width
+
+
+def _warp(image: tf.Tensor, size: int, draws: tf.Tensor) -> tf.Tensor:
+    """Rotation, shear and zoom about the centre as one resample; draws uniform in [0, 1)."""
+    angle, shear = (2 * draws[0] - 1) * ROTATION, (2 * draws[1] - 1) * SHEAR
+    zoom = 1 + (2 * draws[2] - 1) * ZOOM
+    a, b = tf.cos(angle) * zoom, (-tf.sin(angle) + shear) * zoom
+    c, d = tf.sin(angle) * zoom, (tf.cos(angle) + shear * tf.sin(angle)) * zoom
+    centre = (size - 1) / 2
+    transform = tf.stack([a, b, centre - a * centre - b * centre, c, d, centre - c * centre - d * centre, 0.0, 0.0])
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[None],
+        transforms=transform[None],
+        output_shape=[size, size],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="REFLECT",
+    )[0]
+
+
+def _colour(image: tf.Tensor, policy: Policy, draws: tf.Tensor) -> tf.Tensor:
+    """Brightness, contrast, saturation and hue as one affine map of RGB; draws uniform in [-1, 1)."""
+    brightness, contrast, saturation = tf.unstack(1 + policy.colour * draws[:3])
+    cos, sin = tf.cos(policy.hue * draws[3]), tf.sin(policy.hue * draws[3])
+    chroma = saturation * tf.stack([tf.stack([cos, -sin]), tf.stack([sin, cos])])
+    yiq = tf.pad(chroma, [[1, 0], [1, 0]]) + tf.linalg.diag([1.0, 0.0, 0.0])
+    matrix = brightness * contrast * tf.linalg.inv(_TO_YIQ) @ yiq @ _TO_YIQ
+    mean_luma = tf.reduce_mean(tf.tensordot(image, _TO_YIQ[0], 1))
+    offset = brightness * (1 - contrast) * mean_luma
+    return tf.clip_by_value(tf.tensordot(image, matrix, [[2], [1]]) + offset, 0.0, 255.0)
+
+
+def mix(
+    images: tf.Tensor, labels: tf.Tensor, *, mixup_alpha: float, cutmix_alpha: float, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """MixUp (arXiv 1710.09412) or CutMix (arXiv 1905.04899), one of them a batch, each photo with its own λ.
+
+    Args:
+        images: [N, S, S, 3].
+        labels: [N, C], rows that sum to 1.
+        mixup_alpha, cutmix_alpha: Beta(α, α); 0 switches that one off. With both on, a fair coin a batch decides.
+        seed: int64 [2].
+
+    Returns:
+        Images and labels of the same shapes; λ of CutMix is the share of pixels really kept.
+    """
+    if not mixup_alpha and not cutmix_alpha:
+        return images, labels
+    n = tf.shape(images)[0]
+    partner = tf.argsort(tf.random.stateless_uniform([n], seed + 2))
+    others, other_labels = tf.gather(images, partner), tf.gather(labels, partner)
+
+    def mixup():
+        keep = _beta(n, mixup_alpha, seed + 3)
+        return keep[:, None, None, None] * images + (1 - keep)[:, None, None, None] * others, keep
+
+    def cutmix():
+        mask, keep = _cut(tf.shape(images), _beta(n, cutmix_alpha, seed + 4), seed + 5)
+        return tf.where(mask[..., None], others, images), keep
+
+    if mixup_alpha and cutmix_alpha:
+        mixed, keep = tf.cond(tf.random.stateless_uniform([], seed) < 0.5, mixup, cutmix)
+    else:
+        mixed, keep = mixup() if mixup_alpha else cutmix()
+    return mixed, keep[:, None] * labels + (1 - keep)[:, None] * other_labels
+
+
+def _beta(n: tf.Tensor, alpha: float, seed: tf.Tensor) -> tf.Tensor:
+    gammas = tf.random.stateless_gamma([2, n], seed, alpha)
+    # At small α both gammas can underflow to 0: then the photo is kept as it is.
+    total = gammas[0] + gammas[1]
+    return tf.where(total > 0, tf.math.divide_no_nan(gammas[0], total), 1.0)
+
+
+def _cut(shape: tf.Tensor, keep: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Boxes of area 1 - keep about uniform centres -> bool [N, S, S] (true: the partner's pixel) and the real λ."""
+    n, size = shape[0], tf.cast(shape[1], tf.float32)
+    half = tf.sqrt(1 - keep) * size / 2
+    centres = tf.random.stateless_uniform([2, n], seed) * size
+    pixels = tf.range(shape[1], dtype=tf.float32) + 0.5
+    inside = tf.abs(pixels[None, None] - centres[..., None]) < half[None, :, None]
+    mask = inside[0][:, :, None] & inside[1][:, None, :]
+    return mask, 1 - tf.reduce_mean(tf.cast(mask, tf.float32), [1, 2])

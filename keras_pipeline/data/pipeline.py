@@ -1,0 +1,163 @@
+"""Shards become batches. Training streams are functions of (seed, epoch); evaluation sees each example once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorflow as tf
+
+from keras_pipeline.data import augment
+from keras_pipeline.data.preprocess import Preprocessing
+from keras_pipeline.data.records import DatasetInfo, parse
+
+# Serialized photos held for shuffling. Shards are already in random order, so that this is enough for any collection.
+SHUFFLE_BUFFER = 4096
+
+
+# (JPEG bytes: scalar string, seed: int64 [2], number of the epoch or stored view: int64) -> float32 [S, S, 3], 0..255
+View = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Companion:
+    """Fixed-size records that lie beside the train shards, one for each photo, in the same order."""
+
+    folder: Path
+    record_bytes: int
+    decode: Callable[[tf.Tensor, dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]
+    # (record, photo, epoch) -> {"view": int64, other tensors handed to the model}
+
+
+def evaluation_batches(
+    info: DatasetInfo, split: str, preprocessing: Preprocessing, *, max_shards: int | None = None, batch_size: int = 64
+) -> tf.data.Dataset:
+    """Every photo of the split's first `max_shards` shards once, in their order, the last batch as short as it comes.
+
+    Yields:
+        {"image": float32 [N, S, S, 3], "label": int64 [N], "sample_id", "region", "group_id": string [N]}
+    """
+
+    def prepare(example):
+        photo = parse(example)
+        kept = {name: photo[name] for name in ("label", "sample_id", "region", "group_id")}
+        return {"image": preprocessing.from_jpeg(photo["image"]), **kept}
+
+    shards = info.splits[split]["shards"][:max_shards]
+    dataset = tf.data.TFRecordDataset([str(info.folder / shard["name"]) for shard in shards])
+    # More or fewer photos than dataset.json says raise here.
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(sum(shard["n"] for shard in shards)))
+    return dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True).batch(batch_size).prefetch(2)
+
+
+def steps_per_epoch(info: DatasetInfo, batch_size: int, region: str | None = None) -> int:
+    """Full batches in one pass over the train split. Raises ValueError when there isn't one."""
+    n = info.count("train", region)
+    if n < batch_size:
+        where = f" of region {region}" if region else ""
+        raise ValueError(f"the train split{where} has {n} photos, batch_size is {batch_size}: lower batch_size to {n}")
+    return n // batch_size
+
+
+def training_batches(
+    info: DatasetInfo,
+    view: View,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: range,
+    region: str | None = None,
+    companion: Companion | None = None,
+) -> tf.data.Dataset:
+    """Batches of the given epochs, one after the other; each is another seeded order of the train split.
+
+    Args:
+        view: see `View`.
+        epochs: what is left to do; a run restarted at epoch 7 passes range(7, 20) and sees what it would have seen.
+        region: only photos of this region.
+        companion: records zipped with the photos; its "view" replaces the epoch in the seed.
+
+    Yields:
+        {"image": float32 [N, S, S, 3], "label": int64 [N], "seed": int64 [2], companion's tensors}. Within an epoch
+        the photos left over after the last full batch are dropped, other ones each epoch.
+    """
+    per_epoch = steps_per_epoch(info, batch_size, region) * batch_size
+    files = [str(path) for path in info.shards("train")]
+
+    def one_epoch(epoch):
+        # Of this function's graph alone. Otherwise the order would hang on the global seed too, and a global seed of 0
+        # makes TensorFlow ask whether ours, a tensor, is 0 as well, which raises.
+        tf.random.set_seed(1)
+        shuffle_seed = epoch * 1_000_003 + seed
+        shards = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files), shuffle_seed)
+        records = shards.interleave(lambda file: _open(file, companion), cycle_length=4)
+        if region is not None:
+            records = records.filter(lambda example, *_: parse(example)["region"] == region)
+        records = records.shuffle(min(SHUFFLE_BUFFER, info.count("train", region)), shuffle_seed)
+        return records.take(per_epoch).map(lambda *record: (epoch, *record))
+
+    def prepare(epoch, example, *record):
+        photo = parse(example)
+        extra = companion.decode(record[0], photo, epoch) if companion else {"view": epoch}
+        number = extra.pop("view")
+        sample_seed = augment.view_seed(augment.sample_hash(photo["sample_id"]), number, seed)
+        image = view(photo["image"], sample_seed, number)
+        return {"image": image, "label": photo["label"], "seed": sample_seed, **extra}
+
+    epoch_numbers = tf.data.Dataset.range(epochs.start, epochs.stop)
+    dataset = epoch_numbers.flat_map(one_epoch).map(prepare, tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.batch(batch_size, drop_remainder=True)
+    return dataset.map(lambda batch: {**batch, "seed": batch["seed"][0]}).prefetch(4)
+
+
+def _open(file: tf.Tensor, companion: Companion | None) -> tf.data.Dataset:
+    photos = tf.data.TFRecordDataset(file)
+    if companion is None:
+        return photos.map(lambda example: (example,))
+    name = tf.strings.regex_replace(file, ".*/", "")
+    path = tf.strings.join([str(companion.folder), "/", name, ".bin"])
+    return tf.data.Dataset.zip(photos, tf.data.FixedLengthRecordDataset(path, companion.record_bytes))
+
+
+def training_view(augmentation: str, preprocessing: Preprocessing) -> View:
+    """The views of a policy name: none | moderate | aggressive."""
+    if augmentation == "none":
+        return lambda image_bytes, seed, number: preprocessing.from_jpeg(image_bytes)
+    policy = augment.POLICIES[augmentation]
+    return lambda image_bytes, seed, number: augment.random_view(image_bytes, policy, preprocessing.image_size, seed)
+
+
+def stored_view(preprocessing: Preprocessing) -> View:
+    """The views soft labels are stored for: number 0 is the clean one, the others are `moderate` ones."""
+    policy = augment.POLICIES["moderate"]
+    size = preprocessing.image_size
+
+    def view(image_bytes, seed, number):
+        return tf.cond(
+            number == 0,
+            lambda: preprocessing.from_jpeg(image_bytes),
+            lambda: augment.random_view(image_bytes, policy, size, seed),
+        )
+
+    return view
+
+
+def stored_view_batches(
+    shard: Path, preprocessing: Preprocessing, *, number: int, seed: int, batch_size: int = 64
+) -> tf.data.Dataset:
+    """One train shard in its own order as the student will see it at view `number`.
+
+    Yields {"image": float32 [N, S, S, 3], "sample": int64 [N] (hash of the sample id), "label": int64 [N]}.
+    """
+    view = stored_view(preprocessing)
+
+    def prepare(example):
+        photo = parse(example)
+        sample = augment.sample_hash(photo["sample_id"])
+        number_ = tf.constant(number, tf.int64)
+        image = view(photo["image"], augment.view_seed(sample, number_, seed), number_)
+        return {"image": image, "sample": sample, "label": photo["label"]}
+
+    dataset = tf.data.TFRecordDataset(str(shard)).map(prepare, tf.data.AUTOTUNE, deterministic=True)
+    return dataset.batch(batch_size).prefetch(2)
