@@ -1,0 +1,228 @@
+"""Accuracy, recall and loss from logits and labels: arrays in, plain dictionaries out.
+
+Everything here is a sum over photos, taken in blocks of rows: at full size the test split's logits are
+[85,000, 9,000], and a float64 copy of them (6 GB) would not fit beside the original.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_BLOCK_ELEMENTS = 1 << 18  # 2 MB as float64: stays in the cache, and the loop still costs nothing
+
+
+def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Class probabilities softmax(logits / temperature).
+
+    Args:
+        logits: [n, C], finite.
+        temperature: > 0; above 1 flattens, below 1 sharpens (Guo et al. 2017, arXiv 1706.04599, eq. 9).
+
+    Returns:
+        float64 [n, C]; each row sums to 1.
+
+    Raises:
+        ValueError: logits not a finite, non-empty [n, C], or temperature not above zero.
+    """
+    return np.exp(log_softmax(logits, temperature))
+
+
+def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
+    """log softmax(logits / temperature), float64 [n, C]; arguments and errors as `softmax`."""
+    _check_temperature(temperature)
+    scaled = check_logits(logits).astype(np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    scaled -= np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+    return scaled
+
+
+def nll(logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0) -> float:
+    """Mean negative log likelihood of the labels, in nats per photo (the cross-entropy loss, unsmoothed).
+
+    Args:
+        logits: [n, C], finite.
+        labels: integer [n], in [0, C).
+        temperature: > 0, divides the logits.
+
+    Raises:
+        ValueError: shapes that do not match, no photos, NaN or infinite logits, labels out of range.
+    """
+    logits, labels = check_logits_and_labels(logits, labels)
+    total = 0.0
+    for rows in row_blocks(logits.shape):
+        log_probabilities = log_softmax(logits[rows], temperature)
+        total -= float(np.take_along_axis(log_probabilities, labels[rows, None], axis=1).sum())
+    return total / len(labels)
+
+
+def confidence_and_correct(
+    logits: ArrayLike, labels: ArrayLike, *, temperature: float = 1.0
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The two vectors from which calibration and the threshold are computed.
+
+    Returns:
+        confidence: float64 [n], the highest class probability of each photo, in [1/C, 1].
+        correct: bool [n], whether the first class with the highest logit is the label.
+
+    Raises:
+        ValueError: as `nll`.
+    """
+    logits, labels = check_logits_and_labels(logits, labels)
+    blocks = [softmax(logits[rows], temperature).max(axis=1) for rows in row_blocks(logits.shape)]
+    # The class comes from the logits, not from the probabilities: those round to ties that the logits do not have.
+    return np.concatenate(blocks), logits.argmax(axis=1) == labels
+
+
+def label_ranks(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
+    """Rank of the true class in each photo, int64 [n]: 0 is the first guess.
+
+    Classes with equal logits are ranked by class index, so that the answer does not depend on a sort's whim.
+    """
+    logits, labels = check_logits_and_labels(logits, labels)
+    ranks = np.empty(len(labels), np.int64)
+    class_index = np.arange(logits.shape[1])
+    for rows in row_blocks(logits.shape):
+        block, label = logits[rows], labels[rows, None]
+        own = np.take_along_axis(block, label, axis=1)
+        ranks[rows] = ((block > own) | ((block == own) & (class_index < label))).sum(axis=1)
+    return ranks
+
+
+def topk_accuracy(logits: ArrayLike, labels: ArrayLike, k: int) -> float:
+    """Share of photos whose true class is among the k highest logits, in [0, 1].
+
+    Args:
+        logits: [n, C], finite.
+        labels: integer [n], in [0, C).
+        k: >= 1; above C it counts as C.
+
+    Raises:
+        ValueError: as `nll`, or k below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, received {k}: give the number of guesses that may be right.")
+    return float((label_ranks(logits, labels) < k).mean())
+
+
+def per_class_recall(
+    logits: ArrayLike, labels: ArrayLike, classes: Sequence[str]
+) -> dict[str, dict[str, int | float | None]]:
+    """`{latin_name: {n, recall}}` in the order of the class list; recall is None where a class has no photo."""
+    logits, labels = check_logits_and_labels(logits, labels)
+    if len(classes) != logits.shape[1]:
+        raise ValueError(
+            f"The class list has {len(classes)} names and the logits have {logits.shape[1]} columns: "
+            "give the class list of the dataset that the model was trained on."
+        )
+    return _recalls(label_ranks(logits, labels) == 0, labels, classes)
+
+
+def classification_metrics(
+    logits: ArrayLike, labels: ArrayLike, regions: Sequence[str], classes: Sequence[str]
+) -> dict[str, object]:
+    """The figures of a `metrics_<split>.json`.
+
+    Args:
+        logits: [n, C], finite; one row a photo, each photo once.
+        labels: integer [n], in [0, C).
+        regions: n region names.
+        classes: C latin names, in the order of the labels, without repeats.
+
+    Returns:
+        `n, top1_accuracy, top5_accuracy, loss` (nats per photo), `macro_recall` (mean over classes that have photos),
+        `per_region: {region: {n, top1, top5}}` sorted by name, `per_class_recall: {latin_name: {n, recall}}`.
+
+    Raises:
+        ValueError: shapes or lengths that do not match, no photos, NaN or infinite logits, labels out of range,
+            regions that are not text, repeated class names.
+    """
+    logits, labels = check_logits_and_labels(logits, labels)
+    _check_names(regions, classes, logits.shape)
+    ranks = label_ranks(logits, labels)
+    recall = _recalls(ranks == 0, labels, classes)
+    measured = [entry["recall"] for entry in recall.values() if entry["recall"] is not None]
+    return {
+        "n": len(labels),
+        "top1_accuracy": float((ranks < 1).mean()),
+        "top5_accuracy": float((ranks < 5).mean()),
+        "loss": nll(logits, labels),
+        "macro_recall": float(np.mean(measured)),
+        "per_region": _by_region(ranks, np.asarray(regions, dtype=object)),
+        "per_class_recall": recall,
+    }
+
+
+def check_logits(logits: ArrayLike) -> NDArray:
+    """`logits` as an array, or ValueError unless it is a finite, non-empty [n, C]."""
+    logits = np.asarray(logits)
+    if logits.ndim != 2 or 0 in logits.shape:
+        raise ValueError(
+            f"Logits must be a non-empty [n, C] array, received shape {logits.shape}: "
+            "check that the split holds photos and that the model ends in one row a photo."
+        )
+    bad = sum(int((~np.isfinite(logits[rows])).any(axis=1).sum()) for rows in row_blocks(logits.shape))
+    if bad:
+        raise ValueError(
+            f"Logits must be finite, received NaN or infinity in {bad} of {len(logits)} rows: the training "
+            "diverged or half precision overflowed; lower the learning rate or predict in float32."
+        )
+    return logits
+
+
+def check_logits_and_labels(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
+    """Both as arrays, or ValueError where they are malformed or do not fit each other."""
+    logits, labels = check_logits(logits), np.asarray(labels)
+    if labels.shape != (len(logits),) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"Labels must be integers of shape ({len(logits)},), received {labels.dtype} of shape {labels.shape}: "
+            "give class indices, one a row of the logits (not one-hot rows, not names)."
+        )
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(
+            f"Labels must lie in [0, {logits.shape[1]}), received {labels.min()} to {labels.max()}: "
+            "logits and labels come from different class lists."
+        )
+    return logits, labels
+
+
+def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices that walk over the rows of an [n, C] array, a bounded number of elements at a time."""
+    step = max(1, _BLOCK_ELEMENTS // shape[1])
+    return (slice(start, start + step) for start in range(0, shape[0], step))
+
+
+def _check_temperature(temperature: float) -> None:
+    if not (np.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"Temperature must be finite and above 0, received {temperature}: 1.0 leaves logits alone.")
+
+
+def _check_names(regions: Sequence[str], classes: Sequence[str], shape: tuple[int, ...]) -> None:
+    if (len(regions), len(classes)) != shape:
+        raise ValueError(
+            f"Logits of shape {shape} need {shape[0]} regions and {shape[1]} classes, received {len(regions)} and "
+            f"{len(classes)}: give one region a photo and the dataset's class list."
+        )
+    if not all(isinstance(region, str) for region in regions):
+        raise ValueError("Regions must be text, received another type: decode bytes and name the missing ones.")
+    if len(set(classes)) != len(classes):
+        raise ValueError(f"The class list repeats a name ({len(set(classes))} distinct of {len(classes)}): merge them.")
+
+
+def _recalls(
+    first_guess_right: NDArray[np.bool_], labels: NDArray, classes: Sequence[str]
+) -> dict[str, dict[str, int | float | None]]:
+    counts = np.bincount(labels, minlength=len(classes))
+    hits = np.bincount(labels[first_guess_right], minlength=len(classes))
+    return {
+        name: {"n": int(n), "recall": float(hit / n) if n else None}
+        for name, n, hit in zip(classes, counts, hits, strict=True)
+    }
+
+
+def _by_region(ranks: NDArray[np.int64], regions: NDArray) -> dict[str, dict[str, int | float]]:
+    table = {}
+    for region in sorted(set(regions)):
+        own = ranks[regions == region]
+        table[region] = {"n": len(own), "top1": float((own < 1).mean()), "top5": float((own < 5).mean())}
+    return table

@@ -1,0 +1,248 @@
+"""Figures of the report, one PNG a function. Same numbers, same bytes: no date and no library version inside.
+
+Colours are Okabe & Ito's (2008), which stay apart for the colour-blind; line style and marker say the same again.
+matplotlib is imported when a figure is drawn, and never through pyplot, whose global state does not suit a pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6B6B6B"
+LIGHT_BLUE = "#9CCBE8"  # under a hatch or a line that must stay visible
+_NAMED_CLASSES = 40  # more bars than this and the names no longer fit a page; the tail's shape is what is left to see
+
+History = dict[str, list[float]]
+_PANELS = (  # title, the keys a Keras history may use for it, logarithmic
+    ("Loss", ("loss",), False),
+    ("Top-1 accuracy", ("top1", "top1_accuracy", "accuracy", "sparse_categorical_accuracy"), False),
+    ("Top-5 accuracy", ("top5", "top5_accuracy", "sparse_top_k_categorical_accuracy"), False),
+    ("Learning rate", ("learning_rate", "lr"), True),
+)
+_LABELS = ("training", "validation")
+
+
+def class_histogram(counts: dict[str, int], path: str | Path) -> None:
+    """Photos per class on a log scale: one named bar a class, or the ranked curve where there are over 40.
+
+    Args:
+        counts: `{latin_name: photos}`, photos >= 0.
+        path: of the PNG.
+
+    Raises:
+        ValueError: no classes.
+    """
+    if not counts:
+        raise ValueError("class_histogram needs at least one class, received none: audit a source that holds photos.")
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    values = np.array([n for _, n in ranked])
+    if len(ranked) <= _NAMED_CLASSES:
+        figure, (axes,) = _figure(7.0, 1.4 + 0.24 * len(ranked), columns=1)
+        _named_bars(axes, [name for name, _ in ranked], values)
+    else:
+        figure, (axes,) = _figure(7.5, 4.0, columns=1)
+        _ranked_curve(axes, values)
+    axes.set_title(f"{int(values.sum()):,} photos of {len(values):,} classes; median {np.median(values):,.0f}")
+    _save(figure, path)
+
+
+def reliability_diagram(before: Sequence[dict], after: Sequence[dict], path: str | Path) -> None:
+    """Accuracy against confidence, before and after the temperature, with the photos of each bin below.
+
+    Args:
+        before: bins as `calibration.reliability_bins` returns them, at T = 1.
+        after: the same at the fitted temperature.
+        path: of the PNG.
+    """
+    figure, panels = _figure(8.5, 5.6, columns=2, rows=2, heights=(3, 1))
+    most = max(1, *(b["n"] for b in [*before, *after]))
+    for column, (title, table) in enumerate((("Before (T = 1)", before), ("After temperature", after))):
+        _reliability_panel(panels[column], table)
+        _count_panel(panels[2 + column], table, most)
+        panels[column].set_title(title)
+    panels[0].set_ylabel("accuracy")
+    panels[2].set_ylabel("photos")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    _save(figure, path)
+
+
+def risk_coverage(
+    coverage: ArrayLike, risk: ArrayLike, path: str | Path, *, chosen: tuple[float, float] | None, target: float = 0.95
+) -> None:
+    """Share of wrong answers against the share of photos answered.
+
+    Args:
+        coverage: [m], rising, in (0, 1], from `threshold.risk_coverage`.
+        risk: [m], in [0, 1].
+        path: of the PNG.
+        chosen: (coverage, risk) at the threshold that the app uses, marked; None draws no mark.
+        target: precision promised; 1 - target is drawn as a line.
+    """
+    coverage, risk = np.asarray(coverage, float), np.asarray(risk, float)
+    figure, (axes,) = _figure(6.5, 4.0, columns=1)
+    axes.step(100 * coverage, 100 * risk, where="post", color=BLUE, label="wrong among answered")
+    allowed = 100 * (1 - target)
+    axes.axhline(allowed, color=GREY, linestyle="--", linewidth=1, label=f"target: at most {allowed:.3g} % wrong")
+    if chosen is not None:
+        axes.plot(100 * chosen[0], 100 * chosen[1], "o", color=ORANGE, markersize=8, label="the chosen threshold")
+    axes.set(xlabel="coverage: % of photos answered", ylabel="risk: % wrong", xlim=(0, 101))
+    axes.set_ylim(0, max(100 * risk.max(), allowed) * 1.1)
+    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    _save(figure, path)
+
+
+def training_curves(histories: Sequence[tuple[str, History]], path: str | Path) -> None:
+    """Loss, top-1, top-5 and learning rate by epoch, training against validation, phases one after the other.
+
+    Args:
+        histories: `(title, {metric: one value an epoch})` in order of time, e.g. distillation, then fine-tuning; keys
+            as Keras writes them (`loss`, `val_loss`, `top1`, `learning_rate` …), of which any may be absent.
+        path: of the PNG.
+
+    Raises:
+        ValueError: no epoch at all.
+    """
+    lengths = [max(map(len, history.values()), default=0) for _, history in histories]
+    if not sum(lengths):
+        raise ValueError("training_curves needs at least one epoch, received none: give the history of a run.")
+    starts = np.cumsum([0, *lengths])[:-1]
+    figure, panels = _figure(9.0, 6.6, columns=2, rows=2)
+    for axes, (title, keys, logarithmic) in zip(panels, _PANELS, strict=True):
+        for (_, history), start in zip(histories, starts, strict=True):
+            _draw_history(axes, history, keys, int(start))
+        _finish_panel(axes, title, logarithmic)
+        _mark_phases(axes, histories, starts, lengths)
+    lines = {line.get_label(): line for axes in panels for line in axes.lines if line.get_label() in _LABELS}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2, frameon=False)
+    _save(figure, path)
+
+
+def _draw_history(axes: Axes, history: History, keys: tuple[str, ...], start: int) -> None:
+    styles = (("", BLUE, "-", "o", _LABELS[0]), ("val_", ORANGE, "--", "s", _LABELS[1]))
+    for prefix, colour, line, marker, label in styles:
+        values = next((history[prefix + key] for key in keys if prefix + key in history), [])
+        if len(values):
+            epochs = start + 1 + np.arange(len(values))
+            axes.plot(epochs, values, color=colour, linestyle=line, marker=marker, markersize=3, label=label)
+
+
+def _finish_panel(axes: Axes, title: str, logarithmic: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title, pad=18)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not axes.lines:
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GREY)
+        axes.set_yticks([])
+        return
+    if logarithmic and all((line.get_ydata() > 0).all() for line in axes.lines):  # a schedule may end at exactly 0
+        axes.set_yscale("log")
+
+
+def _mark_phases(
+    axes: Axes, histories: Sequence[tuple[str, History]], starts: Sequence[int], lengths: Sequence[int]
+) -> None:
+    axes.set_xlim(0.5, sum(lengths) + 0.5)
+    for (title, _), start, length in zip(histories, starts, lengths, strict=True):
+        if not length:
+            continue
+        if start:
+            axes.axvline(start + 0.5, color=GREY, linestyle=":", linewidth=1.2)
+        middle = (start + (length / 2)) / sum(lengths)
+        axes.text(middle, 1.02, title, transform=axes.transAxes, ha="center", fontsize=8, color=GREY)
+
+
+def _named_bars(axes: Axes, names: list[str], values: np.ndarray) -> None:
+    axes.barh(names, np.maximum(values, 0.8), color=BLUE, height=0.7)  # the axis begins at 0.8: none shows as no bar
+    axes.set_xscale("log")
+    axes.set_xlim(0.8, max(2, values.max()) * 1.6)
+    axes.invert_yaxis()
+    axes.set_xlabel("photos (log scale)")
+    axes.tick_params(axis="y", labelsize=8, length=0)
+    for label in axes.get_yticklabels():
+        label.set_fontstyle("italic")
+    for row, value in enumerate(values):
+        axes.text(max(value, 0.8) * 1.04, row, f"{value:,}", va="center", fontsize=8, color=GREY)
+    axes.grid(axis="y", visible=False)
+
+
+def _ranked_curve(axes: Axes, values: np.ndarray) -> None:
+    rank = np.arange(1, len(values) + 1)
+    drawn = np.maximum(values, 0.8)  # a class without photos still shows on a log axis, below one
+    axes.fill_between(rank, 0.8, drawn, step="mid", color=BLUE, alpha=0.25, linewidth=0)
+    axes.step(rank, drawn, where="mid", color=BLUE)
+    axes.set(yscale="log", xlabel="classes, most photographed first", ylabel="photos (log scale)")
+    axes.set(xlim=(1, len(values)), ylim=(0.8, max(2, values.max()) * 1.5))
+    share = np.cumsum(values) / max(1, values.sum())
+    half = int(np.searchsorted(share, 0.5)) + 1
+    axes.axvline(half, color=ORANGE, linestyle="--", linewidth=1.2)
+    axes.annotate(
+        f"half of all photos are of\nthe first {half:,} classes",
+        (half, 0.97), xycoords=("data", "axes fraction"), xytext=(6, 0), textcoords="offset points",
+        va="top", color=ORANGE, fontsize=9,
+    )  # fmt: skip
+
+
+def _reliability_panel(axes: Axes, table: Sequence[dict]) -> None:
+    filled = [b for b in table if b["n"]]
+    width = table[0]["upper"] - table[0]["lower"]
+    middle = [(b["lower"] + b["upper"]) / 2 for b in filled]
+    accuracy = np.array([b["accuracy"] for b in filled])
+    confidence = np.array([b["confidence"] for b in filled])
+    axes.bar(middle, accuracy, width=0.92 * width, color=LIGHT_BLUE, label="accuracy")
+    # The gap runs from the accuracy to the bin's mean confidence, not to the diagonal: that is what ECE adds up.
+    axes.bar(
+        middle, confidence - accuracy, width=0.92 * width, bottom=accuracy,
+        facecolor="none", edgecolor=ORANGE, hatch="////", linewidth=1.0, label="gap to mean confidence",
+    )  # fmt: skip
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    n = sum(b["n"] for b in filled)
+    ece = sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in filled) / max(1, n)
+    axes.text(0.97, 0.05, f"ECE {ece:.3f}\nn = {n:,}", transform=axes.transAxes, ha="right", bbox=_LABEL_BOX)
+
+
+def _count_panel(axes: Axes, table: Sequence[dict], most: int) -> None:
+    counts = np.array([b["n"] for b in table])
+    width = table[0]["upper"] - table[0]["lower"]
+    middle = np.array([(b["lower"] + b["upper"]) / 2 for b in table])
+    axes.bar(middle, counts, width=0.92 * width, color=GREY)
+    axes.set(xlim=(0, 1), xlabel="confidence", ylim=(0, most * 1.25))
+    for x, n in zip(middle, counts, strict=True):
+        if n and len(table) <= 20:
+            axes.annotate(f"{n:,}", (x, n), xytext=(0, 1), textcoords="offset points", ha="center", fontsize=6.5)
+
+
+_LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2.5}
+
+
+def _figure(
+    width: float, height: float, *, columns: int, rows: int = 1, heights: Sequence[float] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """A figure in inches and its axes in reading order, with the look that all figures share."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights}).ravel().tolist()
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+        one.grid(visible=True, color="#E4E4E4", linewidth=0.7)
+        one.set_axisbelow(True)
+    return figure, axes
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    # Without this entry the PNG carries matplotlib's version, and its hash would change with an upgrade.
+    figure.savefig(path, format="png", dpi=120, metadata={"Software": None})

@@ -1,0 +1,306 @@
+"""One HTML file that says what a run achieved: opens from disk, needs no network, fits a phone, light or dark.
+
+The figures are inlined, so that the file can be mailed. Nothing in it changes from run to run but the numbers.
+"""
+
+import base64
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+from keras_pipeline.core.artifacts import aside
+
+Cell = str | int | float | bool | None
+
+# A gate's three states (DESIGN section 3), each with a sign, so that colour is not the only carrier.
+_STATUS = {"met": ("good", "✓"), "missed": ("bad", "✗"), "not measurable here": ("unknown", "–")}
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Running text; shown as it is, without markup."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headers; numbers are set to the right, None shows as a dash."""
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A PNG on disk, inlined; the caption is also what a screen reader says."""
+
+    png: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class KeyValues:
+    """Short facts, one a line."""
+
+    items: dict[str, Cell]
+
+
+Block = Paragraph | Table | Figure | KeyValues
+
+
+def write_report(
+    path: str | Path,
+    *,
+    experiment: str,
+    summary: dict[str, Cell],
+    gates: Sequence[dict],
+    sections: Sequence[tuple[str, Sequence[Block]]],
+) -> None:
+    """Writes the report, aside first and then renamed.
+
+    Args:
+        path: of the HTML file; its folder must exist.
+        experiment: the config's name.
+        summary: `{label: value}`, the handful of figures shown large at the top.
+        gates: dictionaries `name, status, value, target, reason`; status is 'met', 'missed' or 'not measurable here'.
+        sections: `(title, blocks)` in order of reading.
+
+    Raises:
+        ValueError: an unknown gate status, a missing gate key, a table row of the wrong length, a file that is no PNG.
+        FileNotFoundError: a figure that is not there.
+    """
+    path = Path(path)
+    _check_gates(gates)
+    anchors = [f"section-{number}" for number, _ in enumerate(sections, start=1)]
+    page = _PAGE.substitute(
+        style=_STYLE,
+        title=_escape(experiment),
+        verdict=_verdict(gates),
+        summary=_tiles(summary),
+        gates=_gates(gates),
+        contents="".join(f'<a href="#{a}">{_escape(t)}</a>' for a, (t, _) in zip(anchors, sections, strict=True)),
+        sections="".join(_section(a, t, blocks) for a, (t, blocks) in zip(anchors, sections, strict=True)),
+    )
+    with aside(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def format_cell(value: Cell) -> str:
+    """A value as a reader wants it, not yet escaped: 4 significant digits, thousands parted, None as a dash.
+
+    Identifiers that happen to be numbers (a seed, a year) should be given as text.
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return _format_float(value)
+    return str(value)
+
+
+def format_column(column: Sequence[Cell]) -> list[str]:
+    """The cells of one column; floats of like size get the same number of decimals, so that they can be compared."""
+    present = [cell for cell in column if cell is not None]
+    sizes = [abs(cell) for cell in present if isinstance(cell, float)]
+    alike = _is_numeric(column) and sizes and all(size == 0 or 1e-3 <= size < 1000 for size in sizes)
+    if not alike or not any(sizes):
+        return [format_cell(cell) for cell in column]
+    decimals = min(3, 3 - math.floor(math.log10(max(sizes))))
+    return [format_cell(cell) if cell is None else f"{cell:.{decimals}f}" for cell in column]
+
+
+def _format_float(value: float) -> str:
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def _section(anchor: str, title: str, blocks: Sequence[Block]) -> str:
+    body = "".join(_block(block) for block in blocks)
+    return f'<section id="{anchor}"><h2>{_escape(title)}</h2>{body}</section>'
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Paragraph(text):
+            return f"<p>{_escape(text)}</p>"
+        case Table():
+            return _table(block)
+        case Figure():
+            return _figure(block)
+        case KeyValues(items):
+            pairs = "".join(f"<dt>{_escape(key)}</dt><dd>{_escape(value)}</dd>" for key, value in items.items())
+            return f"<dl>{pairs}</dl>"
+    raise ValueError(
+        f"Unknown block {type(block).__name__}: a section holds Paragraph, Table, Figure and KeyValues blocks."
+    )
+
+
+def _table(table: Table) -> str:
+    for row in table.rows:
+        if len(row) != len(table.headers):
+            raise ValueError(
+                f"Table {table.caption!r} has {len(table.headers)} headers and a row of {len(row)} cells: {list(row)}. "
+                "Give one cell a header; None shows as a dash."
+            )
+    numeric = [_is_numeric(column) for column in zip(*table.rows, strict=True)] or [False] * len(table.headers)
+    kinds = [' class="number"' if is_number else "" for is_number in numeric]
+    head = "".join(f'<th scope="col"{kind}>{_escape(h)}</th>' for kind, h in zip(kinds, table.headers, strict=True))
+    columns = [[_escape(text) for text in format_column(column)] for column in zip(*table.rows, strict=True)]
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind}>{text}</td>" for kind, text in zip(kinds, row, strict=True)) + "</tr>"
+        for row in zip(*columns, strict=True)
+    )
+    return _wrap_table(table.caption, f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>")
+
+
+def _is_numeric(column: Sequence[Cell]) -> bool:
+    present = [cell for cell in column if cell is not None]
+    return bool(present) and all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in present)
+
+
+def _figure(figure: Figure) -> str:
+    data = Path(figure.png).read_bytes()
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ValueError(f"{figure.png} is no PNG: write figures with keras_pipeline.evaluation.plots.")
+    caption = _escape(figure.caption)
+    source = f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
+    return f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _tiles(summary: dict[str, Cell]) -> str:
+    tiles = "".join(f"<div><b>{_escape(value)}</b><span>{_escape(key)}</span></div>" for key, value in summary.items())
+    return f'<div class="tiles">{tiles}</div>' if tiles else ""
+
+
+def _verdict(gates: Sequence[dict]) -> str:
+    parts = []
+    for status, (kind, sign) in _STATUS.items():
+        count = sum(gate["status"] == status for gate in gates)
+        if count:
+            parts.append(f'<span class="chip {kind}">{sign} {count} {status}</span>')
+    return " ".join(parts)
+
+
+def _gates(gates: Sequence[dict]) -> str:
+    if not gates:
+        return "<p>No gate has been checked yet.</p>"
+    rows = "".join(_gate(gate) for gate in gates)
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Gate", "Status", "Value", "Target", "Why"))
+    caption = "What was asked of this run, and whether it was reached"
+    return _wrap_table(caption, f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>", kind=' class="gates"')
+
+
+def _gate(gate: dict) -> str:
+    kind, sign = _STATUS[gate["status"]]
+    return (
+        f'<tr><th scope="row">{_escape(gate["name"])}</th>'
+        f'<td><span class="chip {kind}">{sign} {gate["status"]}</span></td>'
+        f'<td data-label="Value">{_escape(gate["value"])}</td><td data-label="Target">{_escape(gate["target"])}</td>'
+        f"<td>{_escape(gate['reason'] or '')}</td></tr>"
+    )
+
+
+def _check_gates(gates: Sequence[dict]) -> None:
+    for gate in gates:
+        missing = {"name", "status", "value", "target", "reason"} - gate.keys()
+        if missing or gate["status"] not in _STATUS:
+            raise ValueError(
+                f"A gate needs name, status, value, target and reason, received {gate}: "
+                f"add what is missing ({sorted(missing)}); status is one of {list(_STATUS)}."
+            )
+
+
+def _wrap_table(caption: str, inner: str, *, kind: str = "") -> str:
+    # A wide table scrolls inside its own box: on a phone the page itself must not slide sideways.
+    caption = f"<caption><span>{_escape(caption)}</span></caption>"
+    return f'<div class="scroll" tabindex="0"><table{kind}>{caption}{inner}</table></div>'
+
+
+def _escape(value: Cell) -> str:
+    return html.escape(format_cell(value))
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2420; --soft: #5b665f; --line: #dfe4e0; --page: #f6f7f5; --card: #fff;
+  --accent: #2f6b46; --good: #1d6b3c; --good-bg: #def1e3; --bad: #a3240f; --bad-bg: #fbe3dc; --unknown: #5d5a3f;
+  --unknown-bg: #eeecd9; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6ebe7; --soft: #9daaa1; --line: #333b36; --page: #141815;
+  --card: #1c211e; --accent: #8cc9a1; --good: #9fdcb2; --good-bg: #1d3a28; --bad: #ffb4a2; --bad-bg: #4a2018;
+  --unknown: #d8d3a6; --unknown-bg: #37351f; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
+  Roboto, "DejaVu Sans", sans-serif; }
+main { max-width: 60rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .6rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.25rem; margin: 2.6rem 0 .8rem; padding-bottom: .3rem; border-bottom: 2px solid var(--line); }
+p { max-width: 44rem; margin: .7rem 0; }
+nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin: 1.4rem 0 0; font-size: .93rem; }
+a { color: var(--accent); }
+.eyebrow { color: var(--soft); font-size: .85rem; letter-spacing: .05em; text-transform: uppercase; margin: 0 0 .2rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .75rem; margin: 1.4rem 0; }
+.tiles div, .scroll, dl, figure { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
+.tiles div { padding: .8rem 1rem; display: flex; flex-direction: column; }
+.tiles b { font-size: 1.45rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; line-height: 1.25; }
+.tiles span { color: var(--soft); font-size: .85rem; }
+.chip { display: inline-block; padding: .1rem .55rem; border-radius: 99px; font-size: .85rem; font-weight: 600;
+  white-space: nowrap; }
+.good { color: var(--good); background: var(--good-bg); }
+.bad { color: var(--bad); background: var(--bad-bg); }
+.unknown { color: var(--unknown); background: var(--unknown-bg); }
+.scroll { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; width: 100%; font-size: .92rem; }
+caption { text-align: left; color: var(--soft); padding: .7rem .9rem .3rem; font-size: .88rem; }
+caption span { position: sticky; left: .9rem; display: inline-block; max-width: calc(100vw - 5rem); }
+th, td { padding: .45rem .9rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
+thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .85rem; white-space: nowrap; }
+tbody th { font-weight: 600; min-width: 9rem; }
+.gates td[data-label] { min-width: 5.5rem; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .35rem 1.4rem; padding: .9rem 1rem;
+  margin: 1rem 0; font-size: .92rem; }
+dt { color: var(--soft); }
+dd { margin: 0; overflow-wrap: anywhere; }
+figure { margin: 1rem 0; padding: .75rem; }
+img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff; border-radius: 6px; }
+figcaption { color: var(--soft); font-size: .88rem; padding: .6rem .2rem 0; }
+@media (max-width: 40rem) {
+  .gates thead { position: absolute; clip-path: inset(50%); }
+  .gates :is(caption, tbody, tr, th, td) { display: block; }
+  .gates tr { border-top: 1px solid var(--line); padding: .5rem 0; }
+  .gates :is(th, td) { border: 0; padding: .15rem .9rem; }
+  .gates td:empty { display: none; }
+  .gates td[data-label]::before { content: attr(data-label) " "; color: var(--soft); }
+}
+@media print { body { background: #fff; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; } }
+"""
+
+_PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title – training report</title>
+<style>$style</style>
+</head>
+<body>
+<main>
+<header><p class="eyebrow">Training report</p><h1>$title</h1><p>$verdict</p></header>
+$summary
+<nav aria-label="Contents"><a href="#gates">Gates</a>$contents</nav>
+<section id="gates"><h2>Gates</h2>$gates</section>
+$sections
+</main>
+</body>
+</html>
+""")

@@ -1,0 +1,59 @@
+"""A backbone and a head make a classifier: image [N, S, S, 3] (RGB 0..255) -> logits [N, C]."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import keras
+
+from keras_pipeline.core.config import Model
+from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.models import mobilenet
+
+
+def build_classifier(model: Model, *, num_classes: int, image_size: int, dropout: float) -> keras.Model:
+    """Args: model: the config's section; num_classes: length of the class list.
+
+    Raises ValueError when model.num_classes says another number, or the weights can't be had.
+    """
+    if model.num_classes not in (None, num_classes):
+        raise ValueError(
+            f"model.num_classes: received {model.num_classes}, but the class list has {num_classes}: remove the key"
+        )
+    features = build_backbone(model, image_size)
+    x = keras.layers.Dropout(dropout, name="dropout")(features.output)
+    # float32 whatever the precision policy: softmax over 9,000 classes overflows half precision.
+    logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
+    return keras.Model(features.inputs[0], logits, name=model.name)
+
+
+def build_backbone(model: Model, image_size: int) -> keras.Model:
+    """image [N, S, S, 3] (RGB 0..255) -> features [N, D]."""
+    if model.name == "mobilenetv2":
+        return mobilenet.backbone(
+            image_size,
+            alpha=model.alpha,
+            pretrained=model.pretrained,
+            batch_norm_momentum=model.batch_norm_momentum,
+        )
+    from keras_pipeline.models import vit  # keras-hub takes seconds to import
+
+    return vit.backbone(model.name, image_size, pretrained=model.pretrained)
+
+
+def freeze_backbone(model: keras.Model, frozen: bool) -> None:
+    """Freezes everything but the head. Keras then also runs BatchNorm in inference mode."""
+    for layer in model.layers:
+        layer.trainable = layer.name == "logits" or not frozen
+
+
+def load_classifier(path: Path) -> keras.Model:
+    """A `.keras` file written by this package, in safe mode. Raises BrokenArtefact naming it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if b"keras_hub" in archive.read("config.json"):
+                import keras_hub  # noqa: F401  registers its layers
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BrokenArtefact(f"{path}: no model can be loaded from it ({error}); run its step again") from error

@@ -1,0 +1,48 @@
+"""Losses of distillation: stateless, per example, in log space, shape (batch,)."""
+
+from __future__ import annotations
+
+import numpy as np
+from keras import ops
+
+# log of a probability that stands for "nothing left in the tail".
+EMPTY_TAIL = float(np.finfo(np.float16).min)
+
+
+def distillation_kl(student_logits, teacher_ids, teacher_logits, teacher_tail, *, temperature: float):
+    """T² · KL(teacher || student) at temperature T (Hinton et al. 2015, arXiv 1503.02531, §2).
+
+    The teacher is sparse: its K largest logits and one number for all the rest, which is compared with the student's
+    mass outside those K classes. With K = C it is the dense KL.
+
+    Args:
+        student_logits: float [N, C], C >= K.
+        teacher_ids: int [N, K], distinct class ids.
+        teacher_logits: float [N, K], the teacher's logits at those ids (any constant shift of a row is allowed).
+        teacher_tail: float [N], log Σ exp(z / T) over the classes not listed; <= EMPTY_TAIL when none are left.
+        temperature: T > 0; the same T at which `teacher_tail` was summed.
+
+    Returns:
+        float [N], >= 0.
+    """
+    student = ops.log_softmax(ops.cast(student_logits, "float32") / temperature, axis=-1)
+    student_top = ops.take_along_axis(student, ops.cast(teacher_ids, "int32"), axis=-1)
+    teacher = ops.concatenate([ops.cast(teacher_logits, "float32") / temperature, teacher_tail[:, None]], axis=-1)
+    teacher = ops.log_softmax(teacher, axis=-1)
+    student_all = ops.concatenate([student_top, _log_rest(student_top)[:, None]], axis=-1)
+    # An empty tail has teacher probability exp(-65504) = 0 exactly, so that its term is 0 * finite.
+    kl = ops.sum(ops.exp(teacher) * (teacher - student_all), axis=-1)
+    return temperature**2 * kl
+
+
+def _log_rest(log_probabilities):
+    """log(1 - Σ exp(log_probabilities)) over the last axis, finite also when nothing is left."""
+    mass = ops.minimum(ops.sum(ops.exp(log_probabilities), axis=-1), 1.0 - 1e-7)
+    return ops.log1p(-mass)
+
+
+def cross_entropy(logits, labels):
+    """-log softmax(logits)[label]. logits: float [N, C]; labels: int [N] -> float [N]."""
+    log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    labels = ops.cast(ops.reshape(labels, (-1, 1)), "int32")
+    return -ops.take_along_axis(log_probabilities, labels, axis=-1)[:, 0]
