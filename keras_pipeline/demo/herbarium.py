@@ -1,0 +1,296 @@
+"""The demo's source: documents and photos, drawn or from a folder, with the faults that real collections have."""
+
+import csv
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+import numpy as np
+from bson import ObjectId
+from PIL import Image
+
+from keras_pipeline.core.progress import progress
+from keras_pipeline.demo.flora import REGIONS, SPECIES, Region, Species
+from keras_pipeline.demo.painter import paint
+
+DRAWING = 1  # raise when photos or documents change for the same arguments
+LEAST = 8  # photos of the rarest species, in 4 observations or more: enough for a split four ways by observation
+UNKNOWN_REGION = "unknown"  # of a folder's photos whose CSV names none
+_TAIL = 0.7  # photos of the k-th commonest species ~ k^-0.7
+_PHOTOS_A_SPECIES = 10  # fewer would leave no room for a tail above LEAST, nor for the faults
+_UNREADABLE = ("missing", "html", "truncated", "small")  # together 2 %, well under the 5 % a run may lose
+_INCOMPLETE = ("unlabelled", "unlinked")  # together 0.5 %
+_WITHOUT_FILE = ("missing", "unlinked")
+_LICENSES = ("CC0-1.0", "CC-BY-4.0", "CC-BY-NC-4.0")
+
+# The EXIF tag, and the turn of the stored pixels that it undoes.
+_EXIF_TURNS = (
+    (6, Image.Transpose.ROTATE_90),
+    (3, Image.Transpose.ROTATE_180),
+    (8, Image.Transpose.ROTATE_270),
+)
+
+Kind = Literal[
+    "plain", "exif", "cmyk", "png", "copy", "missing", "html", "truncated", "small", "unlabelled", "unlinked"
+]
+
+
+@dataclass(frozen=True)
+class _Shot:
+    """One photo to be: what is drawn and how it is stored."""
+
+    key: str
+    species: Species
+    region: Region
+    observation: str
+    plant: int
+    view: int
+    user: str
+    kind: Kind = "plain"
+
+    @property
+    def file(self) -> str:
+        return f"photos/{self.key}.{'png' if self.kind == 'png' else 'jpg'}"
+
+
+def draw(folder: Path, *, seed: int, species: int, photos: int) -> list[dict]:
+    """Draws what is missing of `photos` photos under `folder` and returns as many MongoDB documents.
+
+    `species` (2 to 20) are taken in the order of `flora.SPECIES`; at least ten photos each. The same arguments give the
+    same bytes and the same `_id`s. About 2 % of photos cannot be read (no such file, an HTML page, cut short, below
+    100 px), some are stored oddly (EXIF rotation, CMYK, PNG), some are re-uploads of others; a few documents lack their
+    label or URL. `image_url`s are relative to `folder`.
+
+    Draws in processes of its own, so a script calls it under `if __name__ == "__main__"`. Raises `ValueError` for
+    numbers out of range.
+    """
+    if not 2 <= species <= len(SPECIES):
+        raise ValueError(f"received species={species}; expected 2 to {len(SPECIES)}, the number invented; change it")
+    if photos < _PHOTOS_A_SPECIES * species:
+        raise ValueError(
+            f"received photos={photos} for {species} species; expected at least {_PHOTOS_A_SPECIES} a species, "
+            f"{_PHOTOS_A_SPECIES * species}; ask for more photos or fewer species"
+        )
+    shots = _plan(seed, species, photos)
+    (folder / "photos").mkdir(parents=True, exist_ok=True)
+    todo = [shot for shot in shots if shot.kind not in _WITHOUT_FILE and not (folder / shot.file).exists()]
+    _store_all(folder, todo)
+    return [_document(shot) for shot in shots]
+
+
+def _store_all(folder: Path, shots: list[_Shot]) -> None:
+    store = partial(_store, folder)
+    if len(shots) < 100:  # drawn sooner than worker processes start
+        for shot in progress(shots, description="drawing"):
+            store(shot)
+        return
+    # Spawned, not forked: the caller may have TensorFlow's threads running.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for _ in progress(pool.map(store, shots, chunksize=8), total=len(shots), description="drawing"):
+            pass
+
+
+def folder_documents(images: Path, labels: Path) -> list[dict]:
+    """MongoDB documents for a folder of photos, from a CSV with columns `image, latin_name[, region, observation_id]`.
+
+    `image` is a path inside `images`; `image_url` is the same, percent-encoded, relative to `images`; `_id` is a hash
+    of it. Raises `ValueError`, naming file and line, for missing columns or values, photos that are not there, lie
+    outside `images` or are listed twice.
+    """
+    if not images.is_dir() or not labels.is_file():
+        raise ValueError(
+            f"received photos {images} and labels {labels}; expected a directory and a CSV file that exist; "
+            "correct --images or --labels"
+        )
+    documents: dict[str, dict] = {}
+    for line, row in _rows(labels):
+        document = _row_document(row, images, f"{labels}, line {line}")
+        if document["image_url"] in documents:
+            raise ValueError(
+                f"received {row['image']!r} again in {labels}, line {line}; expected each photo once; "
+                "remove one of the two lines"
+            )
+        documents[document["image_url"]] = document
+    if not documents:
+        raise ValueError(f"received {labels} with no rows; expected one line a photo; fill it")
+    return list(documents.values())
+
+
+def _rows(labels: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """The rows of a CSV that has the columns wanted, each with its line number."""
+    try:
+        lines = labels.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"received {labels} in another encoding ({error}); expected UTF-8; save it as such") from error
+    reader = csv.DictReader(lines)
+    lacking = [name for name in ("image", "latin_name") if name not in (reader.fieldnames or [])]
+    if lacking:
+        raise ValueError(
+            f"received {labels} with columns {reader.fieldnames}; expected image, latin_name[, region, "
+            f"observation_id]; add {', '.join(lacking)} to its first line"
+        )
+    for row in reader:
+        yield reader.line_num, row
+
+
+def _row_document(row: dict[str, str | None], images: Path, where: str) -> dict:
+    values = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
+    for name in ("image", "latin_name"):
+        if not values[name]:
+            raise ValueError(f"received no {name} in {where}; expected one on each line; fill it in or remove the line")
+    root, path = images.absolute(), (images.absolute() / values["image"])
+    if ".." in Path(values["image"]).parts or not path.is_relative_to(root):
+        raise ValueError(
+            f"received {values['image']!r} in {where}; expected a path inside {images}; move the photo or correct it"
+        )
+    if not path.is_file():
+        raise ValueError(
+            f"received {values['image']!r} in {where}, but there is no such file in {images}; expected a photo; "
+            "correct the path, or remove the line"
+        )
+    relative = path.relative_to(root).as_posix()
+    document = {
+        "_id": _object_id("folder", relative),
+        "latin_name": values["latin_name"],
+        "image_url": quote(relative),
+        "region": values.get("region") or UNKNOWN_REGION,
+    }
+    return document | ({"observation_id": values["observation_id"]} if values.get("observation_id") else {})
+
+
+def _number(*parts: object) -> int:
+    """A 63-bit number that depends only on `parts`."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+def _object_id(*parts: object) -> ObjectId:
+    return ObjectId(hashlib.sha256(repr(parts).encode()).digest()[:12])
+
+
+def _plan(seed: int, species: int, photos: int) -> list[_Shot]:
+    """All shots of a drawing, in order, with nothing drawn yet."""
+    rng = np.random.default_rng([seed, DRAWING])
+    n_copies, n_unreadable, n_incomplete = (max(1, round(share * photos)) for share in (0.015, 0.02, 0.005))
+    kinds = ["copy"] * n_copies
+    kinds += [_UNREADABLE[k % 4] for k in range(n_unreadable)] + [_INCOMPLETE[k % 2] for k in range(n_incomplete)]
+    counts = _long_tail(photos - len(kinds), species, rng)
+    shots = [shot for s, n in zip(SPECIES, counts, strict=False) for shot in _species_shots(seed, s, int(n), rng)]
+    shots = _oddly_stored(shots, rng)
+    # Faults are added to what there is, so that no rare species loses a photo to them.
+    picks = rng.choice(len(shots), len(kinds), replace=False)
+    added = enumerate(zip(picks, kinds, strict=True))
+    return shots + [_again(shots[i], kind, _number(seed, DRAWING, k)) for k, (i, kind) in added]
+
+
+def _long_tail(total: int, species: int, rng: np.random.Generator) -> np.ndarray:
+    """How many photos each species has: a power law in shuffled order, none below LEAST; int [species]."""
+    weights = rng.permutation(np.arange(1, species + 1) ** -_TAIL)
+    spare = total - LEAST * species
+    counts = np.floor(spare * weights / weights.sum()).astype(int)
+    counts[np.argmax(weights)] += spare - counts.sum()
+    return counts + LEAST
+
+
+def _species_shots(seed: int, species: Species, n: int, rng: np.random.Generator) -> Iterator[_Shot]:
+    """`n` shots of one species in observations of 1 to 4, its regions near their shares whatever `n` is."""
+    most = min(4, n // 4)
+    sizes: list[int] = []
+    while sum(sizes) < n:
+        sizes.append(min(int(rng.integers(1, most + 1)), n - sum(sizes)))
+    # Some species are commoner in some regions, as in nature; that is what a regional model can gain from.
+    shares = np.array([r.share for r in REGIONS]) * rng.uniform(0.6, 1.4, len(REGIONS))
+    places = (np.arange(len(sizes)) + rng.random()) / len(sizes)
+    regions = rng.permutation(np.searchsorted(np.cumsum(shares / shares.sum())[:-1], places))
+    for k, (size, region) in enumerate(zip(sizes, regions, strict=True)):
+        plant = _number(seed, DRAWING, species.latin_name, k)
+        for i in range(size):
+            yield _Shot(
+                key=str(_object_id(seed, DRAWING, species.latin_name, k, i)),
+                species=species,
+                region=REGIONS[region],
+                observation=f"obs-{plant % 10**12:012d}",
+                plant=plant,
+                view=_number(plant, i),
+                user=f"user-{REGIONS[region].name.lower()}-{plant % 23:02d}",
+            )
+
+
+def _oddly_stored(shots: list[_Shot], rng: np.random.Generator) -> list[_Shot]:
+    """The same shots, a few of them as EXIF-rotated, CMYK or PNG files: all readable, if read with care."""
+    kinds = rng.permutation(len(shots))
+    n = len(shots)
+    limits = {"exif": max(1, n // 33), "cmyk": max(1, n // 100), "png": max(1, n // 50)}
+    chosen: dict[int, Kind] = {}
+    for kind, amount in limits.items():
+        chosen |= {int(i): kind for i in kinds[len(chosen) : len(chosen) + amount]}
+    return [replace(shot, kind=chosen.get(i, "plain")) for i, shot in enumerate(shots)]
+
+
+def _again(shot: _Shot, kind: Kind, number: int) -> _Shot:
+    """The same picture in another observation by another user."""
+    observation, user = f"obs-{number % 10**12:012d}", f"user-x-{number % 9}"
+    return replace(shot, key=str(_object_id(number)), kind=kind, observation=observation, user=user)
+
+
+def _store(folder: Path, shot: _Shot) -> None:
+    """Draws one photo and puts it in place in one step, so that a kill leaves no half of it."""
+    path = folder / shot.file
+    aside = path.with_name(path.name + ".part")
+    if shot.kind == "html":
+        aside.write_text("<!DOCTYPE html><html><title>429</title><body>Too many requests</body></html>")
+    else:
+        _save(paint(shot.species, shot.region, plant=shot.plant, view=shot.view), aside, shot)
+    aside.replace(path)
+
+
+def _save(image: Image.Image, path: Path, shot: _Shot) -> None:
+    options: dict = {"format": "JPEG", "quality": 82 + shot.view % 12}
+    if shot.kind == "exif":
+        orientation, turn = _EXIF_TURNS[shot.view % 3]
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = orientation
+        image = image.transpose(turn)
+    elif shot.kind == "cmyk":
+        image = image.convert("CMYK")
+    elif shot.kind == "png":
+        options = {"format": "PNG", "compress_level": 1}
+    elif shot.kind == "small":
+        image = image.resize((96, 72))
+    elif shot.kind == "copy":
+        margin = shot.plant % 5
+        image = image.crop((margin, margin, image.width, image.height)).resize([v * 7 // 8 for v in image.size])
+        options["quality"] = 62
+    image.save(path, **options)
+    if shot.kind == "truncated":
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 3])
+
+
+def _document(shot: _Shot) -> dict:
+    south, north, west, east = shot.region.box
+    place = np.random.default_rng(_number(shot.observation))
+    day = datetime(2019, 3, 1) + timedelta(days=int(place.integers(0, 5)) * 365 + int(place.integers(0, 150)))
+    document = {
+        "_id": ObjectId(shot.key),
+        "latin_name": shot.species.latin_name,
+        "image_url": shot.file,
+        "region": shot.region.name,
+        "observation_id": shot.observation,
+        "user_id": shot.user,
+        "observed_on": day,
+        "license": _LICENSES[int(place.integers(len(_LICENSES)))],
+        "attribution": f"(c) {shot.user}, generated",
+        "latitude": round(float(place.uniform(south, north)), 5),
+        "longitude": round(float(place.uniform(west, east)), 5),
+    }
+    absent = {"unlabelled": ["latin_name"], "unlinked": ["image_url"]}.get(shot.kind, [])
+    # Some uploads are anonymous, as in every collection.
+    absent += ["user_id"] if place.random() < 0.04 else []
+    return {name: value for name, value in document.items() if name not in absent}

@@ -1,0 +1,188 @@
+"""The SavedModel: one folder with the weights, the labels, the calibration and the preprocessing.
+
+    serving_default(image: float32 [N, S, S, 3], RGB 0..255)  -> logits, probabilities [N, C]
+    classify_jpeg(image_bytes: string [N], upright JPEGs)     -> latin_name, probability, conclusive [N]
+
+Probabilities are softmax(logits / T); an answer is conclusive when its probability reaches the threshold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_pipeline.core.artifacts import aside, read_json, write_json
+from keras_pipeline.core.taxonomy import class_hash
+from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg, resize_antialiased
+
+LABELS, CALIBRATION, PREPROCESSING = "labels.json", "calibration.json", "preprocessing.json"
+TOP = 5  # species told beside the verdict, here and in the page
+
+
+def write_saved_model(
+    model: keras.Model, folder: Path, *, labels: list[str], preprocessing: Preprocessing, calibration: dict
+) -> None:
+    """Writes the SavedModel described above, aside and renamed.
+
+    Args:
+        model: float32 [N, S, S, 3] RGB 0..255 -> logits [N, C]; scaling is inside.
+        folder: replaced if it exists.
+        labels: C latin names in the order of the logits.
+        calibration: holds at least `temperature` (> 0) and `threshold` (0..1); all of it travels as an asset.
+
+    Raises:
+        ValueError: when shapes, labels and calibration do not fit together.
+    """
+    _check(model, labels, preprocessing, calibration)
+    scores = _scores(model, preprocessing.image_size, float(calibration["temperature"]))
+    answers = _answers(scores, labels, preprocessing, float(calibration["threshold"]))
+    servable = tf.Module(name="plant_classifier")
+    # The weights alone, not the Keras model: the object graph stays readable and holds no training state, whose names
+    # (dropout's seeds) would differ between two runs.
+    servable.weights = [weight.value for weight in model.weights]
+    servable.serving_default, servable.classify_jpeg = scores, answers
+    contents = {
+        LABELS: {"sha256": class_hash(labels), "classes": labels},
+        CALIBRATION: calibration,
+        PREPROCESSING: preprocessing.to_json(),
+    }
+    with tempfile.TemporaryDirectory() as scratch, aside(folder) as temporary:
+        for name, value in contents.items():
+            write_json(Path(scratch) / name, value)
+        servable.assets = [tf.saved_model.Asset(str(Path(scratch) / name)) for name in contents]
+        tf.saved_model.save(servable, str(temporary), signatures={"serving_default": scores, "classify_jpeg": answers})
+
+
+def _check(model: keras.Model, labels: list[str], preprocessing: Preprocessing, calibration: dict) -> None:
+    size = preprocessing.image_size
+    if tuple(model.input_shape) != (None, size, size, 3) or len(model.output_shape) != 2:
+        raise ValueError(
+            f"received a model {model.input_shape} -> {model.output_shape}, "
+            f"expected (None, {size}, {size}, 3) -> (None, classes), as the preprocessing's image_size says"
+        )
+    if model.output_shape[1] != len(labels) or len(set(labels)) != len(labels):
+        raise ValueError(
+            f"received {len(labels)} labels ({len(set(labels))} different) for {model.output_shape[1]} outputs, "
+            "expected one distinct name per output; use the class list of dataset.json"
+        )
+    missing = {"temperature", "threshold"} - set(calibration)
+    if missing:
+        raise ValueError(f"received a calibration without {', '.join(sorted(missing))}; run phase5 first")
+    temperature, threshold = float(calibration["temperature"]), float(calibration["threshold"])
+    if not (math.isfinite(temperature) and temperature > 0 and 0 <= threshold <= 1):
+        raise ValueError(f"received temperature {temperature} and threshold {threshold}, expected > 0 and 0..1")
+
+
+def _scores(model: keras.Model, size: int, temperature: float) -> Callable[..., dict[str, tf.Tensor]]:
+    @tf.function(input_signature=[tf.TensorSpec((None, size, size, 3), tf.float32, name="image")])
+    def serving_default(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits = tf.cast(model(image, training=False), tf.float32)
+        # Multiplied: the converter would turn a division into a product with a reciprocal of its own rounding.
+        return {"logits": logits, "probabilities": tf.nn.softmax(logits * (1 / temperature))}
+
+    return serving_default
+
+
+def _answers(
+    scores: Callable[..., dict[str, tf.Tensor]], labels: list[str], preprocessing: Preprocessing, threshold: float
+) -> Callable[..., dict[str, tf.Tensor]]:
+    tensor = tf.TensorSpec((preprocessing.image_size, preprocessing.image_size, 3), tf.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
+    def classify_jpeg(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = tf.map_fn(lambda jpeg: _from_jpeg(jpeg, preprocessing), image_bytes, fn_output_signature=tensor)
+        probabilities = scores(images)["probabilities"]
+        probability = tf.reduce_max(probabilities, axis=-1)
+        return {
+            "latin_name": tf.gather(tf.constant(labels), tf.argmax(probabilities, axis=-1)),
+            "probability": probability,
+            "conclusive": probability >= threshold,
+        }
+
+    return classify_jpeg
+
+
+def _from_jpeg(jpeg: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """Preprocessing.from_photo for an upright JPEG in graph operations: equal to one level of the first resize."""
+    pixels, target = decode_jpeg(jpeg), preprocessing.short_side
+    short = tf.reduce_min(tf.shape(pixels)[:2])
+    return preprocessing.from_pixels(tf.cond(short > target, lambda: _shrink(pixels, target), lambda: pixels))
+
+
+def _shrink(pixels: tf.Tensor, short_side: int) -> tf.Tensor:
+    sides = tf.cast(tf.shape(pixels)[:2], tf.float64)
+    size = tf.cast(sides * short_side / tf.reduce_min(sides) + 0.5, tf.int32)
+    return tf.cast(tf.clip_by_value(tf.floor(resize_antialiased(pixels, size) + 0.5), 0, 255), tf.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A loaded SavedModel with the names and numbers that travelled with it."""
+
+    labels: list[str]  # C latin names
+    threshold: float  # 0..1
+    preprocessing: Preprocessing
+    restored: Any  # the loaded object; holds the variables that the signatures use
+
+    def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [N, S, S, 3], RGB 0..255 -> logits and calibrated probabilities, float32 [N, C] each."""
+        outputs = self.restored.signatures["serving_default"](image=tf.constant(images, tf.float32))
+        return outputs["logits"].numpy(), outputs["probabilities"].numpy()
+
+    def is_conclusive(self, probability: np.ndarray) -> np.ndarray:
+        """Compared in float32, as the graph and the page do."""
+        return np.asarray(probability, np.float32) >= np.float32(self.threshold)
+
+    def classify(self, photo: bytes) -> dict:
+        """Any photo's bytes -> {latin_name, probability, conclusive, top5}. Raises ValueError for a non-photo."""
+        probabilities = self.scores(self.preprocessing.from_photo(photo)[None].numpy())[1][0]
+        best = np.argsort(-probabilities, kind="stable")[:TOP]
+        top = [{"latin_name": self.labels[i], "probability": float(probabilities[i])} for i in best]
+        return {**top[0], "conclusive": bool(self.is_conclusive(probabilities[best[0]])), "top5": top}
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """Opens what `write_saved_model` wrote. Raises ValueError when it is absent or its labels were altered."""
+    if not (folder / "saved_model.pb").is_file():
+        raise ValueError(f"{folder}: no SavedModel here; run `phase6 export` first")
+    labels, calibration, preprocessing = (
+        read_json(folder / "assets" / name) for name in (LABELS, CALIBRATION, PREPROCESSING)
+    )
+    restored = tf.saved_model.load(str(folder))
+    width = restored.signatures["serving_default"].structured_outputs["logits"].shape[-1]
+    found = class_hash(labels["classes"])
+    if found != labels["sha256"] or width != len(labels["classes"]):
+        raise ValueError(
+            f"{folder / 'assets' / LABELS}: received {len(labels['classes'])} names with hash {found[:12]}, "
+            f"expected {width} with {labels['sha256'][:12]}; export again with the class list it was trained on"
+        )
+    known = {field.name: preprocessing[field.name] for field in dataclasses.fields(Preprocessing)}
+    return Classifier(labels["classes"], float(calibration["threshold"]), Preprocessing(**known), restored)
+
+
+def classify(folder: Path, photos: list[Path]) -> list[dict]:
+    """Names each photo, original or record, through the same path as the page.
+
+    Returns:
+        Per photo {photo, latin_name, probability, conclusive, top5: [{latin_name, probability}]}.
+
+    Raises:
+        ValueError: naming the file that is missing or no photo.
+    """
+    classifier = load_classifier(folder)
+    return [{"photo": str(photo), **_classify_file(classifier, photo)} for photo in photos]
+
+
+def _classify_file(classifier: Classifier, photo: Path) -> dict:
+    try:
+        return classifier.classify(photo.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{photo}: {error}") from error

@@ -1,0 +1,209 @@
+"""The web bundle: a TF.js graph model with exactly the SavedModel's weights, and the page around it.
+
+    index.html app.js classifier.js worker.js preprocess.js style.css icon.svg   the page (web/page)
+    vendor/                       TensorFlow.js as published, and its licences
+    model/model.json + shards     serving_default; float16 where that loses nothing, float32 elsewhere
+    labels.json preprocessing.json calibration.json                              the SavedModel's assets
+    files.json                    length and sha256 of every file above
+
+Two exports of the same weights give the same files, byte for byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import glob
+import io
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import tensorflow as tf
+
+from keras_pipeline.core.artifacts import aside, file_hash, read_json, write_json
+from keras_pipeline.web.saved_model import CALIBRATION, LABELS, PREPROCESSING
+
+PAGE = Path(__file__).parent / "page"
+PAGE_FILES = (
+    "index.html",
+    "style.css",
+    "icon.svg",
+    "app.js",
+    "classifier.js",
+    "worker.js",
+    "preprocess.js",
+    "NOTICES.txt",
+)
+VENDOR_FILES = (
+    "@tensorflow/tfjs-core/dist/tf-core.es2017.min.js",
+    "@tensorflow/tfjs-converter/dist/tf-converter.es2017.min.js",
+    "@tensorflow/tfjs-backend-wasm/dist/tf-backend-wasm.es2017.min.js",
+    "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm.wasm",
+    "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm",
+)
+APACHE_LICENSE = "long/LICENSE"  # TensorFlow.js publishes its packages without the licence's text
+FILE_LIST = "files.json"
+# Constants that the converter makes out of the graph (1/127.5, 1/T, axes) are small; a larger tensor that is no weight
+# of the SavedModel would mean that the converter changed one.
+CONSTANT_ELEMENTS = 16
+
+
+def write_bundle(saved_model_folder: Path, bundle_folder: Path) -> dict:
+    """Converts `serving_default` and writes the bundle described above, aside and renamed.
+
+    Args:
+        saved_model_folder: what `write_saved_model` wrote.
+        bundle_folder: replaced if it exists.
+
+    Returns:
+        {bytes (model.json and shards), total_bytes, files, shards, float16 (number of tensors), float32 (names)}.
+
+    Raises:
+        ValueError: for an operation TF.js lacks, or a weight that the conversion changed; both named.
+        OSError: when the JavaScript libraries are neither installed nor installable.
+    """
+    vendor = _node_modules()
+    with aside(bundle_folder) as temporary:
+        (temporary / "vendor").mkdir(parents=True)
+        report = write_graph_model(saved_model_folder, temporary / "model")
+        for name in (LABELS, CALIBRATION, PREPROCESSING):
+            shutil.copyfile(saved_model_folder / "assets" / name, temporary / name)
+        for name in PAGE_FILES:
+            shutil.copyfile(PAGE / name, temporary / name)
+        for name in VENDOR_FILES:
+            shutil.copyfile(vendor / name, temporary / "vendor" / Path(name).name)
+        shutil.copyfile(vendor / APACHE_LICENSE, temporary / "vendor" / "LICENSE-Apache-2.0.txt")
+        files = write_file_list(temporary)
+    return {**report, "total_bytes": sum(file["bytes"] for file in files.values()), "files": len(files)}
+
+
+def write_file_list(bundle_folder: Path) -> dict[str, dict]:
+    """Writes files.json over all that lies in the folder now, and returns {path: {bytes, sha256}}."""
+    paths = sorted(path for path in bundle_folder.rglob("*") if path.is_file() and path.name != FILE_LIST)
+    files = {
+        path.relative_to(bundle_folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+        for path in paths
+    }
+    write_json(bundle_folder / FILE_LIST, files)
+    return files
+
+
+def write_graph_model(saved_model_folder: Path, folder: Path) -> dict:
+    """model.json and shards of `serving_default`. Returns {bytes, shards, float16, float32}."""
+    topology, groups = _convert(saved_model_folder)
+    _check_weights(saved_model_folder, groups)
+    float16 = [entry["name"] for group in groups for entry in group if _survives_float16(entry["data"])]
+    folder.mkdir(parents=True, exist_ok=True)
+    # The converter matches names as patterns; escaped, each matches only itself.
+    topology["weightsManifest"] = _tensorflowjs().write.write_weights(
+        groups, str(folder), write_manifest=False, quantization_dtype_map={"float16": [glob.escape(n) for n in float16]}
+    )
+    (folder / "model.json").write_text(json.dumps(topology, sort_keys=True, separators=(",", ":")), encoding="utf-8")
+    _check_shards(folder, groups)
+    floats = [entry["name"] for group in groups for entry in group if entry["data"].dtype == np.float32]
+    return {
+        "bytes": sum(path.stat().st_size for path in folder.iterdir()),
+        "shards": sum(len(group["paths"]) for group in topology["weightsManifest"]),
+        "float16": len(float16),
+        "float32": [name for name in floats if name not in float16],
+    }
+
+
+def read_shards(folder: Path) -> dict[str, np.ndarray]:
+    """The weights of a graph model as a browser decodes them, by name."""
+    manifest = read_json(folder / "model.json")["weightsManifest"]
+    entries = _tensorflowjs().read.read_weights(manifest, str(folder), flatten=True)
+    return {entry["name"]: entry["data"] for entry in entries}
+
+
+def _convert(saved_model_folder: Path) -> tuple[dict, list[list[dict]]]:
+    """The converter's topology (model.json) and its weights in float32."""
+    labels = read_json(saved_model_folder / "assets" / LABELS)
+    modules = _tensorflowjs()
+    with tempfile.TemporaryDirectory() as scratch:
+        with contextlib.redirect_stdout(io.StringIO()):
+            modules.converter.convert_tf_saved_model(
+                str(saved_model_folder), scratch, metadata={"labels_sha256": labels["sha256"]}
+            )
+        topology = read_json(Path(scratch) / "model.json")
+        # The converter calls them Identity:0 and Identity_1:0; TensorFlow flattens outputs in the order of their names.
+        outputs = topology["signature"]["outputs"].values()
+        topology["signature"]["outputs"] = dict(zip(("logits", "probabilities"), outputs, strict=True))
+        return topology, modules.read.read_weights(topology["weightsManifest"], scratch)
+
+
+def _check_weights(saved_model_folder: Path, groups: list[list[dict]]) -> None:
+    """Every weight of the SavedModel, bit for bit, and nothing else of its size. Shapes may differ (depthwise)."""
+    converted = Counter(e["data"].tobytes() for group in groups for e in group if e["data"].dtype == np.float32)
+    reader = tf.train.load_checkpoint(str(saved_model_folder / "variables" / "variables"))
+    for name, dtype in reader.get_variable_to_dtype_map().items():
+        if dtype != tf.float32:
+            continue
+        data = reader.get_tensor(name).tobytes()
+        if not converted[data]:
+            raise ValueError(
+                f"{name}: the converter changed this weight {reader.get_variable_to_shape_map()[name]}, expected it "
+                "bit for bit; fold BatchNorm before export (web.quantize.fold_batch_norm)"
+            )
+        converted[data] -= 1
+    strangers = [data for data, count in converted.items() if count and len(data) > 4 * CONSTANT_ELEMENTS]
+    if strangers:
+        raise ValueError(
+            f"received {len(strangers)} converted tensors that are no weight of {saved_model_folder}, expected none; "
+            "the converter merged weights, so the browser would not hold what Python holds"
+        )
+
+
+def _survives_float16(data: np.ndarray) -> bool:
+    if data.dtype != np.float32:
+        return False
+    with np.errstate(over="ignore"):
+        return bool(np.array_equal(data.astype(np.float16).astype(np.float32), data))
+
+
+def _check_shards(folder: Path, groups: list[list[dict]]) -> None:
+    decoded = read_shards(folder)
+    for group in groups:
+        for entry in group:
+            if not np.array_equal(decoded[entry["name"]], entry["data"]):
+                raise ValueError(f"{folder}: {entry['name']} does not decode to the SavedModel's values")
+
+
+@functools.cache
+def _tensorflowjs() -> SimpleNamespace:
+    """The converter's modules, imported on first use: the import takes seconds and prints warnings of its own."""
+    # Its import of decision forests otherwise greets the user, by way of IPython wherever stdout is captured.
+    os.environ.setdefault("TFDF_DISABLE_WELCOME_MESSAGE", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tensorflowjs import read_weights, write_weights
+        from tensorflowjs.converters import tf_saved_model_conversion_v2
+    return SimpleNamespace(read=read_weights, write=write_weights, converter=tf_saved_model_conversion_v2)
+
+
+def _node_modules() -> Path:
+    """web/page/node_modules, installed from package-lock.json on first use."""
+    folder = PAGE / "node_modules"
+    if all((folder / name).is_file() for name in (*VENDOR_FILES, APACHE_LICENSE)):
+        return folder
+    try:
+        subprocess.run(
+            ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+            cwd=PAGE,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = getattr(error, "stderr", None) or error
+        raise OSError(f"{PAGE}: TensorFlow.js is missing and `npm ci` failed there: {detail}") from error
+    return folder

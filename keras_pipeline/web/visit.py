@@ -1,0 +1,74 @@
+"""What a visitor sees: a photo put into the page's own file field, and the answer read off the screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from keras_pipeline.core.static_server import serve_folder
+from keras_pipeline.web.browser import open_browser
+
+ANSWER_MS = 60_000
+
+
+def show_photo(
+    bundle_folder: Path,
+    photo: Path,
+    screenshot: Path | None = None,
+    *,
+    dark: bool = False,
+    size: tuple[int, int] = (1120, 760),
+) -> dict:
+    """Opens the page in headless Chromium, chooses the photo and waits for the answer.
+
+    Args:
+        bundle_folder: what `write_bundle` wrote.
+        photo: any file; one that is no photo gets the page's complaint.
+        screenshot: PNG of the whole page with the answer.
+        dark: the visitor's colour scheme.
+        size: width and height of the window, CSS pixels.
+
+    Returns:
+        {state: "answered" | "failed", message, verdict, conclusive, species: [{latin_name, percent, probability}]}
+        as shown; `species` is empty when the page failed.
+
+    Raises:
+        BrowserMissing: without a Chromium.
+        OSError: when the page gives no answer within a minute.
+    """
+    from playwright.sync_api import TimeoutError as Late
+
+    with serve_folder(bundle_folder) as base, open_browser() as browser:
+        page = browser.new_page(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme="dark" if dark else "light",
+            reduced_motion="reduce",
+        )
+        page.set_default_timeout(ANSWER_MS)
+        page.goto(base)
+        try:
+            page.wait_for_selector("body:not([data-state=loading])")
+            if page.locator("body[data-state=ready]").count():
+                page.set_input_files("#choose", photo)
+                page.wait_for_selector("body[data-state=answered], body[data-state=failed]")
+        except Late as error:
+            raise OSError(f"{bundle_folder}: no answer for {photo} within {ANSWER_MS / 1000:.0f} s") from error
+        if screenshot:
+            page.screenshot(path=str(screenshot), full_page=True)
+        return _read(page)
+
+
+def _read(page) -> dict:
+    state = page.get_attribute("body", "data-state")
+    answer = {"state": state, "message": page.inner_text("#status") or page.text_content("#status")}
+    if state != "answered":
+        return {**answer, "verdict": None, "conclusive": False, "species": []}
+    species = [
+        {
+            "latin_name": row.locator(".name").inner_text(),
+            "percent": row.locator(".percent").inner_text(),
+            "probability": float(row.get_attribute("data-probability")),
+        }
+        for row in page.locator("#species li").all()
+    ]
+    conclusive = page.get_attribute("#answer", "data-conclusive") == "true"
+    return {**answer, "verdict": page.inner_text("#verdict"), "conclusive": conclusive, "species": species}
