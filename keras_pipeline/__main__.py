@@ -1,0 +1,276 @@
+"""python -m keras_pipeline <phase> <step>: parse, import what is needed, exit code.
+
+0 done; 1 a gate was missed, or a leak; 2 usage or config; 3 source, disk, network or a broken artefact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+# Here, because the tables of steps live in modules that take too long to import for --help; a test compares them.
+PHASE_STEPS = {
+    "phase0": ("audit", "validate-urls", "export", "split", "baseline"),
+    "phase1": ("train", "evaluate", "logits"),
+    "phase2": ("subset", "train", "evaluate", "logits"),
+    "phase3": ("combine", "check"),
+    "phase4": ("distill", "finetune", "evaluate", "plot"),
+    "phase5": ("calibrate", "temperature", "threshold"),
+    "phase6": ("quantize", "export", "validate"),
+    "phase7": ("manifest", "verify", "reproduce"),
+}
+PHASE_HELP = {
+    "phase0": "audit the collection, export TFRecords, split, baseline",
+    "phase1": "global teacher",
+    "phase2": "regional teacher",
+    "phase3": "combined soft labels",
+    "phase4": "student: distillation, then fine-tuning",
+    "phase5": "calibration and the 'not conclusive' threshold",
+    "phase6": "shipped weights, SavedModel, web page, proof in a browser",
+    "phase7": "manifest; verify and reproduce run only by name",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m keras_pipeline", description=__doc__.split("\n")[2])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for phase, steps in PHASE_STEPS.items():
+        command = _command(commands, phase, PHASE_HELP[phase])
+        command.add_argument("step", nargs="?", choices=steps, metavar="STEP", help=f"{', '.join(steps)}; none: all")
+        command.add_argument("--force", action="store_true", help="run although up to date")
+        command.add_argument(
+            "--split", choices=("train", "val", "calibration", "test"), default="test", help="of evaluate (test)"
+        )
+    for name, help_text in (
+        ("run", "everything that isn't up to date"),
+        ("demo", "the same on drawn photos, or on yours"),
+    ):
+        command = _command(commands, name, help_text, default="configs/demo.yaml" if name == "demo" else None)
+        command.add_argument("--from", dest="first", metavar="P", help="phase or 'phase step' to begin with")
+        command.add_argument("--until", dest="last", metavar="P", help="phase or 'phase step' to end with")
+        command.add_argument("--force", action="store_true", help="run although up to date")
+        command.add_argument("--dry-run", action="store_true", help="only say what would run")
+        if name == "demo":
+            command.add_argument("--images", metavar="DIR", help="a folder of photos instead of drawn ones")
+            command.add_argument("--labels", metavar="CSV", help="image, latin_name[, region, observation_id]")
+    _command(commands, "status", "what is done, stale or missing")
+    _command(commands, "report", "write report.html again")
+    command = _command(commands, "serve", "serve the page on loopback")
+    command.add_argument("--port", type=int, default=8000)
+    command = _command(commands, "classify", "name photos with the SavedModel")
+    command.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+    _command(commands, "doctor", "what this machine has: GPU, browser, MongoDB, disk, versions")
+    return parser
+
+
+def _command(commands, name: str, help_text: str, default: str | None = None) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help_text, description=help_text)
+    command.add_argument("--config", required=default is None, default=default, metavar="YAML", help="experiment")
+    command.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override a config key")
+    command.add_argument("--json", action="store_true", help="result as JSON on stdout, messages on stderr")
+    return command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    # TensorFlow's C++ side greets with a page of remarks about missing GPUs.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    from keras_pipeline.core.errors import BrokenArtefact, LeakError, SourceError
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+            result, code = _dispatch(options)
+    except LeakError as error:
+        return _fail(error, 1)
+    except (SourceError, OSError, BrokenArtefact) as error:
+        return _fail(error, 3)
+    except ValueError as error:
+        return _fail(error, 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on where it stopped", 130)
+    if options.json:
+        json.dump(result, sys.stdout, indent=2, ensure_ascii=False)
+        print()
+    return code
+
+
+def _fail(error: object, code: int) -> int:
+    from keras_pipeline.core.provenance import redact
+
+    print(f"error: {redact(str(error))}", file=sys.stderr)
+    return code
+
+
+def _dispatch(options: argparse.Namespace) -> tuple[object, int]:
+    """(what --json prints, exit code)"""
+    from keras_pipeline.core.artifacts import Run
+
+    config = _config(options)
+    run = Run(config, lambda: _open_source(config), getattr(options, "split", "test"))
+    if options.command.startswith("phase"):
+        return _phase(run, options)
+    return COMMANDS[options.command](run, options)
+
+
+def _config(options: argparse.Namespace):
+    from keras_pipeline.core import config
+
+    overrides = list(options.set)
+    if getattr(options, "images", None) or getattr(options, "labels", None):
+        overrides += [f"source.demo.{key}={json.dumps(getattr(options, key))}" for key in ("images", "labels")]
+        overrides.append(f"experiment={json.dumps('demo-' + Path(options.images or '.').resolve().name)}")
+    return config.load(options.config, overrides)
+
+
+@contextlib.contextmanager
+def _open_source(config) -> Iterator[tuple[str, str | None]]:
+    """(URI of the MongoDB, base URL of relative photo URLs) while the context is open."""
+    source = config.source
+    if source.uri != "embedded":
+        yield source.uri, source.base_url
+        return
+    from keras_pipeline.demo import embedded, herbarium
+
+    folder = Path(config.root) / "artifacts" / config.experiment / "source"
+    if source.demo.images:
+        photos, labels = Path(source.demo.images), Path(source.demo.labels)
+        documents = lambda: herbarium.folder_documents(photos, labels)  # noqa: E731
+    else:
+        photos = folder / "herbarium"
+        photos.mkdir(parents=True, exist_ok=True)
+        documents = lambda: herbarium.draw(  # noqa: E731
+            photos, seed=config.seed, species=source.demo.species, photos=source.demo.photos
+        )
+    with embedded.source(
+        folder / "mongo", documents=documents, photos=photos, database=source.database, collection=source.collection
+    ) as opened:
+        yield opened
+
+
+def _phase(run, options: argparse.Namespace) -> tuple[object, int]:
+    from keras_pipeline.phases import phase7_manifest, runner
+
+    if options.step == "verify":
+        phase7_manifest.verify(run)
+        return {"verified": True}, 0
+    if options.step == "reproduce":
+        different = runner.reproduce(run)
+        return {"different": different}, int(bool(different))
+    name = f"{options.command} {options.step}" if options.step else options.command
+    steps = runner.steps_between(name, name)
+    if options.split != "test":
+        if options.step != "evaluate":
+            raise ValueError(f"--split {options.split} goes with evaluate, received {name}")
+        runner.evaluate_split(run, steps[0])
+        return {}, 0
+    return _gated(run, steps, options.force)
+
+
+def _gated(run, steps, force: bool) -> tuple[object, int]:
+    from keras_pipeline.phases import gates, runner
+
+    verdicts = runner.execute(run, steps, force=force)
+    for verdict in verdicts:
+        print(gates.describe(verdict))
+    return {"gates": verdicts}, int(any(verdict["status"] == "missed" for verdict in verdicts))
+
+
+def _run(run, options: argparse.Namespace) -> tuple[object, int]:
+    from keras_pipeline.phases import runner, summary
+
+    steps = runner.steps_between(options.first, options.last)
+    if options.dry_run:
+        titles = {step.title for step in steps}
+        rows = [row for row in runner.status(run) if row["step"] in titles and row["reason"]]
+        for row in rows:
+            print(f"{row['step']}: {row['reason']}")
+        return rows, 0
+    result, code = _gated(run, steps, options.force)
+    print(f"report: {summary.write(run)}")
+    if run.path("web").exists():
+        print(f"page: {run.path('web')}; see it with `python -m keras_pipeline serve --config {options.config}`")
+    return result, code
+
+
+def _demo(run, options: argparse.Namespace) -> tuple[object, int]:
+    """`run`, and then the page asked about test photos in a real browser; exit 1 when it names none of them right."""
+    result, code = _run(run, options)
+    if options.dry_run or not run.path("web").exists():
+        return result, code
+    from keras_pipeline.phases import page_visit
+
+    visits = page_visit.visit(run)
+    for row in visits:
+        verdict = "right" if row["answer"] == row["truth"] else "wrong"
+        conclusive = "" if row["conclusive"] else ", not conclusive"
+        print(f"the page on a test photo of {row['truth']}: {row['answer']} {row['percent']} ({verdict}{conclusive})")
+    print(f"screenshot: {run.folder / 'page.png'}")
+    named = any(row["answer"] == row["truth"] for row in visits)
+    return {**result, "page": visits}, code if named else 1
+
+
+def _status(run, options: argparse.Namespace) -> tuple[object, int]:
+    from keras_pipeline.phases import runner
+
+    rows = runner.status(run)
+    for row in rows:
+        seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f} s"
+        print(f"{row['step']:<22}{row['state']:<9}{seconds:>10}  {row['reason'] or ''}")
+    return rows, 0
+
+
+def _report(run, options: argparse.Namespace) -> tuple[object, int]:
+    from keras_pipeline.phases import summary
+
+    path = summary.write(run)
+    print(path)
+    return {"report": str(path)}, 0
+
+
+def _serve(run, options: argparse.Namespace) -> tuple[object, int]:
+    import threading
+
+    from keras_pipeline.core.static_server import serve_folder
+
+    folder = run.path("web")
+    if not (folder / "index.html").exists():
+        raise ValueError(f"{folder}: no page yet; run `python -m keras_pipeline run --config {options.config}` first")
+    with serve_folder(folder, options.port) as url:
+        print(f"{url} (Ctrl-C ends it)", flush=True)
+        threading.Event().wait()
+    return {}, 0
+
+
+def _classify(run, options: argparse.Namespace) -> tuple[object, int]:
+    from keras_pipeline.web import saved_model
+
+    answers = saved_model.classify(run.path("saved_model"), options.photos)
+    for answer in answers:
+        verdict = answer["latin_name"] if answer["conclusive"] else f"not conclusive ({answer['latin_name']}?)"
+        print(f"{answer['photo']}: {verdict}, {answer['probability']:.1%}")
+    return answers, 0
+
+
+def _doctor(run, options: argparse.Namespace) -> tuple[object, int]:
+    from keras_pipeline.phases import doctor
+
+    rows = doctor.examine(run)
+    for row in rows:
+        print(f"{'ok' if row['ok'] else 'MISSING':<8}{row['what']}: {row['detail']}")
+    return rows, 0 if all(row["ok"] or row["optional"] for row in rows) else 3
+
+
+COMMANDS = {
+    "run": _run, "demo": _demo, "status": _status, "report": _report, "serve": _serve, "classify": _classify,
+    "doctor": _doctor,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""What several phases build from the config in the same way."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from keras_pipeline.core.artifacts import Run, content_hash, write_json
+
+
+def evaluate(run: Run, model_name: str, *, image_size: int, split: str | None = None) -> None:
+    """Top-1, top-5, loss, per region and per class -> metrics_<split>.json beside `<model_name>_metrics`.
+
+    The train split is judged on its first shard, a random sample, and on clean views.
+    """
+    from keras_pipeline.evaluation import metrics
+
+    split = split or run.split
+    predictions, info = predict_split(run, model_name, split, image_size)
+    result = metrics.classification_metrics(predictions.logits, predictions.labels, predictions.regions, info.classes)
+    path = run.path(f"{model_name}_metrics").with_name(f"metrics_{split}.json")
+    write_json(path, {"split": split, **result})
+    regions = ", ".join(f"{name} {entry['top1']:.3f} (n {entry['n']})" for name, entry in result["per_region"].items())
+    print(
+        f"{split}: n {result['n']}, top-1 {result['top1_accuracy']:.3f}, top-5 {result['top5_accuracy']:.3f}, "
+        f"loss {result['loss']:.3f}; {regions}"
+    )
+
+
+def predict_split(run: Run, model_name: str, split: str, image_size: int):
+    """(predictions of a model artefact over a split, dataset info); of train, its first shard only."""
+    from keras_pipeline.data import pipeline, records
+    from keras_pipeline.data.preprocess import Preprocessing
+    from keras_pipeline.evaluation.predict import predict
+    from keras_pipeline.models import heads
+
+    info = records.load_info(run.path("dataset"))
+    path = run.path(model_name)
+    model = heads.load_classifier(path)
+    if model.output_shape[-1] != len(info.classes):
+        raise ValueError(
+            f"{path}: answers {model.output_shape[-1]} classes, the dataset has {len(info.classes)}; train it again"
+        )
+    max_shards = 1 if split == "train" else None
+    n = sum(shard["n"] for shard in info.splits[split]["shards"][:max_shards])
+    preprocessing = Preprocessing(image_size, run.config.dataset.short_side)
+    batches = pipeline.evaluation_batches(info, split, preprocessing, max_shards=max_shards)
+    return predict(model, batches, n, f"{model_name} on {split}"), info
+
+
+def soft_label_layout(run: Run, info):
+    """The layout that every store of this run has."""
+    from keras_pipeline.training.soft_labels import Layout
+
+    settings = run.config.phase3
+    return Layout(
+        dataset_hash=content_hash(run.path("dataset")),
+        class_hash=info.class_hash,
+        num_classes=len(info.classes),
+        temperature=settings.distillation.temperature,
+        top_k=min(settings.soft_labels.top_k, len(info.classes)),
+        views=settings.soft_labels.views,
+    )
+
+
+def student(run: Run, num_classes: int):
+    """The untrained student of phase 3's section at phase 4's image size."""
+    from keras_pipeline.models import heads
+
+    model = run.config.phase3.model
+    return heads.build_classifier(
+        model, num_classes=num_classes, image_size=run.config.phase4.data.image_size, dropout=model.dropout_rate
+    )
+
+
+def remove_backup(stage: Path) -> None:
+    """What only a restart of the stage's training needs, once its artefacts are safe."""
+    shutil.rmtree(stage / "backup", ignore_errors=True)
+
+
+def calibration(run: Run, model_name: str, fit_logits, fit_labels, test_logits, test_labels) -> dict:
+    """`calibration.json` of a model: fitted on the calibration split, its figures from the test split."""
+    from keras_pipeline.evaluation import calibration as calibrations
+    from keras_pipeline.evaluation import metrics, threshold
+
+    settings = run.config.phase5
+    report = calibrations.calibration_report(fit_logits, fit_labels, test_logits, test_labels, bins=settings.bins)
+    fitted = metrics.confidence_and_correct(fit_logits, fit_labels, temperature=report["temperature"])
+    tested = metrics.confidence_and_correct(test_logits, test_labels, temperature=report["temperature"])
+    chosen = threshold.choose_threshold(
+        *fitted, target=settings.target_precision, confidence_level=settings.confidence_level
+    )
+    judged = threshold.evaluate_threshold(*tested, chosen["threshold"])
+    return {
+        **report,
+        **{key: chosen[key] for key in ("threshold", "precision_lower_bound", "target_met", "shortfall")},
+        "target_precision": settings.target_precision,
+        "precision": judged["precision"],
+        "coverage": judged["coverage"],
+        "threshold_scan": threshold.threshold_scan(*tested),
+        "model": model_name,
+        "weights_hash": content_hash(run.path(model_name)),
+    }
+
+
+def describe_calibration(result: dict) -> str:
+    precision = "-" if result["precision"] is None else f"{result['precision']:.3f}"
+    bound = (
+        "; the temperature stands at its bound: too few photos, or a model that knows nothing"
+        if result["temperature_at_bound"]
+        else ""
+    )
+    promise = "" if result["target_met"] else f"; the promise falls short of the target by {result['shortfall']:.3f}"
+    return (
+        f"T {result['temperature']:.3f}, ECE {result['ece_after']:.4f} (null {result['ece_null']:.4f}); threshold "
+        f"{result['threshold']:.2f}: precision {precision}, coverage {result['coverage']:.3f} on test, promised "
+        f">= {result['precision_lower_bound']:.3f}{promise}{bound}"
+    )

@@ -1,0 +1,61 @@
+"""What this machine has of what the pipeline needs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+from keras_pipeline.core import provenance
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.errors import SourceError
+
+
+def examine(run: Run) -> list[dict]:
+    """[{what, ok, optional, detail}]"""
+    return [_versions(), _gpu(), _browser(), _source(run), _disk(run)]
+
+
+def _row(what: str, ok: bool, detail: str, *, optional: bool = False) -> dict:
+    return {"what": what, "ok": ok, "optional": optional, "detail": detail}
+
+
+def _versions() -> dict:
+    environment = provenance.environment()
+    packages = {k.removesuffix("_version"): v for k, v in environment.items() if k.endswith("_version")}
+    missing = [name for name, version in packages.items() if version is None]
+    detail = "missing: " + ", ".join(missing) if missing else ", ".join(f"{k} {v}" for k, v in packages.items())
+    return _row("versions", not missing and sys.version_info[:2] == (3, 11), detail)
+
+
+def _gpu() -> dict:
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    return _row("GPU", bool(gpus), ", ".join(g.name for g in gpus) or "none; training runs on the CPU", optional=True)
+
+
+def _browser() -> dict:
+    from keras_pipeline.web.browser import BrowserMissing, find_chromium
+
+    try:
+        return _row("browser", True, str(find_chromium()))
+    except BrowserMissing as error:
+        return _row("browser", False, str(error))
+
+
+def _source(run: Run) -> dict:
+    from keras_pipeline.ingest import mongo
+
+    source = run.config.source
+    if source.uri == "embedded":
+        return _row("MongoDB", True, "embedded, started when needed")
+    try:
+        with mongo.open_collection(source, source.uri) as collection:
+            return _row("MongoDB", True, f"{collection.estimated_document_count()} documents in {collection.full_name}")
+    except SourceError as error:
+        return _row("MongoDB", False, str(error))
+
+
+def _disk(run: Run) -> dict:
+    free = shutil.disk_usage(run.config.root).free / 1e9
+    return _row("disk", free > 2, f"{free:.0f} GB free; 850,000 photos take about 50 GB, twice that during the split")

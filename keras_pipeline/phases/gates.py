@@ -1,0 +1,135 @@
+"""What the run must reach: the plan's criteria, judged from the artefacts.
+
+A gate is `met`, `missed` or `not measurable here`, with the reason. Limits come from the config's section `gates`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable
+
+from keras_pipeline.core.artifacts import Run
+
+RULES = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+# A recall over fewer test photos says too little to fail a run.
+MIN_CLASS_PHOTOS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    name: str  # of the config's limit
+    step: str  # the step after which it can be judged
+    rule: str
+    value: Callable[[Run], float | None]
+    unmeasurable: str = "the figure is missing"
+    limit: float | None = None  # fixed limits, which no config may loosen
+
+
+def _smallest_recall(run: Run) -> float | None:
+    entries = run.read("teacher_metrics")["per_class_recall"].values()
+    return min((entry["recall"] for entry in entries if entry["n"] >= MIN_CLASS_PHOTOS), default=None)
+
+
+def _region(run: Run, metrics: str) -> float | None:
+    entry = run.read(metrics)["per_region"].get(run.config.phase2.region)
+    return entry["top1"] if entry else None
+
+
+def _regional_gain(run: Run) -> float | None:
+    regional, everywhere = _region(run, "regional_metrics"), _region(run, "teacher_metrics")
+    return None if regional is None or everywhere is None else regional - everywhere
+
+
+def _val_loss_ratio(run: Run) -> float:
+    losses = [row["val_loss"] for row in run.read("finetune_history")["epochs"]]
+    return losses[-1] / min(losses)
+
+
+def _wasm(run: Run) -> dict:
+    """Figures of the browser's wasm backend; empty where the model was too degenerate to judge."""
+    return run.read("equivalence")["backends"].get("wasm", {})
+
+
+def _equivalent(run: Run) -> float:
+    return float(run.read("equivalence")["passed"])
+
+
+def _prediction_seconds(run: Run) -> float | None:
+    milliseconds = _wasm(run).get("median_ms")
+    return None if milliseconds is None else milliseconds / 1000
+
+
+GATES = [
+    Gate("url_failure_rate", "phase0 validate-urls", "<", lambda run: run.read("url_check")["failure_rate"]),
+    Gate("leaks", "phase0 split", "<=", lambda run: len(run.read("leak_audit")["leaks"]), limit=0),
+    Gate("valid_photos_min", "phase0 split", ">=", lambda run: run.read("leak_audit")["photos"]),
+    Gate("valid_photos_max", "phase0 split", "<=", lambda run: run.read("leak_audit")["photos"]),
+    Gate("balance_documented", "phase0 audit", ">=", lambda run: len(run.read("audit")["per_class"]), limit=1),
+    Gate("baseline_top1_min", "phase0 baseline", ">=", lambda run: run.read("baseline")["top1_accuracy"]),
+    Gate("teacher_top1", "phase1 evaluate", ">=", lambda run: run.read("teacher_metrics")["top1_accuracy"]),
+    Gate("teacher_top5", "phase1 evaluate", ">=", lambda run: run.read("teacher_metrics")["top5_accuracy"]),
+    Gate(
+        "teacher_min_recall", "phase1 evaluate", ">", _smallest_recall,
+        unmeasurable=f"no class has {MIN_CLASS_PHOTOS} test photos",
+    ),
+    Gate(
+        "regional_top1", "phase2 evaluate", ">=", lambda run: _region(run, "regional_metrics"),
+        unmeasurable="no test photo of the region",
+    ),
+    Gate("regional_global_top1", "phase2 evaluate", ">=", lambda run: run.read("regional_metrics")["top1_accuracy"]),
+    Gate("regional_gain", "phase2 evaluate", ">", _regional_gain, unmeasurable="no test photo of the region"),
+    Gate(
+        "soft_label_sum_error", "phase3 check", "<=", lambda run: run.read("soft_label_check")["sum_max_deviation"],
+        limit=1e-5,
+    ),
+    Gate(
+        "student_megabytes", "phase3 check", "<",
+        lambda run: run.read("soft_label_check")["student"]["megabytes"]["fp32"],
+    ),
+    Gate("student_val_top1", "phase4 evaluate", ">=", lambda run: run.read("student_metrics_val")["top1_accuracy"]),
+    Gate("student_train_top1", "phase4 evaluate", ">", lambda run: run.read("student_metrics_train")["top1_accuracy"]),
+    Gate("val_loss_ratio", "phase4 evaluate", "<=", _val_loss_ratio),
+    Gate("ece", "phase6 quantize", "<", lambda run: run.read("shipped_calibration")["ece_after"]),
+    Gate(
+        "precision", "phase6 quantize", ">=", lambda run: run.read("shipped_calibration")["precision"],
+        unmeasurable="no test photo is conclusive",
+    ),
+    Gate("coverage", "phase6 quantize", ">=", lambda run: run.read("shipped_calibration")["coverage"]),
+    Gate("bundle_megabytes", "phase6 export", "<=", lambda run: run.read("export")["bytes"] / 1e6),
+    Gate("browser_correlation", "phase6 validate", ">", lambda run: _wasm(run).get("correlation")),
+    Gate("browser_top1_agreement", "phase6 validate", ">=", lambda run: _wasm(run).get("top1_agreement"), limit=1.0),
+    Gate("browser_equivalence", "phase6 validate", ">=", _equivalent, limit=1.0),
+    Gate("prediction_seconds", "phase6 validate", "<", _prediction_seconds),
+    Gate(
+        "prediction_seconds_gpu", "phase6 validate", "<", lambda run: None, limit=2.0,
+        unmeasurable="no GPU backend was measured",
+    ),
+    Gate(
+        "same_seed_same_model", "phase7 manifest", ">=", lambda run: None, limit=1.0,
+        unmeasurable="needs a second run: `phase7 reproduce`",
+    ),
+]  # fmt: skip
+
+
+def judge(run: Run, steps: set[str]) -> list[dict]:
+    """The gates of these steps: [{name, step, status, value, target, reason}]; those with limit null left out."""
+    verdicts = []
+    for gate in GATES:
+        limit = gate.limit if gate.limit is not None else getattr(run.config.gates, gate.name)
+        if gate.step not in steps or limit is None:
+            continue
+        value = gate.value(run)
+        status = "not measurable here" if value is None else "met" if RULES[gate.rule](value, limit) else "missed"
+        reason = gate.unmeasurable if value is None else ""
+        verdicts.append(
+            {"name": gate.name, "step": gate.step, "status": status, "value": value, "reason": reason,
+             "target": f"{gate.rule} {limit:g}"}
+        )  # fmt: skip
+    return verdicts
+
+
+def describe(verdict: dict) -> str:
+    value = "" if verdict["value"] is None else f"{verdict['value']:.4g} "
+    reason = f" ({verdict['reason']})" if verdict["reason"] else ""
+    return f"{verdict['status']:>8}  {verdict['name']}: {value}{verdict['target']}{reason}"

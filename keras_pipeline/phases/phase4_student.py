@@ -1,0 +1,145 @@
+"""Phase 4: the student learns from the soft labels, then from the hard ones."""
+
+from __future__ import annotations
+
+from keras_pipeline.core.artifacts import Run, Step, write_json
+from keras_pipeline.phases import build
+
+
+def distill(run: Run) -> None:
+    import keras
+
+    from keras_pipeline.data import pipeline, records
+    from keras_pipeline.data.preprocess import Preprocessing
+    from keras_pipeline.training import fit, soft_labels
+    from keras_pipeline.training.distiller import Distiller
+
+    keras.utils.set_random_seed(run.config.seed)
+    info = records.load_info(run.path("dataset"))
+    store = soft_labels.Store(run.path("soft_labels"))
+    store.check_layout(build.soft_label_layout(run, info))
+    companion = pipeline.Companion(store.folder, store.layout.dtype.itemsize, soft_labels.decoder(store.layout))
+    preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
+    settings = run.config.phase3.distillation
+    model = Distiller(
+        build.student(run, len(info.classes)),
+        temperature=settings.temperature,
+        kl_divergence=settings.loss_weights.kl_divergence,
+        cross_entropy=settings.loss_weights.cross_entropy,
+    )
+
+    def batches(epochs: range):
+        dataset = pipeline.training_batches(
+            info,
+            pipeline.stored_view(preprocessing),
+            batch_size=run.config.phase4.training.batch_size,
+            seed=run.config.seed,
+            epochs=epochs,
+            companion=companion,
+        )
+        teacher = ("teacher_ids", "teacher_logits", "teacher_tail")
+        return dataset.map(lambda b: ({"image": b["image"], **{k: b[k] for k in teacher}}, b["label"]))
+
+    validation = pipeline.evaluation_batches(info, "val", preprocessing)
+    validation = validation.map(lambda batch: ({"image": batch["image"]}, batch["label"]))
+    stage = _stage(run, info, "distill")
+    _compile(run, model, stage, run.config.phase4.distill.learning_rate)
+    write_json(run.path("distill_history"), {"epochs": fit.fit(model, batches, validation, stage)})
+
+
+def finetune(run: Run) -> None:
+    import keras
+
+    from keras_pipeline.data import pipeline, records
+    from keras_pipeline.data.preprocess import Preprocessing
+    from keras_pipeline.models import heads
+    from keras_pipeline.training import fit
+
+    keras.utils.set_random_seed(run.config.seed)
+    info = records.load_info(run.path("dataset"))
+    settings = run.config.phase4.finetune
+    preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
+    model = heads.load_classifier(run.path("distilled"))
+
+    def batches(epochs: range):
+        dataset = pipeline.training_batches(
+            info,
+            pipeline.training_view(settings.augmentation, preprocessing),
+            batch_size=run.config.phase4.training.batch_size,
+            seed=run.config.seed + 1,  # not the views of the distillation once more
+            epochs=epochs,
+        )
+        return dataset.map(lambda batch: (batch["image"], batch["label"]))
+
+    validation = pipeline.evaluation_batches(info, "val", preprocessing)
+    validation = validation.map(lambda batch: (batch["image"], batch["label"]))
+    stage = _stage(run, info, "finetune")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    _compile(run, model, stage, settings.learning_rate, loss)
+    write_json(run.path("finetune_history"), {"epochs": fit.fit(model, batches, validation, stage)})
+
+
+def _stage(run: Run, info, name: str):
+    from keras_pipeline.data import pipeline
+    from keras_pipeline.training.fit import Stage
+
+    settings = run.config.phase4
+    steps = pipeline.steps_per_epoch(info, settings.training.batch_size)
+    folder = run.path(f"{name}_history").parent
+    return Stage(folder, getattr(settings, name).epochs, steps, settings.callbacks, made_from=run.made_from)
+
+
+def _compile(run: Run, model, stage, learning_rate: float, loss=None) -> None:
+    import keras
+
+    from keras_pipeline.training.schedule import build_optimizer, jit_compile
+
+    training = run.config.phase4.training
+    optimizer = build_optimizer(
+        training.optimizer,
+        learning_rate=learning_rate,
+        weight_decay=training.weight_decay,
+        steps=stage.epochs * stage.steps_per_epoch,
+        warmup=round(training.warmup_epochs * stage.steps_per_epoch),
+    )
+    metrics = [
+        keras.metrics.SparseCategoricalAccuracy(name="top1"),
+        keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5"),
+    ]
+    model.compile(optimizer=optimizer, loss=loss, metrics=metrics, jit_compile=jit_compile())
+
+
+def evaluate(run: Run) -> None:
+    splits = ("train", "val", "test") if run.split == "test" else (run.split,)
+    for split in splits:
+        build.evaluate(run, "student", image_size=run.config.phase4.data.image_size, split=split)
+
+
+def plot(run: Run) -> None:
+    from keras_pipeline.evaluation import plots
+
+    histories = []
+    for title, name in (("distillation", "distill_history"), ("fine-tuning", "finetune_history")):
+        rows = run.read(name)["epochs"]
+        histories.append((title, {key: [row[key] for row in rows] for key in rows[0]}))
+    plots.training_curves(histories, run.path("curves"))
+    print(run.path("curves"))
+
+
+STEPS = [
+    Step(
+        "phase4", "distill", distill, ("dataset", "soft_labels"), ("distilled", "distill_history"),
+        ("seed", "deterministic", "phase3.model", "phase3.distillation", "phase4.data", "phase4.training",
+         "phase4.distill", "phase4.callbacks"), 1, clean=lambda run: build.remove_backup(run.path("distilled").parent),
+    ),
+    Step(
+        "phase4", "finetune", finetune, ("dataset", "distilled"), ("student", "finetune_history"),
+        ("seed", "deterministic", "phase4.data", "phase4.training", "phase4.finetune", "phase4.callbacks"), 1,
+        clean=lambda run: build.remove_backup(run.path("student").parent),
+    ),
+    Step(
+        "phase4", "evaluate", evaluate, ("dataset", "student"),
+        ("student_metrics", "student_metrics_val", "student_metrics_train"), (), 1,
+    ),
+    Step("phase4", "plot", plot, ("distill_history", "finetune_history"), ("curves",), (), 1),
+]  # fmt: skip

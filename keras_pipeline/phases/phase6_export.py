@@ -1,0 +1,111 @@
+"""Phase 6: the shipped weights, the SavedModel, the page, and the proof that they agree."""
+
+from __future__ import annotations
+
+import shutil
+
+from keras_pipeline.core.artifacts import Run, Step, aside, content_hash, write_json
+from keras_pipeline.phases import build
+
+
+def quantize(run: Run) -> None:
+    """BatchNorm folded, weights rounded; what that costs; and the calibration of the weights that are shipped."""
+    from keras_pipeline.models import heads
+    from keras_pipeline.web import quantize as rounding
+
+    student = heads.load_classifier(run.path("student"))
+    shipped = rounding.fold_batch_norm(student)
+    tensors = rounding.round_to_float16(shipped) if run.config.phase6.quantization == "fp16" else []
+    with aside(run.path("shipped")) as temporary:
+        shipped.save(temporary)
+    size = run.config.phase4.data.image_size
+    before, _ = build.predict_split(run, "student", "test", size)
+    after, _ = build.predict_split(run, "shipped", "test", size)
+    fit, _ = build.predict_split(run, "shipped", "calibration", size)
+    cost = rounding.compare_models(before.logits, after.logits, after.labels)
+    megabytes = rounding.weight_megabytes(shipped)
+    result = {"type": run.config.phase6.quantization, "megabytes": megabytes, **cost, "tensors": tensors}
+    write_json(run.path("quantization"), result)
+    calibration = build.calibration(run, "shipped", fit.logits, fit.labels, after.logits, after.labels)
+    write_json(run.path("shipped_calibration"), calibration)
+    print(f"{run.config.phase6.quantization}: {cost}")
+    print(build.describe_calibration(calibration))
+    _refuse_costly_rounding(run, cost)
+
+
+def _refuse_costly_rounding(run: Run, cost: dict) -> None:
+    loss = cost["top1_before"] - cost["top1_after"]
+    if loss > run.config.phase6.max_top1_loss:
+        raise ValueError(
+            f"phase6.quantization: rounding costs {loss:.3f} test top-1, phase6.max_top1_loss allows "
+            f"{run.config.phase6.max_top1_loss:g}: use quantization: none, or raise the limit"
+        )
+
+
+def export(run: Run) -> None:
+    """SavedModel, TF.js graph model and page, all with the calibration of the shipped weights."""
+    from keras_pipeline.data import records
+    from keras_pipeline.data.preprocess import Preprocessing
+    from keras_pipeline.models import heads
+    from keras_pipeline.web import saved_model, tfjs
+
+    calibration = run.read("shipped_calibration")
+    if calibration["weights_hash"] != content_hash(run.path("shipped")):
+        raise ValueError(
+            f"{run.path('shipped_calibration')}: fitted on other weights than "
+            f"{run.path('shipped')}; run `phase6 quantize`"
+        )
+    info = records.load_info(run.path("dataset"))
+    saved_model.write_saved_model(
+        heads.load_classifier(run.path("shipped")),
+        run.path("saved_model"),
+        labels=info.classes,
+        preprocessing=Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side),
+        calibration=calibration,
+    )
+    report = tfjs.write_bundle(run.path("saved_model"), run.path("web"))
+    write_json(run.path("export"), report)
+    print(f"page: {run.path('web')} (model {report['bytes'] / 1e6:.2f} MB in {report['shards']} shards)")
+
+
+def validate(run: Run) -> None:
+    """The page in a real browser against Python, on real test photos."""
+    import numpy as np
+
+    from keras_pipeline.data import records
+    from keras_pipeline.web import equivalence
+
+    info = records.load_info(run.path("dataset"))
+    chosen = np.random.default_rng(run.config.seed).permutation(info.count("test"))[
+        : run.config.phase6.validation_photos
+    ]
+    wanted = set(chosen.tolist())
+    samples = []
+    photos = (records.decode(example) for shard in info.shards("test") for example in records.read_shard(shard))
+    for position, photo in enumerate(photos):
+        if position in wanted:
+            samples.append((photo.sample_id, photo.image, photo.label))
+    bundle = run.path("web")
+    result = equivalence.validate_bundle(bundle, run.path("saved_model"), samples, seed=run.config.seed)
+    write_json(run.path("equivalence"), result)
+    with aside(bundle / "equivalence.json") as temporary:
+        shutil.copyfile(run.path("equivalence"), temporary)
+    for name, figures in result["backends"].items():
+        print(f"{name}: { ({k: v for k, v in figures.items() if k != 'stages'}) }")
+    print("the page says what Python says" if result["passed"] else f"NOT EQUIVALENT: {result.get('reasons')}")
+
+
+STEPS = [
+    Step(
+        "phase6", "quantize", quantize, ("dataset", "student"), ("shipped", "quantization", "shipped_calibration"),
+        ("phase4.data", "phase5", "phase6.quantization", "phase6.max_top1_loss"), 1,
+    ),
+    Step(
+        "phase6", "export", export, ("dataset", "shipped", "shipped_calibration"), ("saved_model", "web", "export"),
+        (), 1,
+    ),
+    Step(
+        "phase6", "validate", validate, ("dataset", "saved_model", "web"), ("equivalence",),
+        ("seed", "phase6.validation_photos"), 1,
+    ),
+]  # fmt: skip

@@ -1,0 +1,208 @@
+"""The chain: what is up to date, what runs, and what the gates say."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from keras_pipeline.core import artifacts
+from keras_pipeline.core.artifacts import Run, Step
+from keras_pipeline.core.errors import BrokenArtefact, SourceError
+from keras_pipeline.phases import (
+    gates,
+    phase0_dataset,
+    phase1_teacher,
+    phase2_regional,
+    phase3_soft_labels,
+    phase4_student,
+    phase5_calibration,
+    phase6_export,
+    phase7_manifest,
+)
+
+PHASES = (
+    phase0_dataset, phase1_teacher, phase2_regional, phase3_soft_labels, phase4_student, phase5_calibration,
+    phase6_export, phase7_manifest,
+)  # fmt: skip
+# What must come out the same; the rest follows from these or holds times.
+COMPARED = (
+    "dataset", "teacher", "regional", "soft_labels", "distilled", "student", "shipped", "shipped_calibration",
+)  # fmt: skip
+STEPS: list[Step] = [step for phase in PHASES for step in phase.STEPS]
+
+
+def steps_between(first: str | None, last: str | None) -> list[Step]:
+    """Steps from `first` to `last`, each a phase (`phase3`) or a step (`phase3 combine`); None is open."""
+    start = 0 if first is None else _positions(first)[0]
+    stop = len(STEPS) if last is None else _positions(last)[-1] + 1
+    return STEPS[start:stop]
+
+
+def _positions(name: str) -> list[int]:
+    found = [i for i, step in enumerate(STEPS) if name in (step.phase, step.title)]
+    if not found:
+        raise ValueError(f"received {name!r}, expected one of {', '.join(step.title for step in STEPS)}")
+    return found
+
+
+def execute(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]:
+    """Runs what isn't up to date and returns the verdicts of all gates of these steps."""
+    with _lock(run):
+        _remove_leftovers(run)
+        for step in steps:
+            reason = "--force" if force else _why(run, step)
+            if reason is None:
+                print(f"{step.title}: up to date", flush=True)
+                if step.clean:  # A kill may have come just before.
+                    step.clean(run)
+                continue
+            print(f"{step.title}: {reason}", flush=True)
+            _execute(run, step)
+        return gates.judge(run, {step.title for step in steps})
+
+
+def evaluate_split(run: Run, step: Step) -> None:
+    """`evaluate --split S`: another file beside the artefact, so that no sidecar changes."""
+    with _lock(run):
+        _check_inputs(run, step)
+        _guarded(run, step)
+
+
+def _why(run: Run, step: Step) -> str | None:
+    reason = artifacts.why_stale(run, step)
+    if reason:
+        return reason
+    for name in step.transient:
+        readers = [other for other in STEPS if name in other.inputs]
+        if not run.path(name).exists() and any(artifacts.why_stale(run, reader) for reader in readers):
+            return f"{name} was removed and is needed again"
+    return None
+
+
+def _execute(run: Run, step: Step) -> None:
+    _check_inputs(run, step)
+    started = time.monotonic()
+    for path in map(run.path, step.outputs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A step that fails half-way must not leave its old sidecars vouching for new files.
+        path.with_name(path.name + ".meta.json").unlink(missing_ok=True)
+    _guarded(run, step)
+    seconds = time.monotonic() - started
+    artifacts.write_sidecars(run, step, seconds)
+    if step.clean:
+        step.clean(run)
+    print(f"{step.title}: done in {seconds:.1f} s", flush=True)
+
+
+def _guarded(run: Run, step: Step) -> None:
+    if run.config.deterministic and "tensorflow" not in sys.modules:
+        import keras
+        import tensorflow as tf
+
+        keras.utils.set_random_seed(run.config.seed)
+        tf.config.experimental.enable_op_determinism()
+    try:
+        step.run(dataclasses.replace(run, made_from=artifacts.recipe(run, step)))
+    except Exception as error:
+        # tf.data names the position in a corrupt shard but not the shard.
+        if type(error).__name__ in ("DataLossError", "InvalidArgumentError") and run.path("dataset").exists():
+            _name_corrupt_shard(run)
+        raise
+    finally:
+        if "keras" in sys.modules:
+            sys.modules["keras"].backend.clear_session()
+        gc.collect()
+
+
+def _name_corrupt_shard(run: Run) -> None:
+    from keras_pipeline.data import records
+
+    corrupt = records.corrupt_shards(records.load_info(run.path("dataset")))
+    if corrupt:
+        raise BrokenArtefact(f"{', '.join(map(str, corrupt))}: corrupt shard; {records.REMEDY}") from None
+
+
+def _check_inputs(run: Run, step: Step) -> None:
+    for name in step.inputs:
+        if not run.path(name).exists():
+            maker = next(other for other in STEPS if name in other.outputs)
+            again = " --force" if name in maker.transient and artifacts.sidecar(run.path(name)) else ""
+            raise BrokenArtefact(f"{step.title} needs {run.path(name)}; run `{maker.title}{again}` first")
+
+
+@contextlib.contextmanager
+def _lock(run: Run):
+    """One run at a time writes into the experiment's folder, and into the dataset's, which experiments may share."""
+    with contextlib.ExitStack() as stack:
+        for folder in (run.folder, run.path("dataset").parent):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(FileLock(folder / ".lock", timeout=0))
+            except Timeout:
+                raise SourceError(f"{folder}: another run is writing here; wait for it or stop it") from None
+        yield
+
+
+def _remove_leftovers(run: Run) -> None:
+    """What a killed run was writing aside. The lock is held: nobody is writing now."""
+    for kind in (".writing-*", ".old-*"):
+        for folder in (run.folder, run.path("dataset").parent):
+            for leftover in sorted(folder.rglob(kind)):
+                _remove(leftover)
+        for leftover in run.path("web").parent.glob(f"{kind}-{run.config.experiment}"):
+            _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def status(run: Run) -> list[dict]:
+    """[{step, state: done | stale | missing, reason, seconds}]"""
+    rows = []
+    for step in STEPS:
+        reason = _why(run, step)
+        meta = artifacts.sidecar(run.path(step.outputs[0]))
+        state = "done" if reason is None else "stale" if meta else "missing"
+        rows.append({"step": step.title, "state": state, "reason": reason, "seconds": meta and meta["seconds"]})
+    return rows
+
+
+def reproduce(run: Run) -> list[str]:
+    """The whole chain once more in a fresh folder, from the manifest's config; names the artefacts that differ.
+
+    Only content hashes are compared, so use it with `deterministic: true`.
+    """
+    import yaml
+
+    from keras_pipeline.core.config import from_dict
+
+    if not run.path("manifest").exists():
+        raise BrokenArtefact(f"{run.path('manifest')}: missing; run `phase7 manifest` first")
+    manifest = yaml.safe_load(run.path("manifest").read_text(encoding="utf-8"))
+    root = run.path("manifest").parent / "reproduction"
+    values = manifest["config"] | {"root": str(root)}
+    values["source"] = run.config.source.model_dump()  # The manifest's URI has no password.
+    again = dataclasses.replace(run, config=from_dict(values, "manifest"))
+    execute(again, STEPS)
+    different = []
+    for name, entry in manifest["artefacts"].items():
+        if (
+            name in COMPARED
+            and (artifacts.sidecar(again.path(name)) or {}).get("content_hash") != entry["content_hash"]
+        ):
+            different.append(name)
+            print(f"{entry['producer']}: {name} differs")
+    if not different:
+        print(f"reproduced: {len(COMPARED)} artefacts have the same content hash")
+    return different

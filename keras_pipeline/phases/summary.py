@@ -1,0 +1,174 @@
+"""The report: what was made and what it is worth, from the artefacts that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from keras_pipeline.core.artifacts import Run, sidecar
+from keras_pipeline.evaluation.report import Block, Figure, KeyValues, Paragraph, Table, write_report
+from keras_pipeline.phases import gates, runner
+
+
+def write(run: Run) -> Path:
+    """Writes report.html. Sections whose artefacts aren't there yet are left out."""
+    made = {step.title for step in runner.STEPS if all(sidecar(run.path(name)) for name in step.outputs)}
+    sections = []
+    for title, needed, blocks in (
+        ("Phase 0: data", "phase0 baseline", _data),
+        ("Phases 1 and 2: teachers", "phase2 evaluate", _teachers),
+        ("Phases 3 and 4: student", "phase4 plot", _student),
+        ("Phase 5: calibration", "phase5 threshold", _calibration),
+        ("Phase 6: the page against Python", "phase6 validate", _export),
+    ):
+        if needed in made:
+            sections.append((title, blocks(run)))
+    sections.append(("Timings", [_timings(run)]))
+    path = run.path("report")
+    summary = _headline(run) if "phase6 validate" in made else {}
+    write_report(
+        path, experiment=run.config.experiment, summary=summary, gates=gates.judge(run, made), sections=sections
+    )
+    return path
+
+
+def _headline(run: Run) -> dict:
+    calibration, wasm = run.read("shipped_calibration"), run.read("equivalence")["backends"].get("wasm", {})
+    return {
+        "photos": sum(entry["n"] for entry in run.read("dataset")["splits"].values()),
+        "species": len(run.read("dataset")["classes"]),
+        "teacher top-1": run.read("teacher_metrics")["top1_accuracy"],
+        "student top-1": run.read("student_metrics")["top1_accuracy"],
+        "ECE as shipped": calibration["ece_after"],
+        "browser agrees": wasm.get("top1_agreement"),
+        "model, MB": run.read("export")["bytes"] / 1e6,
+    }
+
+
+def _data(run: Run) -> list[Block]:
+    dataset, audit, baseline = run.read("dataset"), run.read("audit"), run.read("baseline")
+    urls, leaks = run.read("url_check"), run.read("leak_audit")
+    regions = sorted({name for entry in dataset["splits"].values() for name in entry["per_region"]})
+    rows = [
+        [split, entry["n"], len(entry["per_class"]), *(entry["per_region"].get(name, 0) for name in regions)]
+        for split, entry in dataset["splits"].items()
+    ]
+    return [
+        KeyValues(
+            {
+                "documents": audit["documents"],
+                "unusable documents": ", ".join(f"{n} {reason}" for reason, n in audit["unusable"].items()) or "none",
+                "URLs that failed": f"{urls['failed']} of {urls['checked']}",
+                "groups": leaks["groups"],
+                "leaks between splits": len(leaks["leaks"]),
+                f"baseline top-1 ({baseline['features']}, nearest class mean)": baseline["top1_accuracy"],
+                "majority class top-1": baseline["majority_top1"],
+            }
+        ),
+        Table(["split", "photos", "species", *regions], rows, "Photos by split and region"),
+        Figure(run.path("audit").with_name("class_histogram.png"), "Photos per species in the collection, log scale"),
+    ]
+
+
+def _teachers(run: Run) -> list[Block]:
+    globally, regionally = run.read("teacher_metrics"), run.read("regional_metrics")
+    rows = [
+        ["all", globally["n"], globally["top1_accuracy"], regionally["top1_accuracy"]],
+        *(
+            [region, entry["n"], entry["top1"], regionally["per_region"][region]["top1"]]
+            for region, entry in globally["per_region"].items()
+        ),
+    ]
+    return [
+        Paragraph(
+            f"Global teacher: {run.config.phase1.model.name} at {run.config.phase1.data.image_size} px; "
+            "regional teacher: "
+            f"{run.config.phase2.model.name} at {run.config.phase2.data.image_size} px on {run.config.phase2.region}."
+        ),
+        Table(["region", "photos", "global teacher", "regional teacher"], rows, "Test top-1 by region"),
+    ]
+
+
+def _student(run: Run) -> list[Block]:
+    check = run.read("soft_label_check")
+    rows = []
+    for split in ("train", "val", "test"):
+        metrics = run.read("student_metrics" if split == "test" else f"student_metrics_{split}")
+        rows.append([split, metrics["n"], metrics["top1_accuracy"], metrics["top5_accuracy"], metrics["loss"]])
+    worst = sorted(
+        (
+            [name, entry["n"], entry["recall"]]
+            for name, entry in run.read("student_metrics")["per_class_recall"].items()
+            if entry["n"]
+        ),
+        key=lambda row: row[2],
+    )[:8]
+    return [
+        KeyValues(
+            {
+                "student": f"mobilenetv2, alpha {run.config.phase3.model.alpha:g}, "
+                f"{run.config.phase4.data.image_size} px",
+                "parameters": check["student"]["parameters"],
+                "soft labels": f"{check['shape'][0]} x {check['shape'][1]}, {check['bytes_per_photo']} bytes a photo",
+                "ensemble top-1 on train": check["train_top1"],
+            }
+        ),
+        Table(["split", "photos", "top-1", "top-5", "loss"], rows, "Student (train: first shard, clean views)"),
+        Table(["species", "photos", "recall"], worst, "Species with the lowest recall on test"),
+        Figure(run.path("curves"), "Training of the student: distillation, then fine-tuning"),
+    ]
+
+
+def _calibration(run: Run) -> list[Block]:
+    floating, rows = run.read("calibration"), []
+    if sidecar(run.path("shipped_calibration")):
+        columns = {"float student": floating, "as shipped": run.read("shipped_calibration")}
+    else:
+        columns = {"float student": floating}
+    for key in ("temperature", "ece_before", "ece_after", "ece_null", "mce_after", "threshold", "precision",
+                "precision_lower_bound", "coverage"):  # fmt: skip
+        rows.append([key.replace("_", " "), *(column[key] for column in columns.values())])
+    scan = [[row["threshold"], row["accuracy"], row["coverage"]] for row in floating["threshold_scan"]]
+    promise = (
+        "The threshold keeps its promise on the calibration split."
+        if floating["target_met"]
+        else f"The target could not be promised: the bound falls short by {floating['shortfall']:.3f}."
+    )
+    return [
+        Paragraph(
+            f"Fitted on {floating['n_fit']} calibration photos, measured on {floating['n']} test photos. {promise}"
+        ),
+        Table(["figure", *columns], rows, "Calibration"),
+        Figure(run.path("reliability"), "Reliability before and after temperature scaling, test split"),
+        Figure(run.path("risk_coverage"), "Share of wrong answers against share of photos answered, test split"),
+        Table(["threshold", "accuracy", "coverage"], scan, "Threshold scan, test split"),
+    ]
+
+
+def _export(run: Run) -> list[Block]:
+    verdict, cost = run.read("equivalence"), run.read("quantization")
+    rows = [
+        [backend, name, stage["n"], stage.get("top1_agreement"), stage.get("max_abs_diff"), stage.get("correlation"),
+         "passed" if stage["passed"] else "FAILED"]
+        for backend, figures in verdict["backends"].items()
+        for name, stage in figures.get("stages", {}).items()
+    ]  # fmt: skip
+    return [
+        Table(
+            ["backend", "stage", "photos", "top-1 agreement", "max |Δp|", "correlation", "verdict"],
+            rows,
+            "Python against the browser, same weights",
+        ),
+        KeyValues(
+            {
+                "rounding": cost["type"],
+                "top-1 before and after rounding": f"{cost['top1_before']:.4f}, {cost['top1_after']:.4f}",
+                "median time of one prediction, ms": verdict["backends"].get("wasm", {}).get("median_ms"),
+                "model and shards, bytes": run.read("export")["bytes"],
+            }
+        ),
+    ]
+
+
+def _timings(run: Run) -> Table:
+    rows = [[row["step"], row["state"], row["seconds"]] for row in runner.status(run)]
+    return Table(["step", "state", "seconds"], rows, "Steps")
