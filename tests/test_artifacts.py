@@ -1,0 +1,202 @@
+"""Sidecars, content hashes, and what makes a step stale."""
+
+import contextlib
+import json
+import zipfile
+
+import pytest
+
+from keras_pipeline.core import artifacts
+from keras_pipeline.core.artifacts import Run, Step, content_hash, why_stale, write_json
+from keras_pipeline.core.errors import BrokenArtefact
+
+
+def step_of(**changes):
+    values = {
+        "phase": "phase5", "name": "threshold", "run": lambda run: None, "inputs": ("predictions",),
+        "outputs": ("calibration",), "sections": ("seed", "phase5.bins"), "code_version": 1,
+    }  # fmt: skip
+    return Step(**values | changes)
+
+
+@pytest.fixture
+def run(make_config):
+    run = Run(make_config(), lambda: contextlib.nullcontext(("", None)))
+    for name in ("predictions", "dataset"):
+        run.path(name).parent.mkdir(parents=True)
+    return run
+
+
+@pytest.fixture
+def done(run):
+    """`threshold` has run on predictions that have a sidecar."""
+    run.path("predictions").write_bytes(b"first")
+    artifacts.write_sidecars(run, step_of(inputs=(), outputs=("predictions",)), 0.5)
+    write_json(run.path("calibration"), {"ece": 0.1})
+    artifacts.write_sidecars(run, step_of(), 1.25)
+    return run
+
+
+def test_a_sidecar_tells_all_that_was_used(done):
+    meta = artifacts.sidecar(done.path("calibration"))
+    assert meta["producer"] == "phase5 threshold" and meta["seconds"] == 1.25
+    assert meta["content_hash"] == content_hash(done.path("calibration"))
+    assert meta["inputs"] == {"predictions": content_hash(done.path("predictions"))}
+
+
+def test_an_untouched_step_is_up_to_date(done):
+    assert why_stale(done, step_of()) is None
+
+
+def test_a_step_that_never_ran(run):
+    assert why_stale(run, step_of()) == "calibration not made yet"
+
+
+def test_other_code(done):
+    assert why_stale(done, step_of(code_version=2)) == "its code changed"
+
+
+def test_other_config_only_where_the_step_depends_on_it(done, make_config):
+    def with_config(**sections):
+        return Run(make_config(**sections), done.open_source)
+
+    assert why_stale(with_config(phase5={"bins": 10}), step_of()) == "its config changed (seed, phase5.bins)"
+    assert why_stale(with_config(seed=1), step_of()) == "its config changed (seed, phase5.bins)"
+    assert why_stale(with_config(phase5={"target_precision": 0.9}), step_of()) is None
+
+
+def test_an_input_made_again_with_other_contents(done):
+    maker = step_of(inputs=(), outputs=("predictions",))
+    artifacts.write_sidecars(done, maker, 0.5)
+    assert why_stale(done, step_of()) is None  # made again, the same
+    done.path("predictions").write_bytes(b"second")
+    artifacts.write_sidecars(done, maker, 0.5)
+    assert why_stale(done, step_of()) == "its input predictions changed"
+
+
+def test_a_file_changed_by_hand(done):
+    path = done.path("calibration")
+    path.write_text(path.read_text().replace("0.1", "0.9"))
+    assert why_stale(done, step_of()) == "calibration was changed by hand"
+
+
+def test_a_removed_file_unless_it_is_transient(done):
+    done.path("calibration").unlink()
+    assert why_stale(done, step_of()) == "calibration is missing"
+    assert why_stale(done, step_of(transient=("calibration",))) is None
+
+
+def test_a_broken_sidecar_means_nothing_is_known(done):
+    path = done.path("calibration")
+    path.with_name(path.name + ".meta.json").write_text('{"content_ha')
+    assert why_stale(done, step_of()) == "calibration not made yet"
+
+
+def test_dataset_json_stands_for_its_shards(run):
+    dataset = run.path("dataset")
+    shard = dataset.with_name("train-00000-of-00001.tfrecord")
+    shard.write_bytes(b"abc")
+    write_json(dataset, {})
+    step = step_of(inputs=(), outputs=("dataset",))
+    artifacts.write_sidecars(run, step, 1.0)
+    assert why_stale(run, step) is None
+    shard.write_bytes(b"abcd")
+    assert why_stale(run, step) == "dataset was changed by hand"
+
+
+def test_content_hash_of_json_leaves_out_times_and_layout(tmp_path):
+    first, second, third = (tmp_path / f"{i}.json" for i in range(3))
+    first.write_text('{"a": [{"b": 1, "timing": 3, "median_ms": 4}], "timing": {"x": 1}}')
+    second.write_text('{"timing": 5,\n "a": [{"median_ms": 9, "b": 1}]}')
+    third.write_text('{"a": [{"b": 2}]}')
+    assert content_hash(first) == content_hash(second) != content_hash(third)
+
+
+def test_content_hash_of_a_model_is_its_weights_not_its_dates(tmp_path):
+    import keras
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.save(tmp_path / "a.keras")
+    # The same archive saved on another day.
+    with zipfile.ZipFile(tmp_path / "a.keras") as old, zipfile.ZipFile(tmp_path / "b.keras", "w") as new:
+        for entry in old.infolist():
+            data = old.read(entry)
+            new.writestr(entry.filename, b"{}" if entry.filename == "metadata.json" else data)
+    assert content_hash(tmp_path / "a.keras") == content_hash(tmp_path / "b.keras")
+    model.layers[0].bias.assign([0.0, 1e-7])
+    model.save(tmp_path / "c.keras")
+    assert content_hash(tmp_path / "c.keras") != content_hash(tmp_path / "a.keras")
+
+
+def test_content_hash_of_a_folder_sees_names_and_contents(tmp_path):
+    def folder(name, files):
+        for file, data in files.items():
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_bytes(data)
+        return content_hash(tmp_path / name)
+
+    one = folder("one", {"a.bin": b"1", "sub/b.bin": b"2", "saved_model.pb": b"date 1"})
+    assert one == folder("two", {"a.bin": b"1", "sub/b.bin": b"2", "saved_model.pb": b"date 2"})
+    assert one != folder("three", {"a.bin": b"1", "sub/c.bin": b"2"})
+    assert one != folder("four", {"a.bin": b"12", "sub/b.bin": b""})
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_aside_renames_on_success_and_leaves_nothing_on_failure(tmp_path, kind):
+    path = tmp_path / "x.keras"
+
+    def write(temporary, text):
+        if kind == "folder":
+            temporary.mkdir()
+            temporary = temporary / "inner"
+        temporary.write_text(text)
+
+    def read():
+        return (path / "inner" if kind == "folder" else path).read_text()
+
+    with artifacts.aside(path) as temporary:
+        assert temporary.suffix == ".keras" and temporary.parent == path.parent
+        write(temporary, "old")
+    with pytest.raises(KeyboardInterrupt), artifacts.aside(path) as temporary:
+        write(temporary, "half")
+        raise KeyboardInterrupt
+    assert read() == "old"
+    with artifacts.aside(path) as temporary:
+        write(temporary, "new")
+    assert read() == "new" and [p.name for p in tmp_path.iterdir()] == ["x.keras"]
+
+
+def test_json_refuses_what_is_no_json(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"ece": float("nan")})
+    assert not list(tmp_path.iterdir())
+    write_json(tmp_path / "a.json", {"name": "Zoë"})
+    assert "Zoë" in (tmp_path / "a.json").read_text() and artifacts.read_json(tmp_path / "a.json") == {"name": "Zoë"}
+
+
+def test_reading_names_the_file_and_the_remedy(tmp_path):
+    with pytest.raises(BrokenArtefact, match="a.json: missing; the step that writes it has not run"):
+        artifacts.read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(BrokenArtefact, match="a.json: not JSON .*run its step again"):
+        artifacts.read_json(tmp_path / "a.json")
+
+
+def test_no_two_artefacts_share_a_place_and_each_has_one_maker():
+    from keras_pipeline.phases import runner
+
+    assert len(set(artifacts.ARTEFACTS.values())) == len(artifacts.ARTEFACTS)
+    made = [name for step in runner.STEPS for name in step.outputs]
+    assert len(made) == len(set(made))
+    assert set(made) == set(artifacts.ARTEFACTS) - {"report"}
+
+
+def test_steps_read_only_what_earlier_steps_left(make_config):
+    from keras_pipeline.phases import runner
+
+    made = set()
+    for step in runner.STEPS:
+        assert set(step.inputs) <= made, step.title
+        made |= set(step.outputs)
+        json.dumps(artifacts.config_hash(make_config(), step.sections))  # every section exists

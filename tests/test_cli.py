@@ -1,0 +1,196 @@
+"""The command line in processes of its own: speed, exit codes, and what it says."""
+
+import builtins
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pymongo
+import pytest
+
+from keras_pipeline import __main__ as cli
+from keras_pipeline.demo import embedded
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(*arguments, cwd=ROOT):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def pipeline(*arguments, cwd=ROOT):
+    return python("-m", "keras_pipeline", *map(str, arguments), cwd=cwd)
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """Writes a config whose outputs lie in the test's folder; returns its path."""
+
+    def write(text="source: {uri: 'mongodb://127.0.0.1:9/'}"):
+        (tmp_path / "tiny.yaml").write_text(f"root: {tmp_path}\n{text}\n")
+        return tmp_path / "tiny.yaml"
+
+    return write
+
+
+def test_help_comes_at_once():
+    def seconds():
+        started = time.monotonic()
+        assert pipeline("--help").returncode == 0
+        return time.monotonic() - started
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["phase0"], ["run"], ["demo"], ["status"], ["classify"], ["serve"], ["doctor"]]
+)
+def test_every_command_has_help(command):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--help"])
+    assert ended.value.code == 0
+
+
+def test_help_imports_neither_pydantic_nor_tensorflow():
+    code = (
+        "import runpy, sys\nsys.argv = ['keras_pipeline', '--help']\n"
+        "try: runpy.run_module('keras_pipeline', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'pydantic', 'tensorflow', 'keras', 'numpy', 'yaml'} & set(sys.modules)))"
+    )
+    assert python("-c", code).stdout.endswith("[]\n")
+
+
+def test_the_commands_are_the_tables_of_steps():
+    from keras_pipeline.phases import runner
+
+    tables = {}
+    for step in runner.STEPS:
+        tables.setdefault(step.phase, []).append(step.name)
+    tables["phase7"] += ["verify", "reproduce"]  # by name only: `run` must not repeat everything
+    assert {phase: list(steps) for phase, steps in cli.PHASE_STEPS.items()} == tables
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["phase9"],
+        ["phase0", "train"],
+        ["run"],
+        ["phase1", "evaluate", "--split", "all"],
+        ["status", "--confg", "x"],
+    ],
+)
+def test_wrong_usage_exits_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert "usage: " in capsys.readouterr().err
+
+
+def test_an_unknown_key_exits_2_and_says_what_was_meant(experiment, capsys):
+    assert cli.main(["status", "--config", str(experiment("phase1: {training: {epoch: 3}}"))]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and "Traceback" not in captured.err
+    for part in ("phase1.training.epoch", "did you mean 'epochs'", "learning_rate"):
+        assert part in captured.err
+
+
+def test_a_wrong_type_shows_what_was_received(experiment, capsys):
+    assert cli.main(["status", "--config", str(experiment()), "--set", "seed=many"]) == 2
+    assert "seed: received 'many' (str)" in capsys.readouterr().err
+
+
+def test_a_missing_config_exits_2(tmp_path, capsys):
+    assert cli.main(["status", "--config", str(tmp_path / "no.yaml")]) == 2
+    assert "no.yaml: can't be read" in capsys.readouterr().err
+
+
+def test_status_of_nothing_as_json(experiment, capsys):
+    assert cli.main(["status", "--json", "--config", str(experiment())]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["state"] for row in rows} == {"missing"}
+    assert rows[0] == {"step": "phase0 audit", "state": "missing", "reason": "audit not made yet", "seconds": None}
+
+
+def test_set_reaches_the_run(experiment, capsys, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    cli.main(["status", "--config", str(experiment()), "--set", f"root={elsewhere}", "--set", "experiment=other"])
+    assert (elsewhere / "artifacts" / "other").is_dir()
+
+
+def test_dry_run_says_what_would_run_and_touches_nothing(experiment, capsys, tmp_path):
+    arguments = ["run", "--config", str(experiment()), "--until", "phase0 export", "--dry-run"]
+    assert cli.main(arguments) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "phase0 audit", "phase0 validate-urls", "phase0 export",
+    ]  # fmt: skip
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("argument", ["--from", "--until"])
+def test_an_unknown_phase_exits_2(experiment, capsys, argument):
+    assert cli.main(["run", "--config", str(experiment()), argument, "phase12"]) == 2
+    assert "received 'phase12', expected one of phase0 audit" in capsys.readouterr().err
+
+
+def test_split_goes_with_evaluate_only(experiment, capsys):
+    assert cli.main(["phase1", "train", "--split", "val", "--config", str(experiment())]) == 2
+    assert "--split val goes with evaluate" in capsys.readouterr().err
+
+
+def test_a_step_without_its_input_exits_3_and_names_the_step(experiment, capsys):
+    assert cli.main(["phase1", "train", "--config", str(experiment())]) == 3
+    assert "run `phase0 split` first" in capsys.readouterr().err
+
+
+def test_no_server_exits_3_within_ten_seconds_without_the_password(experiment):
+    config = experiment("source: {uri: 'mongodb://me:s3cret@127.0.0.1:9/plants'}")
+    started = time.monotonic()
+    done = pipeline("phase0", "audit", "--config", config)
+    assert done.returncode == 3 and time.monotonic() - started < 10
+    assert "no MongoDB answers at mongodb://***@127.0.0.1:9" in done.stderr
+    assert "s3cret" not in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_empty_collection_exits_3_and_a_filled_one_is_audited(experiment, tmp_path, capsys):
+    with embedded.mongo(tmp_path / "mongo") as uri:
+        config = str(experiment(f"source: {{uri: '{uri}'}}"))
+        assert cli.main(["phase0", "audit", "--config", config]) == 3
+        assert "plants.photos has no document" in capsys.readouterr().err
+        with pymongo.MongoClient(uri) as client:
+            client["plants"]["photos"].insert_one({"latin_name": "Viola odorata", "image_url": "a.jpg"})
+        assert cli.main(["phase0", "audit", "--config", config]) == 0
+    assert json.loads((tmp_path / "artifacts/tiny/phase0/audit.json").read_text())["species"] == 1
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [("LeakError", 1), ("SourceError", 3), ("BrokenArtefact", 3), ("OSError", 3), ("ValueError", 2),
+     ("KeyboardInterrupt", 130)],
+)  # fmt: skip
+def test_exit_codes(experiment, monkeypatch, capsys, error, code):
+    from keras_pipeline.core import errors
+
+    def fail(run, options):
+        raise getattr(errors, error, getattr(builtins, error, None))("mongodb://a:b@c")
+
+    monkeypatch.setitem(cli.COMMANDS, "status", fail)
+    assert cli.main(["status", "--config", str(experiment())]) == code
+    assert "a:b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status, code", [("met", 0), ("not measurable here", 0), ("missed", 1)])
+def test_only_a_missed_gate_exits_1(experiment, monkeypatch, capsys, status, code):
+    from keras_pipeline.phases import runner
+
+    verdict = {"name": "ece", "step": "x", "status": status, "value": 0.5, "target": "< 0.1", "reason": ""}
+    monkeypatch.setattr(runner, "execute", lambda run, steps, force: [verdict])
+    assert cli.main(["phase5", "--json", "--config", str(experiment())]) == code
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"gates": [verdict]} and "ece: 0.5 < 0.1" in captured.err

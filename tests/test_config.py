@@ -1,0 +1,269 @@
+"""Configuration: the plan's numbers by default, and a useful answer to every mistake."""
+
+from pathlib import Path
+
+import pytest
+
+from keras_pipeline.core import config
+from keras_pipeline.core.config import ConfigError, from_dict, load
+
+CONFIGS = sorted(Path(__file__).parents[1].glob("configs/*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, overrides=None, name="some.yaml"):
+        (tmp_path / name).write_text(text)
+        return load(tmp_path / name, overrides)
+
+    return write
+
+
+def test_defaults_are_the_plans():
+    c = from_dict({"experiment": "x"})
+    one, two, three, four = c.phase1, c.phase2, c.phase3, c.phase4
+    # 1.1
+    assert (one.model.name, one.model.pretrained) == ("vit_base_patch16_224", True)
+    assert (one.training.learning_rate, one.training.batch_size, one.training.epochs) == (1e-5, 64, 15)
+    assert (one.training.warmup_epochs, one.training.weight_decay) == (2, 0.01)
+    assert (one.data.augmentation, one.data.image_size) == ("aggressive", 224)
+    assert one.regularization.model_dump() == {"dropout": 0.2, "mixup_alpha": 0.8, "cutmix_alpha": 0.8}
+    assert (one.callbacks.early_stopping, one.callbacks.early_stopping_patience) == (True, 3)
+    assert one.callbacks.save_best is True
+    # 2.2: no mixing is asked for there
+    assert (two.model.name, two.model.pretrained, two.region) == ("vit_base_patch16_224", True, "EU_SW")
+    assert (two.training.learning_rate, two.training.batch_size, two.training.epochs) == (5e-6, 32, 20)
+    assert (two.training.warmup_epochs, two.training.weight_decay) == (2, 0.02)
+    assert (two.data.augmentation, two.data.image_size) == ("moderate", 224)
+    assert two.regularization.model_dump() == {"dropout": 0.3, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+    assert two.callbacks.early_stopping_patience == 5
+    # 3.1
+    assert (three.model.name, three.model.alpha, three.model.dropout_rate) == ("mobilenetv2", 1.0, 0.2)
+    assert three.distillation.temperature == 3.0
+    assert three.distillation.loss_weights.model_dump() == {"kl_divergence": 0.7, "cross_entropy": 0.3}
+    assert [(t.path, t.weight, t.region_filter) for t in three.teachers] == [
+        ("phase1/best.keras", 0.5, None), ("phase2/best.keras", 0.5, "EU_SW"),
+    ]  # fmt: skip
+    assert (four.training.batch_size, four.training.warmup_epochs, four.training.optimizer) == (128, 1, "adam")
+    assert (four.distill.epochs, four.distill.learning_rate) == (10, 1e-4)
+    # 4.2
+    assert (four.finetune.epochs, four.finetune.learning_rate, four.finetune.augmentation) == (10, 5e-5, "aggressive")
+    assert c.seed == 42
+
+
+def test_default_gates_are_the_plans_criteria():
+    limits = from_dict({"experiment": "x"}).gates.model_dump()
+    assert limits == {
+        "url_failure_rate": 0.05, "valid_photos_min": 800_000, "valid_photos_max": 900_000, "baseline_top1_min": 0.30,
+        "teacher_top1": 0.70, "teacher_top5": 0.85, "teacher_min_recall": 0.60, "regional_top1": 0.80,
+        "regional_global_top1": 0.65, "regional_gain": 0.0, "student_megabytes": 20.0, "student_val_top1": 0.70,
+        "student_train_top1": 0.80, "val_loss_ratio": 1.05, "ece": 0.10, "precision": 0.95, "coverage": 0.80,
+        "bundle_megabytes": 150.0, "browser_correlation": 0.995, "prediction_seconds": 5.0,
+    }  # fmt: skip
+
+
+def test_a_partial_section_keeps_the_plans_other_values():
+    c = from_dict({"experiment": "x", "phase2": {"training": {"epochs": 9}}, "phase4": {"finetune": {"epochs": 3}}})
+    assert (c.phase2.training.epochs, c.phase2.training.learning_rate, c.phase2.training.batch_size) == (9, 5e-6, 32)
+    assert (c.phase4.finetune.epochs, c.phase4.finetune.learning_rate) == (3, 5e-5)
+    assert from_dict({"experiment": "x", "phase3": {"model": {"alpha": 0.35}}}).phase3.model.name == "mobilenetv2"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_in_the_repository_loads(path, monkeypatch):
+    monkeypatch.setenv("KERAS_PIPELINE_TEST_DATA", "/data")
+    loaded = load(path)
+    assert loaded.experiment == path.stem
+    assert path.read_text().startswith("#")  # the header says how to run it
+
+
+@pytest.mark.parametrize("text", ["1e-5", "1E-5", "1.0e-5", "0.00001", "+1e-05", ".1e-4", "10.e-6"])
+def test_every_way_to_write_a_small_number(write, text):
+    assert write(f"phase1: {{training: {{learning_rate: {text}}}}}").phase1.training.learning_rate == 1e-5
+
+
+@pytest.mark.parametrize("text", ["1e5-flowers", "1e5x", "e5", "5e"])
+def test_what_only_starts_like_a_number_stays_text(write, text):
+    assert write(f"dataset: {{name: {text}}}").dataset.name == text
+
+
+def test_whole_numbers_with_an_exponent_are_no_integers(write):
+    assert write("phase1: {training: {learning_rate: 1E0}}").phase1.training.learning_rate == 1.0
+    with pytest.raises(ConfigError, match="seed: received 100.0 .float.*integer"):
+        write("seed: 1E2")
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("phase1: {trainin: {}}", ["phase1.trainin", "did you mean 'training'", "callbacks"]),
+        ("phase2: {training: {lerning_rate: 1}}", ["phase2.training.lerning_rate", "'learning_rate'", "head_epochs"]),
+        (
+            "phase3: {teachers: [{path: a, weight: 1, regio_filter: b}]}",
+            ["phase3.teachers.0.regio_filter", "'region_filter'"],
+        ),
+        ("phase3: {distillation: {loss_weights: {kl: 1}}}", ["loss_weights.kl", "'kl_divergence'"]),
+        ("gates: {eec: 0.1}", ["gates.eec", "'ece'"]),
+        ("phas1: {}", ["phas1", "'phase1'"]),
+    ],
+)
+def test_an_unknown_key_names_its_path_the_nearest_and_the_allowed(write, text, parts):
+    with pytest.raises(ConfigError) as caught:
+        write(text)
+    assert all(part in str(caught.value) for part in [*parts, "unknown key", "some.yaml"])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("seed: hello", "seed: received 'hello' .str.*integer"),
+        ("seed: 1.5", "seed: received 1.5 .float"),
+        ("seed: true", "seed: received True .bool"),
+        ("seed: -1", "seed: received -1 .*greater than or equal to 0"),
+        ("deterministic: 1", "deterministic: received 1 .int.*boolean"),
+        ("phase1: {model: {alpha: 'big'}}", "phase1.model.alpha: received 'big'"),
+        ("phase1: {training: {learning_rate: 0}}", "learning_rate: received 0 .*greater than 0"),
+        ("phase1: {training: {weight_decay: .inf}}", "weight_decay: received inf .*finite"),
+        ("gates: {ece: .nan}", "gates.ece: received nan .*finite"),
+        ("phase1: {data: {augmentation: wild}}", "augmentation: received 'wild' .*'none', 'moderate' or 'aggressive'"),
+        ("phase3: {soft_labels: {views: 0}}", "views: received 0"),
+        ("phase3: {teachers: [{path: a}]}", "phase3.teachers.0.weight: .*field required"),
+        ("phase1: 3", "phase1: received 3 .int"),
+        ("phase1:", "phase1: received None"),
+        ("source: {database: ''}", "source.database: received ''"),
+    ],
+)
+def test_a_wrong_value_is_shown_with_what_is_allowed(write, text, message):
+    with pytest.raises(ConfigError, match=message):
+        write(text)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("phase0: {split: {train: 0.9}}", r"phase0.split: train \+ val \+ calibration \+ test must be 1, received 1.1"),
+        ("phase0: {baseline: {features: file}}", "phase0.baseline: features: file and weights"),
+        ("phase0: {baseline: {weights: a.h5}}", "phase0.baseline: features: file and weights"),
+        ("phase1: {training: {epochs: 2}}", r"phase1.training: warmup_epochs \(2\) must be below epochs \(2\)"),
+        ("phase1: {data: {image_size: 230}}", "phase1: data.image_size 230 is not a multiple of .* patch size 16"),
+        ("phase1: {model: {name: vit_bas_patch16}}", "unknown model name 'vit_bas_patch16', nearest: 'vit_"),
+        ("phase3: {model: {name: vit_tiny_patch16}}", "phase3: model.name of the student must be mobilenetv2"),
+        ("phase3: {teachers: []}", "phase3: teachers: at least one"),
+        ("phase3: {teachers: [{path: a, weight: 1, region_filter: EU}]}", "phase3: teachers: at least one"),
+        ("phase3: {teachers: [{path: a, weight: 0}]}", "phase3: teachers: at least one"),
+        ("phase3: {distillation: {loss_weights: {kl_divergence: 0, cross_entropy: 0}}}", "can't both be 0"),
+        ("phase4: {training: {weight_decay: 0.1}}", "weight_decay 0.1 needs optimizer: adamw, received adam"),
+        ("phase4: {training: {warmup_epochs: 10}}", "training.warmup_epochs must be below distill.epochs"),
+        ("phase4: {finetune: {epochs: 1}}", "training.warmup_epochs must be below finetune.epochs"),
+        ("phase4: {data: {image_size: 300}}", "phase4.data.image_size 300 is larger than dataset.short_side 256"),
+        ("source: {uri: localhost}", "source: uri must be .embedded. or start with mongodb://"),
+        ("source: {demo: {images: a}}", "source.demo: images and labels go together"),
+        ("experiment: ../up", "experiment: '../up' must be letters"),
+    ],
+)
+def test_impossible_pairs(write, text, message):
+    with pytest.raises(ConfigError, match=message):
+        write(text)
+
+
+def test_all_faults_are_listed_at_once(write):
+    with pytest.raises(ConfigError) as caught:
+        write("sed: 1\nphase1: {training: {epochs: x}}\ngates: {ecee: 1}")
+    assert str(caught.value).count("some.yaml: ") == 3
+
+
+@pytest.mark.parametrize("text", ["a: b: c", "[1, 2", "\tx: 1", "a: !!python/object:os.system {}"])
+def test_what_is_not_yaml(write, text):
+    with pytest.raises(ConfigError, match="some.yaml: is not YAML"):
+        write(text)
+
+
+@pytest.mark.parametrize("text, kind", [("", "NoneType"), ("- a", "list"), ("5", "int")])
+def test_what_is_no_mapping(write, text, kind):
+    with pytest.raises(ConfigError, match=f"received {kind}, expected a mapping"):
+        write(text)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere.yaml: can't be read"):
+        load(tmp_path / "nowhere.yaml")
+
+
+def test_a_repeated_key_is_an_error(write):
+    with pytest.raises(ConfigError, match="seed: given twice"):
+        write("seed: 1\nexperiment: a\nseed: 2")
+    with pytest.raises(ConfigError, match="epochs: given twice"):
+        write("phase1: {training: {epochs: 3, epochs: 4}}")
+
+
+def test_merge_keys_inherit_and_override(write):
+    c = write("phase1: &t {training: {epochs: 5}, data: {image_size: 96}}\nphase2: {<<: *t, data: {image_size: 64}}\n")
+    assert (c.phase2.training.epochs, c.phase1.data.image_size, c.phase2.data.image_size) == (5, 96, 64)
+    assert c.phase2.training.learning_rate == 5e-6
+
+
+def test_merge_keys_over_merge_keys_are_no_repetition(write):
+    text = "source: {query: {a: &b {x: 1}, c: {y: &m {<<: *b, x: 2}}, d: {<<: *m, z: 3}}}"
+    assert write(text).source.query == {"a": {"x": 1}, "c": {"y": {"x": 2}}, "d": {"x": 2, "z": 3}}
+
+
+def test_set_overrides_after_the_file(write):
+    c = write(
+        "seed: 1", ["seed=2", "phase1.training.learning_rate=3e-4", "source.query={region: EU}", "gates.ece=null"]
+    )
+    assert (c.seed, c.phase1.training.learning_rate, c.source.query, c.gates.ece) == (2, 3e-4, {"region": "EU"}, None)
+
+
+def test_set_does_not_reach_a_section_shared_through_an_anchor(write):
+    c = write("phase1: &t {training: {epochs: 5}}\nphase2: {<<: *t}", ["phase1.training.epochs=9"])
+    assert (c.phase1.training.epochs, c.phase2.training.epochs) == (9, 5)
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("seed", "expected a.b.c=value"),
+        ("a..b=1", "expected a.b.c=value"),
+        ("seed.x=1", "--set seed.x: seed is a value, not a section"),
+        ("phase1.training.epoch=1", "unknown key; did you mean 'epochs'"),
+        ("seed=[", "--set seed: is not YAML"),
+    ],
+)
+def test_a_bad_override(write, override, message):
+    with pytest.raises(ConfigError, match=message):
+        write("seed: 1", [override])
+
+
+def test_environment_variables(write, monkeypatch):
+    monkeypatch.setenv("PLANTS_PASS", "s3cret")
+    monkeypatch.delenv("PLANTS_HOST", raising=False)
+    c = write("source: {uri: 'mongodb://me:${PLANTS_PASS}@${PLANTS_HOST:-localhost}/', query: {a: ['${PLANTS_PASS}']}}")
+    assert c.source.uri == "mongodb://me:s3cret@localhost/"
+    assert c.source.query == {"a": ["s3cret"]}
+
+
+def test_an_unset_environment_variable_is_named(write, monkeypatch):
+    monkeypatch.delenv("PLANTS_HOST", raising=False)
+    with pytest.raises(ConfigError, match="environment variable PLANTS_HOST is not set"):
+        write("source: {base_url: '${PLANTS_HOST}'}")
+    assert write("source: {base_url: '${PLANTS_HOST}'}", ["source.base_url=x"]).source.base_url == "x"
+
+
+def test_the_experiment_is_named_after_its_file(write):
+    assert write("seed: 1", name="flowers17.yaml").experiment == "flowers17"
+    assert write("experiment: other", name="flowers17.yaml").experiment == "other"
+    c = write("dataset: {name: shared}", name="second.yaml")
+    assert (c.experiment, c.dataset_name) == ("second", "shared")
+
+
+def test_every_knob_says_what_it_is():
+    def undescribed(section, path=""):
+        for name, field in section.model_fields.items():
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, config.Section):
+                yield from undescribed(kind, f"{path}{name}.")
+            elif not field.description:
+                yield path + name
+
+    # Field names of documents and lists of sections explain themselves.
+    assert [key for key in undescribed(config.Config) if not key.startswith("source.fields.")] == ["phase3.teachers"]

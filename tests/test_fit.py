@@ -1,0 +1,253 @@
+"""Training that was killed and started again ends where the uninterrupted one ends."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_pipeline.core.config import Callbacks
+from keras_pipeline.training import fit
+from keras_pipeline.training.distiller import Distiller
+from keras_pipeline.training.losses import EMPTY_TAIL
+from keras_pipeline.training.schedule import build_optimizer
+
+STEPS, SIZE = 3, 8
+PLAIN = Callbacks(early_stopping=False)
+
+
+def model_of(learning_rate=0.05):
+    """Dropout, BatchNorm and AdamW: everything that keeps state between steps."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(8, activation="relu")(inputs)
+    x = keras.layers.BatchNormalization(momentum=0.9)(x)
+    x = keras.layers.Dropout(0.5)(x)
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    optimizer = build_optimizer("adamw", learning_rate=learning_rate, weight_decay=0.01, steps=5 * STEPS, warmup=2)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss=loss, metrics=[keras.metrics.SparseCategoricalAccuracy(name="top1")])
+    return model
+
+
+def cheap_model():
+    """Runs eagerly: tracing costs more than these few steps."""
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
+    return model
+
+
+def batches(epochs, die_in=None, scale=1.0):
+    """Batches as functions of the epoch; raises in the middle of epoch `die_in`, as a kill would."""
+
+    def generate():
+        for epoch in epochs:
+            for step in range(STEPS):
+                if epoch == die_in and step == 1:
+                    raise RuntimeError("killed")
+                rng = np.random.default_rng([epoch, step])
+                y = rng.integers(0, 3, SIZE)
+                yield (scale * (rng.normal(size=(SIZE, 4)) + y[:, None])).astype("float32"), y
+
+    signature = (tf.TensorSpec((SIZE, 4), tf.float32), tf.TensorSpec((SIZE,), tf.int64))
+    return tf.data.Dataset.from_generator(generate, output_signature=signature)
+
+
+VALIDATION = batches(range(100, 102)).apply(tf.data.experimental.assert_cardinality(2 * STEPS))
+
+
+def stage_of(folder, epochs=5, callbacks=PLAIN):
+    return fit.Stage(folder, epochs, STEPS, callbacks)
+
+
+def weights_of(model):
+    return np.concatenate([w.ravel() for w in model.get_weights()])
+
+
+def test_a_killed_run_started_again_equals_the_uninterrupted_one(tmp_path):
+    whole = model_of()
+    expected = fit.fit(whole, batches, VALIDATION, stage_of(tmp_path / "whole"))
+
+    with pytest.raises(Exception, match="killed"):
+        fit.fit(model_of(), lambda epochs: batches(epochs, die_in=3), VALIDATION, stage_of(tmp_path / "killed"))
+    again, asked = model_of(), []
+    rows = fit.fit(again, lambda e: asked.append(e) or batches(e), VALIDATION, stage_of(tmp_path / "killed"))
+
+    assert asked == [range(3, 5)]
+    np.testing.assert_array_equal(weights_of(again), weights_of(whole))
+    assert rows == expected
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
+    for name in ("best.keras", "checkpoints/epoch-005.keras"):
+        models = [keras.saving.load_model(tmp_path / run / name) for run in ("whole", "killed")]
+        np.testing.assert_array_equal(weights_of(models[0]), weights_of(models[1]))
+
+
+SCRIPT = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import keras
+import test_fit as t
+
+class Die(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            os._exit(9)  # no finally, no atexit: as SIGKILL
+
+whole = t.fit._callbacks
+# After the CSV log and the checkpoints, before the backup: the worst moment.
+t.fit._callbacks = lambda stage, past: [*whole(stage, past)[:-1], Die(), whole(stage, past)[-1]]
+t.fit.fit(t.model_of(), t.batches, t.VALIDATION, t.stage_of(Path(sys.argv[1])))
+"""
+
+
+def test_a_process_killed_between_log_and_backup_repeats_that_epoch_once(tmp_path):
+    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    command = [sys.executable, "-c", script, str(tmp_path / "killed")]
+    assert subprocess.run(command, capture_output=True, timeout=120, cwd=Path(__file__).parents[1]).returncode == 9
+    assert len(fit.read_log(tmp_path / "killed" / "log.csv")) == 2  # the log already has epoch 1, the backup has not
+    again, whole = model_of(), model_of()
+    rows = fit.fit(again, batches, VALIDATION, stage_of(tmp_path / "killed"))
+    fit.fit(whole, batches, VALIDATION, stage_of(tmp_path / "whole"))
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(weights_of(again), weights_of(whole))
+
+
+def test_a_killed_distiller_goes_on_and_leaves_the_student(tmp_path):
+    def distiller():
+        keras.utils.set_random_seed(3)
+        student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        model = Distiller(student)
+        model.compile(build_optimizer("adam", learning_rate=0.1, weight_decay=0, steps=9, warmup=1), run_eagerly=True)
+        return model
+
+    def taught(epochs, die_in=None):
+        ids, tail = tf.tile([[0, 1, 2]], [SIZE, 1]), tf.fill([SIZE], EMPTY_TAIL)
+        return batches(epochs, die_in).map(
+            lambda x, y: ({"image": x, "teacher_ids": ids, "teacher_logits": x[:, :3], "teacher_tail": tail}, y)
+        )
+
+    validation, killed = VALIDATION.map(lambda x, y: ({"image": x}, y)), stage_of(tmp_path / "killed", 3)
+    with pytest.raises(Exception, match="killed"):
+        fit.fit(distiller(), lambda epochs: taught(epochs, die_in=2), validation, killed)
+    again, whole = distiller(), distiller()
+    rows = fit.fit(again, taught, validation, killed)
+    assert rows == fit.fit(whole, taught, validation, stage_of(tmp_path / "whole", 3))
+    np.testing.assert_array_equal(weights_of(again), weights_of(whole))
+    assert not isinstance(keras.saving.load_model(killed.best), Distiller)
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path):
+    rows = fit.fit(cheap_model(), batches, VALIDATION, stage_of(tmp_path, epochs=2))
+    assert fit.fit(cheap_model(), None, None, stage_of(tmp_path, epochs=2)) == rows
+    fit.clean(tmp_path)
+    assert not (tmp_path / "backup").exists() and (tmp_path / "best.keras").exists()
+
+
+def test_a_backup_of_other_settings_is_not_continued(tmp_path):
+    first, other = (fit.Stage(tmp_path, n, STEPS, PLAIN, made_from=f"{n} epochs") for n in (3, 2))
+    fit.fit(cheap_model(), batches, VALIDATION, first)
+    asked = []
+    rows = fit.fit(cheap_model(), lambda e: asked.append(e) or batches(e), VALIDATION, other)
+    assert asked == [range(2)] and [row["epoch"] for row in rows] == [0, 1]
+    assert not (tmp_path / "checkpoints" / "epoch-003.keras").exists()  # of the other run
+
+
+def test_killed_while_the_backup_is_written_the_older_one_serves(tmp_path, monkeypatch):
+    def torn(self, *_, **__):
+        Path(self.backup_dir, "epoch-002.weights.h5").write_bytes(b"half a file")
+        raise KeyboardInterrupt
+
+    fit.fit(cheap_model(), batches, VALIDATION, stage_of(tmp_path, 1))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fit.Backup, "_save_model", torn)
+        fit.fit(cheap_model(), batches, VALIDATION, stage_of(tmp_path, 3))
+    again, whole = cheap_model(), cheap_model()
+    rows = fit.fit(again, batches, VALIDATION, stage_of(tmp_path, 3))
+    assert rows == fit.fit(whole, batches, VALIDATION, stage_of(tmp_path / "whole", 3))
+    np.testing.assert_array_equal(weights_of(again), weights_of(whole))
+
+
+class Scripted(keras.callbacks.Callback):
+    """Puts given numbers in the place of val loss."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_loss"] = self.values[epoch]
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """(stage, val losses, epoch to die in) -> rows of a run whose val losses are as told."""
+    original = fit._callbacks
+
+    def run(stage, values, die_in=None):
+        monkeypatch.setattr(fit, "_callbacks", lambda s, past: [Scripted(values), *original(s, past)])
+        return fit.fit(cheap_model(), lambda epochs: batches(epochs, die_in=die_in), VALIDATION, stage)
+
+    return run
+
+
+def test_best_is_the_epoch_of_lowest_val_loss(tmp_path, scripted):
+    scripted(stage_of(tmp_path, 4), [3.0, 1.0, 2.0, 1.5])
+    best, second = (keras.saving.load_model(tmp_path / n) for n in ("best.keras", "checkpoints/epoch-002.keras"))
+    np.testing.assert_array_equal(weights_of(best), weights_of(second))
+
+
+def test_without_save_best_the_last_epoch_is_kept(tmp_path, scripted):
+    scripted(stage_of(tmp_path, 3, Callbacks(early_stopping=False, save_best=False)), [1.0, 2.0, 3.0])
+    best, last = (keras.saving.load_model(tmp_path / n) for n in ("best.keras", "checkpoints/epoch-003.keras"))
+    np.testing.assert_array_equal(weights_of(best), weights_of(last))
+
+
+def test_a_worse_epoch_after_a_restart_does_not_replace_the_best(tmp_path, scripted):
+    with pytest.raises(Exception, match="killed"):
+        scripted(stage_of(tmp_path, 4), [3.0, 1.0, 2.0, 1.5], die_in=2)
+    before = (tmp_path / "best.keras").read_bytes()
+    scripted(stage_of(tmp_path, 4), [3.0, 1.0, 2.0, 1.5])
+    assert (tmp_path / "best.keras").read_bytes() == before
+
+
+def test_early_stopping_remembers_the_epochs_before_a_restart(tmp_path, scripted):
+    losses, patient = [2.0, 1.0, 1.1, 1.2, 0.5], Callbacks(early_stopping_patience=2)
+    with pytest.raises(Exception, match="killed"):
+        scripted(stage_of(tmp_path / "a", 5, patient), losses, die_in=3)
+    rows = scripted(stage_of(tmp_path / "a", 5, patient), losses)
+    assert [row["val_loss"] for row in rows] == [2.0, 1.0, 1.1, 1.2]  # epoch 3 is the second without a better one
+    uninterrupted = scripted(stage_of(tmp_path / "b", 5, patient), losses)
+    assert [row["val_loss"] for row in uninterrupted] == [2.0, 1.0, 1.1, 1.2]
+
+
+def test_an_early_stopped_stage_is_not_trained_further_on_restart(tmp_path, scripted):
+    patient = Callbacks(early_stopping_patience=2)
+    rows = scripted(stage_of(tmp_path, 5, patient), [1.0, 1.1, 1.2, 0.5, 0.4])
+    assert len(rows) == 3
+    assert fit.fit(cheap_model(), None, None, stage_of(tmp_path, 5, patient)) == rows
+
+
+def test_divergence_is_reported_with_a_remedy(tmp_path):
+    with pytest.raises(ValueError, match="training diverged .*lower the learning rate"):
+        fit.fit(cheap_model(), lambda e: batches(e, scale=np.inf), VALIDATION, stage_of(tmp_path, 2))
+
+
+def test_traces_of_a_run(tmp_path):
+    rows = fit.fit(model_of(), batches, VALIDATION, stage_of(tmp_path, 2))
+    assert set(rows[0]) == {"epoch", "loss", "top1", "val_loss", "val_top1", "learning_rate"}
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["epoch-001.keras", "epoch-002.keras"]
+    assert {p.name for p in (tmp_path / "logs").iterdir()} == {"train", "validation"}
+    assert json.loads((tmp_path / "backup" / "training_metadata.json").read_text())["epoch"] == 2
+
+
+def test_checkpoint_dir_moves_the_checkpoints(tmp_path):
+    callbacks = Callbacks(early_stopping=False, checkpoint_dir=str(tmp_path / "elsewhere"))
+    fit.fit(cheap_model(), batches, VALIDATION, stage_of(tmp_path / "stage", 1, callbacks))
+    assert [p.name for p in (tmp_path / "elsewhere").iterdir()] == ["epoch-001.keras"]
+    assert not (tmp_path / "stage" / "checkpoints").exists()

@@ -1,0 +1,276 @@
+"""The drawn source: repeatable, faulty in known ways, and neither trivial nor hopeless to learn."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from keras_pipeline.core.static_server import serve_folder
+from keras_pipeline.demo import flora, herbarium
+from keras_pipeline.demo.painter import paint
+
+SPECIES, PHOTOS = 12, 360
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> tuple[Path, list[dict]]:
+    folder = tmp_path_factory.mktemp("herbarium")
+    return folder, herbarium.draw(folder, seed=1, species=SPECIES, photos=PHOTOS)
+
+
+@pytest.fixture(scope="module")
+def plan() -> list[herbarium._Shot]:
+    return herbarium._plan(1, SPECIES, 1100)
+
+
+def _shots(kind: str) -> list[herbarium._Shot]:
+    return [shot for shot in herbarium._plan(1, SPECIES, PHOTOS) if shot.kind == kind]
+
+
+def _readable(folder: Path, documents: list[dict]) -> tuple[list[Image.Image], np.ndarray, np.ndarray]:
+    """Photos at 96x96, their labels, and which are for testing: about a quarter of all observations."""
+    images, labels, test = [], [], []
+    for document in documents:
+        if not {"latin_name", "image_url"} <= document.keys():
+            continue
+        try:
+            image = ImageOps.exif_transpose(Image.open(folder / document["image_url"])).convert("RGB")
+        except OSError:
+            continue
+        images.append(np.asarray(ImageOps.fit(image, (96, 96), Image.Resampling.BOX)))
+        labels.append(document["latin_name"])
+        test.append(hashlib.sha256(document["observation_id"].encode()).digest()[0] < 64)
+    return np.stack(images), np.unique(labels, return_inverse=True)[1], np.array(test)
+
+
+def test_same_seed_draws_the_same_bytes(drawn, tmp_path):
+    folder, documents = drawn
+    shot = herbarium._plan(1, SPECIES, PHOTOS)[17]
+    (tmp_path / "photos").mkdir()
+    herbarium._store(tmp_path, shot)
+    assert (tmp_path / shot.file).read_bytes() == (folder / shot.file).read_bytes()
+    assert herbarium.draw(folder, seed=1, species=SPECIES, photos=PHOTOS) == documents
+
+
+def test_killed_drawing_is_finished(drawn):
+    folder, documents = drawn
+    path = folder / documents[5]["image_url"]
+    whole = path.read_bytes()
+    path.unlink()
+    path.with_name(path.name + ".part").write_bytes(whole[:100])
+    herbarium.draw(folder, seed=1, species=SPECIES, photos=PHOTOS)
+    assert path.read_bytes() == whole
+    assert not list(folder.rglob("*.part"))
+
+
+def test_other_seed_shares_no_id(plan):
+    assert not {s.key for s in plan} & {s.key for s in herbarium._plan(2, SPECIES, 1100)}
+
+
+def test_ids_and_observations_are_pinned():
+    """They enter the hashes of a run; change `DRAWING` when they change."""
+    document = herbarium._document(herbarium._plan(1, SPECIES, 1100)[0])
+    assert (str(document["_id"]), document["observation_id"]) == ("2192c041ea50086006e7a0aa", "obs-872152211836")
+
+
+def test_document_has_all_fields(drawn):
+    document = max(drawn[1], key=len)
+    assert set(document) == {
+        "_id", "latin_name", "image_url", "region", "observation_id", "user_id", "observed_on", "license",
+        "attribution", "latitude", "longitude",
+    }  # fmt: skip
+    assert document["image_url"] == f"photos/{document['_id']}.jpg"
+    south, north, west, east = next(r.box for r in flora.REGIONS if r.name == document["region"])
+    assert south <= document["latitude"] <= north
+    assert west <= document["longitude"] <= east
+
+
+def test_long_tail_leaves_the_rarest_enough(plan):
+    counts = Counter(shot.species.latin_name for shot in plan)
+    assert len(plan) == 1100
+    assert len(counts) == SPECIES
+    assert max(counts.values()) > 3 * min(counts.values())
+    observations = {name: {s.observation for s in plan if s.species.latin_name == name} for name in counts}
+    assert all(len(found) >= 4 for found in observations.values())
+    assert min(Counter(s.species.latin_name for s in herbarium._plan(3, 12, 120) if s.kind == "plain").values()) >= 5
+
+
+def test_observations_hold_one_to_four_photos_of_one_region(plan):
+    groups = Counter(shot.observation for shot in plan)
+    assert set(groups.values()) == {1, 2, 3, 4}
+    assert len({(shot.observation, shot.region.name) for shot in plan}) == len(groups)
+    regions = Counter(shot.region.name for shot in plan)
+    assert 0.28 < regions["EU_SW"] / 1100 < 0.44
+
+
+def test_faults_stay_under_five_percent(plan):
+    kinds = Counter(shot.kind for shot in plan)
+    assert [kinds[kind] for kind in ("missing", "html", "truncated", "small")] == [6, 6, 5, 5]
+    assert kinds["copy"] == 16
+    assert kinds["unlabelled"] + kinds["unlinked"] == 6
+    assert all(kinds[kind] >= 10 for kind in ("exif", "cmyk", "png"))
+
+
+def test_faulty_files_are_what_they_claim(drawn):
+    folder, documents = drawn
+    path = {kind: folder / _shots(kind)[0].file for kind in ("missing", "html", "truncated", "small", "png", "cmyk")}
+    assert not path["missing"].exists()
+    assert path["html"].read_bytes().startswith(b"<!DOCTYPE html>")
+    assert max(Image.open(path["small"]).size) < 100
+    assert (Image.open(path["png"]).format, Image.open(path["cmyk"]).mode) == ("PNG", "CMYK")
+    with pytest.raises(OSError, match="truncated"):
+        Image.open(path["truncated"]).load()
+    assert sum("latin_name" not in d for d in documents) == 1
+    assert sum("image_url" not in d for d in documents) == 1
+
+
+def test_exif_rotated_photos_stand_upright_once_turned(drawn):
+    for shot in _shots("exif"):
+        stored = Image.open(drawn[0] / shot.file)
+        upright = paint(shot.species, shot.region, plant=shot.plant, view=shot.view)
+        assert stored.getexif()[0x0112] in (3, 6, 8)
+        difference = np.asarray(ImageOps.exif_transpose(stored), float) - np.asarray(upright, float)
+        assert np.abs(difference).mean() < 4
+
+
+def test_reuploads_look_alike_but_have_other_bytes_and_observations(drawn):
+    plain = {(s.plant, s.view): s for kind in ("plain", "exif", "cmyk", "png") for s in _shots(kind)}
+    for copy in _shots("copy"):
+        original = plain[copy.plant, copy.view]
+        assert copy.observation != original.observation
+        thumbnails = [
+            np.asarray(ImageOps.exif_transpose(Image.open(drawn[0] / s.file)).convert("L").resize((16, 16)), float)
+            for s in (copy, original)
+        ]
+        assert np.abs(thumbnails[0] - thumbnails[1]).mean() < 8
+
+
+def test_colour_histograms_do_not_tell_the_species(drawn):
+    images, labels, test = _readable(*drawn)
+    bins = (images // 64).astype(int) @ [16, 4, 1]
+    histograms = np.stack([np.bincount(b.ravel(), minlength=64) for b in bins]) / bins[0].size
+    means = np.stack([histograms[~test & (labels == c)].mean(0) for c in range(SPECIES)])
+    nearest = ((histograms[test, None] - means) ** 2).sum(-1).argmin(1)
+    assert np.mean(nearest == labels[test]) < 0.35
+
+
+@pytest.mark.slow
+def test_small_student_learns_most_species_but_not_all(tmp_path):
+    images, labels, test = _readable(tmp_path, herbarium.draw(tmp_path, seed=1, species=6, photos=480))
+    accuracy = _student_accuracy(images, labels, test)
+    assert 0.70 < accuracy < 0.90
+
+
+def _student_accuracy(images: np.ndarray, labels: np.ndarray, test: np.ndarray) -> float:
+    """Top-1 on the test photos of MobileNetV2 (alpha 0.35) at 96 px, from random weights in 12 short epochs."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    backbone = keras.applications.MobileNetV2(
+        alpha=0.35, weights=None, input_shape=(96, 96, 3), include_top=False, pooling="avg"
+    )
+    for layer in backbone.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.9
+    look = [layers.RandomTranslation(0.1, 0.1), layers.RandomFlip("horizontal"), layers.Rescaling(1 / 127.5, -1)]
+    model = keras.Sequential([keras.Input((96, 96, 3)), *look, backbone, layers.Dense(int(labels.max()) + 1)])
+    steps = int((~test).sum()) // 8
+    rate = keras.optimizers.schedules.CosineDecay(1e-5, 10 * steps, warmup_target=7e-3, warmup_steps=2 * steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"], jit_compile=False)
+    model.fit(images[~test].astype("float32"), labels[~test], batch_size=8, epochs=12, verbose=0)
+    return model.evaluate(images[test].astype("float32"), labels[test], verbose=0, return_dict=True)["accuracy"]
+
+
+def test_regions_look_different():
+    """The mean colour of one plant's photos differs more between regions than between photos."""
+    means = np.array(
+        [
+            [np.asarray(paint(flora.SPECIES[0], region, plant=5, view=v)).mean((0, 1)) for v in range(4)]
+            for region in flora.REGIONS
+        ]
+    )
+    assert means.mean(1).std(0).mean() > 1.5 * means.std(1).mean()
+
+
+@pytest.mark.parametrize(
+    ("species", "photos", "message"), [(1, 100, "2 to 20"), (21, 900, "2 to 20"), (12, 119, "at least 10 a")]
+)
+def test_impossible_numbers_are_refused(tmp_path, species, photos, message):
+    with pytest.raises(ValueError, match=message):
+        herbarium.draw(tmp_path, seed=1, species=species, photos=photos)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "images" / "été 1").mkdir(parents=True)
+    Image.new("RGB", (120, 120)).save(tmp_path / "images" / "été 1" / "a#b.jpg")
+    Image.new("RGB", (120, 120)).save(tmp_path / "images" / "c.jpg")
+    (tmp_path / "secret.jpg").write_bytes(b"")
+    return tmp_path
+
+
+def _labels(folder: Path, *lines: str) -> Path:
+    path = folder / "labels.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_folder_becomes_documents(folder):
+    lines = ["c.jpg,Bellis perennis,EU,o1", "été 1/a#b.jpg,Viola odorata,,"]
+    labels = _labels(folder, "image,latin_name,region,observation_id", *lines)
+    first, second = herbarium.folder_documents(folder / "images", labels)
+    assert {k: first[k] for k in first if k != "_id"} == {
+        "latin_name": "Bellis perennis", "image_url": "c.jpg", "region": "EU", "observation_id": "o1",
+    }  # fmt: skip
+    assert second["image_url"] == "%C3%A9t%C3%A9%201/a%23b.jpg"
+    assert second["region"] == "unknown"
+    assert "observation_id" not in second
+
+
+def test_folder_urls_lead_to_the_photos(folder):
+    labels = _labels(folder, "image,latin_name", "été 1/a#b.jpg,Viola odorata")
+    (document,) = herbarium.folder_documents(folder / "images", labels)
+    with serve_folder(folder / "images") as base_url, urlopen(base_url + document["image_url"]) as reply:
+        assert reply.read() == (folder / "images" / "été 1" / "a#b.jpg").read_bytes()
+
+
+def test_folder_ids_depend_on_the_path_alone(folder):
+    one = herbarium.folder_documents(folder / "images", _labels(folder, "image,latin_name", "c.jpg,A a"))
+    two = herbarium.folder_documents(folder / "images", _labels(folder, "image,latin_name,region", "c.jpg,B b,EU"))
+    assert one[0]["_id"] == two[0]["_id"]
+
+
+def test_folder_or_labels_that_are_not_there_are_named(folder):
+    with pytest.raises(ValueError, match="none.csv; expected a directory and a CSV"):
+        herbarium.folder_documents(folder / "images", folder / "none.csv")
+
+
+def test_labels_in_another_encoding_are_refused(folder):
+    labels = _labels(folder, "image,latin_name")
+    labels.write_bytes("image,latin_name\nété.jpg,A a\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="expected UTF-8"):
+        herbarium.folder_documents(folder / "images", labels)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["image,latin_name", "c.jpg,A a", "gone.jpg,A a"], r"'gone.jpg' in .*labels.csv, line 3.*no such file"),
+        (["image,latin_name", "../secret.jpg,A a"], r"line 2; expected a path inside"),
+        (["image,latin_name", "/etc/hostname,A a"], r"line 2; expected a path inside"),
+        (["image,latin_name", "c.jpg,"], r"no latin_name in .*line 2"),
+        (["image,latin_name", "c.jpg"], r"no latin_name in .*line 2"),
+        (["image,latin_name", "c.jpg,A a", "./c.jpg,B b"], r"again in .*line 3"),
+        (["image,species", "c.jpg,A a"], r"add latin_name to its first line"),
+        (["image,latin_name"], r"no rows"),
+    ],
+)
+def test_bad_label_files_are_refused(folder, lines, message):
+    with pytest.raises(ValueError, match=message):
+        herbarium.folder_documents(folder / "images", _labels(folder, *lines))

@@ -1,0 +1,34 @@
+"""Where a run was made, with no password in it."""
+
+import pytest
+
+from keras_pipeline.core import provenance
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("mongodb://me:secret@host:27017/db", "mongodb://***@host:27017/db"),
+        ("mongodb+srv://me:secret@host", "mongodb+srv://***@host"),
+        ("mongodb://me:se/cret@host", "mongodb://***@host"),  # not percent-encoded: pymongo refuses it, and we show it
+        ("mongodb://me:se@cr@et@host/db", "mongodb://***@host/db"),
+        ("a https://u:p@x.org/y and mongodb://u:q@h", "a https://***@x.org/y and mongodb://***@h"),
+        ("mongodb://host/db", "mongodb://host/db"),
+        ("mail me@host", "mail me@host"),
+    ],
+)
+def test_redact(text, expected):
+    assert provenance.redact(text) == expected
+
+
+def test_environment_names_the_versions_that_matter():
+    found = provenance.environment()
+    assert {"python_version", "keras_version", "tensorflow_version", "tensorflowjs_version", "cpu"} <= set(found)
+    assert found["tensorflow_version"] == "2.19.0"
+
+
+def test_git_commit_of_this_checkout_or_nothing(tmp_path, monkeypatch):
+    found = provenance.git_commit()
+    assert found["git_commit"] is None or len(found["git_commit"]) == 40
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    assert provenance.git_commit() == {"git_commit": None, "git_dirty": None}

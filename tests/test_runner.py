@@ -1,0 +1,206 @@
+"""The chain on steps that only write small files: what runs, what is skipped, what a killed run leaves."""
+
+import contextlib
+import multiprocessing
+import shutil
+
+import pytest
+from filelock import FileLock
+
+from keras_pipeline.core import artifacts
+from keras_pipeline.core.artifacts import Run, Step, write_json
+from keras_pipeline.core.errors import BrokenArtefact, SourceError
+from keras_pipeline.phases import gates, runner
+
+
+class Chain:
+    """export -> raw (transient) -> split -> dataset, leak_audit -> audit of it; counts what ran."""
+
+    def __init__(self, run):
+        self.run, self.ran, self.leaks = run, [], []
+        self.steps = [
+            Step("phase0", "audit", self.audit, (), ("audit",), ("source.query",), 1),
+            Step("phase0", "export", self.export, ("audit",), ("raw",), ("source.query",), 1, transient=("raw",)),
+            Step(
+                "phase0", "split", self.split, ("raw",), ("dataset", "leak_audit"), ("seed",), 1, clean=self.remove_raw
+            ),
+            Step("phase1", "train", self.train, ("dataset",), ("teacher_history",), ("phase1",), 1),
+        ]
+
+    def audit(self, run):
+        self.ran.append("audit")
+        write_json(run.path("audit"), {"per_class": {"a": 1}, "query": run.config.source.query})
+
+    def export(self, run):
+        self.ran.append("export")
+        run.path("raw").mkdir(exist_ok=True)
+        (run.path("raw") / "photos-00000.tfrecord").write_text("photos")
+
+    def split(self, run):
+        self.ran.append("split")
+        write_json(run.path("dataset"), {"seed": run.config.seed})
+        write_json(run.path("leak_audit"), {"leaks": self.leaks, "photos": 850_000})
+
+    def train(self, run):
+        self.ran.append("train")
+        write_json(run.path("teacher_history"), {"epochs": run.config.phase1.training.epochs})
+
+    def remove_raw(self, run):
+        shutil.rmtree(run.path("raw"), ignore_errors=True)
+
+    def execute(self, force=False, **sections):
+        """Runs the chain, returns the names of the steps that really ran."""
+        self.ran.clear()
+        values = self.run.config.model_dump() | sections
+        run = Run(artifacts.Config.model_validate(values), self.run.open_source)
+        self.verdicts = runner.execute(run, self.steps, force=force)
+        return list(self.ran)
+
+
+@pytest.fixture
+def chain(make_config, monkeypatch):
+    chain = Chain(Run(make_config(), lambda: contextlib.nullcontext()))
+    monkeypatch.setattr(runner, "STEPS", chain.steps)
+    monkeypatch.setattr(runner.gc, "collect", lambda: 0)  # seconds each, in a process that holds many graphs
+    return chain
+
+
+ALL = ["audit", "export", "split", "train"]
+
+
+def test_a_second_run_does_nothing(chain):
+    assert chain.execute() == ALL
+    assert not chain.run.path("raw").exists()
+    assert chain.execute() == []
+    assert {row["state"] for row in runner.status(chain.run)} == {"done"}
+
+
+def test_force_runs_everything(chain):
+    chain.execute()
+    assert chain.execute(force=True) == ALL
+
+
+def test_raw_that_was_removed_is_exported_again_when_the_split_needs_it(chain):
+    chain.execute()
+    assert chain.execute(seed=7) == ["export", "split", "train"]
+    assert chain.execute(seed=7) == []
+
+
+def test_only_what_depends_on_a_change_runs(chain):
+    chain.execute()
+    training = {"training": {"epochs": 4, "learning_rate": 1e-3}}
+    assert chain.execute(phase1=training) == ["train"]
+
+
+def test_the_same_contents_again_stop_the_wave(chain):
+    # export runs for another query, but raw comes out the same, so nothing after it has to run.
+    chain.execute()
+    other = {**chain.run.config.model_dump()["source"], "query": {"x": 1}}
+    assert chain.execute(source=other) == ["audit", "export"]
+
+
+def test_a_hand_edited_file_is_made_again(chain):
+    chain.execute()
+    path = chain.run.path("teacher_history")
+    path.write_text(path.read_text() + " ")
+    assert chain.execute() == ["train"]
+
+
+def test_a_failed_step_vouches_for_nothing_and_runs_again(chain):
+    chain.execute()
+    train, chain.steps[3] = chain.steps[3], artifacts.dataclasses.replace(chain.steps[3], run=lambda run: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        chain.execute(force=True)
+    chain.steps[3] = train
+    assert {row["step"]: row["state"] for row in runner.status(chain.run)}["phase1 train"] == "missing"
+    assert chain.execute() == ["train"]
+
+
+def test_leftovers_of_a_killed_run_are_removed(chain):
+    chain.execute()
+    dataset, phase1 = chain.run.path("dataset").parent, chain.run.path("teacher_history").parent
+    leftovers = [phase1 / ".writing-77-best.keras", dataset / ".writing-77-train-00000-of-00001.tfrecord"]
+    for leftover in leftovers:
+        leftover.write_text("half")
+    for folder in (phase1 / ".old-77-soft_labels", chain.run.folder.parents[1] / "web_export" / ".writing-77-tiny"):
+        folder.mkdir(parents=True)
+        (folder / "x").write_text("half")
+        leftovers.append(folder)
+    chain.execute()
+    assert not [leftover for leftover in leftovers if leftover.exists()]
+    assert phase1.joinpath("history.json").exists()
+
+
+def test_a_missing_input_names_the_step_that_makes_it(chain):
+    with pytest.raises(BrokenArtefact, match="phase1 train needs .*dataset.json; run `phase0 split` first"):
+        runner.execute(chain.run, chain.steps[3:])
+
+
+def hold(path, taken, release):
+    with FileLock(path):
+        taken.set()
+        release.wait(20)
+
+
+def test_two_runs_of_one_experiment_do_not_mix(chain):
+    context = multiprocessing.get_context("spawn")
+    taken, release = context.Event(), context.Event()
+    chain.run.folder.mkdir(parents=True)
+    other = context.Process(target=hold, args=(chain.run.folder / ".lock", taken, release))
+    other.start()
+    assert taken.wait(20)
+    try:
+        with pytest.raises(SourceError, match="another run is writing here"):
+            chain.execute()
+    finally:
+        release.set()
+        other.join()
+    assert chain.execute() == ALL
+
+
+def test_a_missed_gate_does_not_stop_the_chain(chain):
+    chain.leaks = [{"kind": "sha256"}]
+    assert chain.execute() == ALL
+    assert {v["name"]: v["status"] for v in chain.verdicts if v["step"] == "phase0 split"} == {
+        "leaks": "missed", "valid_photos_min": "met", "valid_photos_max": "met",
+    }  # fmt: skip
+    chain.execute()
+    assert "missed" in {v["status"] for v in chain.verdicts}  # said again though nothing ran
+
+
+def test_steps_between():
+    def titles(*names):
+        return [step.title for step in runner.steps_between(*names)]
+
+    assert titles(None, None) == [step.title for step in runner.STEPS]
+    assert titles("phase3", "phase3") == ["phase3 combine", "phase3 check"]
+    assert titles("phase2 train", "phase3 combine") == [
+        "phase2 train", "phase2 evaluate", "phase2 logits", "phase3 combine",
+    ]  # fmt: skip
+    assert titles("phase7", None) == ["phase7 manifest"]
+    with pytest.raises(ValueError, match="received 'phase9', expected one of phase0 audit, "):
+        titles("phase9", None)
+
+
+def test_a_corrupt_shard_is_named_when_training_stumbles_over_it(chain, dataset_json, tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    folder = chain.run.path("dataset").parent
+    folder.mkdir(parents=True)
+    for file in dataset_json.parent.glob("*.*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    shard = folder / "val-00001-of-00002.tfrecord"
+    data = bytearray(shard.read_bytes())
+    data[60] ^= 1
+    shard.write_bytes(data)
+
+    def read(run):
+        list(tf.data.TFRecordDataset([str(path) for path in sorted(folder.glob("*.tfrecord"))]))
+
+    step = artifacts.dataclasses.replace(chain.steps[3], run=read)
+    with pytest.raises(BrokenArtefact, match="val-00001-of-00002.tfrecord: corrupt shard"):
+        runner.execute(chain.run, [step])
+
+
+def test_describing_all_verdicts(chain):
+    chain.execute()
+    assert all(gates.describe(verdict) for verdict in chain.verdicts)

@@ -1,0 +1,244 @@
+"""The soft-label store: what goes in comes out, damage is named, and the ensemble is the sum it claims to be."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.training import soft_labels
+from keras_pipeline.training.losses import EMPTY_TAIL
+
+FULL = soft_labels.Layout("d", "c", num_classes=5, temperature=2.0, top_k=5, views=2)
+SPARSE = dataclasses.replace(FULL, top_k=2, views=1)
+
+
+def log_softmax(z):
+    z = z - z.max(-1, keepdims=True)
+    return z - np.log(np.exp(z).sum(-1, keepdims=True))
+
+
+def records(n, layout=FULL, seed=0):
+    rng = np.random.default_rng(seed)
+    block = np.zeros(n, layout.dtype)
+    block["sample"] = 1000 + np.arange(n)
+    for view in range(layout.views):
+        block["views"][:, view] = soft_labels.encode_view(2 * rng.normal(size=(n, layout.num_classes)), layout)
+    return block
+
+
+def write(folder, *blocks, layout=FULL, **options):
+    shards = [(f"train-{i}.tfrecord", len(block), iter([block])) for i, block in enumerate(blocks)]
+    soft_labels.write_store(folder, layout, shards, **options)
+    return soft_labels.Store(folder)
+
+
+def test_encode_literal():
+    # Maximum shifted to 0; the two largest are classes 3 and 0; tail = ln(e^(-2/2) + e^(-4/2) + e^(-6/2))
+    view = soft_labels.encode_view(np.array([[9.0, 8.0, 6.0, 10.0, 4.0]]), SPARSE)
+    assert view["ids"].tolist() == [[3, 0]]
+    assert view["logits"].tolist() == [[0.0, -1.0]]
+    assert view["tail"][0] == pytest.approx(np.log(np.exp(-1) + np.exp(-2) + np.exp(-3)), abs=1e-6)
+
+
+def test_ties_are_broken_by_class_id():
+    assert soft_labels.encode_view(np.zeros((1, 5)), SPARSE)["ids"].tolist() == [[0, 1]]
+
+
+def test_with_every_class_listed_nothing_is_lost():
+    logits = np.random.default_rng(1).normal(size=(4, 5)) * 3
+    dense = soft_labels.dense_log_probabilities(soft_labels.encode_view(logits, FULL), FULL)
+    # half precision of numbers below 16: half a unit in the last place is 2^-8 = 0.004, halved by T = 2
+    np.testing.assert_allclose(dense, log_softmax(logits / 2.0), atol=4e-3)
+    assert (dense.argmax(1) == logits.argmax(1)).all()
+
+
+def test_tail_is_spread_evenly_and_probabilities_sum_to_one():
+    logits = np.array([[9.0, 8.0, 6.0, 10.0, 4.0]])
+    view = soft_labels.encode_view(logits, SPARSE)
+    probabilities = np.exp(soft_labels.dense_log_probabilities(view, SPARSE))
+    exact = np.exp(log_softmax(logits / 2.0))
+    np.testing.assert_allclose(probabilities.sum(1), 1.0, atol=1e-12)
+    np.testing.assert_allclose(probabilities[:, [3, 0]], exact[:, [3, 0]], atol=1e-6)
+    np.testing.assert_allclose(probabilities[0, [1, 2, 4]], exact[0, [1, 2, 4]].sum() / 3, atol=1e-6)
+
+
+def test_tail_mass():
+    # (9, 8, 6, 10, 4) at T = 2: e^0 + e^-.5 listed against e^-1 + e^-2 + e^-3
+    view = soft_labels.encode_view(np.array([[9.0, 8.0, 6.0, 10.0, 4.0]]), SPARSE)
+    rest, listed = np.exp([-1, -2, -3]).sum(), np.exp([0, -0.5]).sum()
+    assert soft_labels.tail_mass(view, SPARSE)[0] == pytest.approx(rest / (rest + listed), abs=1e-6)
+    assert soft_labels.tail_mass(soft_labels.encode_view(np.zeros((1, 5)), FULL), FULL)[0] == pytest.approx(
+        0, abs=1e-12
+    )
+
+
+def test_a_certain_teacher_is_stored_finitely():
+    view = soft_labels.encode_view(np.array([[1e6, 0.0, 0.0, 0.0, 0.0]]), SPARSE)
+    assert view["tail"][0] == EMPTY_TAIL
+    assert np.isfinite(view["logits"]).all()
+    np.testing.assert_allclose(np.exp(soft_labels.dense_log_probabilities(view, SPARSE)), [[1, 0, 0, 0, 0]], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "logits", [np.zeros((2, 4)), np.array([[0, 1, np.nan, 0, 0]]), np.array([[0, np.inf, 0, 0, 0]])]
+)
+def test_unusable_logits_raise(logits):
+    with pytest.raises(ValueError, match=r"expected finite ones of \[N, 5\]"):
+        soft_labels.encode_view(logits, FULL)
+
+
+def test_store_round_trip(tmp_path):
+    first, second = records(3), records(4, seed=1)
+    store = write(tmp_path / "store", first, second)
+    np.testing.assert_array_equal(store.read(store.shards[0]), first)
+    np.testing.assert_array_equal(store.read(store.shards[1]), second)
+    assert store.layout == FULL
+
+
+def test_announced_and_written_numbers_must_agree(tmp_path):
+    with pytest.raises(ValueError, match="announced 4 records, wrote 3"):
+        soft_labels.write_store(tmp_path, FULL, [("train-0.tfrecord", 4, iter([records(3)]))])
+    assert not list(tmp_path.glob("*.bin"))
+
+
+def test_a_killed_writer_goes_on_with_the_next_shard(tmp_path):
+    asked = []
+
+    def blocks(number, fail=False):
+        asked.append(number)
+        if fail:
+            raise KeyboardInterrupt
+        yield records(3, seed=number)
+
+    with pytest.raises(KeyboardInterrupt):
+        soft_labels.write_store(tmp_path, FULL, [("a", 3, blocks(0)), ("b", 3, blocks(1, fail=True))])
+    with pytest.raises(BrokenArtefact, match="index.json: missing"):
+        soft_labels.Store(tmp_path)
+    soft_labels.write_store(tmp_path, FULL, [("a", 3, blocks(2)), ("b", 3, blocks(1))])
+    assert asked == [0, 1, 1]  # shard a was not computed again
+    assert {p.name for p in tmp_path.iterdir()} == {"a.bin", "b.bin", "index.json"}
+
+
+@pytest.mark.parametrize(
+    "layout, made_from",
+    [(dataclasses.replace(FULL, temperature=3.0), "teacher 1"), (FULL, "teacher 2")],
+)
+def test_shards_of_another_teacher_or_layout_are_not_kept(tmp_path, layout, made_from):
+    def interrupted():
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        shards = [("a", 3, iter([records(3)])), ("b", 3, interrupted())]
+        soft_labels.write_store(tmp_path, FULL, shards, made_from="teacher 1")
+    fresh = records(3, layout, seed=5)
+    shards = [("a", 3, iter([fresh])), ("b", 3, iter([fresh]))]
+    soft_labels.write_store(tmp_path, layout, shards, made_from=made_from)
+    store = soft_labels.Store(tmp_path)
+    np.testing.assert_array_equal(store.read(store.shards[0]), fresh)
+
+
+def test_shards_of_an_older_split_do_not_stay_behind(tmp_path):
+    write(tmp_path, records(3), records(3))
+    write(tmp_path, records(6))
+    assert {p.name for p in tmp_path.iterdir()} == {"train-0.tfrecord.bin", "index.json"}
+
+
+def test_truncated_shard_is_named(tmp_path):
+    store = write(tmp_path, records(3))
+    file = tmp_path / store.shards[0]["name"]
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(BrokenArtefact, match="train-0.tfrecord.bin: received .* bytes, expected"):
+        soft_labels.Store(tmp_path)
+
+
+def test_flipped_byte_is_named(tmp_path):
+    store = write(tmp_path, records(3))
+    file = tmp_path / store.shards[0]["name"]
+    data = bytearray(file.read_bytes())
+    data[20] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(BrokenArtefact, match="train-0.tfrecord.bin: its sha256"):
+        store.read(store.shards[0])
+
+
+def test_a_store_of_other_settings_is_refused(tmp_path):
+    store = write(tmp_path, records(3))
+    with pytest.raises(BrokenArtefact, match="made with .*temperature=2.0.*, expected .*temperature=3.0"):
+        store.check_layout(dataclasses.replace(FULL, temperature=3.0))
+
+
+def one_view(*rows):
+    block = np.zeros(len(rows), dataclasses.replace(FULL, views=1).dtype)
+    block["sample"] = np.arange(len(rows))
+    block["views"][:, 0] = soft_labels.encode_view(np.array(rows, float), FULL)
+    return block
+
+
+def test_combine_literal():
+    # Two teachers with logits (4, 0, 0, 0, 0) and (0, 0, 8, 0, 0), weights 0.5 and 0.5: mean (2, 0, 4, 0, 0),
+    # at T = 2 -> (1, 0, 2, 0, 0), shifted so that the maximum is 0 and stored as logits: (-2, -4, 0, -4, -4).
+    layout = dataclasses.replace(FULL, views=1)
+    members = [(one_view([4, 0, 0, 0, 0]), 0.5, None), (one_view([0, 0, 8, 0, 0]), 0.5, "EU_SW")]
+    view = soft_labels.combine(members, np.array(["EU_SW"]), layout)["views"][:, 0]
+    assert view["ids"].tolist() == [[2, 0, 1, 3, 4]]
+    np.testing.assert_allclose(view["logits"], [[0, -2, -4, -4, -4]], atol=2e-3)
+
+
+def test_the_regional_teacher_is_silent_elsewhere_and_weights_are_renormalised():
+    layout = dataclasses.replace(FULL, views=1)
+    globally, regionally = one_view([4, 0, 1, 0, 0], [4, 0, 1, 0, 0]), one_view([0, 9, 0, 0, 0], [0, 9, 0, 0, 0])
+    members = [(globally, 0.3, None), (regionally, 0.9, "EU_SW")]
+    combined = soft_labels.combine(members, np.array(["EU", "EU_SW"]), layout)["views"][:, 0]
+    dense = soft_labels.dense_log_probabilities(combined, layout)
+    np.testing.assert_allclose(dense[0], log_softmax(np.array([4, 0, 1, 0, 0]) / 2), atol=2e-3)
+    mixed = 0.25 * np.array([4, 0, 1, 0, 0]) + 0.75 * np.array([0, 9, 0, 0, 0])  # 0.3 and 0.9 of 1.2
+    np.testing.assert_allclose(dense[1], log_softmax(mixed / 2), atol=4e-3)
+    np.testing.assert_allclose(np.exp(dense).sum(1), 1.0, atol=1e-12)
+
+
+def test_combine_keeps_each_view_apart():
+    block = records(3)
+    combined = soft_labels.combine([(block, 1.0, None)], np.array(["EU"] * 3), FULL)
+    np.testing.assert_array_equal(combined["views"]["ids"], block["views"]["ids"])
+    np.testing.assert_allclose(combined["views"]["logits"], block["views"]["logits"], atol=4e-3)
+    np.testing.assert_array_equal(combined["sample"], block["sample"])
+
+
+def test_combining_records_of_other_photos_raises():
+    other = records(3)
+    other["sample"] = other["sample"][::-1]
+    with pytest.raises(ValueError, match="other photos or another order"):
+        soft_labels.combine([(records(3), 0.5, None), (other, 0.5, None)], np.array(["EU"] * 3), FULL)
+
+
+def decoded(block, layout, *, epoch, sample_id=b"sample-007"):
+    decode = soft_labels.decoder(layout)
+    return tf.function(decode)(
+        tf.constant(block[:1].tobytes()), {"sample_id": tf.constant(sample_id)}, tf.constant(epoch, tf.int64)
+    )
+
+
+@pytest.mark.parametrize("layout", [FULL, SPARSE])
+@pytest.mark.parametrize("epoch", [0, 1, 7])
+def test_decoder_picks_the_view_due_in_the_epoch(layout, epoch):
+    block = records(1, layout)
+    block["sample"] = tf.strings.to_hash_bucket_fast("sample-007", 2**62).numpy()
+    out, view = decoded(block, layout, epoch=epoch), epoch % layout.views
+    assert out["view"] == view
+    np.testing.assert_array_equal(out["teacher_ids"], block["views"]["ids"][0, view])
+    np.testing.assert_array_equal(out["teacher_logits"], block["views"]["logits"][0, view].astype("float32"))
+    assert out["teacher_tail"] == block["views"]["tail"][0, view]
+
+
+def test_decoder_refuses_another_photos_record():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="out of step"):
+        decoded(records(1), FULL, epoch=0)
+
+
+@pytest.mark.parametrize("classes, k, size", [(17, 17, 80), (9000, 64, 268)])
+def test_record_size_is_what_the_documentation_says(classes, k, size):
+    layout = soft_labels.Layout("d", "c", num_classes=classes, temperature=3.0, top_k=k, views=1)
+    assert layout.dtype.itemsize == size

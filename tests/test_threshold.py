@@ -1,0 +1,166 @@
+"""The 'not conclusive' threshold: its bound, its order of tests, and how often its promise turns out false."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom, binomtest
+
+from keras_pipeline.evaluation import threshold
+
+
+def photos(*groups):
+    """(confidence, photos, right) groups as the two vectors."""
+    confidence = np.concatenate([np.full(n, c) for c, n, _ in groups])
+    correct = np.concatenate([np.arange(n) < right for _, n, right in groups])
+    return confidence, correct
+
+
+@pytest.mark.parametrize(("right", "covered"), [(59, 59), (58, 59), (190, 200), (1, 10), (3, 3)])
+def test_bound_agrees_with_scipy(right, covered):
+    expected = binomtest(right, covered, alternative="greater").proportion_ci(0.95, method="exact").low
+    assert threshold.precision_lower_bound(right, covered, confidence_level=0.95) == pytest.approx(expected, abs=1e-6)
+
+
+def test_bound_literal():
+    # All n right: the bound solves p^n = 0.05. 0.05^(1/59) = 0.950492 passes 0.95, 0.05^(1/58) = 0.949661 does not.
+    bounds = threshold.precision_lower_bound([58, 59, 0, 0], [58, 59, 5, 0], confidence_level=0.95)
+    np.testing.assert_allclose(bounds, [0.949661, 0.950492, 0.0, 0.0], atol=1e-6)
+
+
+def test_bound_and_exact_binomial_test_say_the_same():
+    for right in range(180, 201):
+        rejected = binomtest(right, 200, 0.95, alternative="greater").pvalue <= 0.05
+        assert (threshold.precision_lower_bound(right, 200, confidence_level=0.95) >= 0.95) == rejected
+
+
+def test_start_count_literal():
+    # ((1.644854 * sqrt(.95 * .05) + 0.841621 * sqrt(.975 * .025)) / 0.025)^2 = 383.9; a third of 600; ln .05 / ln .95
+    assert [threshold.start_count(n, 0.95, 0.95) for n in (10_000, 600, 100, 59)] == [384, 200, 59, 59]
+    assert threshold.start_count(58, 0.95, 0.95) == 19  # cannot pass; a third still gives the best bound to report
+
+
+def test_chooses_the_last_threshold_before_the_first_failure():
+    # 200 of 200 right at 0.90, 100 of 100 at 0.70, 0 of 60 at 0.50: down to 0.51 all 300 are right.
+    result = threshold.choose_threshold(*photos((0.9, 200, 200), (0.7, 100, 100), (0.5, 60, 0)))
+    assert (result["threshold"], result["precision"], result["n"]) == (0.51, 1.0, 360)
+    assert result["coverage"] == pytest.approx(300 / 360)
+    assert result["precision_lower_bound"] == pytest.approx(0.05 ** (1 / 300))
+    assert (result["target_met"], result["shortfall"]) == (True, 0.0)
+
+
+def test_does_not_resume_after_a_failure():
+    # 0.60 would pass on its own (10,070 of 10,100), but 0.80 (70 of 100) stands before it in the order.
+    confidence, correct = photos((0.8, 100, 70), (0.6, 10_000, 10_000))
+    lone = threshold.precision_lower_bound(10_070, 10_100, confidence_level=0.95)
+    start = threshold.start_count(10_100, 0.95, 0.95)
+    covered = np.array([100, 10_100])
+    bounds = np.array([0.6, lone])
+    assert lone > 0.95
+    assert threshold._walk(covered, bounds, 0.95, 100) == 0
+    assert threshold._walk(covered, bounds, 0.95, start) == 1
+    assert threshold.choose_threshold(confidence, correct)["threshold"] == 0.4
+
+
+def test_missed_target_is_said_and_never_a_silent_default():
+    # 190 of 200 right is 0.95 by eye; p with P(Binomial(200, p) >= 190) = 0.05 is 0.916665 (bisection)
+    result = threshold.choose_threshold(*photos((0.9, 200, 190)))
+    assert (result["target_met"], result["precision"]) == (False, 0.95)
+    assert result["precision_lower_bound"] == pytest.approx(0.916665, abs=1e-6)
+    assert result["shortfall"] == pytest.approx(0.95 - result["precision_lower_bound"])
+
+
+def test_too_few_photos_cannot_promise():
+    result = threshold.choose_threshold(*photos((0.99, 40, 40)))
+    assert not result["target_met"]
+    assert result["shortfall"] == pytest.approx(0.95 - 0.05 ** (1 / 40))
+
+
+def test_no_photo_reaches_the_grid():
+    result = threshold.choose_threshold(*photos((0.2, 100, 90)))
+    assert (result["threshold"], result["precision"], result["coverage"]) == (0.4, None, 0.0)
+    assert (result["precision_lower_bound"], result["shortfall"], result["target_met"]) == (0.0, 0.95, False)
+
+
+def test_a_lower_target_and_a_lower_confidence_never_cover_less():
+    rng = np.random.default_rng(0)
+    confidence = rng.beta(4, 0.6, 2000)
+    correct = rng.random(2000) < confidence
+    base = threshold.choose_threshold(confidence, correct)
+    assert threshold.choose_threshold(confidence, correct, target=0.9)["coverage"] > base["coverage"]
+    assert threshold.choose_threshold(confidence, correct, confidence_level=0.8)["coverage"] >= base["coverage"]
+
+
+def test_the_order_of_photos_does_not_matter():
+    rng = np.random.default_rng(1)
+    confidence, order = rng.beta(4, 0.6, 500).round(2), rng.permutation(500)
+    correct = rng.random(500) < confidence
+    one = threshold.choose_threshold(confidence, correct)
+    assert threshold.choose_threshold(confidence[order], correct[order]) == one
+
+
+def test_the_grid_is_fixed_and_falls():
+    assert (threshold.GRID[0], threshold.GRID[-1], len(threshold.GRID)) == (0.999, 0.4, 62)
+    assert all(a > b for a, b in zip(threshold.GRID, threshold.GRID[1:], strict=False))
+
+
+def false_promises(rate, draw, worlds=500, n=400):
+    """How many of the worlds break their promise: by `choose_threshold`, and by the plan's eye on the sample."""
+    rng = np.random.default_rng(7)
+    big = np.sort(draw(rng, 400_000))[::-1]
+    truth = [rate(big[: np.searchsorted(-big, -t, side="right")]).mean() for t in threshold.GRID]
+    broken = broken_by_eye = 0
+    for _ in range(worlds):
+        confidence = draw(rng, n)
+        correct = rng.random(n) < rate(confidence)
+        result = threshold.choose_threshold(confidence, correct)
+        broken += result["target_met"] and truth[threshold.GRID.index(result["threshold"])] < 0.95
+        covered, right = threshold._counts(confidence, correct)
+        looks_good = np.flatnonzero(right >= 0.95 * np.maximum(covered, 1))
+        broken_by_eye += len(looks_good) > 0 and truth[looks_good[-1]] < 0.95
+    return broken, broken_by_eye
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [lambda c: c, lambda c: c**1.3, lambda c: np.full_like(c, 0.9499)],
+    ids=["calibrated", "overconfident", "just short of the target everywhere"],
+)
+def test_promises_are_false_no_more_often_than_stated(rate):
+    broken, broken_by_eye = false_promises(rate, lambda rng, n: rng.beta(4, 0.6, n))
+    # 500 worlds at 5 % give 25; 41 is what an exactly 5 % procedure exceeds once in a thousand runs
+    assert broken <= binom.ppf(0.999, 500, 0.05) == 41
+    assert broken_by_eye > 0.4 * 500  # what the tests are for
+
+
+def test_scan_is_the_plans_table():
+    confidence, correct = photos((0.9, 2, 2), (0.6, 2, 1))
+    rows = threshold.threshold_scan(confidence, correct)
+    assert [row["threshold"] for row in rows] == [0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9]
+    np.testing.assert_allclose([row["threshold"] for row in rows], np.arange(0.4, 0.95, 0.05))
+    assert rows[4] == {"threshold": 0.6, "accuracy": 0.75, "coverage": 1.0}
+    assert rows[5] == {"threshold": 0.65, "accuracy": 1.0, "coverage": 0.5}
+
+
+def test_scan_and_evaluate_say_none_where_nothing_is_covered():
+    assert threshold.threshold_scan([0.5], [1])[-1] == {"threshold": 0.9, "accuracy": None, "coverage": 0.0}
+    result = threshold.evaluate_threshold([0.5, 0.9], [1, 1], 0.95)
+    assert result == {"threshold": 0.95, "precision": None, "coverage": 0.0, "n": 2}
+
+
+def test_risk_coverage_literal():
+    # Surest first: right, wrong, right, right. Risks 0, 1/2, 1/3, 1/4; their mean (0 + 6 + 4 + 3) / 48 = 13/48.
+    coverage, risk, aurc = threshold.risk_coverage([0.6, 0.9, 0.8, 0.7], [1, 1, 0, 1])
+    np.testing.assert_allclose(coverage, [0.25, 0.5, 0.75, 1.0])
+    np.testing.assert_allclose(risk, [0, 1 / 2, 1 / 3, 1 / 4])
+    assert aurc == pytest.approx(13 / 48)
+
+
+def test_risk_coverage_cannot_part_equal_confidences():
+    coverage, risk, aurc = threshold.risk_coverage([0.8, 0.8, 0.8, 0.8], [1, 0, 1, 1])
+    np.testing.assert_allclose(coverage, [1.0])
+    assert risk.tolist() == [0.25] and aurc == 0.25
+
+
+@pytest.mark.parametrize("wrong", [{"target": 0.0}, {"target": 95.0}, {"confidence_level": 1.0}])
+def test_shares_must_be_shares(wrong):
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        threshold.choose_threshold([0.5], [1], **wrong)

@@ -1,0 +1,181 @@
+"""Folding and rounding: literal numbers, equality of outputs, and refusals that name the layer."""
+
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import web_example
+
+from keras_pipeline.data.preprocess import Preprocessing
+from keras_pipeline.web.quantize import (
+    compare_models,
+    fold_batch_norm,
+    remaining_batch_norms,
+    round_to_float16,
+    weight_megabytes,
+)
+
+layers = keras.layers
+DATA = Path(os.environ.get("KERAS_PIPELINE_TEST_DATA", "../shared/data"))
+WEIGHTS = DATA / "mobilenet_v2_1.0_224_imagenet.weights.h5"
+
+
+def functional(*stack, shape=(8, 8, 3)):
+    inputs = x = keras.Input(shape)
+    for layer in stack:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def settle(model, seed=0):
+    """Draws every BatchNorm's gamma, beta, mean and variance."""
+    rng = np.random.default_rng(seed)
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in layer.get_weights()])
+    return model
+
+
+def largest_difference(first, second, shape=(8, 8, 3)):
+    x = np.random.default_rng(9).normal(size=(4, *shape)).astype(np.float32)
+    return float(np.abs(first(x, training=False) - second(x, training=False)).max())
+
+
+def test_folding_a_dense_layer_in_literal_numbers():
+    norm = layers.BatchNormalization(epsilon=0.0)
+    model = functional(layers.Dense(1), norm, shape=(1,))
+    model.layers[1].set_weights([np.array([[2.0]]), np.array([1.0])])
+    norm.set_weights([np.array([3.0]), np.array([5.0]), np.array([-1.0]), np.array([4.0])])
+    kernel, bias = fold_batch_norm(model).layers[1].get_weights()
+    assert kernel.item() == 3.0  # 2 * 3 / sqrt(4)
+    assert bias.item() == 8.0  # 5 + (1 - -1) * 3 / sqrt(4)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Conv2D(4, 3, strides=2, padding="same", use_bias=False),
+        layers.Conv2D(4, 3, groups=1, dilation_rate=2),
+        layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False),
+        layers.Dense(5),
+    ],
+)
+def test_folded_layer_gives_the_same_numbers(layer):
+    model = settle(functional(layer, layers.BatchNormalization(), layers.ReLU(6)))
+    folded = fold_batch_norm(model)
+    assert remaining_batch_norms(folded) == []
+    assert largest_difference(model, folded) < 1e-5
+
+
+def test_folding_without_scale_and_centre():
+    model = settle(functional(layers.Conv2D(4, 1), layers.BatchNormalization(scale=False, center=False)))
+    assert largest_difference(model, fold_batch_norm(model)) < 1e-5
+
+
+def test_mobilenet_folds_whole_and_is_left_as_it_was():
+    model = settle(keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, include_top=False))
+    before = [weight.copy() for weight in model.get_weights()]
+    folded = fold_batch_norm(model)
+    assert remaining_batch_norms(folded) == [] and len(remaining_batch_norms(model)) == 52
+    scale = float(np.abs(model(np.ones((1, 32, 32, 3)), training=False)).max())
+    assert largest_difference(model, folded, (32, 32, 3)) < 1e-4 * scale
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_batch_norm_with_nothing_to_fold_into_stays_and_is_named():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Add()([layers.Conv2D(3, 1)(inputs), inputs])
+    x = layers.BatchNormalization(name="after_add")(x)
+    x = layers.BatchNormalization(name="after_activation")(layers.Conv2D(4, 1, activation="relu")(x))
+    branch = layers.Conv2D(4, 1)(x)
+    x = layers.Add()([layers.BatchNormalization(name="beside_a_branch")(branch), branch])
+    model = settle(keras.Model(inputs, x))
+    folded = fold_batch_norm(model)
+    assert sorted(remaining_batch_norms(folded)) == ["after_activation", "after_add", "beside_a_branch"]
+    assert largest_difference(model, folded) < 1e-5
+
+
+def test_nested_model_is_folded_too():
+    inner = functional(layers.Conv2D(4, 3, use_bias=False), layers.BatchNormalization())
+    model = settle(functional(inner, layers.Flatten(), layers.Dense(2)))
+    folded = fold_batch_norm(model)
+    assert remaining_batch_norms(folded) == []
+    assert largest_difference(model, folded) < 1e-5
+
+
+def test_mixed_precision_leaves_as_float32():
+    model = settle(functional(layers.Conv2D(4, 3, dtype="mixed_float16"), layers.BatchNormalization()))
+    assert {layer.compute_dtype for layer in fold_batch_norm(model).layers} == {"float32"}
+
+
+def test_folding_refuses_what_is_not_functional():
+    with pytest.raises(ValueError, match="received Dense"):
+        fold_batch_norm(layers.Dense(2))
+
+
+def test_rounding_in_literal_numbers():
+    model = functional(layers.Dense(1, name="head"), shape=(1,))
+    model.get_layer("head").set_weights([np.array([[1 + 2.0**-12]]), np.array([0.5])])
+    kernel, bias = round_to_float16(model)
+    assert kernel == {"name": "head/kernel", "shape": [1, 1], "stored": "float16", "max_abs_error": 2.0**-12}
+    assert bias["max_abs_error"] == 0.0
+    assert model.get_layer("head").kernel[0, 0] == 1.0
+
+
+def test_a_batch_norm_that_stayed_keeps_float32():
+    model = functional(layers.BatchNormalization(name="norm"))
+    model.get_layer("norm").set_weights([np.ones(3), np.zeros(3), np.zeros(3), np.full(3, 1e-9, np.float32)])
+    assert {entry["stored"] for entry in round_to_float16(model)} == {"float32"}
+    assert np.all(np.asarray(model.get_layer("norm").moving_variance) == np.float32(1e-9))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -7e4])
+def test_rounding_refuses_and_changes_nothing(bad):
+    model = functional(layers.Dense(1, name="first"), layers.Dense(1, name="second"), shape=(1,))
+    model.get_layer("first").set_weights([np.array([[0.1]]), np.zeros(1)])
+    model.get_layer("second").set_weights([np.array([[bad]]), np.zeros(1)])
+    with pytest.raises(ValueError, match="second/kernel"):
+        round_to_float16(model)
+    assert model.get_layer("first").kernel[0, 0] == np.float32(0.1)
+
+
+def test_compare_models_in_literal_numbers():
+    reference = np.log([[0.8, 0.2], [0.4, 0.6]])
+    quantized = np.log([[0.5, 0.5], [0.6, 0.4]])
+    result = compare_models(reference, quantized, np.array([0, 1]))
+    assert (result["n"], result["top1_agreement"], result["top1_before"], result["top1_after"]) == (2, 0.5, 1.0, 0.5)
+    assert result["max_abs_dp"] == pytest.approx(0.3)
+    assert result["delta_nll"] == pytest.approx(np.log(0.8 * 0.6 / (0.5 * 0.4)) / 2)
+
+
+def test_compare_models_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(2, 4\)"):
+        compare_models(np.zeros((2, 3)), np.zeros((2, 4)), np.zeros(2, int))
+
+
+def test_size_in_megabytes():
+    model = functional(layers.Dense(1000, use_bias=False), shape=(250,))
+    assert weight_megabytes(model) == {"float32": 1.0, "float16": 0.5}
+
+
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"{WEIGHTS} is absent: set KERAS_PIPELINE_TEST_DATA")
+def test_real_weights_on_a_real_photo():
+    model = keras.applications.MobileNetV2(weights=None, classifier_activation=None)
+    model.load_weights(WEIGHTS)
+    photo = (DATA / "flowers17/images/image_0001.jpg").read_bytes()
+    x = Preprocessing(224).from_photo(photo)[None] / 127.5 - 1
+    folded = fold_batch_norm(model)
+    before = np.asarray(model(x, training=False))
+    assert np.abs(before - folded(x, training=False)).max() < 1e-4
+    round_to_float16(folded)
+    after = np.asarray(folded(x, training=False))
+    assert compare_models(before, after, before.argmax(1))["max_abs_dp"] < 0.05
+
+
+def test_the_example_has_learnt_something():
+    records = web_example.samples()
+    logits = web_example.trained().predict(web_example.tensors(records), verbose=0)
+    labels = np.array([label for _, _, label in records])
+    assert np.mean(logits.argmax(1) == labels) > 0.9 and logits.std(1).mean() > 1

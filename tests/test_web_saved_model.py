@@ -1,0 +1,122 @@
+"""The SavedModel says what the Keras model says, carries its names and numbers, and refuses altered ones."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import web_example as example
+from PIL import Image
+
+from keras_pipeline.core.taxonomy import class_hash
+from keras_pipeline.web.saved_model import classify, load_classifier, write_saved_model
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_classifier(example.saved())
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def test_logits_are_the_models_and_probabilities_calibrated(loaded):
+    images = example.tensors(example.samples())
+    logits, probabilities = loaded.scores(images)
+    np.testing.assert_allclose(logits, example.shipped().predict(images, verbose=0), atol=1e-4)
+    np.testing.assert_allclose(probabilities, softmax(logits / 1.7), atol=1e-6)  # 1.7: the example's temperature
+
+
+def test_signatures_are_documented_by_their_names(loaded):
+    signatures = loaded.restored.signatures
+    assert set(signatures) == {"serving_default", "classify_jpeg"}
+    assert signatures["serving_default"].structured_input_signature[1]["image"].shape.as_list() == [None, 48, 48, 3]
+    assert set(signatures["classify_jpeg"].structured_outputs) == {"latin_name", "probability", "conclusive"}
+
+
+def test_classify_jpeg_answers_records_as_the_python_path_does(loaded):
+    photos = [record for _, record, _ in example.samples()]
+    answers = loaded.restored.signatures["classify_jpeg"](image_bytes=tf.constant(photos))
+    expected = [loaded.classify(photo) for photo in photos]
+    assert [name.decode() for name in answers["latin_name"].numpy()] == [e["latin_name"] for e in expected]
+    np.testing.assert_allclose(answers["probability"], [e["probability"] for e in expected], atol=1e-5)
+    assert answers["conclusive"].numpy().tolist() == [e["conclusive"] for e in expected]
+
+
+def test_classify_jpeg_shrinks_an_original(loaded):
+    original = example.encoded(example.photo(2, 7, (1500, 1100)))
+    answers = loaded.restored.signatures["classify_jpeg"](image_bytes=tf.constant([original]))
+    assert answers["probability"].numpy()[0] == pytest.approx(loaded.classify(original)["probability"], abs=5e-3)
+
+
+def test_assets_travel_with_the_model():
+    assets = example.saved() / "assets"
+    labels = json.loads((assets / "labels.json").read_text())
+    assert labels == {"sha256": class_hash(example.SPECIES), "classes": example.SPECIES}
+    assert json.loads((assets / "calibration.json").read_text()) == example.CALIBRATION
+    assert json.loads((assets / "preprocessing.json").read_text())["image_size"] == 48
+
+
+def test_classify_names_photos_with_five_or_all_species(tmp_path):
+    paths = [tmp_path / f"{label}.jpg" for label in range(4)]
+    for label, path in enumerate(paths):
+        path.write_bytes(example.encoded(example.photo(label, 3)))
+    answers = classify(example.saved(), paths)
+    assert [answer["latin_name"] for answer in answers] == example.SPECIES
+    assert [answer["photo"] for answer in answers] == [str(path) for path in paths]
+    assert sum(entry["probability"] for entry in answers[0]["top5"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_rotated_phone_photo_gets_the_same_answer(tmp_path, loaded):
+    upright = example.photo(1, 5)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the picture is stored turned; a viewer turns it 90 degrees clockwise
+    turned = io.BytesIO()
+    upright.transpose(Image.Transpose.ROTATE_90).save(turned, "PNG", exif=exif)
+    plain = loaded.classify(example.encoded(upright, format="PNG"))
+    assert loaded.classify(turned.getvalue()) == plain
+
+
+@pytest.mark.parametrize("content", [b"", b"no photo", b"\xff\xd8\xff\xe0broken"])
+def test_a_file_that_is_no_photo_is_named(tmp_path, content):
+    path = tmp_path / "notes.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="notes.jpg"):
+        classify(example.saved(), [path])
+
+
+def test_altered_labels_are_refused(tmp_path):
+    shutil.copytree(example.saved(), tmp_path / "model")
+    path = tmp_path / "model/assets/labels.json"
+    labels = json.loads(path.read_text())
+    labels["classes"].reverse()
+    path.write_text(json.dumps(labels))
+    with pytest.raises(ValueError, match="labels.json"):
+        load_classifier(tmp_path / "model")
+
+
+def test_an_absent_model_says_which_step_makes_it(tmp_path):
+    with pytest.raises(ValueError, match="phase6 export"):
+        load_classifier(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"labels": example.SPECIES[:3]}, "3 labels"),
+        ({"labels": [example.SPECIES[0]] * 4}, "1 different"),
+        ({"calibration": {"temperature": 1.0}}, "without threshold"),
+        ({"calibration": {"temperature": 0.0, "threshold": 0.5}}, "temperature 0.0"),
+        ({"calibration": {"temperature": float("nan"), "threshold": 0.5}}, "temperature nan"),
+        ({"preprocessing": example.Preprocessing(image_size=64)}, "image_size"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(tmp_path, change, match):
+    parts = {"labels": example.SPECIES, "calibration": example.CALIBRATION, "preprocessing": example.PREPROCESSING}
+    with pytest.raises(ValueError, match=match):
+        write_saved_model(example.trained(), tmp_path / "model", **(parts | change))
+    assert not any(tmp_path.iterdir())
