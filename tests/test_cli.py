@@ -120,8 +120,9 @@ def test_status_of_nothing_as_json(experiment, capsys):
 
 def test_set_reaches_the_run(experiment, capsys, tmp_path):
     elsewhere = tmp_path / "elsewhere"
-    cli.main(["status", "--config", str(experiment()), "--set", f"root={elsewhere}", "--set", "experiment=other"])
-    assert (elsewhere / "artifacts" / "other").is_dir()
+    sets = ["--set", f"root={elsewhere}", "--set", "experiment=other"]
+    assert cli.main(["phase1", "train", "--config", str(experiment()), *sets]) == 3
+    assert str(elsewhere / "tfrecords" / "other" / "dataset.json") in capsys.readouterr().err
 
 
 def test_dry_run_says_what_would_run_and_touches_nothing(experiment, capsys, tmp_path):

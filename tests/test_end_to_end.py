@@ -175,6 +175,7 @@ def test_a_second_run_does_nothing_and_verify_finds_everything_unchanged(road, c
     printed = capsys.readouterr().out
     assert printed.count("up to date") == 25 and "done in" not in printed
     assert content_hash(root / "artifacts/easy/phase4/finetune/best.keras") == before
+    assert not list(root.rglob("backup")) and not list(root.rglob(".writing-*"))  # only a restart would need them
     assert main(["phase7", "verify", "--config", str(file)]) == 0
 
 

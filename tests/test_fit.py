@@ -145,8 +145,6 @@ def test_a_killed_distiller_goes_on_and_leaves_the_student(tmp_path):
 def test_a_finished_stage_is_not_trained_again(tmp_path):
     rows = fit.fit(cheap_model(), batches, VALIDATION, stage_of(tmp_path, epochs=2))
     assert fit.fit(cheap_model(), None, None, stage_of(tmp_path, epochs=2)) == rows
-    fit.clean(tmp_path)
-    assert not (tmp_path / "backup").exists() and (tmp_path / "best.keras").exists()
 
 
 def test_a_backup_of_other_settings_is_not_continued(tmp_path):
@@ -249,5 +247,6 @@ def test_traces_of_a_run(tmp_path):
 def test_checkpoint_dir_moves_the_checkpoints(tmp_path):
     callbacks = Callbacks(early_stopping=False, checkpoint_dir=str(tmp_path / "elsewhere"))
     fit.fit(cheap_model(), batches, VALIDATION, stage_of(tmp_path / "stage", 1, callbacks))
-    assert [p.name for p in (tmp_path / "elsewhere").iterdir()] == ["epoch-001.keras"]
+    # Below the stage's name, because a teacher's two stages share the setting.
+    assert [p.name for p in (tmp_path / "elsewhere" / "stage").iterdir()] == ["epoch-001.keras"]
     assert not (tmp_path / "stage" / "checkpoints").exists()

@@ -102,7 +102,7 @@ STEPS = [
     ),
     Step(
         "phase6", "export", export, ("dataset", "shipped", "shipped_calibration"), ("saved_model", "web", "export"),
-        (), 1,
+        ("dataset.short_side", "phase4.data"), 1,
     ),
     Step(
         "phase6", "validate", validate, ("dataset", "saved_model", "web"), ("equivalence",),
