@@ -122,11 +122,21 @@ def _dispatch(options: argparse.Namespace) -> tuple[object, int]:
 def _config(options: argparse.Namespace):
     from keras_pipeline.core import config
 
-    overrides = list(options.set)
-    if getattr(options, "images", None) or getattr(options, "labels", None):
-        overrides += [f"source.demo.{key}={json.dumps(getattr(options, key))}" for key in ("images", "labels")]
-        overrides.append(f"experiment={json.dumps('demo-' + Path(options.images or '.').resolve().name)}")
-    return config.load(options.config, overrides)
+    images, labels = getattr(options, "images", None), getattr(options, "labels", None)
+    if not (images or labels):
+        return config.load(options.config, options.set)
+    own = [f"source.demo.{key}={json.dumps(value)}" for key, value in (("images", images), ("labels", labels))]
+    own.append(f"experiment={json.dumps('demo-' + Path(images or '.').resolve().name)}")
+    # The config knows how many photos it draws, and which regions those have; not so of a folder.
+    own += ["gates.valid_photos_min=null", "gates.valid_photos_max=null"]
+    loaded = config.load(options.config, own + options.set)
+    from keras_pipeline.demo import herbarium
+
+    regions = herbarium.regions(Path(images), Path(labels))
+    if loaded.phase2.region in regions:
+        return loaded
+    print(f"{labels}: no photo of region {loaded.phase2.region}; the regional teacher learns from {regions[0]}")
+    return config.load(options.config, [*own, *options.set, f"phase2.region={json.dumps(regions[0])}"])
 
 
 @contextlib.contextmanager
@@ -195,7 +205,9 @@ def _run(run, options: argparse.Namespace) -> tuple[object, int]:
     result, code = _gated(run, steps, options.force)
     print(f"report: {summary.write(run)}")
     if run.path("web").exists():
-        print(f"page: {run.path('web')}; see it with `python -m keras_pipeline serve --config {options.config}`")
+        named = run.config.experiment
+        other = "" if named == Path(options.config).stem else f" --set experiment={named}"
+        print(f"page: {run.path('web')}; see it with `python -m keras_pipeline serve --config {options.config}{other}`")
     return result, code
 
 
@@ -244,7 +256,8 @@ def _serve(run, options: argparse.Namespace) -> tuple[object, int]:
         raise ValueError(f"{folder}: no page yet; run `python -m keras_pipeline run --config {options.config}` first")
     with serve_folder(folder, options.port) as url:
         print(f"{url} (Ctrl-C ends it)", flush=True)
-        threading.Event().wait()
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
     return {}, 0
 
 

@@ -195,3 +195,39 @@ def test_only_a_missed_gate_exits_1(experiment, monkeypatch, capsys, status, cod
     assert cli.main(["phase5", "--json", "--config", str(experiment())]) == code
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"gates": [verdict]} and "ece: 0.5 < 0.1" in captured.err
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """(regions of its photos) -> arguments of `demo` for a folder with a CSV."""
+
+    def make(*regions):
+        rows = [f"{i}.jpg,Viola odorata,{region}" for i, region in enumerate(regions)]
+        for row in rows:
+            (tmp_path / row.split(",")[0]).write_bytes(b"photo")
+        (tmp_path / "labels.csv").write_text("\n".join(["image,latin_name,region", *rows]))
+        return ["demo", "--images", str(tmp_path), "--labels", str(tmp_path / "labels.csv")]
+
+    return make
+
+
+def config_of(arguments):
+    return cli._config(cli._parser().parse_args(arguments))
+
+
+def test_demo_on_a_folder_keeps_the_region_where_the_folder_has_it(folder, experiment):
+    arguments = [*folder("EU", "EU", "EU_SW"), "--config", str(experiment())]
+    assert config_of(arguments).phase2.region == "EU_SW"
+    assert config_of([*arguments, "--set", "phase2.region=EU"]).phase2.region == "EU"
+
+
+def test_demo_on_a_folder_without_the_region_takes_the_commonest(folder, experiment, capsys, tmp_path):
+    found = config_of([*folder("", "NA", ""), "--config", str(experiment())])
+    assert (found.phase2.region, found.experiment) == ("unknown", f"demo-{tmp_path.name}")
+    assert (found.gates.valid_photos_min, found.gates.valid_photos_max) == (None, None)
+    assert "no photo of region EU_SW; the regional teacher learns from unknown" in capsys.readouterr().out
+
+
+def test_demo_on_a_folder_needs_both(folder, experiment, capsys):
+    assert cli.main([*folder("EU")[:3], "--config", str(experiment())]) == 2
+    assert "images and labels go together" in capsys.readouterr().err

