@@ -86,7 +86,7 @@ def validate(run: Run) -> None:
         if position in wanted:
             samples.append((photo.sample_id, photo.image, photo.label))
     bundle = run.path("web")
-    result = equivalence.validate_bundle(bundle, run.path("saved_model"), samples, seed=run.config.seed)
+    result = equivalence.validate_bundle(bundle, run.path("saved_model"), samples)
     write_json(run.path("equivalence"), result)
     with aside(bundle / "equivalence.json") as temporary:
         shutil.copyfile(run.path("equivalence"), temporary)

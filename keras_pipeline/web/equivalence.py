@@ -26,7 +26,6 @@ from keras_pipeline.web.browser import open_browser
 from keras_pipeline.web.saved_model import CALIBRATION, LABELS, PREPROCESSING, Classifier, load_classifier
 from keras_pipeline.web.tfjs import FILE_LIST
 
-LIMIT = 1000  # photos; the figures hardly move beyond, and a minute is a good price for a proof
 CHUNK = 64  # photos of one file of samples
 PROBE = Path(__file__).parent / "probe.js"
 VERDICT = "equivalence.json"
@@ -60,14 +59,13 @@ def validate_bundle(
     samples: list[tuple[str, bytes, int]],
     *,
     backends: tuple[str, ...] = ("wasm",),
-    seed: int,
 ) -> dict:
     """Serves the bundle on loopback, opens it in headless Chromium and compares its answers with the SavedModel's.
 
     Args:
         bundle_folder: what `write_bundle` wrote.
         saved_model_folder: what it was made from.
-        samples: (sample_id, encoded photo, label 0..C-1); more than LIMIT are drawn from with the seed.
+        samples: (sample_id, encoded photo, label 0..C-1).
         backends: of TensorFlow.js, each judged by itself.
 
     Returns:
@@ -87,7 +85,7 @@ def validate_bundle(
     classifier = load_classifier(saved_model_folder)
     with tempfile.TemporaryDirectory() as scratch:
         stage = Path(scratch)
-        reference = _ask_python(classifier, _draw(samples, seed), stage)
+        reference = _ask_python(classifier, samples, stage)
         doubt = _degenerate(reference)
         # A copy beside the samples: the page's policy lets it read from its own server only.
         shutil.copytree(bundle_folder, stage / "page")
@@ -105,13 +103,6 @@ def validate_bundle(
     reasons = [doubt] if doubt else _reasons(verdict)
     status = "not judged" if doubt else "failed" if reasons else "passed"
     return {"status": status, "passed": not reasons, "reasons": reasons, **verdict}
-
-
-def _draw(samples: list[tuple[str, bytes, int]], seed: int) -> list[tuple[str, bytes, int]]:
-    if len(samples) <= LIMIT:
-        return samples
-    chosen = np.random.default_rng(seed).choice(len(samples), LIMIT, replace=False)
-    return [samples[i] for i in sorted(chosen)]
 
 
 def _ask_python(classifier: Classifier, samples: list[tuple[str, bytes, int]], stage: Path) -> _Reference:
