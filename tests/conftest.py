@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Two workers on two cores: with more threads each, they mostly wait for one another. Child processes inherit it.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import io
 

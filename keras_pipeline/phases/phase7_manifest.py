@@ -66,7 +66,7 @@ def _phases(run: Run) -> dict:
             f"top1_{region.lower()}": (regional["per_region"].get(region) or {}).get("top1"),
             "checkpoint": _relative("regional"),
         },
-        "phase_3": {"student_architecture": f"{student_model.name}_{student_model.alpha:g}"},
+        "phase_3": {"student_architecture": f"{student_model.name}_{student_model.alpha}"},
         "phase_4": {
             "distillation_epochs": epochs["distill"],
             "finetuning_epochs": epochs["finetune"],
