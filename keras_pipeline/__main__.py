@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "status", "what is done, stale or missing")
     _command(commands, "report", "write report.html again")
     command = _command(commands, "serve", "serve the page on loopback")
-    command.add_argument("--port", type=int, default=8000)
+    command.add_argument("--port", type=int, choices=range(65536), default=8000, metavar="N", help="8000; 0: any free")
     command = _command(commands, "classify", "name photos with the SavedModel")
     command.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     _command(commands, "doctor", "what this machine has: GPU, browser, MongoDB, disk, versions")
@@ -169,7 +169,10 @@ def _phase(run, options: argparse.Namespace) -> tuple[object, int]:
 
     if options.step == "verify":
         phase7_manifest.verify(run)
-        return {"verified": True}, 0
+        stale = [row["step"] for row in runner.status(run) if row["state"] != "done"]
+        if stale:
+            print(f"not up to date, see `status`: {', '.join(stale)}")
+        return {"verified": True, "not_up_to_date": stale}, 0
     if options.step == "reproduce":
         different = runner.reproduce(run)
         return {"different": different}, int(bool(different))
@@ -262,13 +265,19 @@ def _serve(run, options: argparse.Namespace) -> tuple[object, int]:
 
 
 def _classify(run, options: argparse.Namespace) -> tuple[object, int]:
+    absent = [str(photo) for photo in options.photos if not photo.is_file()]
+    if absent:  # said before TensorFlow has taken its seconds
+        raise ValueError(f"{', '.join(absent)}: no such file; expected photos")
     from keras_pipeline.web import saved_model
 
     answers = saved_model.classify(run.path("saved_model"), options.photos)
     for answer in answers:
+        if "error" in answer:
+            print(f"error: {answer['photo']}: {answer['error']}", file=sys.stderr)
+            continue
         verdict = answer["latin_name"] if answer["conclusive"] else f"not conclusive ({answer['latin_name']}?)"
         print(f"{answer['photo']}: {verdict}, {answer['probability']:.1%}")
-    return answers, 0
+    return answers, 2 if any("error" in answer for answer in answers) else 0
 
 
 def _doctor(run, options: argparse.Namespace) -> tuple[object, int]:

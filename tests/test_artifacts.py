@@ -65,6 +65,17 @@ def test_other_config_only_where_the_step_depends_on_it(done, make_config):
     assert why_stale(with_config(phase5={"target_precision": 0.9}), step_of()) is None
 
 
+def test_the_contents_of_a_file_that_the_config_names_count(done, make_config, tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image,latin_name\n")
+    run = Run(make_config(source={"demo": {"images": str(tmp_path), "labels": str(labels)}}), done.open_source)
+    step = step_of(sections=("source.demo",))
+    artifacts.write_sidecars(run, step, 1.0)
+    assert why_stale(run, step) is None
+    labels.write_text("image,latin_name\na.jpg,Viola odorata\n")
+    assert why_stale(run, step) == "its config changed (source.demo)"
+
+
 def test_an_input_made_again_with_other_contents(done):
     maker = step_of(inputs=(), outputs=("predictions",))
     artifacts.write_sidecars(done, maker, 0.5)
@@ -77,7 +88,7 @@ def test_an_input_made_again_with_other_contents(done):
 def test_a_file_changed_by_hand(done):
     path = done.path("calibration")
     path.write_text(path.read_text().replace("0.1", "0.9"))
-    assert why_stale(done, step_of()) == "calibration was changed by hand"
+    assert why_stale(done, step_of()) == "calibration is not as its step left it (size or time)"
 
 
 def test_a_removed_file_unless_it_is_transient(done):
@@ -101,7 +112,7 @@ def test_dataset_json_stands_for_its_shards(run):
     artifacts.write_sidecars(run, step, 1.0)
     assert why_stale(run, step) is None
     shard.write_bytes(b"abcd")
-    assert why_stale(run, step) == "dataset was changed by hand"
+    assert why_stale(run, step) == "dataset is not as its step left it (size or time)"
 
 
 def test_content_hash_of_json_leaves_out_times_and_layout(tmp_path):

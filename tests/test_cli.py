@@ -84,6 +84,7 @@ def test_the_commands_are_the_tables_of_steps():
         ["run"],
         ["phase1", "evaluate", "--split", "all"],
         ["status", "--confg", "x"],
+        ["serve", "--port", "99999", "--config", "x"],
     ],
 )
 def test_wrong_usage_exits_2(arguments, capsys):

@@ -188,6 +188,7 @@ def test_the_savedmodel_answers_from_the_command_line(road, capsys):
     assert answer["latin_name"] == "Alba alta" and len(answer["top5"]) == 4
     assert main(["classify", "--config", str(file), str(file)]) == 2  # a YAML file is no photo
     assert str(file) in capsys.readouterr().err
+    assert main(["classify", "--config", str(file), str(root / "nowhere.jpg")]) == 2
 
 
 @pytest.mark.slow

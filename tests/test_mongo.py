@@ -53,7 +53,11 @@ def test_an_empty_selection_says_where_it_looked(uri, settings):
 
 @pytest.mark.parametrize(
     "uri",
-    ["mongodb://me:s3cret@127.0.0.1:9/", "mongodb://me:s3/cret@127.0.0.1:9/", "mongodb://me:s3cret@127.0.0.1:port/"],
+    [
+        "mongodb://me:s3cret@127.0.0.1:9/",
+        "mongodb://127.0.0.1:9/?tlsCertificateKeyFilePassword=s3cret",
+        "mongodb://127.0.0.1:9/?appname=x&authMechanismProperties=AWS_SESSION_TOKEN:s3cret",
+    ],
 )
 def test_nobody_answers_within_ten_seconds_and_the_password_stays_secret(uri):
     started = time.monotonic()
@@ -63,6 +67,17 @@ def test_nobody_answers_within_ten_seconds_and_the_password_stays_secret(uri):
     assert "s3" not in str(caught.value) and "127.0.0.1" in str(caught.value)
     # Neither in what a traceback would show.
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["mongodb://me:s3/cret@127.0.0.1:9/", "mongodb://me:s3@cret@127.0.0.1:9/", "mongodb://me:s3cret@127.0.0.1:port/",
+     "mongodb://me:s3cret@127.0.0.1:99999/"],
+)  # fmt: skip
+def test_what_is_no_uri_is_a_mistake_of_the_config(uri):
+    with pytest.raises(ValueError, match="percent-encoded") as caught:
+        read(uri)
+    assert "s3" not in str(caught.value) and "cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -106,14 +106,30 @@ def test_a_hand_edited_file_is_made_again(chain):
     assert chain.execute() == ["train"]
 
 
-def test_a_failed_step_vouches_for_nothing_and_runs_again(chain):
-    chain.execute()
-    train, chain.steps[3] = chain.steps[3], artifacts.dataclasses.replace(chain.steps[3], run=lambda run: 1 / 0)
+def failing(chain, fail):
+    """The chain's last step replaced by one that fails, while the context is open."""
+    whole = chain.steps[3]
+    chain.steps[3] = artifacts.dataclasses.replace(whole, run=fail)
     with pytest.raises(ZeroDivisionError):
         chain.execute(force=True)
-    chain.steps[3] = train
-    assert {row["step"]: row["state"] for row in runner.status(chain.run)}["phase1 train"] == "missing"
+    chain.steps[3] = whole
+    return {row["step"]: row["state"] for row in runner.status(chain.run)}["phase1 train"]
+
+
+def test_a_step_that_fails_half_way_runs_again(chain):
+    def fail(run):
+        write_json(run.path("teacher_history"), {"epochs": "half"})
+        raise ZeroDivisionError
+
+    chain.execute()
+    assert failing(chain, fail) == "stale"
     assert chain.execute() == ["train"]
+
+
+def test_a_forced_step_that_fails_at_once_loses_nothing(chain):
+    chain.execute()
+    assert failing(chain, lambda run: 1 / 0) == "done"
+    assert chain.execute() == []
 
 
 def test_leftovers_of_a_killed_run_are_removed(chain):

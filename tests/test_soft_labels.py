@@ -160,8 +160,9 @@ def test_flipped_byte_is_named(tmp_path):
     data = bytearray(file.read_bytes())
     data[20] ^= 1
     file.write_bytes(bytes(data))
-    with pytest.raises(BrokenArtefact, match="train-0.tfrecord.bin: its sha256"):
-        store.read(store.shards[0])
+    for read in (lambda: store.read(store.shards[0]), store.check_contents):
+        with pytest.raises(BrokenArtefact, match="train-0.tfrecord.bin: its sha256"):
+            read()
 
 
 def test_a_store_of_other_settings_is_refused(tmp_path):

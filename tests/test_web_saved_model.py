@@ -82,11 +82,13 @@ def test_a_rotated_phone_photo_gets_the_same_answer(tmp_path, loaded):
 
 
 @pytest.mark.parametrize("content", [b"", b"no photo", b"\xff\xd8\xff\xe0broken"])
-def test_a_file_that_is_no_photo_is_named(tmp_path, content):
-    path = tmp_path / "notes.jpg"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="notes.jpg"):
-        classify(example.saved(), [path])
+def test_a_file_that_is_no_photo_is_named_and_the_others_answered(tmp_path, content):
+    bad, good = tmp_path / "notes.jpg", tmp_path / "good.jpg"
+    bad.write_bytes(content)
+    good.write_bytes(example.encoded(example.photo(2, 3)))
+    complaint, answer = classify(example.saved(), [bad, good])
+    assert complaint["photo"] == str(bad) and complaint["error"] and "latin_name" not in complaint
+    assert answer["latin_name"] == example.SPECIES[2]
 
 
 def test_altered_labels_are_refused(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -69,6 +70,8 @@ ARTEFACTS = {
 ADDED_LATER = "equivalence.json"
 # Files of a SavedModel that hold dates or a random id; its weights and assets are hashed.
 VOLATILE = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb"}
+# Config keys that may name a file: what it holds counts, not only where it lies.
+FILE_KEYS = {"labels", "pretrained", "weights"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,8 +257,27 @@ def config_hash(config: Config, sections: tuple[str, ...]) -> str:
         value: Any = dumped
         for part in key.split("."):
             value = value[part]
-        values[key] = value
+        values[key] = _with_contents(value)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _with_contents(value: Any) -> Any:
+    """The same values, each file that they name followed by its hash."""
+    if not isinstance(value, dict):
+        return value
+    result = {}
+    for key, inner in value.items():
+        result[key] = _with_contents(inner)
+        if key in FILE_KEYS and isinstance(inner, str) and Path(inner).is_file():
+            stat = Path(inner).stat()
+            result[f"{key} contents"] = _known_hash(inner, stat.st_size, stat.st_mtime_ns)
+    return result
+
+
+@functools.lru_cache(maxsize=32)
+def _known_hash(path: str, size: int, mtime_ns: int) -> str:
+    """file_hash, once for each state of a file: one weights file is named in several sections."""
+    return file_hash(Path(path))
 
 
 def why_stale(run: Run, step: Step) -> str | None:
@@ -270,7 +292,7 @@ def why_stale(run: Run, step: Step) -> str | None:
             if name not in step.transient:
                 return f"{name} is missing"
         elif {key: meta.get(key) for key in ("size", "mtime_ns")} != fingerprint(path):
-            return f"{name} was changed by hand"
+            return f"{name} is not as its step left it (size or time)"
         if meta.get("code_version") != step.code_version:
             return "its code changed"
         if meta.get("config_hash") != config_hash(run.config, step.sections):

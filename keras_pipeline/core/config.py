@@ -411,7 +411,8 @@ class _Loader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value]
         repeated = {key for key in keys if keys.count(key) > 1}
         if repeated:
-            raise ConfigError(f"{', '.join(sorted(repeated))}: given twice{node.start_mark}; keep one")
+            where = f"{self.name}, section from line {node.start_mark.line + 1}"
+            raise ConfigError(f"{where}: {', '.join(sorted(repeated))}: given twice; keep one")
         return node
 
 
@@ -456,8 +457,10 @@ def from_dict(values: dict, origin: str = "config") -> Config:
 
 
 def _parse(text: str, origin: str) -> Any:
+    loader = _Loader(text)
+    loader.name = origin  # PyYAML would call it <unicode string>.
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+        return loader.get_single_data()
     except yaml.YAMLError as error:
         raise ConfigError(f"{origin}: is not YAML: {error}") from error
 

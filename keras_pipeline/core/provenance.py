@@ -23,9 +23,12 @@ PACKAGES = (
 
 
 def redact(text: str) -> str:
-    """Replaces user and password in any URI: mongodb://user:secret@host -> mongodb://***@host."""
+    """Replaces user and password in any URI, and secret options: mongodb://user:secret@host -> mongodb://***@host."""
     # Up to the last @ of the word: a password that isn't percent-encoded may hold / and @ itself.
-    return re.sub(r"(\w[\w+.-]*://)\S*@", r"\1***@", text)
+    text = re.sub(r"(\w[\w+.-]*://)\S*@", r"\1***@", text)
+    return re.sub(
+        r"([?&;][^=&;\s]*(?:pass|secret|token|key|authmechanismprop)[^=&;\s]*=)[^&;\s]*", r"\1***", text, flags=re.I
+    )
 
 
 def environment() -> dict:

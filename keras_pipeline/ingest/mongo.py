@@ -7,26 +7,33 @@ from collections.abc import Iterator
 
 from pymongo import MongoClient
 from pymongo.collection import Collection
-from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
+from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
 
 from keras_pipeline.core.config import Source
 from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.provenance import redact
 
 # Well below the ten seconds after which a user believes that nothing happens.
-SERVER_SELECTION_SECONDS = 5
+SERVER_SELECTION_SECONDS = 4
 
 
 @contextlib.contextmanager
 def open_collection(source: Source, uri: str) -> Iterator[Collection]:
-    """Yields the collection, with a server known to answer. Raises SourceError, the password left out."""
+    """Yields the collection, with a server known to answer. Raises SourceError, or ValueError for what is no URI; the
+    password is left out of both.
+    """
     shown = redact(uri)
     try:
         wait = SERVER_SELECTION_SECONDS * 1000
         client: MongoClient = MongoClient(
-            uri, serverSelectionTimeoutMS=wait, connectTimeoutMS=5000, appname="keras_pipeline"
+            uri, serverSelectionTimeoutMS=wait, connectTimeoutMS=wait, appname="keras_pipeline"
         )
-    except (PyMongoError, ValueError) as error:
+    except (InvalidURI, ValueError) as error:
+        raise ValueError(
+            f"source.uri {shown}: {redact(str(error))}; expected mongodb://user:password@host:port/, special "
+            "characters of user and password percent-encoded (@ is %40, / is %2F)"
+        ) from None
+    except PyMongoError as error:  # mongodb+srv:// asks the DNS here
         raise SourceError(f"source.uri {shown}: {redact(str(error))}") from None
     with client:
         try:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run, Step, config_hash, write_json
-from keras_pipeline.core.errors import LeakError
+from keras_pipeline.core.errors import LeakError, SourceError
 from keras_pipeline.core.schema import SPLITS, Photo, shuffle_key
 from keras_pipeline.core.taxonomy import class_hash, class_list
 
@@ -15,13 +15,15 @@ EXPORTED = (*SOURCE, "dataset", "phase0.export")
 
 
 def audit(run: Run) -> None:
-    import pandas as pd
-
-    from keras_pipeline.evaluation import plots
-    from keras_pipeline.ingest import audit as auditing
     from keras_pipeline.ingest import mongo
 
     with run.open_source() as (uri, _), mongo.open_collection(run.config.source, uri) as collection:
+        # Imported when a server has answered: who mistyped its address should not wait for pandas first.
+        import pandas as pd
+
+        from keras_pipeline.evaluation import plots
+        from keras_pipeline.ingest import audit as auditing
+
         result = auditing.audit(mongo.documents(collection, run.config.source))
     folder = run.path("audit").parent
     plots.class_histogram(result["per_class"], folder / "class_histogram.png")
@@ -96,7 +98,7 @@ def export(run: Run) -> None:
     bad = table[table.state != "ok"].groupby("reason").size().to_dict()
     print(f"{int((table.state == 'ok').sum())} photos stored, {int((table.state != 'ok').sum())} not: {bad}")
     if not (table.state == "ok").any():
-        raise ValueError(f"no photo could be stored ({bad}); see {run.path('url_ledger')}")
+        raise SourceError(f"no photo could be stored ({bad}); each URL's fate is in {run.path('url_ledger')}")
 
 
 def _discard_other_export(run: Run, raw: Path, database: Path) -> None:
@@ -131,19 +133,24 @@ def split(run: Run) -> None:
     shares = {name: getattr(run.config.phase0.split, name) for name in SPLITS}
     assignment = splitting.assign_splits(members, shares=shares, seed=run.config.seed)
 
-    folder = run.path("dataset").parent
-    for old in [*folder.glob("*.tfrecord"), folder / "dataset.json"]:
-        old.unlink(missing_ok=True)
     by_split: dict[str, list] = {name: [] for name in SPLITS}
     for place in sorted(index, key=lambda place: shuffle_key(place.sample_id, run.config.seed)):
         by_split[assignment[groups[place.sample_id]]].append(place)
-    entries = {}
-    for name, places in by_split.items():
-        if not places:
-            raise ValueError(f"the {name} split got no photo: {len(index)} photos in {len(members)} groups are too few")
-        entries[name] = records.write_split(
+    empty = [name for name, places in by_split.items() if not places]
+    if empty:
+        raise ValueError(
+            f"{', '.join(empty)}: no photo; received {len(index)} photos in {len(members)} groups, expected one group "
+            "or more for each split; add photos (about 20 groups a species give every split some of it)"
+        )
+    folder = run.path("dataset").parent
+    for old in [*folder.glob("*.tfrecord"), folder / "dataset.json"]:
+        old.unlink(missing_ok=True)
+    entries = {
+        name: records.write_split(
             folder, name, places, groups=groups, label_of=label_of, per_shard=run.config.dataset.photos_per_shard
         )
+        for name, places in by_split.items()
+    }
     leaks = splitting.find_leaks(records.identities(folder, entries))
     write_json(run.path("leak_audit"), {"leaks": leaks, "photos": len(index), "groups": len(members)})
     if leaks:

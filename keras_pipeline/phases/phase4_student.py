@@ -18,6 +18,7 @@ def distill(run: Run) -> None:
     info = records.load_info(run.path("dataset"))
     store = soft_labels.Store(run.path("soft_labels"))
     store.check_layout(build.soft_label_layout(run, info))
+    store.check_contents()  # Training reads the shards as raw bytes, and would learn from damaged ones.
     companion = pipeline.Companion(store.folder, store.layout.dtype.itemsize, soft_labels.decoder(store.layout))
     preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
     settings = run.config.phase3.distillation

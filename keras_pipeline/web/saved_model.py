@@ -172,10 +172,8 @@ def classify(folder: Path, photos: list[Path]) -> list[dict]:
     """Names each photo, original or record, through the same path as the page.
 
     Returns:
-        Per photo {photo, latin_name, probability, conclusive, top5: [{latin_name, probability}]}.
-
-    Raises:
-        ValueError: naming the file that is missing or no photo.
+        Per photo {photo, latin_name, probability, conclusive, top5: [{latin_name, probability}]}, or {photo, error}
+        for a file that can't be read or is no photo: the others are named all the same.
     """
     classifier = load_classifier(folder)
     return [{"photo": str(photo), **_classify_file(classifier, photo)} for photo in photos]
@@ -185,4 +183,4 @@ def _classify_file(classifier: Classifier, photo: Path) -> dict:
     try:
         return classifier.classify(photo.read_bytes())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{photo}: {error}") from error
+        return {"error": str(error)}
