@@ -160,13 +160,17 @@ def test_colour_histograms_do_not_tell_the_species(drawn):
 
 @pytest.mark.slow
 def test_small_student_learns_most_species_but_not_all(tmp_path):
-    images, labels, test = _readable(tmp_path, herbarium.draw(tmp_path, seed=1, species=6, photos=480))
-    accuracy = _student_accuracy(images, labels, test)
-    assert 0.70 < accuracy < 0.90
+    # Two drawings, other plants of the same species: 470 photos to be judged by, so that chance moves it by 2 points.
+    photos = []
+    for seed in (1, 2):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        photos.append(_readable(folder, herbarium.draw(folder, seed=seed, species=6, photos=480))[:2])
+    assert 0.70 < _student_accuracy(*photos) < 0.90
 
 
-def _student_accuracy(images: np.ndarray, labels: np.ndarray, test: np.ndarray) -> float:
-    """Top-1 on the test photos of MobileNetV2 (alpha 0.35) at 96 px, from random weights in 12 short epochs."""
+def _student_accuracy(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> float:
+    """Top-1 on `test` (photos, labels) of MobileNetV2 (alpha 0.35) at 96 px, from random weights in 12 epochs."""
     import keras
     from keras import layers
 
@@ -177,14 +181,14 @@ def _student_accuracy(images: np.ndarray, labels: np.ndarray, test: np.ndarray) 
     for layer in backbone.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.9
-    look = [layers.RandomTranslation(0.1, 0.1), layers.RandomFlip("horizontal"), layers.Rescaling(1 / 127.5, -1)]
-    model = keras.Sequential([keras.Input((96, 96, 3)), *look, backbone, layers.Dense(int(labels.max()) + 1)])
-    steps = int((~test).sum()) // 8
-    rate = keras.optimizers.schedules.CosineDecay(1e-5, 10 * steps, warmup_target=7e-3, warmup_steps=2 * steps)
+    look = [layers.RandomFlip("horizontal"), layers.Rescaling(1 / 127.5, -1)]
+    model = keras.Sequential([keras.Input((96, 96, 3)), *look, backbone, layers.Dense(int(train[1].max()) + 1)])
+    steps = len(train[1]) // 8
+    rate = keras.optimizers.schedules.CosineDecay(1e-5, 11 * steps, warmup_target=3e-3, warmup_steps=steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"], jit_compile=False)
-    model.fit(images[~test].astype("float32"), labels[~test], batch_size=8, epochs=12, verbose=0)
-    return model.evaluate(images[test].astype("float32"), labels[test], verbose=0, return_dict=True)["accuracy"]
+    model.fit(train[0].astype("float32"), train[1], batch_size=8, epochs=12, verbose=0)
+    return model.evaluate(test[0].astype("float32"), test[1], verbose=0, return_dict=True)["accuracy"]
 
 
 def test_regions_look_different():
