@@ -18,7 +18,8 @@ def uri(tmp_path_factory):
             client["plants"]["photos"].insert_many(
                 [
                     {"_id": f"{i:04d}", "latin_name": f"Viola {i % 3}", "image_url": f"{i}.jpg",
-                     "region": "EU" if i % 2 else "EU_SW", "especie": "Bellis", "extra": "x" * 100}
+                     "region": "EU" if i % 2 else "EU_SW", "especie": "Bellis", "extra": "x" * 100,
+                     "photo": {"url": f"p/{i}.jpg"}}
                     for i in reversed(range(1200))
                 ]
             )  # fmt: skip
@@ -43,6 +44,11 @@ def test_every_document_once_in_order_with_our_fields_only(uri):
 def test_query_and_field_names_act(uri):
     assert len(read(uri, query={"region": "EU", "latin_name": "Viola 1"})) == 200
     assert read(uri, query={"_id": "0003"}, fields={"latin_name": "especie"})[0]["latin_name"] == "Bellis"
+
+
+def test_a_field_inside_a_sub_document(uri):
+    (document,) = read(uri, query={"_id": "0003"}, fields={"image_url": "photo.url", "region": "region.name"})
+    assert (document["image_url"], document["region"]) == ("p/3.jpg", None)
 
 
 @pytest.mark.parametrize("settings", [{"query": {"region": "Mars"}}, {"collection": "photoz"}])

@@ -52,16 +52,26 @@ def documents(collection: Collection, source: Source) -> Iterator[dict]:
     Raises SourceError when there are none.
     """
     names = source.fields.model_dump()
+    # Whole sub-documents: nx-27017 finds nothing under a dotted projection.
+    fields = {theirs.split(".")[0]: 1 for theirs in names.values()}
     found = False
     # Small batches: an export takes minutes a shard, and a server forgets a cursor that rests for ten.
-    for document in collection.find(source.query, dict.fromkeys(names.values(), 1)).sort("_id", 1).batch_size(500):
+    for document in collection.find(source.query, fields).sort("_id", 1).batch_size(500):
         found = True
-        yield {"sample_id": str(document["_id"]), **{ours: document.get(theirs) for ours, theirs in names.items()}}
+        yield {"sample_id": str(document["_id"]), **{ours: _at(document, theirs) for ours, theirs in names.items()}}
     if not found:
         raise SourceError(
             f"{source.database}.{source.collection} has no document for query {source.query}; "
             "check source.database, source.collection and source.query"
         )
+
+
+def _at(document: dict, path: str):
+    """The value of a field, or of one inside a sub-document (`photo.url`); None where there is none."""
+    value = document
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def missing_field(document: dict) -> str | None:
