@@ -31,7 +31,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 def jit_compile() -> bool | str:
     """For `compile`: Keras's own choice on a GPU, no XLA on a CPU.
 
-    On 2 cores XLA made a MobileNetV2 step 4.8 times slower and took minutes to compile it.
+    On 2 cores XLA made a MobileNetV2 step 5 times slower (benchmarks/jit_compile.py).
     """
     return "auto" if tf.config.list_physical_devices("GPU") else False
 
