@@ -67,16 +67,14 @@ def dataset_json(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     total = sum(COUNTS.values())
     raw = folder / "raw" / "photos-00000.tfrecord"
-    records.write_shard(raw, (records.encode(photo_of(i)) for i in range(total)), total)
-    places = iter(records.index_shards([raw]))
-    groups = {f"sample-{i:03d}": f"group-{i:03d}" for i in range(total)}
-    label_of = {name: label for label, name in enumerate(SPECIES)}
-    splits = {
-        name: records.write_split(
-            folder, name, [next(places) for _ in range(n)], groups=groups, label_of=label_of, per_shard=6
-        )
-        for name, n in COUNTS.items()
-    }
+    records.write_shard(raw, (records.encode(photo_of(i)) for i in range(total)))
+    table = records.index_shard(raw, lambda photo: {name: getattr(photo, name) for name in records.DECIDED})
+    table = table.assign(group_id=[f"group-{i:03d}" for i in range(total)], label=[i % 3 for i in range(total)])
+    splits, start = {}, 0
+    for name, n in COUNTS.items():
+        rows = table.iloc[start : start + n]
+        splits[name] = records.write_split(folder, name, rows, shard_bytes=6.01 * rows["length"].mean())
+        start += n
     value = {"classes": list(SPECIES), "class_hash": class_hash(list(SPECIES)), "splits": splits}
     write_json(folder / "dataset.json", value)
     return folder / "dataset.json"

@@ -27,8 +27,8 @@ ARTEFACTS = {
     "audit": "artifacts/{experiment}/phase0/audit.json",
     "url_check": "artifacts/{experiment}/phase0/url_check.json",
     "url_ledger": "artifacts/{experiment}/phase0/url_ledger.parquet",
-    "raw": "tfrecords/{dataset}/raw",
     "dataset": "tfrecords/{dataset}/dataset.json",
+    "assignment": "tfrecords/{dataset}/assignment.parquet",
     "leak_audit": "artifacts/{experiment}/phase0/leak_audit.json",
     "baseline": "artifacts/{experiment}/phase0/baseline.json",
     "teacher": "artifacts/{experiment}/phase1/best.keras",
@@ -71,7 +71,7 @@ ADDED_LATER = "equivalence.json"
 # Files of a SavedModel that hold dates or a random id; its weights and assets are hashed.
 VOLATILE = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb"}
 # Config keys that may name a file: what it holds counts, not only where it lies.
-FILE_KEYS = {"labels", "pretrained", "weights"}
+FILE_KEYS = {"labels", "pretrained", "weights", "synonyms", "exclude"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +109,9 @@ class Step:
     outputs: tuple[str, ...]
     sections: tuple[str, ...]  # dotted config keys
     code_version: int
-    transient: tuple[str, ...] = ()  # outputs that a later step consumes and may remove
-    clean: Callable[[Run], None] | None = (
-        None  # removes what only a restart needs, once the outputs are safe; again after each later run
-    )
+    # Removes what only a restart needs, once the outputs are safe; again after each later run.
+    clean: Callable[[Run], None] | None = None
+    estimate: Callable[[Run], str] | None = None  # what `--dry-run` says of its size
 
     @property
     def title(self) -> str:
@@ -136,11 +135,8 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """Yields a temporary sibling; renames it over `path` on success, removes it on failure.
-
-    The temporary name keeps the suffix, because Keras chooses a format by it.
-    """
-    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    """Yields a temporary sibling; renames it over `path` on success, removes it on failure."""
+    temporary = temporary_for(path)
     try:
         yield temporary
         if temporary.is_dir() and path.exists():
@@ -155,6 +151,14 @@ def aside(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def temporary_for(path: Path) -> Path:
+    """A sibling to write in until `path` is complete; the runner removes what a killed run left under such names.
+
+    It keeps the suffix, because Keras chooses a format by it.
+    """
+    return path.with_name(f".writing-{os.getpid()}-{path.name}")
 
 
 def content_hash(path: Path) -> str:
@@ -257,7 +261,7 @@ def config_hash(config: Config, sections: tuple[str, ...]) -> str:
         value: Any = dumped
         for part in key.split("."):
             value = value[part]
-        values[key] = _with_contents(value)
+        values[key] = _with_contents({key.rpartition(".")[2]: value})
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -289,9 +293,8 @@ def why_stale(run: Run, step: Step) -> str | None:
         if meta is None:
             return f"{name} not made yet"
         if not path.exists():
-            if name not in step.transient:
-                return f"{name} is missing"
-        elif {key: meta.get(key) for key in ("size", "mtime_ns")} != fingerprint(path):
+            return f"{name} is missing"
+        if {key: meta.get(key) for key in ("size", "mtime_ns")} != fingerprint(path):
             return f"{name} is not as its step left it (size or time)"
         if meta.get("code_version") != step.code_version:
             return "its code changed"

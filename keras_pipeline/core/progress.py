@@ -7,6 +7,17 @@ import sys
 from tqdm import tqdm
 
 
+class _Lines:
+    """Where nobody watches, each state is a line of its own, not a carriage return in a log file."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip("\r\n "):
+            sys.stderr.write(line + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def progress(iterable=None, *, total: int | None = None, description: str = "", unit: str = "photos") -> tqdm:
     live = sys.stderr.isatty()
     return tqdm(
@@ -14,6 +25,7 @@ def progress(iterable=None, *, total: int | None = None, description: str = "", 
         total=total,
         desc=description,
         unit=unit,
+        file=None if live else _Lines(),
         mininterval=0.5 if live else 60,
         leave=True,
         delay=0 if live else 5,

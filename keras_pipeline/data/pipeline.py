@@ -8,13 +8,19 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from keras_pipeline.core.schema import FEATURE_NAMES
 from keras_pipeline.data import augment
 from keras_pipeline.data.preprocess import Preprocessing
-from keras_pipeline.data.records import DatasetInfo, parse
+from keras_pipeline.data.records import INTEGERS, DatasetInfo
 
 # Serialized photos held for shuffling. Shards are already in random order, so that this is enough for any collection.
 SHUFFLE_BUFFER = 4096
 
+# Everything is required: a missing feature is a broken record, never a silent default.
+FEATURES = {
+    name: tf.io.FixedLenFeature([], tf.int64 if field in INTEGERS else tf.string)
+    for field, name in FEATURE_NAMES.items()
+}
 
 # (JPEG bytes: scalar string, seed: int64 [2], number of the epoch or stored view: int64) -> float32 [S, S, 3], 0..255
 View = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
@@ -28,6 +34,12 @@ class Companion:
     record_bytes: int
     decode: Callable[[tf.Tensor, dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]
     # (record, photo, epoch) -> {"view": int64, other tensors handed to the model}
+
+
+def parse(example: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Serialized Example (scalar string) -> {field: scalar}; fields as in `schema.Photo`."""
+    parsed = tf.io.parse_single_example(example, FEATURES)
+    return {field: parsed[name] for field, name in FEATURE_NAMES.items()}
 
 
 def evaluation_batches(

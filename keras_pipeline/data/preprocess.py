@@ -11,87 +11,11 @@ fixed-point arithmetic, the second float32; `preprocessing.json` names them and 
 from __future__ import annotations
 
 import dataclasses
-import io
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-ORIENTATION = 0x0112  # EXIF tag
-
-# Refused before decoding: a 1 MB file can announce 4 gigapixels. A 100-megapixel camera photo still passes.
-MAX_PIXELS = 120_000_000
-MAX_SIDE = 65_500  # what libjpeg can write
-Image.MAX_IMAGE_PIXELS = None  # The check below answers instead of Pillow's warning.
-
-
-def upright_rgb(photo: bytes) -> Image.Image:
-    """Decodes any photo Pillow reads to 8-bit sRGB with its EXIF orientation applied.
-
-    Raises ValueError for an undecodable, truncated or oversized picture. TensorFlow ignores EXIF orientation and
-    browsers apply it, so it is applied once, here, before anything is stored.
-    """
-    try:
-        with Image.open(io.BytesIO(photo)) as image:
-            if image.width * image.height <= MAX_PIXELS:
-                image.load()
-                return _to_srgb(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError as error:
-        raise ValueError("not a photo: no picture format that Pillow reads") from error
-    except Exception as error:  # Pillow's readers raise SyntaxError, RuntimeError, OSError, … on broken files
-        raise ValueError("truncated or broken photo") from error
-    raise ValueError(f"larger than {MAX_PIXELS} pixels")
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    profile = image.info.get("icc_profile")
-    if profile and image.mode in ("RGB", "CMYK"):
-        try:
-            return ImageCms.profileToProfile(
-                image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
-        except (ImageCms.PyCMSError, OSError):
-            pass  # A broken profile is common and harmless: such photos are shown as plain sRGB everywhere.
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def shrink(image: Image.Image, short_side: int) -> Image.Image:
-    """Resizes so that the shorter side is `short_side` pixels; a smaller picture is returned as it is.
-
-    The longer side is floor(long * short_side / short + 0.5). Pillow's BILINEAR is the antialiased triangle filter.
-    """
-    short = min(image.size)
-    if short <= short_side:
-        return image
-    width, height = (int(side * short_side / short + 0.5) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BILINEAR)
-
-
-def to_record(photo: bytes, *, short_side: int, min_short_side: int, quality: int) -> tuple[bytes, int, int]:
-    """A downloaded photo -> (JPEG bytes, height, width) as stored: upright, sRGB, shorter side <= short_side.
-
-    A JPEG that is all this already keeps its own bytes. Raises ValueError saying why a photo is refused.
-    """
-    image = upright_rgb(photo)
-    if min(image.size) < min_short_side:
-        raise ValueError(f"shorter side below {min_short_side} px")
-    with Image.open(io.BytesIO(photo)) as original:
-        plain = original.format == "JPEG" and original.mode == "RGB" and "icc_profile" not in original.info
-        untouched = plain and original.getexif().get(ORIENTATION, 1) == 1 and min(original.size) <= short_side
-    if untouched:
-        return photo, image.height, image.width
-    image = shrink(image, short_side)
-    if max(image.size) > MAX_SIDE:
-        raise ValueError(f"longer side above {MAX_SIDE} px")
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=quality, subsampling=0)
-    return encoded.getvalue(), image.height, image.width
+from keras_pipeline.data.photo import shrink, upright_rgb
 
 
 def decode_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:

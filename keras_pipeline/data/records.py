@@ -1,46 +1,46 @@
-"""TFRecord shards: written aside, counted, read back, renamed; a corrupt one is named."""
+"""Photo records and their shards: written aside, counted, read back, renamed; a corrupt one is named."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import math
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import tensorflow as tf
+import numpy as np
+import pandas as pd
 
-from keras_pipeline.core.artifacts import aside, file_hash, read_json
+from keras_pipeline.core.artifacts import file_hash, read_json, temporary_for
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.schema import FEATURE_NAMES, Photo
 from keras_pipeline.core.taxonomy import class_hash
+from keras_pipeline.data import tfrecord
 
 INTEGERS = ("height", "width", "label")
-# Everything is required: a missing feature is a broken record, never a silent default.
-FEATURES = {
-    name: tf.io.FixedLenFeature([], tf.int64 if field in INTEGERS else tf.string)
-    for field, name in FEATURE_NAMES.items()
-}
+# What the split decides of a photo, from the ledger; the rest stays as it was stored.
+DECIDED = ("latin_name", "region", "group_id", "source_url", "license", "attribution", "label")
 
 
 def encode(photo: Photo) -> bytes:
     """A serialized tf.train.Example, features as in `schema.FEATURE_NAMES`."""
-    features = {}
+    example = tfrecord.Example()
+    features = example.features.feature
     for field, name in FEATURE_NAMES.items():
         value = getattr(photo, field)
         if field in INTEGERS:
-            features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+            features[name].int64_list.value.append(value)
         else:
-            data = value if isinstance(value, bytes) else value.encode()
-            features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
+            features[name].bytes_list.value.append(value if isinstance(value, bytes) else value.encode())
     # Sorted keys inside the map, so that equal photos give equal bytes and equal shard checksums.
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
+    return example.SerializeToString(deterministic=True)
 
 
 def decode(example: bytes) -> Photo:
     """The inverse of `encode`. Raises BrokenArtefact for bytes that are no such Example."""
     try:
-        features = tf.train.Example.FromString(example).features.feature
+        features = tfrecord.Example.FromString(example).features.feature
         values = {}
         for field, name in FEATURE_NAMES.items():
             if field in INTEGERS:
@@ -53,98 +53,146 @@ def decode(example: bytes) -> Photo:
     return Photo(**values)
 
 
-def write_shard(path: Path, examples: Iterable[bytes], expected: int) -> dict:
-    """Writes one shard aside, checks it by reading it back, renames it. Returns {name, n, bytes, sha256}.
+class ShardWriter:
+    """One shard that grows beside its final name; nothing of it stays until `finish` has renamed it."""
 
-    Raises ValueError when the number of records read back isn't `expected`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with aside(path) as temporary:
-        with tf.io.TFRecordWriter(str(temporary)) as writer:
-            for example in examples:
-                writer.write(example)
-        found = sum(1 for _ in read_shard(temporary))
-        if found != expected:
-            raise ValueError(f"{path.name}: announced {expected} photos, wrote {found}; the shard was not kept")
-        return {"name": path.name, "n": found, "bytes": temporary.stat().st_size, "sha256": file_hash(temporary)}
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self._temporary = path, temporary_for(path)
+        self._writer = tfrecord.Writer(self._temporary)
+
+    @property
+    def bytes(self) -> int:
+        return self._writer.bytes
+
+    def add(self, example: bytes) -> None:
+        self._writer.add(example)
+
+    def finish(self) -> dict:
+        """Reads the shard back, CRCs checked, and renames it. Returns {name, n, bytes, sha256}."""
+        self._writer.close()
+        found = sum(1 for _ in tfrecord.read_records(self._temporary))
+        if found != self._writer.n:
+            raise BrokenArtefact(f"{self.path}: wrote {self._writer.n} photos, read back {found}; check the disk")
+        entry = {"name": self.path.name, "n": found, "bytes": self.bytes, "sha256": file_hash(self._temporary)}
+        self._temporary.replace(self.path)
+        return entry
+
+    def abandon(self) -> None:
+        """Removes what was written; harmless after `finish`."""
+        self._writer.abandon()
+        self._temporary.unlink(missing_ok=True)
+
+
+def write_shard(path: Path, examples: Iterable[bytes]) -> dict:
+    """One whole shard, see ShardWriter. Returns {name, n, bytes, sha256}."""
+    shard = ShardWriter(path)
+    try:
+        for example in examples:
+            shard.add(example)
+        return shard.finish()
+    finally:
+        shard.abandon()
 
 
 def read_shard(path: Path) -> Iterator[bytes]:
     """Serialized Examples in order, CRCs checked. Raises BrokenArtefact naming a corrupt or missing shard."""
+    for _, example in _records(path):
+        yield example
+
+
+def _records(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
-        for example in tf.data.TFRecordDataset(str(path)):
-            yield example.numpy()
-    except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-        raise BrokenArtefact(f"{path}: corrupt or missing shard ({error.message}); {REMEDY}") from error
+        yield from tfrecord.read_records(path)
+    except FileNotFoundError:
+        raise BrokenArtefact(f"{path}: missing shard; {REMEDY}") from None
+    except BrokenArtefact as error:
+        raise BrokenArtefact(f"{error}; {REMEDY}") from None
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where one raw photo lies, and what the split needs to know of it."""
-
-    shard: Path
-    offset: int  # bytes, of the record's data
-    length: int  # bytes
-    sample_id: str
-    group_id: str
-    sha256: str
-    latin_name: str
-
-
-def index_shards(shards: list[Path]) -> list[Place]:
-    """One CRC-checked pass over raw shards. Raises BrokenArtefact on a corrupt shard or a sample id seen twice."""
-    places: dict[str, Place] = {}
-    for shard in progress(shards, total=len(shards), description="index", unit="shards"):
-        offset = 0
-        for example in read_shard(shard):
-            photo = decode(example)
-            if photo.sample_id in places:
-                raise BrokenArtefact(f"{shard}: sample {photo.sample_id} is in two raw records; {REMEDY}")
-            # A TFRecord is length (8 bytes), its CRC (4), the data, its CRC (4).
-            places[photo.sample_id] = Place(
-                shard, offset + 12, len(example), photo.sample_id, photo.group_id, photo.sha256, photo.latin_name
-            )
-            offset += len(example) + 16
-    return list(places.values())
+def index_shard(path: Path, describe: Callable[[Photo], dict]) -> pd.DataFrame:
+    """What lies where: a row a record with file, offset and length of its data in bytes, sample_id, group_id, sha256,
+    and what `describe` says of the photo. Raises BrokenArtefact on a corrupt shard.
+    """
+    rows = []
+    for offset, example in _records(path):
+        photo = decode(example)
+        place = {"file": str(path), "offset": offset, "length": len(example)}
+        known = {"sample_id": photo.sample_id, "group_id": photo.group_id, "sha256": photo.sha256}
+        rows.append(place | known | describe(photo))
+    return pd.DataFrame(rows)
 
 
-def write_split(
-    folder: Path, split: str, places: list[Place], *, groups: dict[str, str], label_of: dict[str, int], per_shard: int
-) -> dict:
-    """Copies raw photos, with label and group, into `{split}-00000-of-000NN.tfrecord`. Returns dataset.json's entry."""
-    chunks = [places[i : i + per_shard] for i in range(0, len(places), per_shard)]
-    regions: Counter[str] = Counter()
-    names: Counter[str] = Counter()
+def write_split(folder: Path, split: str, table: pd.DataFrame, *, shard_bytes: float) -> dict:
+    """Copies stored photos into `{split}-00000-of-000NN.tfrecord`, each near `shard_bytes`; a shard that is there
+    already, from a killed run, is kept.
 
-    def labelled(place: Place) -> bytes:
-        with place.shard.open("rb") as file:
-            file.seek(place.offset)
-            photo = decode(file.read(place.length))
-        regions[photo.region] += 1
-        names[photo.latin_name] += 1
-        return encode(dataclasses.replace(photo, label=label_of[photo.latin_name], group_id=groups[photo.sample_id]))
+    Args:
+        table: a row a photo in the order of the shards, with file, offset, length and the columns DECIDED.
 
-    shards = [
-        write_shard(folder / f"{split}-{i:05d}-of-{len(chunks):05d}.tfrecord", map(labelled, chunk), len(chunk))
-        for i, chunk in enumerate(progress(chunks, description=split, unit="shards"))
-    ]
+    Returns:
+        dataset.json's entry {n, shards: [{name, n, bytes, sha256}], per_region, per_class}.
+    """
+    count = min(math.ceil(table["length"].sum() / shard_bytes), len(table))
+    bounds = np.linspace(0, len(table), count + 1).astype(int)
+    shards = []
+    for i in progress(range(count), description=split, unit="shards"):
+        rows = table.iloc[bounds[i] : bounds[i + 1]]
+        path = folder / f"{split}-{i:05d}-of-{count:05d}.tfrecord"
+        if path.exists():
+            shards.append({"name": path.name, "n": len(rows), "bytes": path.stat().st_size, "sha256": file_hash(path)})
+        else:
+            shards.append(write_shard(path, map(_decided, rows.itertuples())))
     return {
-        "n": len(places),
+        "n": len(table),
         "shards": shards,
-        "per_region": dict(sorted(regions.items())),
-        "per_class": dict(sorted(names.items())),
+        "per_region": _counts(table.region),
+        "per_class": _counts(table.latin_name),
     }
 
 
-def identities(folder: Path, splits: dict[str, dict]) -> Iterator[tuple[str, str, str, str]]:
-    """(split, sample_id, group_id, sha256) of every record in the finished shards, read from scratch."""
-    for split, entry in splits.items():
-        for shard in entry["shards"]:
-            for example in read_shard(folder / shard["name"]):
-                photo = decode(example)
-                yield split, photo.sample_id, photo.group_id, photo.sha256
+def _decided(row) -> bytes:
+    """A stored photo with the split's label, group and names."""
+    with Path(row.file).open("rb") as file:
+        file.seek(row.offset)
+        photo = decode(file.read(row.length))
+    if photo.sample_id != row.sample_id:
+        raise BrokenArtefact(f"{row.file}: sample {photo.sample_id} where {row.sample_id} was; {REMEDY}")
+    return encode(dataclasses.replace(photo, **{field: getattr(row, field) for field in DECIDED}))
 
 
+def _counts(column: pd.Series) -> dict[str, int]:
+    return {name: int(n) for name, n in column.value_counts().sort_index().items()}
+
+
+def publish(folder: Path, made: Path) -> None:
+    """A complete new split, made in a folder of its own, takes the old one's place. Killed on the way, call
+    `finish_publishing` before anything reads the dataset.
+    """
+    made.rename(folder / READY)
+    finish_publishing(folder)
+
+
+def finish_publishing(folder: Path) -> None:
+    """Moves what `publish` had announced; the old dataset.json goes first and the new one comes last."""
+    ready = folder / READY
+    if not ready.is_dir():
+        return
+    if (ready / "dataset.json").exists():
+        (folder / "dataset.json").unlink(missing_ok=True)
+        info = read_json(ready / "dataset.json")
+        new = {shard["name"] for entry in (*info["splits"].values(), info["left_out"]) for shard in entry["shards"]}
+        for old in folder.glob("*.tfrecord"):
+            if old.name not in new:
+                old.unlink()
+        for file in sorted(ready.iterdir(), key=lambda file: file.name == "dataset.json"):
+            if file.is_dir():
+                shutil.rmtree(folder / file.name, ignore_errors=True)
+            file.replace(folder / file.name)
+    ready.rmdir()
+
+
+READY = "ready"
 REMEDY = "remove the dataset's folder below tfrecords/ and run `phase0 export` and `phase0 split` again"
 
 
@@ -191,9 +239,3 @@ def corrupt_shards(info: DatasetInfo) -> list[Path]:
     """Shards whose sha256 differs from dataset.json. Reads everything: called when something already went wrong."""
     entries = [shard for split in info.splits.values() for shard in split["shards"]]
     return [info.folder / s["name"] for s in entries if file_hash(info.folder / s["name"]) != s["sha256"]]
-
-
-def parse(example: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Serialized Example (scalar string) -> {field: scalar}; fields as in `schema.Photo`."""
-    parsed = tf.io.parse_single_example(example, FEATURES)
-    return {field: parsed[name] for field, name in FEATURE_NAMES.items()}

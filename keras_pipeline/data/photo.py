@@ -1,0 +1,164 @@
+"""From the bytes of any photo to the JPEG of a record. Without TensorFlow: export and the page's twin need none.
+
+    photo bytes -> upright sRGB uint8 -> short side <= 256 (antialiased triangle filter) -> JPEG
+
+`upright_rgb` and `shrink` are Pillow's arithmetic, which the page's worker repeats sum by sum. `to_record` does the
+same for 850,000 photos and therefore lets the JPEG decoder halve first (DCT scaling) where that leaves enough pixels,
+and resizes with SIMD (cykooz.resizer: Pillow's algorithm, at most 1 of 255 levels off).
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import numpy as np
+import simplejpeg
+from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+# What undoes each orientation; as Pillow's ImageOps.exif_transpose.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Refused before decoding: a 1 MB file can announce 4 gigapixels. A 100-megapixel camera photo still passes.
+MAX_PIXELS = 120_000_000
+MAX_SIDE = 65_500  # what libjpeg can write
+Image.MAX_IMAGE_PIXELS = None  # The check below answers instead of Pillow's warning.
+
+TRIANGLE = ResizeOptions(ResizeAlg.convolution(FilterType.bilinear))
+_thread = threading.local()  # A Resizer keeps buffers: one for each thread.
+
+
+def upright_rgb(photo: bytes) -> Image.Image:
+    """Decodes any photo Pillow reads (the first frame) to 8-bit sRGB with its EXIF orientation applied.
+
+    Raises ValueError for an undecodable, truncated or oversized picture. TensorFlow ignores EXIF orientation and
+    browsers apply it, so it is applied once, here, before anything is stored.
+    """
+    image = _opened(photo)
+    try:
+        with image:
+            image.load()
+            return _to_srgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # Pillow's readers raise SyntaxError, RuntimeError, OSError, … on broken files
+        raise ValueError("truncated or broken photo") from error
+
+
+def shrink(image: Image.Image, short_side: int) -> Image.Image:
+    """Resizes so that the shorter side is `short_side` pixels; a smaller picture is returned as it is.
+
+    Pillow's BILINEAR is the antialiased triangle filter.
+    """
+    if min(image.size) <= short_side:
+        return image
+    return image.resize(_shrunk(image.size, short_side), Image.Resampling.BILINEAR)
+
+
+def to_record(photo: bytes, *, short_side: int, min_short_side: int, quality: int) -> tuple[bytes, int, int]:
+    """A downloaded photo -> (JPEG bytes, height, width) as stored: upright, sRGB, shorter side <= short_side.
+
+    A JPEG that is all this already keeps its own bytes, once they have been decoded. Raises ValueError saying why a
+    photo is refused.
+    """
+    with _opened(photo) as image:
+        size, orientation = image.size, _orientation(image)
+        # Phones write MPO: a JPEG with a second picture behind it.
+        plain = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and "icc_profile" not in image.info
+        storable = image.format == "JPEG" and image.mode == "RGB"
+    if min(size) < min_short_side:
+        raise ValueError(f"shorter side below {min_short_side} px")
+    pixels = _decode_plain_jpeg(photo, short_side) if plain else None
+    if pixels is None:
+        pixels = np.asarray(upright_rgb(photo))
+        orientation, storable = 1, False
+    if storable and orientation == 1 and min(size) <= short_side:
+        return photo, size[1], size[0]
+    pixels = _upright(_shrink_pixels(pixels, short_side), orientation)
+    if max(pixels.shape) > MAX_SIDE:
+        raise ValueError(f"longer side above {MAX_SIDE} px")
+    # 4:4:4: petals are red on green, which halved chroma would blur.
+    encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "444")
+    return encoded, pixels.shape[0], pixels.shape[1]
+
+
+def _opened(photo: bytes) -> Image.Image:
+    """The picture, its header read and its number of pixels checked, nothing decoded. Raises ValueError."""
+    try:
+        image = Image.open(io.BytesIO(photo))
+    except UnidentifiedImageError as error:
+        raise ValueError("not a photo: no picture format that Pillow reads") from error
+    except Exception as error:
+        raise ValueError("truncated or broken photo") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"larger than {MAX_PIXELS} pixels")
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # Broken EXIF is common; such photos are shown as they lie.
+        return 1
+    return value if value in UPRIGHT else 1
+
+
+def _decode_plain_jpeg(photo: bytes, short_side: int) -> np.ndarray | None:
+    """uint8 [H, W, 3], halved, quartered … while the shorter side stays >= short_side; None where Pillow must decide.
+
+    libjpeg takes a truncated file with a warning: `strict` makes that an error.
+    """
+    try:
+        return simplejpeg.decode_jpeg(photo, "RGB", min_height=short_side, min_width=short_side, min_factor=2)
+    except ValueError:
+        return None
+
+
+def _shrink_pixels(pixels: np.ndarray, short_side: int) -> np.ndarray:
+    """`shrink` for uint8 [H, W, 3]."""
+    height, width = pixels.shape[:2]
+    if min(height, width) <= short_side:
+        return pixels
+    if not hasattr(_thread, "resizer"):
+        _thread.resizer = Resizer()
+    target = ImageData(*_shrunk((width, height), short_side), PixelType.U8x3)
+    _thread.resizer.resize(ImageData(width, height, PixelType.U8x3, pixels.tobytes()), target, TRIANGLE)
+    return np.frombuffer(target.get_buffer(), np.uint8).reshape(target.height, target.width, 3)
+
+
+def _shrunk(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """The longer side is floor(long * short_side / short + 0.5)."""
+    first, second = (int(side * short_side / min(size) + 0.5) for side in size)
+    return first, second
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation == 1:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).transpose(UPRIGHT[orientation]))
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if profile and image.mode in ("RGB", "CMYK"):
+        try:
+            return ImageCms.profileToProfile(
+                image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+        except (ImageCms.PyCMSError, OSError):
+            pass  # A broken profile is common and harmless: such photos are shown as plain sRGB everywhere.
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
