@@ -45,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("step", nargs="?", choices=steps, metavar="STEP", help=f"{', '.join(steps)}; none: all")
         command.add_argument("--force", action="store_true", help="run although up to date")
         command.add_argument(
+            "--dry-run", action="store_true", help="only say what would run, and how large it would be"
+        )
+        command.add_argument(
             "--split", choices=("train", "val", "calibration", "test"), default="test", help="of evaluate (test)"
         )
     for name, help_text in (
@@ -183,7 +186,22 @@ def _phase(run, options: argparse.Namespace) -> tuple[object, int]:
             raise ValueError(f"--split {options.split} goes with evaluate, received {name}")
         runner.evaluate_split(run, steps[0])
         return {}, 0
+    if options.dry_run:
+        rows, _ = _dry_run(run, steps)
+        sizes = runner.estimate(run, steps) if options.step else {}
+        print(*(f"{step}: {size}" for step, size in sizes.items()), sep="\n")
+        return {"would_run": rows, "estimates": sizes}, 0
     return _gated(run, steps, options.force)
+
+
+def _dry_run(run, steps) -> tuple[object, int]:
+    from keras_pipeline.phases import runner
+
+    titles = {step.title for step in steps}
+    rows = [row for row in runner.status(run) if row["step"] in titles and row["reason"]]
+    for row in rows:
+        print(f"{row['step']}: {row['reason']}")
+    return rows, 0
 
 
 def _gated(run, steps, force: bool) -> tuple[object, int]:
@@ -200,11 +218,7 @@ def _run(run, options: argparse.Namespace) -> tuple[object, int]:
 
     steps = runner.steps_between(options.first, options.last)
     if options.dry_run:
-        titles = {step.title for step in steps}
-        rows = [row for row in runner.status(run) if row["step"] in titles and row["reason"]]
-        for row in rows:
-            print(f"{row['step']}: {row['reason']}")
-        return rows, 0
+        return _dry_run(run, steps)
     result, code = _gated(run, steps, options.force)
     print(f"report: {summary.write(run)}")
     if run.path("web").exists():

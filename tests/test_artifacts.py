@@ -91,10 +91,9 @@ def test_a_file_changed_by_hand(done):
     assert why_stale(done, step_of()) == "calibration is not as its step left it (size or time)"
 
 
-def test_a_removed_file_unless_it_is_transient(done):
+def test_a_removed_file(done):
     done.path("calibration").unlink()
     assert why_stale(done, step_of()) == "calibration is missing"
-    assert why_stale(done, step_of(transient=("calibration",))) is None
 
 
 def test_a_broken_sidecar_means_nothing_is_known(done):

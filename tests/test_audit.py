@@ -1,31 +1,65 @@
-"""What the audit counts, and what it can't use."""
+"""What the audit counts and finds, what it can't use, and what it leaves on disk."""
 
+import datetime
+import itertools
 import json
+import random
+import tracemalloc
 
+import pandas as pd
 import pytest
+from bson import DatetimeMS, ObjectId
 
 from keras_pipeline.core import taxonomy
-from keras_pipeline.ingest.audit import audit
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config import Source
+from keras_pipeline.ingest import audit as auditing
+from keras_pipeline.ingest.audit import HashTable, host_of, year_of
+from keras_pipeline.ingest.curation import Curation
+from keras_pipeline.phases import audit_report
+
+FIELDS = tuple(auditing.FIELDS)
 
 
-def document(number, latin_name="Viola odorata", image_url="a.jpg", region=None):
-    return {"sample_id": str(number), "latin_name": latin_name, "image_url": image_url, "region": region}
+def document(number, latin_name="Viola odorata", image_url=None, **values):
+    url = f"http://h/{number}.jpg" if image_url is None else image_url
+    return dict.fromkeys(FIELDS) | {"sample_id": str(number), "latin_name": latin_name, "image_url": url} | values
+
+
+def audit(documents, curation=None, min_per_species=2, **options):
+    return auditing.audit(documents, curation=curation or Curation(), min_per_species=min_per_species, **options)
 
 
 def test_counts():
     result = audit(
         [
             document(1, region="EU"), document(2, " Viola  odorata", region=" EU "), document(3, "Bellis perennis"),
-            document(4, None), document(5, image_url=""), document(6, 7), document(7, region=3),
-        ]
+            document(4, None), document(5, image_url=" "), document(6, 7), document(7, region=3),
+        ],
+        collection_count=8,
     )  # fmt: skip
-    assert (result["documents"], result["usable"], result["species"]) == (7, 4, 2)
+    assert (result["collection_count"], result["documents"], result["usable"], result["species"]) == (8, 7, 4, 2)
     assert list(result["per_class"].items()) == [("Viola odorata", 3), ("Bellis perennis", 1)]
     assert result["per_region"] == {"EU": 2, "unknown": 2}
     assert result["unusable"] == {"no latin_name": 1, "no image_url": 1, "latin_name is no text": 1}
     assert result["unusable_samples"][0] == {"sample_id": "4", "reason": "no latin_name"}
     assert result["imbalance"] == 3.0
     assert result["class_size"] == {"min": 1.0, "median": 2.0, "max": 3.0}
+    assert (result["rare_species"], result["min_per_species"]) == ({"Bellis perennis": 1}, 2)
+
+
+def test_genera_hosts_licences_and_years():
+    result = audit(
+        [
+            document(1, "Viola alba", "https://A.org/1", license="CC0", observed_on=datetime.datetime(2020, 5, 1)),
+            document(2, "× Viola odorata", "http://a.org/2", license=" CC0 ", observed_on="2020-05-01T10:00:00Z"),
+            document(3, "Bellis perennis", "photos/3.jpg", license=["CC0"], observed_on="last summer"),
+        ]
+    )
+    assert result["per_genus"] == {"Viola": {"species": 2, "photos": 2}, "Bellis": {"species": 1, "photos": 1}}
+    assert result["per_host"] == {"a.org": 2, "(relative URL)": 1}
+    assert result["per_license"] == {"CC0": 2, "unknown": 1}
+    assert result["per_year"] == {"2020": 2, "unknown": 1}
 
 
 @pytest.mark.parametrize("documents", [[], [document(1, None)]])
@@ -35,9 +69,231 @@ def test_nothing_usable_is_still_a_report(documents):
     json.dumps(result, allow_nan=False)
 
 
-def test_all_are_counted_though_only_a_hundred_are_listed():
-    result = audit(document(i, None) for i in range(250))
+def test_all_are_counted_though_not_all_are_listed(monkeypatch):
+    monkeypatch.setattr(auditing, "LISTED", 100)
+    monkeypatch.setattr(auditing, "DISTINCT", 3)
+    result = audit([document(i, None) for i in range(250)] + [document(0, region=f"R{i}") for i in range(150)])
     assert result["unusable"] == {"no latin_name": 250} and len(result["unusable_samples"]) == 100
+    assert result["repeated_urls"]["photos"] == 149 and len(result["repeated_urls"]["rows"]) == 100
+    assert result["per_region"] == {"(other)": 147, "R0": 1, "R1": 1, "R2": 1}
+
+
+def test_one_url_under_two_species_and_repeated_urls():
+    names = ["Viola alba", "Viola odorata", "Viola alba", "Viola alba"]
+    documents = [document(i, name, "http://h/same.jpg" + " " * i) for i, name in enumerate(names)]
+    result = audit([document(9, "Bellis"), *documents])
+    row = {"image_url": "http://h/same.jpg", "first_latin_name": "Viola alba"}
+    assert result["conflicts"] == {"photos": 1, "rows": [row | {"latin_name": "Viola odorata", "sample_id": "1"}]}
+    assert result["repeated_urls"]["photos"] == 2
+    assert result["repeated_urls"]["rows"][1] == row | {"latin_name": "Viola alba", "sample_id": "3"}
+
+
+def test_a_conflict_between_synonyms_is_none():
+    documents = [document(1, "Viola alt", "u"), document(2, "Viola neu", "u")]
+    result = audit(documents, Curation(synonyms={"Viola alt": "Viola neu"}))
+    assert (result["conflicts"]["photos"], result["repeated_urls"]["photos"], result["species"]) == (0, 1, 1)
+
+
+def test_excluded_documents_are_counted_and_nothing_else_of_them():
+    result = audit([document(1, region="EU"), document(2)], Curation(excluded=frozenset({"1"})))
+    assert result["unusable"] == {"excluded by source.exclude": 1}
+    assert (result["usable"], result["per_region"]) == (1, {"unknown": 1})
+
+
+@pytest.mark.parametrize(
+    "field, right, wrong",
+    [
+        ("observed_on", [datetime.datetime(1, 1, 1), "2020-02-29", "2020-02-29 10:00"], ["2021-02-29", 2020, "May",
+                                                                                       DatetimeMS(2**50), b"2020"]),
+        ("latitude", [90, -90.0, 0], [90.1, float("nan"), float("inf"), "40", True, [1]]),
+        ("longitude", [180, -180.0], [180.1, {"lon": 1}]),
+        ("region", ["EU"], [1, ["EU"]]),
+        ("license", ["CC0"], [b"CC0"]),
+        ("attribution", ["(c)"], [1.5]),
+        ("observation_id", ["a", 1, ObjectId()], [1.5, False, {}, ["a"]]),
+        ("user_id", ["a", 1, ObjectId()], [1.5, [1]]),
+        ("latin_name", ["Viola"], [7, {}]),
+        ("image_url", ["u"], [["u"], 0]),
+    ],
+)  # fmt: skip
+def test_missing_and_mistyped_fields(field, right, wrong):
+    values = [None, "", " ", *right, *wrong]
+    found = audit(document(i) | {field: value} for i, value in enumerate(values))["fields"][field]
+    assert (found["missing"], found["mistyped"]) == (3, len(wrong))
+    assert found["samples"][0]["sample_id"] == str(3 + len(right))
+    assert found["samples"][0]["value"] == f"{type(wrong[0]).__name__} {wrong[0]!r}"
+
+
+def test_a_hostile_collection_ends_in_a_report():
+    long = "x" * 1_000_000
+    documents = [
+        dict.fromkeys(FIELDS) | {"sample_id": "none"},
+        document(1, 7), document(2, image_url=["a", "b"]), document(3, latitude=float("nan")),
+        document(4, observed_on=datetime.datetime(1, 1, 1)), document(5, "Mentha × piperita"),
+        document(6, long, long, region=long, license=long, observation_id=long, observed_on=long, sample_id=long),
+        document(7, long, long), document(8, "\u200b", "http://[", observation_id=-1), document(9, user_id=2**63),
+    ]  # fmt: skip
+    result = audit(documents, min_per_species=5)
+    assert (result["documents"], result["usable"], result["conflicts"]["photos"]) == (10, 7, 0)
+    assert result["per_year"] == {"0001": 1, "unknown": 6}
+    # In bounded space, but for the species' own names.
+    shown = json.dumps({k: v for k, v in result.items() if k not in ("per_class", "per_genus", "rare_species")})
+    assert len(shown) < 10_000
+
+
+def test_the_order_of_documents_changes_no_count():
+    documents = [document(i, f"Viola {'abc'[i % 3]}", f"u{i % 7}", region=f"R{i % 4}") for i in range(60)]
+    first = audit(documents)
+    random.Random(0).shuffle(documents)
+    second = audit(documents)
+    assert first["conflicts"]["photos"] + first["repeated_urls"]["photos"] == 53  # 60 photos of 7 URLs
+    for key in ("per_class", "per_genus", "per_region", "per_host", "spellings", "rare_species", "class_size"):
+        assert first[key] == second[key]
+
+
+def test_observations():
+    documents = [document(i, observation_id=o) for i, o in enumerate(["a", "a", "a", 7, 7, "7", None, " ", 1.5])]
+    assert audit(documents)["observations"] == {"photos": 6, "sizes": {"1": 1, "2": 1, "3": 1}}
+
+
+def test_an_observation_beyond_255_photos():
+    result = audit(document(i, observation_id="a" if i % 2 else "b") for i in range(600))
+    assert result["observations"] == {"photos": 600, "sizes": {"255": 2}}
+
+
+def test_hash_tables_find_what_they_hold_however_many_more_come_than_announced():
+    keys = [f"url {i}" for i in range(5000)]
+    for announced in (1, 4999, 5000, 20_000):
+        table = HashTable(announced, "Q", 24)
+        assert [table.get(key, i + 1) for i, key in enumerate(keys)] == [0] * 5000
+        assert [table.get(key, 1) for key in keys] == list(range(1, 5001))
+
+
+def test_a_hash_table_counts():
+    table = HashTable(10, "I", 8)
+    keys = [(i % 40,) for i in range(400)]
+    assert [table.count(key) for key in keys] == [i // 40 for i in range(400)]
+
+
+def peak_memory(n):
+    """Bytes that an audit of n documents with n URLs and observations takes at most, beyond what it is given."""
+
+    def documents():
+        shared = document(0)
+        for i in range(n):
+            shared["latin_name"], shared["image_url"], shared["observation_id"] = names[i % 300], f"http://h/{i}", i
+            yield shared
+
+    names = [f"Viola {i}" for i in range(300)]
+    tracemalloc.start()
+    try:
+        assert audit(documents(), collection_count=n)["repeated_urls"]["photos"] == 0
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_is_the_species_and_16_bytes_a_document():
+    # The difference: what 300 species take, and whatever is loaded on first use, is the same in both.
+    small, large = min(peak_memory(5000) for _ in range(2)), peak_memory(25_000)
+    assert large - small < 16 * 20_000
+    assert small < 16 * 5000 + 1_000_000
+
+
+@pytest.mark.parametrize(
+    "url, host",
+    [
+        ("https://Photos.Example.org/a.jpg", "photos.example.org"),
+        ("https://user:s3cret@h.org:8080/a?b=c", "h.org:8080"),
+        ("https://h.org:443/a", "h.org"),
+        ("HTTP://h.org:80?a", "h.org"),
+        ("http://h.org#a", "h.org"),
+        ("photos/1.jpg", "(relative URL)"),
+        ("photos/1.jpg?from=http://h.org", "(relative URL)"),
+        ("//h.org/a", "(relative URL)"),
+        ("http://[", "["),
+    ],
+)
+def test_hosts(url, host):
+    assert host_of(url) == host
+
+
+def test_years():
+    values = [datetime.datetime(2020, 1, 1), "1999-12-31", "", "99-12-31", None, {"$date": 1}]
+    assert [year_of(value) for value in values] == ["2020", "1999", "", "", "", ""]
+
+
+SPELLINGS = [
+    "Mentha × piperita",
+    "mentha ×piperita",
+    "MENTHA PIPERITA L.",
+    "Mentha x piperita L.",
+    "Mentha hybrid piperita",
+]
+
+
+def test_spellings_become_a_file_that_source_synonyms_takes(tmp_path, make_config):
+    counts = dict(zip(SPELLINGS, (2, 1, 1, 5, 1), strict=True))
+    names = [name for name, n in counts.items() for _ in range(n)]
+    documents = [document(i, name) for i, name in enumerate([*names, "Mentha spicata"])]
+    result = audit(documents)
+    (entry,) = result["spellings"]
+    assert (entry["latin_name"], entry["photos"], entry["spellings"]) == ("Mentha x piperita L.", 10, counts)
+    run = written(make_config(), result)
+    file = run.path("audit").parent / "tables" / "synonyms_suggested.csv"
+    assert file.read_text(encoding="utf-8").splitlines()[0] == "synonym,latin_name"
+    cured = audit(documents, Curation.load(Source(synonyms=str(file))))
+    assert (cured["spellings"], cured["per_class"]) == ([], {"Mentha x piperita L.": 10, "Mentha spicata": 1})
+    assert cured["synonyms"] == result["synonyms"]  # the new file can take the old one's place
+
+
+def test_new_spellings_join_the_synonyms_in_force():
+    documents = [document(0, "Old name"), *(document(i, "New name L.") for i in range(1, 4)), document(9, "New name")]
+    result = audit(documents, Curation(synonyms={"Old name": "New name"}))
+    assert result["synonyms"] == {"New name": "New name L.", "Old name": "New name L."}
+
+
+def test_of_equally_frequent_spellings_the_usual_one_is_chosen():
+    names = ["VIOLA ODORATA", "viola odorata", "Viola odorata", "Viola Odorata"]
+    for order in itertools.permutations(names):
+        assert audit(map(document, range(4), order))["spellings"][0]["latin_name"] == "Viola odorata"
+
+
+@pytest.mark.parametrize(
+    "name, same",
+    [
+        ("Viola odorata", ["Viola odorata L.", "VIOLA  ODORATA", "viola odorata l.", "Viola odorata L. f. ex Aiton",
+                           "Viola Odorata", "Viola odorata (L.) Mill., 1768", "\u200bViola\u00a0odorata",
+                           "Viola odorata d'Urv.", "Viola × odorata"]),
+        ("Mentha × piperita", SPELLINGS),
+        ("× Cuprocyparis leylandii", ["×Cuprocyparis leylandii", "X Cuprocyparis leylandii", "Cuprocyparis leylandii"]),
+        ("Viola alba subsp. dehnhardtii", ["Viola alba Besser ssp. dehnhardtii (Ten.) W.Becker",
+                                           "VIOLA ALBA SUBSP. DEHNHARDTII"]),
+        ("Viola alba f. albiflora", ["Viola alba Besser forma albiflora"]),
+        ("Isoëtes lacustris", ["Isoe\u0308tes lacustris L."]),
+        ("Viola", ["Viola L.", "viola"]),
+        ("Capsella bursa-pastoris", ["Capsella bursa-pastoris (L.) Medik."]),
+    ],
+)  # fmt: skip
+def test_canonical_joins(name, same):
+    assert {taxonomy.canonical(other) for other in same} == {taxonomy.canonical(name)}
+
+
+def test_canonical_keeps_apart():
+    names = [
+        "Viola alba", "Viola alba subsp. dehnhardtii", "Viola alba var. dehnhardtii", "Viola alba f. dehnhardtii",
+        "Viola", "Viola sp. A", "Viola sp. B", "Viola cf. alba", "Viola alba agg.", "Viola alba 'Snow Queen'",
+        "Viola alba × Viola odorata", "Viola alba x odorata", "Viola odorata", "Viola hybrid", "Viola alba dehnhardtii",
+        "Brassica oleracea", "Brassica oleracea Capitata Group", "Viola alba sensu Smith", "", "Viola ×",
+    ]  # fmt: skip
+    assert len({taxonomy.canonical(name) for name in names}) == len(names)
+
+
+@pytest.mark.parametrize(
+    "name", [*SPELLINGS, "Viola alba Besser ssp. dehnhardtii", "Viola alba x odorata", "", "\u200b"]
+)
+def test_canonical_names_stay_as_they_are(name):
+    assert taxonomy.canonical(taxonomy.canonical(name)) == taxonomy.canonical(name)
 
 
 def test_class_list_is_sorted_and_its_hash_sees_the_order():
@@ -49,4 +305,54 @@ def test_class_list_is_sorted_and_its_hash_sees_the_order():
 
 def test_names():
     assert taxonomy.normalise("  Viola \t odorata\n") == "Viola odorata"
-    assert taxonomy.genus("Viola odorata L.") == "Viola"
+    names = ["Viola odorata L.", "×Cuprocyparis leylandii", "x Cuprocyparis a", "X", ""]
+    assert [taxonomy.genus(name) for name in names] == ["Viola", "Cuprocyparis", "Cuprocyparis", "X", ""]
+
+
+def written(config, result):
+    run = Run(config, None)
+    run.path("audit").parent.mkdir(parents=True)
+    audit_report.write(run, result)
+    return run
+
+
+def test_report_tables_and_cures(make_config):
+    documents = [document(i, f"Viola {'a' if i < 5 else 'b'}", f"u{i // 2}", observation_id=i // 3) for i in range(9)]
+    result = audit([*documents, document(10, None), document(11, "rara")], min_per_species=2, collection_count=12)
+    run = written(make_config(), result)
+    folder = run.path("audit").parent
+    tables = {path.stem: pd.read_csv(path) for path in (folder / "tables").glob("*.csv")}
+    assert tables["species"].values.tolist() == [["Viola a", 5, "Viola"], ["Viola b", 4, "Viola"], ["rara", 1, "rara"]]
+    assert tables["unusable"].values.tolist() == [[10, "no latin_name"]]
+    assert tables["conflicts"].values.tolist() == [["u2", "Viola b", 5, "Viola a"]]  # photos 4 and 5
+    assert tables["repeated_urls"].sample_id.tolist() == [1, 3, 7]
+    assert tables["rare_species"].latin_name.tolist() == ["rara"]
+    assert tables.keys() >= {"genera", "regions", "hosts", "licences", "years", "synonyms_suggested", "fields"}
+    page = (folder / "audit.html").read_text(encoding="utf-8")
+    for part in ("gave 11", "exclude_conflicts.txt", "source.max_per_species", "source.max_per_observation"):
+        assert part in page
+    assert json.loads(run.path("audit").read_text())["histogram"] == "class_histogram.png"
+    assert (folder / "class_histogram.png").exists()
+
+
+def test_the_ready_exclusions_cure(make_config):
+    documents = [document(i, f"Viola {'ab'[i % 2]}", f"u{i // 4}") for i in range(8)] + [document(9, "rara")]
+    run = written(make_config(), audit(documents))
+    folder, excluded = run.path("audit").parent / "tables", run.path("audit").parent / "exclude.txt"
+    excluded.write_text("".join(path.read_text() for path in sorted(folder.glob("exclude_*.txt"))))
+    cured = audit([*documents, document(10)], Curation.load(Source(exclude=str(excluded))))
+    assert (cured["usable"], cured["conflicts"]["photos"], cured["repeated_urls"]["photos"]) == (1, 0, 0)
+
+
+def test_a_rare_spelling_of_a_common_species_is_not_excluded(make_config):
+    documents = [document(i, "Viola alba" if i else "VIOLA ALBA") for i in range(9)] + [document(10, "rara")]
+    run = written(make_config(), audit(documents, min_per_species=5))
+    lines = (run.path("audit").parent / "tables" / "exclude_rare_species.txt").read_text().splitlines()
+    assert lines == ["# fewer than 5 photos", "rara"]
+
+
+@pytest.mark.parametrize("documents", [[], [document(1, None)], [document(1, "$\\frac$ <b>" + "x" * 100)]])
+def test_odd_collections_have_a_report_too(make_config, documents):
+    run = written(make_config(), audit(documents))
+    page = (run.path("audit").parent / "audit.html").read_text(encoding="utf-8")
+    assert "Audit of the collection" in page and "<b>x" not in page

@@ -28,11 +28,29 @@ TEACHER = {
 }  # fmt: skip
 
 
+def urls(rate, low=None, high=None):
+    """phase0/url_check.json; with an interval, of a sample."""
+    interval = [rate if low is None else low, rate if high is None else high]
+    return {"failure_rate": rate, "interval": interval, "complete": low is None}
+
+
+@pytest.mark.parametrize(
+    "check, status",
+    [
+        (urls(0.04, 0.03, 0.049), "met"),
+        (urls(0.04, 0.03, 0.06), "not measurable here"),
+        (urls(0.07, 0.06, 0.08), "missed"),
+    ],
+)
+def test_a_sample_of_urls_is_judged_by_its_interval(judge, check, status):
+    assert judge("phase0 validate-urls", {"url_check": check})["url_failure_rate"]["status"] == status
+
+
 @pytest.mark.parametrize(
     "value, status", [(0.0, "met"), (0.0499, "met"), (0.05, "missed"), (1.0, "missed"), (None, "not measurable here")]
 )
 def test_fewer_than_five_percent_of_the_urls_may_fail(judge, value, status):
-    verdict = judge("phase0 validate-urls", {"url_check": {"failure_rate": value}})["url_failure_rate"]
+    verdict = judge("phase0 validate-urls", {"url_check": urls(value)})["url_failure_rate"]
     assert (verdict["status"], verdict["target"]) == (status, "< 0.05")
 
 
@@ -73,9 +91,9 @@ def test_a_limit_of_null_is_not_asked_for(judge):
 
 
 def test_no_config_can_loosen_a_leak(judge):
-    leaks = {"leak_audit": {"leaks": [{"kind": "sha256"}], "photos": 850_000}}
+    leaks = {"leak_audit": {"leaks": [{"kind": "sha256"}], "photos": 850_000, "largest_group": {"share": 0.0101}}}
     verdicts = judge("phase0 split", leaks)
-    assert verdicts["leaks"]["status"] == "missed"
+    assert verdicts["leaks"]["status"] == verdicts["largest_group"]["status"] == "missed"
     assert verdicts["valid_photos_min"]["status"] == verdicts["valid_photos_max"]["status"] == "met"
 
 
@@ -113,5 +131,5 @@ def test_every_limit_of_the_config_has_a_gate_and_every_gate_a_step(make_config)
 
 
 def test_describe(judge):
-    verdict = judge("phase0 validate-urls", {"url_check": {"failure_rate": 0.0512}})["url_failure_rate"]
+    verdict = judge("phase0 validate-urls", {"url_check": urls(0.0512)})["url_failure_rate"]
     assert gates.describe(verdict) == "  missed  url_failure_rate: 0.0512 < 0.05"

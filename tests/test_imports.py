@@ -13,6 +13,11 @@ HELPERS = {"teacher", "build"}
 WITHIN_PHASES = {
     "teacher": {"build"},
     "build": set(),
+    "audit_report": set(),
+    "shard_index": set(),
+    "downloads": {"shard_index"},
+    "splitting": {"downloads", "shard_index"},
+    "phase0_dataset": {"downloads", "splitting", "audit_report"} | HELPERS,
     "gates": set(),
     "doctor": set(),
     "runner": {"phase*", "gates"},

@@ -1,100 +1,244 @@
-"""Groups stay together, shares come out right, and a planted leak is found."""
+"""Groups stay together and in their place, shares come out right, and a planted leak is found."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from keras_pipeline.ingest.split import assign_splits, find_leaks, group_samples
+from keras_pipeline.core.schema import SPLITS
+from keras_pipeline.ingest import split as splitting
+from keras_pipeline.ingest.split import BRIDGE, CONFLICT, find_leaks, group_edges, groups_of, split_photos
 
 SHARES = {"train": 0.6, "val": 0.1, "calibration": 0.1, "test": 0.2}
+NONE = np.empty((0, 2), np.int64)
+RULES = ["observation", "session", "sha256", "near-duplicate"]
 
 
-def groups_of(classes=20, groups=50, largest=4, seed=0):
-    """{group: labels}, each group of one class and of 1 to `largest` photos."""
-    rng = np.random.default_rng(seed)
-    return {f"{c}-{g}": [c] * int(rng.integers(1, largest + 1)) for c in range(classes) for g in range(groups)}
+def table_of(n=6, **columns):
+    values = {
+        "sample_id": [f"s{i:05d}" for i in range(n)], "latin_name": "Viola odorata", "observation_id": "",
+        "user_id": "", "day": "", "latitude": np.nan, "longitude": np.nan, "sha256": [f"{i:064d}" for i in range(n)],
+    }  # fmt: skip
+    return pd.DataFrame(values | columns)
 
 
-def photos_by_split(groups, assignment):
-    counts = dict.fromkeys(SHARES, 0)
-    for group, labels in groups.items():
-        counts[assignment[group]] += len(labels)
-    return counts
+def together(table, rules=RULES, near=NONE):
+    """Sets of row numbers that stay together, those of one row left out."""
+    edges = np.concatenate([NONE, *group_edges(table, near, rules).values()])
+    group, _ = groups_of(len(table), edges, np.full(len(table), -1))
+    sets = [set(np.flatnonzero(group == g).tolist()) for g in np.unique(group)]
+    return [s for s in sets if len(s) > 1]
 
 
-def test_same_observation_or_same_bytes_stay_together_transitively():
-    groups = group_samples(
-        [("a", "o1", "x"), ("b", "o1", "y"), ("c", None, "y"), ("d", "o2", "y"), ("e", None, "z"), ("f", "", "w")]
+def test_one_observation_or_the_same_bytes_stay_together_transitively():
+    table = table_of(observation_id=["o1", "o1", "", "o2", "", ""], sha256=["x", "y", "y", "y", "z", "w"])
+    assert together(table) == [{0, 1, 2, 3}]
+
+
+def test_near_duplicates_stay_together_and_each_rule_can_be_left_out():
+    table = table_of(observation_id=["a", "a", "", "", "", ""], sha256=["1", "2", "3", "3", "4", "5"])
+    near = np.array([[4, 5]])
+    assert together(table, near=near) == [{0, 1}, {2, 3}, {4, 5}]
+    assert together(table, ["sha256"], near) == [{2, 3}]
+    assert together(table, ["near-duplicate"], near) == [{4, 5}]
+    assert together(table, [], near) == []
+
+
+@pytest.mark.parametrize(
+    "first, second, same",
+    [
+        (("u", "2021-05-03", 41.0, 2.0), ("u", "2021-05-03", 41.009, 2.009), True),
+        (("u", "2021-05-03", 41.0099, 2.0), ("u", "2021-05-03", 41.0101, 2.0), True),  # no seam between cells
+        (("u", "2021-05-03", -0.001, 0.001), ("u", "2021-05-03", 0.001, -0.001), True),
+        (("u", "2021-05-03", 41.0, 2.0), ("u", "2021-05-03", 41.03, 2.0), False),
+        (("u", "2021-05-03", 41.0, 2.0), ("u", "2021-05-04", 41.0, 2.0), False),
+        (("u", "2021-05-03", 41.0, 2.0), ("v", "2021-05-03", 41.0, 2.0), False),
+        (("u", "2021-05-03", None, None), ("u", "2021-05-03", None, None), True),  # nobody knows that they differ
+        (("u", "2021-05-03", 41.0, 2.0), ("u", "2021-05-03", None, None), False),
+        (("", "2021-05-03", 41.0, 2.0), ("", "2021-05-03", 41.0, 2.0), False),
+        (("u", "", 41.0, 2.0), ("u", "", 41.0, 2.0), False),
+    ],
+)
+def test_same_user_day_and_place(first, second, same):
+    user, day, latitude, longitude = zip(first, second, strict=True)
+    table = table_of(2, user_id=user, day=day).assign(
+        latitude=pd.Series(latitude, dtype=float), longitude=pd.Series(longitude, dtype=float)
     )
-    assert len({groups[s] for s in "abcd"}) == 1  # a and b by observation, c and d by bytes
-    assert len({groups[s] for s in "adef"}) == 3
+    assert together(table) == ([{0, 1}] if same else [])
 
 
-def test_ids_of_different_kinds_are_not_confused():
-    groups = group_samples([("1", "2", "3"), ("2", "3", "1"), ("3", "1", "2")])
-    assert len(set(groups.values())) == 3
+def test_a_chain_of_ten_thousand_duplicates_is_one_group():
+    table = table_of(20_000, observation_id=[f"o{i // 2}" for i in range(20_000)])
+    table["sha256"] = [f"x{(i + 1) // 2}" for i in range(20_000)]
+    assert len(together(table)[0]) == 20_000
 
 
-def test_names_of_groups_do_not_depend_on_the_order():
-    samples = [(f"s{i}", f"o{i // 3}", f"x{i % 7}") for i in range(20)]
-    assert group_samples(samples) == group_samples(samples[::-1])
+def split(table, edges=NONE, pictures=NONE, seed=1, previous=None, shares=SHARES):
+    return split_photos(table, edges, pictures, shares=shares, seed=seed, previous=previous)
 
 
-def test_a_chain_of_ten_thousand_duplicates():
-    samples = [(f"s{i}", f"o{i}", f"x{i // 2}") for i in range(10_000)]
-    samples += [(f"t{i}", f"o{i}", f"x{(i + 1) // 2}") for i in range(10_000)]
-    assert len(set(group_samples(samples).values())) == 1
+def random_table(seed=0, species=20, groups=40, largest=5):
+    """Species with groups of 1 to `largest` photos, and the edges that make these groups."""
+    rng = np.random.default_rng(seed)
+    names, edges = [], []
+    for s in range(species):
+        for _ in range(groups):
+            size = int(rng.integers(1, largest + 1))
+            edges += [(len(names), len(names) + i) for i in range(1, size)]
+            names += [f"species {s:02d}"] * size
+    return table_of(len(names), latin_name=names), np.array(edges).reshape(-1, 2)
 
 
-def test_shares_of_the_photos():
-    groups = groups_of()
-    counts = photos_by_split(groups, assign_splits(groups, shares=SHARES, seed=1))
-    total = sum(counts.values())
-    for split, share in SHARES.items():
-        assert counts[split] / total == pytest.approx(share, abs=0.01)
+def test_shares_of_the_photos_overall():
+    table, edges = random_table()
+    parts = pd.Series(split(table, edges).split).value_counts(normalize=True)
+    for name, share in SHARES.items():
+        assert parts[name] == pytest.approx(share, abs=0.01)
 
 
-def test_each_class_is_divided_alike():
-    groups = {f"{c}-{g}": [c] for c in range(5) for g in range(100)}
-    assignment = assign_splits(groups, shares=SHARES, seed=1)
-    for c in range(5):
-        one = {group: labels for group, labels in groups.items() if labels == [c]}
-        assert photos_by_split(one, assignment) == {"train": 60, "val": 10, "calibration": 10, "test": 20}
+def test_each_species_is_divided_alike():
+    table = table_of(500, latin_name=[f"species {i % 5}" for i in range(500)])
+    parts = pd.crosstab(table.latin_name, split(table).split)
+    assert (parts == pd.Series({"train": 60, "val": 10, "calibration": 10, "test": 20})[parts.columns]).all().all()
 
 
-@pytest.mark.parametrize("groups_per_class", [1, 2, 3, 5])
-def test_every_class_has_a_training_photo(groups_per_class):
-    groups = groups_of(groups=groups_per_class, largest=9)
+@pytest.mark.parametrize("groups", [1, 2, 3, 5, 9])
+def test_every_species_has_a_training_photo(groups):
+    table, edges = random_table(3, groups=groups, largest=9)
     small_train = {"train": 0.1, "val": 0.2, "calibration": 0.3, "test": 0.4}  # not by being the largest share
-    assignment = assign_splits(groups, shares=small_train, seed=3)
-    trained = {groups[group][0] for group, split in assignment.items() if split == "train"}
-    assert trained == set(range(20))
+    decided = split(table, edges, seed=3, shares=small_train)
+    assert table.latin_name[decided.split == "train"].nunique() == 20
 
 
-def test_assignment_depends_on_the_seed_alone():
-    groups = groups_of()
-    shuffled = dict(sorted(groups.items(), key=lambda item: item[0][::-1]))
-    first = assign_splits(groups, shares=SHARES, seed=1)
-    assert first == assign_splits(shuffled, shares=SHARES, seed=1)
-    assert first != assign_splits(groups, shares=SHARES, seed=2)
+@pytest.mark.parametrize("largest", [1, 40])
+def test_a_species_with_ten_groups_is_in_every_split(largest):
+    table, edges = random_table(5, groups=10, largest=largest)
+    plan = {"train": 0.8, "val": 0.05, "calibration": 0.05, "test": 0.1}
+    decided = split(table, edges, shares=plan)
+    assert (pd.crosstab(table.latin_name, decided.split)[list(SPLITS)] > 0).all().all()
+    assert splitting.missing_species(table.latin_name, decided.split) == dict.fromkeys(SPLITS, 0)
+
+
+def test_the_seed_decides_and_the_order_of_rows_does_not():
+    table, edges = random_table()
+    first = split(table, edges)
+    assert (first.split == split(table, edges).split).all()
+    assert (first.split != split(table, edges, seed=2).split).any()
+    assert (first.split == split(table, edges[::-1]).split).all()
+
+
+def test_a_grown_collection_keeps_the_places_of_its_old_groups():
+    table, edges = random_table()
+    rng = np.random.default_rng(4)
+    old = np.sort(rng.choice(len(table), len(table) // 2, replace=False))
+    number = {row: i for i, row in enumerate(old.tolist())}
+    inside = np.array([(number[a], number[b]) for a, b in edges.tolist() if a in number and b in number])
+    before = split(table.iloc[old].reset_index(drop=True), inside)
+    previous = dict(zip(table.sample_id.iloc[old], before.split, strict=True))
+    after = split(table, edges, previous=previous)
+    stays = (after.split[old] == before.split) | (after.split[old] == "")
+    assert stays.all()
+    joined = pd.Series(after.split)[after.group >= 0].groupby(after.group[after.group >= 0]).nunique()
+    assert (joined == 1).all()
+    parts = pd.Series(after.split[after.split != ""]).value_counts(normalize=True)
+    assert parts["train"] == pytest.approx(0.6, abs=0.02) and parts["test"] == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_new_photo_that_would_join_two_splits_is_left_out_and_only_that():
+    # 0 and 1 are old, in train and test. 2 is near both; 3 is near 2 alone, 4 near 0 alone.
+    table = table_of(5)
+    edges = np.array([[0, 2], [1, 2], [2, 3], [0, 4]])
+    decided = split(table, edges, previous={"s00000": "train", "s00001": "test"})
+    assert decided.split[[0, 1, 2, 4]].tolist() == ["train", "test", "", "train"]
+    assert decided.reason.tolist() == ["", "", BRIDGE, "", ""]
+    assert decided.group[0] == decided.group[4] and decided.group[2] == -1
+    assert decided.split[3] != "" and decided.group[3] not in decided.group[[0, 1]]
+
+
+def test_new_photos_in_a_chain_follow_the_old_group_they_reach():
+    decided = split(table_of(4), np.array([[3, 2], [2, 1], [1, 0]]), previous={"s00000": "calibration"})
+    assert decided.split.tolist() == ["calibration"] * 4
+
+
+def test_old_photos_that_turn_out_to_belong_together_are_parted_by_leaving_one_out():
+    decided = split(table_of(3), np.array([[0, 1]]), previous={"s00000": "val", "s00001": "train", "s00002": "train"})
+    assert sorted(decided.split.tolist()) == ["", "train", "val"]
+
+
+def test_the_same_picture_under_two_species_is_only_trained_on():
+    names = ["Viola odorata"] * 40 + ["Viola alba"] * 40
+    pictures = np.array([[i, 40 + i] for i in range(10)])
+    decided = split(table_of(80, latin_name=names), pictures, pictures)
+    assert set(decided.split[:10]) == set(decided.split[40:50]) == {"train"}
+    assert decided.conflict.sum() == 20
+    rest = pd.Series(decided.split).value_counts()
+    assert rest["test"] == 16 and rest["val"] == 8  # the others make up for them
+
+
+def test_a_conflict_found_later_in_an_evaluated_split_is_left_out():
+    table = table_of(3, latin_name=["Viola odorata", "Viola alba", "Viola alba"])
+    edge = np.array([[0, 1]])
+    decided = split(table, edge, edge, previous={"s00000": "test"})
+    assert decided.split.tolist() == ["", "", "train"]
+    assert decided.reason.tolist() == [CONFLICT, CONFLICT, ""]
+
+
+def test_one_observation_with_two_species_is_no_conflict():
+    table = table_of(2, latin_name=["Viola odorata", "Bellis perennis"])
+    assert not split(table, np.array([[0, 1]]), NONE).conflict.any()
+
+
+def finished(**columns):
+    values = {"split": ["train", "train", "val", "test"], "sample_id": list("abcd"), "group_id": list("1123")}
+    return pd.DataFrame(values | {"sha256": list("wxyz")} | columns)
 
 
 def test_find_leaks_names_what_two_splits_share():
-    clean = [("train", "a", "g1", "x"), ("train", "b", "g1", "y"), ("val", "c", "g2", "z"), ("test", "d", "g3", "w")]
-    assert find_leaks(clean) == []
-    planted = [*clean, ("test", "e", "g2", "x")]  # c's group, a's bytes
-    assert find_leaks(planted) == [
-        {"kind": "group_id", "value": "g2", "splits": ["test", "val"]},
-        {"kind": "sha256", "value": "x", "splits": ["test", "train"]},
+    assert find_leaks(finished(), np.array([[0, 1]])) == []
+    assert find_leaks(finished(group_id=list("1122")), NONE) == [
+        {"kind": "group_id", "value": "2", "splits": ["test", "val"]}
     ]
-    assert find_leaks([*clean, ("val", "a", "g9", "q")])[0]["kind"] == "sample_id"
+    assert find_leaks(finished(sha256=list("wxyw")), NONE) == [
+        {"kind": "sha256", "value": "w", "splits": ["test", "train"]}
+    ]
+    assert find_leaks(finished(sample_id=list("abca")), NONE)[0]["kind"] == "sample_id"
+    assert find_leaks(finished(), np.array([[0, 1], [1, 3]])) == [
+        {"kind": "near-duplicate", "value": "b and d", "splits": ["test", "train"]}
+    ]
 
 
-def test_grouped_and_assigned_samples_never_leak():
+def test_what_was_split_never_leaks():
     rng = np.random.default_rng(0)
-    samples = [(f"s{i}", f"o{rng.integers(150)}", f"x{rng.integers(300)}") for i in range(400)]
-    groups = group_samples(samples)
-    members = {}
-    for sample, *_ in samples:
-        members.setdefault(groups[sample], []).append(int(rng.integers(5)))
-    assignment = assign_splits(members, shares=SHARES, seed=0)
-    assert find_leaks((assignment[groups[s]], s, groups[s], x) for s, _, x in samples) == []
+    n = 3000
+    table = table_of(
+        n, latin_name=[f"species {i}" for i in rng.integers(0, 9, n)],
+        observation_id=[f"o{i}" if i else "" for i in rng.integers(0, 900, n)],
+        user_id=[f"u{i}" for i in rng.integers(0, 60, n)], day=[f"2021-05-{d:02d}" for d in rng.integers(1, 29, n)],
+        sha256=[f"x{i}" for i in rng.integers(0, 2500, n)],
+    ).assign(latitude=rng.uniform(40, 42, n), longitude=rng.uniform(1, 3, n))  # fmt: skip
+    near = np.sort(rng.integers(0, n, (80, 2)))
+    near = near[near[:, 0] < near[:, 1]]
+    edges = group_edges(table, near, RULES)
+    previous = None
+    for rows in (n // 2, n):  # the second time as a collection that has grown
+        part = table.iloc[:rows]
+        inside = {rule: found[(found < rows).all(axis=1)] for rule, found in edges.items()}
+        pictures = np.concatenate([inside["sha256"], inside["near-duplicate"]])
+        decided = split(part, np.concatenate(list(inside.values())), pictures, previous=previous)
+        kept = decided.split != ""
+        number = np.cumsum(kept) - 1
+        records = part[kept].assign(split=decided.split[kept], group_id=decided.group[kept])
+        pairs = inside["near-duplicate"]
+        pairs = number[pairs[kept[pairs].all(axis=1)]]
+        assert find_leaks(records.reset_index(drop=True), pairs) == []
+        previous = dict(zip(part.sample_id, decided.split, strict=True))
+        if rows == n // 2:
+            assert kept.all()
+
+
+def test_the_largest_group_is_named():
+    table = table_of(10, latin_name=["a"] * 4 + ["b"] * 6)
+    found = splitting.describe_groups(table, np.array([0, 0, 0, 1, 1, 1, 1, 2, 3, -1]))
+    assert found["groups"] == 4
+    assert found["largest_group"] == {
+        "n": 4, "share": 4 / 9, "species": ["a", "b"], "sample_ids": ["s00003", "s00004", "s00005", "s00006"],
+    }  # fmt: skip

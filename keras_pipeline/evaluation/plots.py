@@ -31,12 +31,14 @@ _PANELS = (  # title, the keys a Keras history may use for it, logarithmic
 _LABELS = ("training", "validation")
 
 
-def class_histogram(counts: dict[str, int], path: str | Path) -> None:
-    """Photos per class on a log scale: one named bar a class, or the ranked curve where there are over 40.
+def class_histogram(counts: dict[str, int], path: str | Path, *, rare_below: int | None = None) -> None:
+    """Photos per class on a log scale: one named bar a class; over 40 classes, the ranked curve and how many classes
+    have how few photos.
 
     Args:
         counts: `{latin_name: photos}`, photos >= 0.
         path: of the PNG.
+        rare_below: photos; classes with fewer are marked.
 
     Raises:
         ValueError: no classes.
@@ -47,11 +49,12 @@ def class_histogram(counts: dict[str, int], path: str | Path) -> None:
     values = np.array([n for _, n in ranked])
     if len(ranked) <= _NAMED_CLASSES:
         figure, (axes,) = _figure(7.0, 1.4 + 0.24 * len(ranked), columns=1)
-        _named_bars(axes, [name for name, _ in ranked], values)
+        _named_bars(axes, [_label(name) for name, _ in ranked], values)
     else:
-        figure, (axes,) = _figure(7.5, 4.0, columns=1)
-        _ranked_curve(axes, values)
-    axes.set_title(f"{int(values.sum()):,} photos of {len(values):,} classes; median {np.median(values):,.0f}")
+        figure, (axes, octaves) = _figure(11.0, 4.4, columns=2, widths=(5, 4))
+        _ranked_curve(axes, values, rare_below)
+        _octaves(octaves, values, rare_below)
+    figure.suptitle(f"{int(values.sum()):,} photos of {len(values):,} classes; median {np.median(values):,.0f}")
     _save(figure, path)
 
 
@@ -163,8 +166,12 @@ def _mark_phases(
 
 
 def _named_bars(axes: Axes, names: list[str], values: np.ndarray) -> None:
-    axes.barh(names, np.maximum(values, 0.8), color=BLUE, height=0.7)  # the axis begins at 0.8: none shows as no bar
+    rows = np.arange(len(names))  # names cut to length may be equal
+    axes.barh(rows, np.maximum(values, 0.8), color=BLUE, height=0.7)  # the axis begins at 0.8: none shows as no bar
+    axes.set_yticks(rows, names)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_xlim(0.8, max(2, values.max()) * 1.6)
     axes.invert_yaxis()
     axes.set_xlabel("photos (log scale)")
@@ -176,13 +183,16 @@ def _named_bars(axes: Axes, names: list[str], values: np.ndarray) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def _ranked_curve(axes: Axes, values: np.ndarray) -> None:
+def _ranked_curve(axes: Axes, values: np.ndarray, rare_below: int | None) -> None:
     rank = np.arange(1, len(values) + 1)
     drawn = np.maximum(values, 0.8)  # a class without photos still shows on a log axis, below one
     axes.fill_between(rank, 0.8, drawn, step="mid", color=BLUE, alpha=0.25, linewidth=0)
     axes.step(rank, drawn, where="mid", color=BLUE)
     axes.set(yscale="log", xlabel="classes, most photographed first", ylabel="photos (log scale)")
-    axes.set(xlim=(1, len(values)), ylim=(0.8, max(2, values.max()) * 1.5))
+    axes.set(xlim=(1 - len(values) / 100, len(values)), ylim=(0.8, max(2, values.max()) * 1.5))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_minor_formatter("")
     share = np.cumsum(values) / max(1, values.sum())
     half = int(np.searchsorted(share, 0.5)) + 1
     axes.axvline(half, color=ORANGE, linestyle="--", linewidth=1.2)
@@ -191,6 +201,43 @@ def _ranked_curve(axes: Axes, values: np.ndarray) -> None:
         (half, 0.97), xycoords=("data", "axes fraction"), xytext=(6, 0), textcoords="offset points",
         va="top", color=ORANGE, fontsize=9,
     )  # fmt: skip
+    if rare_below is not None:
+        axes.axhline(rare_below, color=GREY, linestyle=":", linewidth=1.2)
+        rare = int((values < rare_below).sum())
+        # Away from the curve: it passes below the line's right half, or above its left one.
+        x, offset, side = (0.98, 3, "right") if rare > len(values) / 2 else (0.1, -12, "left")
+        axes.annotate(
+            f"{rare:,} classes with fewer than {rare_below:,} photos", (x, rare_below),
+            xycoords=("axes fraction", "data"), xytext=(0, offset), textcoords="offset points", ha=side, fontsize=9,
+        )  # fmt: skip
+
+
+def _octaves(axes: Axes, values: np.ndarray, rare_below: int | None) -> None:
+    """Classes with 0, 1, 2-3, 4-7, … photos: what the flat end of a ranked curve hides."""
+    octave = np.ceil(np.log2(values + 1)).astype(int)  # 0, 1, 2, 2, 3, 3, 3, 3, …
+    counts = np.bincount(octave)
+    first = int(octave.min())
+    low = [0, *(1 << k for k in range(len(counts) - 1))]
+    names = [f"{a:,}" if a < 2 else f"{a:,}–{2 * a - 1:,}" for a in low]
+    rare = [rare_below is not None and 2 * a - 1 < rare_below for a in low]
+    bars = axes.barh(names[first:], counts[first:], color=BLUE, height=0.75)
+    for bar, n, hatched in zip(bars, counts[first:], rare[first:], strict=True):
+        if hatched:
+            bar.set(facecolor=LIGHT_BLUE, hatch="///", edgecolor=BLUE)
+        axes.annotate(
+            f"{n:,}", (n, bar.get_y() + bar.get_height() / 2), xytext=(3, 0), textcoords="offset points",
+            va="center", fontsize=8, color=GREY,
+        )  # fmt: skip
+    hatch = f" (hatched: with fewer than {rare_below:,} photos)" if any(rare) else ""
+    axes.set(xlabel=f"classes{hatch}", ylabel="photos of a class", xlim=(0, counts.max() * 1.15))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.get_major_locator().set_params(nbins=5, integer=True)
+    axes.grid(axis="y", visible=False)
+
+
+def _label(name: str) -> str:
+    """A name as text: short enough for a page, and no formula (`$`)."""
+    return (name if len(name) <= 50 else name[:49] + "…").replace("$", r"\$")
 
 
 def _reliability_panel(axes: Axes, table: Sequence[dict]) -> None:
@@ -227,7 +274,13 @@ _LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2
 
 
 def _figure(
-    width: float, height: float, *, columns: int, rows: int = 1, heights: Sequence[float] | None = None
+    width: float,
+    height: float,
+    *,
+    columns: int,
+    rows: int = 1,
+    heights: Sequence[float] | None = None,
+    widths: Sequence[float] | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """A figure in inches and its axes in reading order, with the look that all figures share."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -235,7 +288,11 @@ def _figure(
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights}).ravel().tolist()
+    axes = (
+        figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights, "width_ratios": widths})
+        .ravel()
+        .tolist()
+    )
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
         one.grid(visible=True, color="#E4E4E4", linewidth=0.7)

@@ -58,8 +58,9 @@ def write_report(
     *,
     experiment: str,
     summary: dict[str, Cell],
-    gates: Sequence[dict],
+    gates: Sequence[dict] | None,
     sections: Sequence[tuple[str, Sequence[Block]]],
+    kind: str = "Training report",
 ) -> None:
     """Writes the report, aside first and then renamed.
 
@@ -68,22 +69,27 @@ def write_report(
         experiment: the config's name.
         summary: `{label: value}`, the handful of figures shown large at the top.
         gates: dictionaries `name, status, value, target, reason`; status is 'met', 'missed' or 'not measurable here'.
+            None: the page is not about gates.
         sections: `(title, blocks)` in order of reading.
+        kind: what the page is, above its title.
 
     Raises:
         ValueError: an unknown gate status, a missing gate key, a table row of the wrong length, a file that is no PNG.
         FileNotFoundError: a figure that is not there.
     """
     path = Path(path)
-    _check_gates(gates)
+    _check_gates(gates or [])
     anchors = [f"section-{number}" for number, _ in enumerate(sections, start=1)]
+    links = [("gates", "Gates")] if gates is not None else []
+    links += [(anchor, title) for anchor, (title, _) in zip(anchors, sections, strict=True)]
     page = _PAGE.substitute(
         style=_STYLE,
         title=_escape(experiment),
-        verdict=_verdict(gates),
+        kind=_escape(kind),
+        verdict=_verdict(gates or []),
         summary=_tiles(summary),
-        gates=_gates(gates),
-        contents="".join(f'<a href="#{a}">{_escape(t)}</a>' for a, (t, _) in zip(anchors, sections, strict=True)),
+        gates="" if gates is None else f'<section id="gates"><h2>Gates</h2>{_gates(gates)}</section>',
+        contents="".join(f'<a href="#{anchor}">{_escape(title)}</a>' for anchor, title in links),
         sections="".join(_section(a, t, blocks) for a, (t, blocks) in zip(anchors, sections, strict=True)),
     )
     with aside(path) as temporary:
@@ -290,15 +296,15 @@ _PAGE = Template("""<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title – training report</title>
+<title>$title – $kind</title>
 <style>$style</style>
 </head>
 <body>
 <main>
-<header><p class="eyebrow">Training report</p><h1>$title</h1><p>$verdict</p></header>
+<header><p class="eyebrow">$kind</p><h1>$title</h1><p>$verdict</p></header>
 $summary
-<nav aria-label="Contents"><a href="#gates">Gates</a>$contents</nav>
-<section id="gates"><h2>Gates</h2>$gates</section>
+<nav aria-label="Contents">$contents</nav>
+$gates
 $sections
 </main>
 </body>

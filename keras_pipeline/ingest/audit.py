@@ -1,57 +1,326 @@
-"""What is in the collection: counts by species and region, and the documents that can't be used."""
+"""What is in the collection, in one pass: counts, and findings of which each has a cure (see `curation`).
+
+Memory: the species, 15 bytes a document (hash tables of image URLs and observations), and tallies and lists that stop
+growing at 10,000 entries. What is not listed is counted all the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import datetime
+from array import array
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pandas as pd
+from bson import ObjectId
 
 from keras_pipeline.core.schema import UNKNOWN_REGION
-from keras_pipeline.core.taxonomy import normalise
-from keras_pipeline.ingest.mongo import missing_field
+from keras_pipeline.core.taxonomy import canonical, genus
+from keras_pipeline.ingest.curation import Curation
 
-LISTED = 100  # unusable documents named in the report; all of them are counted
+LISTED = 10_000  # rows of each list of documents
+DISTINCT = 10_000  # different hosts, licences, years, regions; the others are one
+OTHER, UNKNOWN, RELATIVE = "(other)", "unknown", "(relative URL)"
+SAMPLES = 5  # mistyped values shown of each field
+CLIP = 1000  # characters; longer texts are cut where they are only shown
+LABEL_BITS, COUNT_BITS = 24, 8  # of a URL's 64 bits, and of an observation's 32
+LARGEST_OBSERVATION = (1 << COUNT_BITS) - 1  # photos; this many or more are one size
 
 
-def audit(documents: Iterable[dict]) -> dict:
+def audit(
+    documents: Iterable[dict], *, curation: Curation, min_per_species: int, collection_count: int | None = None
+) -> dict:
     """One pass over the documents (as `mongo.documents` gives them).
 
+    Args:
+        min_per_species: photos; species with fewer are `rare_species`.
+        collection_count: documents that the server counted; sizes the hash tables.
+
     Returns:
-        {documents, usable, unusable: {reason: n}, unusable_samples: [{sample_id, reason}], species,
-        per_class: {name: n} (largest first), per_region: {region: n}, imbalance: largest / smallest,
-        class_size: {min, median, max}}
+        {collection_count, documents, usable, unusable: {reason: n}, unusable_samples: [{sample_id, reason}], species,
+        per_class: {name: n} (largest first), per_genus: {genus: {species, photos}}, per_region, per_host, per_license,
+        per_year: {value: n}, imbalance: largest / smallest, class_size: {min, median, max}, min_per_species,
+        rare_species: {name: n}, fields: {name: {missing, mistyped, samples: [{sample_id, value}]}},
+        spellings: [{latin_name, photos, spellings: {name: n}}], synonyms: {synonym: latin_name} (those in force and,
+        for all spellings, the most frequent one), conflicts and repeated_urls: {photos, rows: [{image_url, latin_name,
+        sample_id, first_latin_name}]}, observations: {sizes: {photos in an observation, "255" for more: n}, photos}}
     """
-    classes: dict[str, int] = {}
-    regions: dict[str, int] = {}
-    unusable: dict[str, int] = {}
-    samples = []
-    total = 0
-    for document in documents:
-        total += 1
-        reason = missing_field(document)
-        if reason:
-            unusable[reason] = unusable.get(reason, 0) + 1
-            if len(samples) < LISTED:
-                samples.append({"sample_id": document["sample_id"], "reason": reason})
+    fields, photos = _Fields(), _Photos(collection_count or 65_536)
+    unusable, samples, total = Tally(), [], 0
+    for total, document in enumerate(documents, start=1):  # noqa: B007
+        fields.check(document)
+        reason = curation.refusal(document)
+        if reason is None:
+            photos.add(document, curation.latin_name(document["latin_name"]))
             continue
-        name = normalise(document["latin_name"])
-        classes[name] = classes.get(name, 0) + 1
-        region = region_of(document)
-        regions[region] = regions.get(region, 0) + 1
-    counts = pd.Series(classes, dtype="int64").sort_index().sort_values(ascending=False, kind="stable")
+        unusable.add(reason)
+        if len(samples) < LISTED:
+            samples.append({"sample_id": document["sample_id"][:CLIP], "reason": reason})
     return {
+        "collection_count": collection_count,
         "documents": total,
-        "usable": int(counts.sum()),
-        "unusable": unusable,
+        "unusable": dict(unusable),
         "unusable_samples": samples,
-        "species": len(counts),
-        "per_class": {name: int(n) for name, n in counts.items()},
-        "per_region": dict(sorted(regions.items())),
-        "imbalance": float(counts.max() / counts.min()) if len(counts) else None,
-        "class_size": {k: float(getattr(counts, k)()) for k in ("min", "median", "max")} if len(counts) else {},
+        "fields": fields.found,
+        **_species(photos.species, min_per_species),
+        **photos.found(),
+        **_spellings(photos.species, curation),
     }
+
+
+class Tally(dict):
+    """How often each text was seen. Beyond 10,000 different ones, new ones count as `(other)`."""
+
+    def add(self, value: str) -> None:
+        if value in self:
+            self[value] += 1
+        elif len(self) < DISTINCT:
+            self[value[:CLIP]] = self.get(value[:CLIP], 0) + 1
+        else:
+            self[OTHER] = self.get(OTHER, 0) + 1
+
+    def ranked(self) -> dict[str, int]:
+        return dict(sorted(self.items(), key=lambda item: (-item[1], item[0])))
+
+
+class HashTable:
+    """A small number for each key, in one slot of 8 (typecode Q) or 4 bytes (I): open addressing, linear probing.
+
+    A slot holds the number and the upper bits of the key's hash; the lower ones are its place (compact hashing, Cleary
+    1984, without his exactness). A look-up takes a new key for a known one with a probability of about 3 / 2**t, with
+    t = 64 - LABEL_BITS = 40 bits or 32 - COUNT_BITS = 24: among 850,000 keys, 2e-6 or 0.2 times.
+    """
+
+    def __init__(self, keys: int, typecode: str, number_bits: int) -> None:
+        self._typecode, self._bits = typecode, number_bits
+        self._tag_mask = (1 << (array(typecode).itemsize * 8 - number_bits)) - 1
+        self._tables: list[array] = []
+        self._size = self._room = 0
+        self._grow(keys + 1)  # the one more would begin another table
+
+    def get(self, key: Any, number: int) -> int:
+        """The number that the key has, or 0: it is new and has this one (at least 1) now."""
+        slots, place, tag = self._find(key)
+        if slots[place]:
+            return slots[place] & ((1 << self._bits) - 1)
+        self._set_new(slots, place, tag | number)
+        return 0
+
+    def count(self, key: Any) -> int:
+        """How often the key was counted before; the largest number means that or more, and stays."""
+        slots, place, tag = self._find(key)
+        largest = (1 << self._bits) - 1
+        before = slots[place] & largest
+        if not before:
+            self._set_new(slots, place, tag | 1)
+        elif before < largest:
+            slots[place] += 1
+        return before
+
+    def _find(self, key: Any) -> tuple[array, int, int]:
+        """The slots and the place that hold the key or, empty, wait for it; its tag."""
+        hashed = hash(key) & 0xFFFF_FFFF_FFFF_FFFF
+        bits = self._bits
+        for slots in self._tables:
+            size = len(slots)
+            above, place = divmod(hashed, size)
+            tag = (above & self._tag_mask) << bits
+            while (entry := slots[place]) and entry >> bits << bits != tag:
+                place += 1
+                if place == size:
+                    place = 0
+            if entry:
+                break
+        return slots, place, tag
+
+    def _set_new(self, slots: array, place: int, entry: int) -> None:
+        slots[place] = entry
+        self._room -= 1
+        if not self._room:  # more documents than were announced
+            self._grow(max(1000, self._size // 4))
+
+    def _grow(self, keys: int) -> None:
+        # At most 80 % full: a look-up ends at an empty slot. And never moved, which would take two tables at once.
+        self._tables.append(array(self._typecode, [0]) * (keys + keys // 4 + 1))
+        self._size += keys
+        self._room = keys
+
+
+class _Photos:
+    """Counts over the usable documents."""
+
+    def __init__(self, documents: int) -> None:
+        self.species: dict[str, int] = {}
+        self._labels: dict[str, int] = {}
+        self._regions, self._hosts, self._licenses, self._years = Tally(), Tally(), Tally(), Tally()
+        self._urls = HashTable(documents, "Q", LABEL_BITS)
+        self._conflicts, self._repeats = {"photos": 0, "rows": []}, {"photos": 0, "rows": []}
+        self._observations = HashTable(documents, "I", COUNT_BITS)
+        self._sizes = [0] * (LARGEST_OBSERVATION + 1)  # observations of 0, 1, … photos
+        self._observed = 0
+
+    def add(self, document: dict, name: str) -> None:
+        self.species[name] = self.species.get(name, 0) + 1
+        url = document["image_url"].strip()
+        self._regions.add(region_of(document))
+        self._hosts.add(host_of(url))
+        license = document["license"]
+        self._licenses.add(license.strip() if is_text(license) else UNKNOWN)
+        self._years.add(year_of(document["observed_on"]) or UNKNOWN)
+        self._add_url(url, name, document["sample_id"])
+        observation = document["observation_id"]
+        if is_id(observation):
+            self._add_observation(observation)
+
+    def _add_url(self, url: str, name: str, sample_id: str) -> None:
+        # From 1; beyond 16 million names, the last label stands for all others.
+        label = self._labels.setdefault(name, min(len(self._labels) + 1, (1 << LABEL_BITS) - 1))
+        first = self._urls.get(url, label)
+        if not first:
+            return
+        found = self._repeats if first == label else self._conflicts
+        found["photos"] += 1
+        if len(found["rows"]) < LISTED:
+            row = {"image_url": url[:CLIP], "latin_name": name[:CLIP], "sample_id": sample_id[:CLIP]}
+            found["rows"].append(row | {"first_latin_name": first})
+
+    def _add_observation(self, observation: Any) -> None:
+        # In a tuple, because the hash of an integer alone is itself, and a run of integers would fill a run of slots.
+        before = self._observations.count((observation,))
+        self._observed += 1
+        if before < LARGEST_OBSERVATION:
+            self._sizes[before] -= 1
+            self._sizes[before + 1] += 1
+
+    def found(self) -> dict:
+        names = list(self._labels)
+        for row in [*self._conflicts["rows"], *self._repeats["rows"]]:
+            row["first_latin_name"] = names[row["first_latin_name"] - 1][:CLIP]
+        return {
+            "per_region": dict(sorted(self._regions.items())),
+            "per_host": self._hosts.ranked(),
+            "per_license": self._licenses.ranked(),
+            "per_year": dict(sorted(self._years.items())),
+            "conflicts": self._conflicts,
+            "repeated_urls": self._repeats,
+            "observations": {
+                "photos": self._observed,
+                "sizes": {str(size): n for size, n in enumerate(self._sizes) if size and n},
+            },
+        }
+
+
+class _Fields:
+    """Missing and mistyped values, field by field, over all documents."""
+
+    def __init__(self) -> None:
+        self.found = {name: {"missing": 0, "mistyped": 0, "samples": []} for name in FIELDS}
+
+    def check(self, document: dict) -> None:
+        for name, is_right in FIELDS.items():
+            value = document[name]
+            if is_right(value):
+                continue
+            found = self.found[name]
+            if value is None or (isinstance(value, str) and not value.strip()):
+                found["missing"] += 1
+                continue
+            found["mistyped"] += 1
+            if len(found["samples"]) < SAMPLES:
+                shown = f"{type(value).__name__} {value!r}"[:100]
+                found["samples"].append({"sample_id": document["sample_id"][:CLIP], "value": shown})
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def is_id(value: Any) -> bool:
+    return is_text(value) or (isinstance(value, int | ObjectId) and not isinstance(value, bool))
+
+
+def is_within(limit: float) -> Callable[[Any], bool]:
+    """A test for numbers of degrees, NaN excepted."""
+    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and -limit <= value <= limit
+
+
+def year_of(observed_on: Any) -> str:
+    """YYYY of a datetime, or of a text that begins with an ISO date; otherwise nothing."""
+    if isinstance(observed_on, datetime.datetime):
+        return f"{observed_on.year:04d}"
+    if isinstance(observed_on, str):
+        with contextlib.suppress(ValueError):
+            return f"{datetime.date.fromisoformat(observed_on[:10]).year:04d}"
+    return ""
+
+
+FIELDS: dict[str, Callable[[Any], Any]] = {
+    "latin_name": is_text,
+    "image_url": is_text,
+    "region": is_text,
+    "observation_id": is_id,
+    "user_id": is_id,
+    "observed_on": year_of,
+    "latitude": is_within(90),
+    "longitude": is_within(180),
+    "license": is_text,
+    "attribution": is_text,
+}
 
 
 def region_of(document: dict) -> str:
     region = document["region"]
-    return region.strip() if isinstance(region, str) and region.strip() else UNKNOWN_REGION
+    return region.strip() if is_text(region) else UNKNOWN_REGION
+
+
+def host_of(url: str) -> str:
+    """`name` or `name:port` in small letters, without user and password; cheaper than urlsplit, and never raises."""
+    scheme, found, rest = url.partition("://")
+    if not found or "/" in scheme:
+        return RELATIVE
+    host = rest.replace("?", "/").replace("#", "/").partition("/")[0].rpartition("@")[2].lower()
+    return host.removesuffix({"http": ":80", "https": ":443"}.get(scheme.lower(), " "))
+
+
+def _species(photos: dict[str, int], min_per_species: int) -> dict:
+    counts = pd.Series(photos, dtype="int64").sort_index().sort_values(ascending=False, kind="stable")
+    per_class = {name: int(n) for name, n in counts.items()}
+    genera: dict[str, dict] = {}
+    for name, n in per_class.items():
+        entry = genera.setdefault(genus(name), {"species": 0, "photos": 0})
+        entry["species"] += 1
+        entry["photos"] += n
+    return {
+        "usable": int(counts.sum()),
+        "species": len(counts),
+        "per_class": per_class,
+        "per_genus": dict(sorted(genera.items(), key=lambda item: (-item[1]["photos"], item[0]))),
+        "imbalance": float(counts.max() / counts.min()) if len(counts) else None,
+        "class_size": {k: float(getattr(counts, k)()) for k in ("min", "median", "max")} if len(counts) else {},
+        "min_per_species": min_per_species,
+        "rare_species": {name: n for name, n in reversed(per_class.items()) if n < min_per_species},
+    }
+
+
+def _spellings(photos: dict[str, int], curation: Curation) -> dict:
+    """Names that mean one plant, and the synonyms that would join them."""
+    groups: dict[str, list[str]] = {}
+    for name in photos:
+        groups.setdefault(canonical(name), []).append(name)
+    found, chosen = [], {}
+    for names in groups.values():
+        if len(names) > 1:
+            names.sort(key=lambda name: (-photos[name], _oddity(name), name))
+            total = sum(photos[name] for name in names)
+            found.append({"latin_name": names[0], "photos": total, "spellings": {name: photos[name] for name in names}})
+            chosen |= dict.fromkeys(names[1:], names[0])
+    found.sort(key=lambda entry: (-entry["photos"], entry["latin_name"]))
+    # Those in force are repeated, so that the new file can take the old one's place.
+    in_force = {synonym: chosen.get(name, name) for synonym, name in curation.synonyms.items()}
+    return {"spellings": found, "synonyms": dict(sorted({**in_force, **chosen}.items()))}
+
+
+def _oddity(name: str) -> tuple[bool, int]:
+    """Of equally frequent spellings, `Genus species` is to be preferred."""
+    return not name[:1].isupper(), sum(map(str.isupper, name[1:]))

@@ -1,202 +1,205 @@
-"""Photos over HTTP straight into raw shards; every URL ends in the ledger, and a killed run goes on."""
+"""One GET of a hostile URL: every answer becomes an `Answer` with a reason; nothing private is ever connected to."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import itertools
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+import dataclasses
+import email.utils
+import ipaddress
+import re
+import socket
+import time
+from collections.abc import Awaitable, Callable
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
 from keras_pipeline import __version__
 from keras_pipeline.core.config import Export
-from keras_pipeline.core.progress import progress
-from keras_pipeline.core.schema import Photo
-from keras_pipeline.core.taxonomy import normalise
-from keras_pipeline.ingest.audit import region_of
-from keras_pipeline.ingest.ledger import Ledger, Row
-from keras_pipeline.ingest.mongo import missing_field
-
-# photo bytes -> (JPEG bytes, height, width); ValueError says why it isn't a usable photo.
-Convert = Callable[[bytes], tuple[bytes, int, int]]
-# (index, photos) -> name of the finished shard
-WriteShard = Callable[[int, list[Photo]], str]
 
 NO_URL = "not an http(s) URL; relative ones need source.base_url"
+A_PAGE = "an HTML page, not a photo"
+REDIRECTS = {301, 302, 303, 307, 308}
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
+# The host's trouble, not the URL's: it is left in peace for a while, and given up after some in a row.
+OVERLOADED = {429, 503}
+PRIVATE = "private address"
+MARKUP = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype|html|head|body|\?xml|svg|title|script)", re.I | re.S)
 
 
-def export_photos(
-    documents: Iterable[dict],
-    *,
-    total: int,
-    base_url: str | None,
-    settings: Export,
-    photos_per_shard: int,
-    convert: Convert,
-    write_shard: WriteShard,
-    ledger: Ledger,
-) -> None:
-    """Downloads, converts and stores every usable document that the ledger hasn't settled.
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What one request gave. `body` is None unless the status was 200 (206 for a ranged one) and all of it came."""
 
-    A shard's photos enter the ledger in one transaction after the shard was renamed into place: killed in between, the
-    next run writes that shard again.
-    """
-    done = ledger.settled()
-    index = max((int(name.split("-")[1].split(".")[0]) for name in ledger.shards()), default=-1) + 1
-    pending = (document for document in documents if document["sample_id"] not in done)
-    with progress(total=total, description="export") as bar, ThreadPoolExecutor() as pool:
-        bar.update(len(done))
-        for chunk in _chunks(pending, photos_per_shard):
-            rows, photos = asyncio.run(_fetch_chunk(chunk, base_url, settings, convert, pool, bar.update))
-            shard = write_shard(index, photos) if photos else ""
-            index += bool(photos)
-            ledger.record(replace(row, shard=shard) if row.state == "ok" else row for row in rows)
+    body: bytes | None = None
+    reason: str = ""
+    http_status: int | None = None
+    bytes: int = 0  # received
+    may_succeed: bool = False  # another try may
+    host_trouble: bool = False
+    retry_after: float | None = None  # seconds that the host asked for
 
 
-def check_urls(documents: Iterable[dict], *, total: int, base_url: str | None, settings: Export) -> list[Row]:
-    """One request a document, the body not read: what would fail?"""
-
-    async def check(chunk: list[dict]) -> list[Row]:
-        async with _session(settings) as session:
-            gate = asyncio.Semaphore(settings.concurrency)
-            return await asyncio.gather(*(_check(d, base_url, settings, session, gate) for d in chunk))
-
-    rows: list[Row] = []
-    with progress(total=total, description="validate-urls", unit="URLs") as bar:
-        for chunk in _chunks(documents, 1000):
-            rows += asyncio.run(check(chunk))
-            bar.update(len(chunk))
-    return rows
+# Waits until a host may be asked once more.
+Turn = Callable[[str], Awaitable[None]]
 
 
-def _chunks(items: Iterable[dict], size: int) -> Iterator[list[dict]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, size)):
-        yield chunk
-
-
-def _session(settings: Export) -> aiohttp.ClientSession:
-    timeout = aiohttp.ClientTimeout(total=settings.timeout_seconds, connect=min(10.0, settings.timeout_seconds))
-    agent = {"User-Agent": f"keras_pipeline/{__version__} (plant photo export)"}
-    connector = aiohttp.TCPConnector(limit=settings.concurrency)
-    return aiohttp.ClientSession(timeout=timeout, headers=agent, connector=connector)
-
-
-async def _fetch_chunk(chunk, base_url, settings, convert, pool, advance) -> tuple[list[Row], list[Photo]]:
-    gate, loop = asyncio.Semaphore(settings.concurrency), asyncio.get_running_loop()
-    async with _session(settings) as session:
-
-        async def one(document: dict) -> tuple[Row, Photo | None]:
-            async with gate:
-                row, body = await _download(document, base_url, settings, session)
-                photo = None
-                if body is not None:
-                    row, photo = await loop.run_in_executor(pool, _store, document, row, body, convert)
-            advance(1)
-            return row, photo
-
-        results = await asyncio.gather(*(one(document) for document in chunk))
-    return [row for row, _ in results], [photo for _, photo in results if photo]
-
-
-async def _download(document, base_url, settings, session) -> tuple[Row, bytes | None]:
-    reason = missing_field(document)
-    row = Row(document["sample_id"], str(document["image_url"] or ""), "skipped", reason or "")
-    if reason:
-        return row, None
-    row = replace(row, state="failed")
-    url = _resolve(document["image_url"], base_url)
-    if url is None:
-        return replace(row, reason=NO_URL), None
-    for attempt in range(1, settings.attempts + 1):
-        row, body = await _try_once(replace(row, attempts=attempt), url, settings, session)
-        if not row.may_succeed or attempt == settings.attempts:
-            break
-        await asyncio.sleep(0.5 * 2**attempt)
-    return row, body
-
-
-def _resolve(image_url: str, base_url: str | None) -> str | None:
+def resolve(image_url: str, base_url: str | None) -> str | None:
+    """The absolute http(s) URL, or None."""
     try:
         url = urljoin(base_url or "", image_url.strip())
-        return url if urlsplit(url).scheme in ("http", "https") else None
+        return url if urlsplit(url).scheme in ("http", "https") and host_of(url) else None
     except ValueError:  # http://[half an IPv6 address
         return None
 
 
-async def _try_once(row: Row, url: str, settings: Export, session) -> tuple[Row, bytes | None]:
-    limit = int(settings.max_megabytes * 1e6)
-    row = replace(row, may_succeed=False, http_status=None, bytes=0)  # Only the last try counts.
-    try:
-        async with session.get(url, max_redirects=5) as response:
-            row = replace(row, http_status=response.status)
-            if response.status != 200:
-                retry = response.status in RETRIED
-                return replace(row, reason=f"HTTP {response.status}", may_succeed=retry), None
-            body = bytearray()
-            async for part in response.content.iter_chunked(1 << 16):
-                body += part
-                if len(body) > limit:
-                    return replace(row, reason=f"larger than {settings.max_megabytes:g} MB", bytes=len(body)), None
-            row = replace(row, bytes=len(body), sha256=hashlib.sha256(body).hexdigest(), reason="")
-            return row, bytes(body)
-    except TimeoutError:
-        return replace(row, reason="timeout", may_succeed=True), None
-    except (aiohttp.TooManyRedirects, aiohttp.InvalidURL, ValueError) as error:
-        return replace(row, reason=type(error).__name__), None
-    except aiohttp.ClientError as error:
-        return replace(row, reason=type(error).__name__, may_succeed=True), None
+def host_of(url: str) -> str:
+    """`name` or `name:port`, as limits and tallies know a host. Raises ValueError for what is no URL."""
+    parts = urlsplit(url)
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    name = parts.hostname or ""
+    return name if parts.port in (None, default) else f"{name}:{parts.port}"
 
 
-def _store(document: dict, row: Row, body: bytes, convert: Convert) -> tuple[Row, Photo | None]:
-    if body.lstrip()[:1] == b"<":
-        return replace(row, reason="an HTML page, not a photo"), None
-    try:
-        image, height, width = convert(body)
-    except ValueError as error:
-        return replace(row, reason=str(error)), None
-    observation = document["observation_id"]
-    photo = Photo(
-        sample_id=row.sample_id,
-        image=image,
-        height=height,
-        width=width,
-        latin_name=normalise(document["latin_name"]),
-        region=region_of(document),
-        group_id="" if observation is None else str(observation),  # the split makes the final group of it
-        source_url=row.url,
-        sha256=row.sha256,
-        license=str(document["license"] or ""),
-        attribution=str(document["attribution"] or ""),
+def is_page(body: bytes) -> bool:
+    """Whether hypertext was sent where a photo was asked for: error and consent pages come with status 200."""
+    return MARKUP.match(body[:2048]) is not None
+
+
+def session(settings: Export, base_url: str | None = None) -> aiohttp.ClientSession:
+    """A client that keeps no cookies, obeys no proxy of the environment, and connects to public addresses only.
+
+    Args:
+        base_url: of our own photo server (the embedded one); its address is allowed.
+    """
+    agent = f"keras_pipeline/{__version__} (plant photo export{f'; {settings.contact}' if settings.contact else ''})"
+    connector = aiohttp.TCPConnector(limit=0, socket_factory=_public_only(settings, base_url), ttl_dns_cache=300)
+    timeout = aiohttp.ClientTimeout(
+        total=settings.total_seconds, connect=settings.connect_seconds, sock_read=settings.read_seconds
     )
-    return replace(row, state="ok"), photo
+    client = aiohttp.ClientSession(
+        connector=connector,
+        timeout=timeout,
+        # Compressed bodies could swell beyond every limit, and photos do not compress.
+        headers={"User-Agent": agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+    # aiohttp repeats a GET by itself when a kept connection breaks: requests beyond the host's rate, and uncounted.
+    client._retry_connection = False
+    return client
 
 
-async def _check(document: dict, base_url: str | None, settings: Export, session, gate) -> Row:
-    async with gate:
-        row = Row(document["sample_id"], str(document["image_url"] or ""), "failed", attempts=1)
-        reason = missing_field(document)
-        if reason:
-            return replace(row, state="skipped", reason=reason)
-        url = _resolve(document["image_url"], base_url)
-        if url is None:
-            return replace(row, reason=NO_URL)
-        try:
-            # A ranged GET: many photo hosts answer HEAD wrongly.
-            async with session.get(url, headers={"Range": "bytes=0-511"}, max_redirects=5) as response:
-                head = await response.content.read(512)
-                row = replace(row, http_status=response.status)
-        except TimeoutError:
-            return replace(row, reason="timeout", may_succeed=True)
-        except (aiohttp.ClientError, ValueError) as error:
-            return replace(row, reason=type(error).__name__, may_succeed=True)
-    if row.http_status not in (200, 206):
-        return replace(row, reason=f"HTTP {row.http_status}")
-    if head.lstrip()[:1] == b"<":
-        return replace(row, reason="an HTML page, not a photo")
-    return replace(row, state="ok")
+def _public_only(settings: Export, base_url: str | None) -> Callable:
+    """Checks the very address that is about to be connected to, whichever name or redirect led there.
+
+    A document in the database must not make us read a metadata service or a neighbour's admin page.
+    """
+    networks = [ipaddress.ip_network(network) for network in settings.allow_networks]
+    own = urlsplit(base_url) if base_url else None
+
+    def open_socket(info: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, (host, port, *_) = info
+        address = ipaddress.ip_address(host.split("%")[0])
+        ours = own is not None and (host, port) == (own.hostname, own.port)
+        if not (ours or _is_public(address) or any(address in network for network in networks)):
+            # One errno for all: several refused addresses of a name are then reported as one error.
+            raise OSError(1, f"{PRIVATE} {address} refused")
+        return socket.socket(family, kind, protocol)
+
+    return open_socket
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if address.version == 6:
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in ipaddress.ip_network("64:ff9b::/96"):  # NAT64
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return _is_public(inner)
+    return address.is_global and not address.is_multicast
+
+
+async def get(
+    client: aiohttp.ClientSession, url: str, settings: Export, *, turn: Turn, first_bytes: int | None = None
+) -> Answer:
+    """Follows up to `max_redirects`, each to a checked address and in its host's turn (the first is the caller's).
+
+    Args:
+        first_bytes: ask for that many bytes only, and read no more.
+    """
+    headers = {} if first_bytes is None else {"Range": f"bytes=0-{first_bytes - 1}"}
+    try:
+        for hop in range(settings.max_redirects + 1):
+            if hop:
+                await turn(host_of(url))
+            async with client.get(url, headers=headers, allow_redirects=False) as response:
+                target = response.headers.get("Location")
+                if response.status not in REDIRECTS or not target:
+                    return await _read(response, settings, first_bytes)
+                url = resolve(target, url)
+                if url is None:
+                    return Answer(reason="redirected to what is no http(s) URL", http_status=response.status)
+        return Answer(reason=f"more than {settings.max_redirects} redirects", http_status=response.status)
+    except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
+        return _failure(error, settings)
+
+
+async def _read(response: aiohttp.ClientResponse, settings: Export, first_bytes: int | None) -> Answer:
+    status = response.status
+    if status != 200 and not (status == 206 and first_bytes):
+        return Answer(
+            reason=f"HTTP {status}",
+            http_status=status,
+            may_succeed=status in RETRIED,
+            host_trouble=status in OVERLOADED,
+            retry_after=_seconds(response.headers.get("Retry-After")) if status in OVERLOADED else None,
+        )
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding != "identity":
+        return Answer(reason=f"sent with Content-Encoding {encoding[:40]}", http_status=status)
+    limit, body = settings.max_megabytes * 1e6 if first_bytes is None else first_bytes, bytearray()
+    async for part in response.content.iter_any():
+        body += part
+        if len(body) > limit and first_bytes is None:
+            reason = f"larger than {settings.max_megabytes:g} MB"
+            return Answer(reason=reason, http_status=status, bytes=len(body))
+        if len(body) >= limit and first_bytes is not None:
+            break
+    return Answer(body=bytes(body), http_status=status, bytes=len(body))
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Retry-After holds seconds or an HTTP date (RFC 9110, 10.2.3); None for what is neither."""
+    try:
+        if retry_after is None or retry_after.strip().isdigit():
+            return float(retry_after) if retry_after else None
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _failure(error: Exception, settings: Export) -> Answer:
+    """The reason in words, and whether another try, or another host, may do better."""
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return Answer(
+            reason=f"no connection within {settings.connect_seconds:g} s", may_succeed=True, host_trouble=True
+        )
+    if isinstance(error, aiohttp.SocketTimeoutError):
+        return Answer(reason=f"silent for {settings.read_seconds:g} s", may_succeed=True)
+    if isinstance(error, TimeoutError):
+        return Answer(reason=f"not finished within {settings.total_seconds:g} s", may_succeed=True)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return Answer(reason="unknown host name", may_succeed=True, host_trouble=True)
+    if isinstance(error, aiohttp.ClientSSLError):
+        return Answer(reason="TLS failed or certificate not trusted", may_succeed=True, host_trouble=True)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        if PRIVATE in str(error.os_error):
+            return Answer(reason=f"{error.os_error.strerror}; see phase0.export.allow_networks")
+        return Answer(reason="connection refused", may_succeed=True, host_trouble=True)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return Answer(reason="ended before its announced length", may_succeed=True)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return Answer(reason="an answer that is not HTTP", may_succeed=True)
+    if isinstance(error, aiohttp.ClientConnectionError | OSError):
+        return Answer(reason="connection reset", may_succeed=True)
+    return Answer(reason=NO_URL)  # InvalidURL and ValueError: what yarl or the IDNA codec refuse

@@ -1,32 +1,103 @@
-"""What became of each document's URL: a transactional table while running, a parquet file at the end."""
+"""A row a document: what it says, and what became of its photo. SQLite while running, a parquet file at the end.
+
+The ledger is also the queue: rows in state `waiting` are what is still to be asked for, host by host. So neither the
+MongoDB cursor nor the memory has to last as long as the downloads.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 
 from keras_pipeline.core.artifacts import aside
 
+STATES = ("waiting", "ok", "failed", "skipped")
+BATCH = 10_000  # rows a transaction or parquet row group
+OVER_OBSERVATION = "over source.max_per_observation"
+OVER_SPECIES = "over source.max_per_species"
+NOT_SAMPLED = "not in the sample"
+
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Document:
+    """What a source document says, cured (`curation`), and whether it is to be fetched."""
+
     sample_id: str
-    url: str  # as in the document
-    state: str  # ok | failed | skipped
+    url: str = ""  # as in the document
+    latin_name: str = ""
+    region: str = ""
+    observation_id: str = ""
+    user_id: str = ""
+    day: str = ""  # YYYY-MM-DD
+    latitude: float | None = None  # degrees
+    longitude: float | None = None  # degrees
+    license: str = ""
+    attribution: str = ""
+    state: str = "waiting"  # waiting | skipped | failed
+    reason: str = ""
+    host: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one row in this run."""
+
+    sample_id: str
+    state: str  # ok | failed
     reason: str = ""
     http_status: int | None = None
     bytes: int = 0
-    sha256: str = ""
+    sha256: str = ""  # of the downloaded bytes; only of stored photos
     attempts: int = 0
-    shard: str = ""
     may_succeed: bool = False  # a later run tries again: timeouts, refused connections, 429, 5xx
+    shard: str = ""
 
 
-COLUMNS = [field.name for field in dataclasses.fields(Row)]
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A row that waits."""
+
+    rowid: int
+    document: Document
+
+
+SAID = [field.name for field in dataclasses.fields(Document) if field.name not in ("state", "reason")]
+BECAME = [field.name for field in dataclasses.fields(Outcome) if field.name != "sample_id"]
+# The order of the parquet file's columns; `host`, `shard`, `draw` and `pass` are the run's own business.
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in SAID if name not in ("latitude", "longitude", "host")]
+    + [("latitude", pa.float64()), ("longitude", pa.float64()), ("state", pa.string()), ("reason", pa.string())]
+    + [("http_status", pa.int32()), ("bytes", pa.int64()), ("sha256", pa.string()), ("attempts", pa.int32())]
+    + [("may_succeed", pa.bool_())]
+)
+TABLE = f"""
+CREATE TABLE IF NOT EXISTS photos (
+    {", ".join(SAID)}, state, reason DEFAULT '', http_status, bytes DEFAULT 0, sha256 DEFAULT '', attempts DEFAULT 0,
+    may_succeed DEFAULT 0, shard DEFAULT '', draw INTEGER, pass INTEGER, PRIMARY KEY (sample_id)
+);
+CREATE INDEX IF NOT EXISTS waiting ON photos (host) WHERE state = 'waiting';
+"""
+# A photo that was stored stays stored while its URL is the same, whatever else its document says now.
+PLAN = f"""
+INSERT INTO photos ({", ".join(SAID)}, state, reason, draw, pass) VALUES ({", ".join("?" * (len(SAID) + 4))})
+ON CONFLICT (sample_id) DO UPDATE SET
+    {", ".join(f"{name} = excluded.{name}" for name in SAID[1:])}, draw = excluded.draw, pass = excluded.pass,
+    state = CASE WHEN excluded.state <> 'waiting' THEN excluded.state
+                 WHEN url <> excluded.url THEN 'waiting'
+                 WHEN sha256 <> '' THEN 'ok'
+                 WHEN state = 'failed' AND NOT may_succeed THEN 'failed'
+                 ELSE 'waiting' END,
+    reason = CASE WHEN excluded.state = 'waiting' AND url = excluded.url AND state = 'failed' AND NOT may_succeed
+                  THEN reason ELSE excluded.reason END,
+    sha256 = CASE WHEN url = excluded.url THEN sha256 ELSE '' END
+"""
 
 
 class Ledger:
@@ -35,8 +106,8 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path)
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute(f"CREATE TABLE IF NOT EXISTS urls ({', '.join(COLUMNS)}, PRIMARY KEY (sample_id))")
-        self._db.commit()
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(TABLE)
 
     def __enter__(self) -> Ledger:
         return self
@@ -44,25 +115,130 @@ class Ledger:
     def __exit__(self, *_) -> None:
         self._db.close()
 
-    def settled(self) -> set[str]:
-        """Samples that need no further try."""
-        return {row[0] for row in self._db.execute("SELECT sample_id FROM urls WHERE NOT may_succeed")}
+    def plan(self, documents: Iterable[Document], *, seed: int) -> None:
+        """Takes in what the collection holds now: new documents wait, changed ones are brought up to date, vanished
+        ones go; what failed and may succeed waits again. Killed on the way, the next pass does it whole.
+        """
+        (last,) = self._db.execute("SELECT COALESCE(MAX(pass), 0) FROM photos").fetchone()
+        iterator = iter(documents)
+        while batch := list(itertools.islice(iterator, BATCH)):
+            with self._db:
+                self._db.executemany(PLAN, (_values(document, seed, last + 1) for document in batch))
+        with self._db:
+            self._db.execute("DELETE FROM photos WHERE pass <= ?", (last,))
+
+    def choose(self, *, max_per_observation: int | None, max_per_species: int | None) -> None:
+        """Lets only so many rows wait: stored photos count first, then a seeded draw; failed ones don't count, so that
+        another call tops up.
+        """
+        with self._db:
+            self._db.execute(
+                "UPDATE photos SET state = IIF(sha256 = '', 'waiting', 'ok'), reason = '' WHERE reason IN (?, ?)",
+                (OVER_OBSERVATION, OVER_SPECIES),
+            )
+            for column, most, reason in (
+                ("observation_id", max_per_observation, OVER_OBSERVATION),
+                ("latin_name", max_per_species, OVER_SPECIES),
+            ):
+                if most is not None:
+                    self._db.execute(_over(column), (reason, most))
+
+    def sample(self, n: int) -> None:
+        """Of the rows that wait or were asked, keeps the n first of the draw."""
+        with self._db:
+            self._db.execute(
+                "UPDATE photos SET state = 'skipped', reason = ? WHERE state <> 'skipped' AND rowid NOT IN "
+                "(SELECT rowid FROM photos WHERE state <> 'skipped' ORDER BY draw LIMIT ?)",
+                (NOT_SAMPLED, n),
+            )
+
+    def hosts(self) -> list[tuple[str, int]]:
+        """(host, rows that wait), the longest queue first."""
+        return self._db.execute(
+            "SELECT host, COUNT(*) AS n FROM photos WHERE state = 'waiting' GROUP BY host ORDER BY n DESC, host"
+        ).fetchall()
+
+    def waiting(self, host: str) -> Iterator[Task]:
+        """The rows of one host that wait now, in order of their documents."""
+        names, last = [field.name for field in dataclasses.fields(Document)], -1
+        query = f"""
+            SELECT rowid, {", ".join(names)} FROM photos WHERE state = 'waiting' AND host = ? AND rowid > ?
+            ORDER BY rowid LIMIT 64
+        """
+        while rows := self._db.execute(query, (host, last)).fetchall():
+            for last, *values in rows:
+                yield Task(last, Document(*values))
+
+    def record(self, outcomes: Iterable[Outcome]) -> None:
+        """One transaction: all the outcomes or none."""
+        changes = ", ".join("attempts = attempts + ?" if name == "attempts" else f"{name} = ?" for name in BECAME)
+        values = [(*map(vars(outcome).get, BECAME), outcome.sample_id) for outcome in outcomes]
+        with self._db:
+            self._db.executemany(f"UPDATE photos SET {changes} WHERE sample_id = ?", values)
+
+    def give_up(self, host: str, reason: str) -> int:
+        """What still waits for this host waits for another run. Returns how many rows those are."""
+        with self._db:
+            return self._db.execute(
+                "UPDATE photos SET state = 'failed', reason = ?, may_succeed = 1 WHERE state = 'waiting' AND host = ?",
+                (reason, host),
+            ).rowcount
 
     def shards(self) -> dict[str, int]:
         """Photos in each finished shard."""
-        return dict(self._db.execute("SELECT shard, COUNT(*) FROM urls WHERE state = 'ok' GROUP BY shard"))
+        return dict(self._db.execute("SELECT shard, COUNT(*) FROM photos WHERE state = 'ok' GROUP BY shard"))
 
-    def record(self, rows: Iterable[Row]) -> None:
-        """One transaction: all the rows or none."""
-        marks = ", ".join("?" * len(COLUMNS))
-        values = [dataclasses.astuple(row) for row in rows]
+    def fetch_again(self, shards: Iterable[str], *, except_for: Iterable[str]) -> int:
+        """The photos of shards that are gone wait again, except for those that lie elsewhere. Returns how many."""
         with self._db:
-            self._db.executemany(f"INSERT OR REPLACE INTO urls VALUES ({marks})", values)
+            self._db.execute("CREATE TEMP TABLE elsewhere (sample_id PRIMARY KEY)")
+            self._db.executemany("INSERT OR IGNORE INTO elsewhere VALUES (?)", ((name,) for name in except_for))
+            lost = sum(
+                self._db.execute(
+                    "UPDATE photos SET state = 'waiting', sha256 = '' WHERE state = 'ok' AND shard = ? "
+                    "AND sample_id NOT IN (SELECT sample_id FROM elsewhere)",
+                    (shard,),
+                ).rowcount
+                for shard in shards
+            )
+            self._db.execute("DROP TABLE elsewhere")
+        return lost
 
-    def table(self) -> pd.DataFrame:
-        frame = pd.read_sql_query(f"SELECT {', '.join(COLUMNS)} FROM urls ORDER BY sample_id", self._db)
-        return frame.astype({"http_status": "Int64", "may_succeed": "bool"})
+    def count(self, state: str) -> int:
+        return self._db.execute("SELECT COUNT(*) FROM photos WHERE state = ?", (state,)).fetchone()[0]
+
+    def mean_bytes(self) -> float | None:
+        """Of the downloads that were stored; None before the first."""
+        return self._db.execute("SELECT AVG(bytes) FROM photos WHERE state = 'ok'").fetchone()[0]
+
+    def tally(self, *columns: str) -> list[tuple]:
+        """(value of each column, …, rows), e.g. of state and reason; the commonest first."""
+        names = ", ".join(columns)
+        query = f"SELECT {names}, COUNT(*) AS n FROM photos GROUP BY {names} ORDER BY n DESC, {names}"
+        return self._db.execute(query).fetchall()
 
     def write_parquet(self, path: Path) -> None:
-        with aside(path) as temporary:
-            self.table().to_parquet(temporary, index=False)
+        """All rows ordered by sample_id, in row groups, so that memory does not grow with them."""
+        rows = self._db.execute(f"SELECT {', '.join(SCHEMA.names)} FROM photos ORDER BY sample_id")
+        rows.row_factory = lambda cursor, row: dict(zip(SCHEMA.names, row, strict=True))
+        with aside(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, SCHEMA) as writer:
+            while batch := rows.fetchmany(BATCH):
+                for row in batch:
+                    row["may_succeed"] = bool(row["may_succeed"])
+                writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
+
+
+def _values(document: Document, seed: int, number: int) -> tuple:
+    draw = hashlib.blake2b(f"{seed}:{document.sample_id}".encode(), digest_size=8).digest()
+    said = (getattr(document, name) for name in SAID)
+    return (*said, document.state, document.reason, int.from_bytes(draw, signed=True), number)
+
+
+def _over(column: str) -> str:
+    return f"""
+    UPDATE photos SET state = 'skipped', reason = ? WHERE rowid IN (
+        SELECT id FROM (
+            SELECT rowid AS id, ROW_NUMBER() OVER (PARTITION BY {column} ORDER BY sha256 = '', draw) AS place
+            FROM photos WHERE state IN ('ok', 'waiting') AND {column} <> ''
+        ) WHERE place > ?)
+    """

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import math
+import time
 from collections.abc import Iterator
+from typing import Any
 
+from bson import Binary, DatetimeMS, DBRef, Decimal128, Int64, ObjectId, Timestamp
 from pymongo import MongoClient
 from pymongo.collection import Collection
-from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
+from pymongo.errors import (
+    AutoReconnect,
+    ConfigurationError,
+    CursorNotFound,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+)
 
 from keras_pipeline.core.config import Source
 from keras_pipeline.core.errors import SourceError
@@ -15,6 +27,19 @@ from keras_pipeline.core.provenance import redact
 
 # Well below the ten seconds after which a user believes that nothing happens.
 SERVER_SELECTION_SECONDS = 4
+# Also how long a busy server may take to say that it lives, before its connections are closed.
+CONNECT_SECONDS = 8
+PAGE = 250_000  # documents a cursor; nx-27017 needs 60 µs a document of the whole collection to begin another one
+BATCH = 2000  # documents a message; a server forgets a cursor that rests for ten minutes
+PAUSES = (1, 2, 4, 8, 16)  # seconds before another try; an election of replicas takes some ten
+# BSON types as MongoDB sorts them ("Comparison/Sort Order" in its manual), by the names that `$type` knows.
+TYPE_ORDER = ("null", "number", "string", "object", "binData", "objectId", "bool", "date", "timestamp")
+ID_TYPES = {
+    type(None): "null", int: "number", Int64: "number", float: "number", Decimal128: "number", str: "string",
+    dict: "object", DBRef: "object", bytes: "binData", Binary: "binData", ObjectId: "objectId", bool: "bool",
+    datetime.datetime: "date", DatetimeMS: "date", Timestamp: "timestamp",
+}  # fmt: skip
+NUMBERS = (int, Int64, float)
 
 
 @contextlib.contextmanager
@@ -25,9 +50,11 @@ def open_collection(source: Source, uri: str) -> Iterator[Collection]:
     shown = redact(uri)
     try:
         wait = SERVER_SELECTION_SECONDS * 1000
+        # One date of the year 20000, or a byte that is no UTF-8, must not end the reading of a million documents.
         client: MongoClient = MongoClient(
-            uri, serverSelectionTimeoutMS=wait, connectTimeoutMS=wait, appname="keras_pipeline"
-        )
+            uri, serverSelectionTimeoutMS=wait, connectTimeoutMS=CONNECT_SECONDS * 1000, appname="keras_pipeline",
+            datetime_conversion="DATETIME_AUTO", unicode_decode_error_handler="replace",
+        )  # fmt: skip
     except (InvalidURI, ValueError) as error:
         raise ValueError(
             f"source.uri {shown}: {redact(str(error))}; expected mongodb://user:password@host:port/, special "
@@ -46,24 +73,103 @@ def open_collection(source: Source, uri: str) -> Iterator[Collection]:
             raise SourceError(f"no MongoDB answers at {shown} ({reason}); start it or correct source.uri") from None
 
 
-def documents(collection: Collection, source: Source) -> Iterator[dict]:
+def count(collection: Collection, source: Source) -> int | None:
+    """How many documents the query selects; None where the server can find but not count them (`$where`).
+
+    Of a whole collection it is the server's own record, which is off after a crash or while shards are moved: nx-27017
+    counts more slowly than it reads.
+    """
+    if not source.query:
+        return collection.estimated_document_count()
+    with contextlib.suppress(OperationFailure):
+        return collection.count_documents(source.query)
+    return None
+
+
+def documents(collection: Collection, source: Source, *, page: int = PAGE) -> Iterator[dict]:
     """The selected documents in order of _id, only the fields we use, whatever type they have.
+
+    A lost connection or cursor is taken up again behind the last _id: no document is lost, none comes twice.
+
+    Args:
+        page: documents read from one cursor.
 
     Raises SourceError when there are none.
     """
     names = source.fields.model_dump()
     # Whole sub-documents: nx-27017 finds nothing under a dotted projection.
-    fields = {theirs.split(".")[0]: 1 for theirs in names.values()}
+    projection = {theirs.split(".")[0]: 1 for theirs in names.values()}
+    plain = [(ours, theirs) for ours, theirs in names.items() if "." not in theirs]
+    nested = [(ours, theirs) for ours, theirs in names.items() if "." in theirs]
     found = False
-    # Small batches: an export takes minutes a shard, and a server forgets a cursor that rests for ten.
-    for document in collection.find(source.query, fields).sort("_id", 1).batch_size(500):
+    for document in _each_once(collection, source.query, projection, page):
         found = True
-        yield {"sample_id": str(document["_id"]), **{ours: _at(document, theirs) for ours, theirs in names.items()}}
+        get = document.get
+        said = {ours: get(theirs) for ours, theirs in plain} | {ours: _at(document, theirs) for ours, theirs in nested}
+        said["sample_id"] = str(document["_id"])
+        yield said
     if not found:
         raise SourceError(
             f"{source.database}.{source.collection} has no document for query {source.query}; "
             "check source.database, source.collection and source.query"
         )
+
+
+def _each_once(collection: Collection, query: dict, projection: dict, page: int) -> Iterator[dict]:
+    """Every selected document once, over as many cursors as that takes."""
+    rests: list[dict] = [{}]  # what is still to be read, in order
+    last, total, in_order = None, 0, True
+    failures = 0  # in a row
+    while rests:
+        before, selected = total, {"$and": [query, rests[0]]} if query and rests[0] else query or rests[0]
+        try:
+            with collection.find(selected, projection, batch_size=BATCH).sort("_id", 1) as cursor:
+                for document in cursor:
+                    in_order = in_order and not _is_backwards(last, document["_id"])
+                    last, total, failures = document["_id"], total + 1, 0
+                    yield document
+                    if total - before >= page and in_order:
+                        break
+                else:
+                    del rests[0]
+                    if total == before or _is_end(collection, selected, last):
+                        continue
+                    if not in_order:
+                        raise SourceError(f"the server ended its answer early, after {total} documents; run again")
+        except (AutoReconnect, CursorNotFound):
+            if failures == len(PAUSES) or not in_order:
+                raise
+            time.sleep(PAUSES[failures])
+            failures += 1
+        rests = _behind(last) if total else [{}]
+
+
+def _is_end(collection: Collection, selected: dict, last: Any) -> bool:
+    """nx-27017 ends a cursor as if all were read when it lost it, as it does with the cursor's connection."""
+    end = collection.find_one(selected, {"_id": 1}, sort=[("_id", -1)])
+    return end is None or end["_id"] == last
+
+
+def _is_backwards(last: Any, following: Any) -> bool:
+    """nx-27017 sorts numbers as text: what lies behind the last one is not what is greater, so it has to be read on."""
+    return type(last) in NUMBERS and type(following) in NUMBERS and following < last
+
+
+def _behind(last: Any) -> list[dict]:
+    """Filters, in order, for what follows an _id: `$gt` finds ids of the same type only, so the later types are named.
+
+    Raises SourceError for an _id of a type that the order of types doesn't hold.
+    """
+    kind = ID_TYPES.get(type(last))
+    if kind is None:
+        raise SourceError(
+            f"received the _id {last!r} ({type(last).__name__}), expected one of {', '.join(TYPE_ORDER)}; "
+            "leave such documents out with source.query"
+        )
+    # Nothing is greater than NaN, which comes before all other numbers.
+    same = {"$gt": last} if last == last else {"$gte": -math.inf}
+    later = TYPE_ORDER[TYPE_ORDER.index(kind) + 1 :]
+    return [{"_id": same}, *({"_id": {"$type": name}} for name in later)]
 
 
 def _at(document: dict, path: str):
@@ -72,12 +178,3 @@ def _at(document: dict, path: str):
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
-
-
-def missing_field(document: dict) -> str | None:
-    """Why a document can't be used: `no latin_name`, `no image_url`, or None."""
-    for field in ("latin_name", "image_url"):
-        value = document[field]
-        if not isinstance(value, str) or not value.strip():
-            return f"no {field}" if value in (None, "") or isinstance(value, str) else f"{field} is no text"
-    return None

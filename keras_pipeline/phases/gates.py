@@ -26,6 +26,13 @@ class Gate:
     limit: float | None = None  # fixed limits, which no config may loosen
 
 
+def _url_failure_rate(run: Run) -> float | None:
+    """The rate; None where a sample can't tell on which side of the limit the collection lies."""
+    check, limit = run.read("url_check"), run.config.gates.url_failure_rate
+    low, high = check["interval"]
+    return check["failure_rate"] if check["complete"] or (low < limit) == (high < limit) else None
+
+
 def _smallest_recall(run: Run) -> float | None:
     entries = run.read("teacher_metrics")["per_class_recall"].values()
     return min((entry["recall"] for entry in entries if entry["n"] >= MIN_CLASS_PHOTOS), default=None)
@@ -61,7 +68,11 @@ def _prediction_seconds(run: Run) -> float | None:
 
 
 GATES = [
-    Gate("url_failure_rate", "phase0 validate-urls", "<", lambda run: run.read("url_check")["failure_rate"]),
+    Gate(
+        "url_failure_rate", "phase0 validate-urls", "<", _url_failure_rate,
+        unmeasurable="the sample's interval holds the limit: raise phase0.validate_urls.sample",
+    ),
+    Gate("largest_group", "phase0 split", "<=", lambda run: run.read("leak_audit")["largest_group"]["share"]),
     Gate("leaks", "phase0 split", "<=", lambda run: len(run.read("leak_audit")["leaks"]), limit=0),
     Gate("valid_photos_min", "phase0 split", ">=", lambda run: run.read("leak_audit")["photos"]),
     Gate("valid_photos_max", "phase0 split", "<=", lambda run: run.read("leak_audit")["photos"]),

@@ -57,7 +57,7 @@ def execute(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]:
     with _lock(run):
         _remove_leftovers(run)
         for step in steps:
-            reason = "--force" if force else _why(run, step)
+            reason = "--force" if force else artifacts.why_stale(run, step)
             if reason is None:
                 print(f"{step.title}: up to date", flush=True)
                 if step.clean:  # A kill may have come just before.
@@ -68,22 +68,17 @@ def execute(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]:
         return gates.judge(run, {step.title for step in steps})
 
 
+def estimate(run: Run, steps: list[Step]) -> dict[str, str]:
+    """What each step that can tell says of its size; nothing is made."""
+    with _lock(run):
+        return {step.title: step.estimate(run) for step in steps if step.estimate}
+
+
 def evaluate_split(run: Run, step: Step) -> None:
     """`evaluate --split S`: another file beside the artefact, so that no sidecar changes."""
     with _lock(run):
         _check_inputs(run, step)
         _guarded(run, step)
-
-
-def _why(run: Run, step: Step) -> str | None:
-    reason = artifacts.why_stale(run, step)
-    if reason:
-        return reason
-    for name in step.transient:
-        readers = [other for other in STEPS if name in other.inputs]
-        if not run.path(name).exists() and any(artifacts.why_stale(run, reader) for reader in readers):
-            return f"{name} was removed and is needed again"
-    return None
 
 
 def _execute(run: Run, step: Step) -> None:
@@ -132,8 +127,7 @@ def _check_inputs(run: Run, step: Step) -> None:
     for name in step.inputs:
         if not run.path(name).exists():
             maker = next(other for other in STEPS if name in other.outputs)
-            again = " --force" if name in maker.transient and artifacts.sidecar(run.path(name)) else ""
-            raise BrokenArtefact(f"{step.title} needs {run.path(name)}; run `{maker.title}{again}` first")
+            raise BrokenArtefact(f"{step.title} needs {run.path(name)}; run `{maker.title}` first")
 
 
 @contextlib.contextmanager
@@ -170,7 +164,7 @@ def status(run: Run) -> list[dict]:
     """[{step, state: done | stale | missing, reason, seconds}]"""
     rows = []
     for step in STEPS:
-        reason = _why(run, step)
+        reason = artifacts.why_stale(run, step)
         meta = artifacts.sidecar(run.path(step.outputs[0]))
         state = "done" if reason is None else "stale" if meta else "missing"
         rows.append({"step": step.title, "state": state, "reason": reason, "seconds": meta and meta["seconds"]})

@@ -58,11 +58,21 @@ def _data(run: Run) -> list[Block]:
                 "documents": audit["documents"],
                 "unusable documents": ", ".join(f"{n} {reason}" for reason, n in audit["unusable"].items()) or "none",
                 "URLs that failed": f"{urls['failed']} of {urls['checked']}",
-                "groups": leaks["groups"],
+                "groups that stay together": leaks["groups"],
+                "photos in the largest group": leaks["largest_group"]["n"],
+                "near-duplicate pairs": leaks["near_duplicates"],
+                "photos whose picture has two names (only trained on)": leaks["label_conflicts"],
+                "photos left out": ", ".join(f"{n} {reason}" for reason, n in leaks["left_out"].items()) or "none",
                 "leaks between splits": len(leaks["leaks"]),
-                f"baseline top-1 ({baseline['features']}, nearest class mean)": baseline["top1_accuracy"],
-                "majority class top-1": baseline["majority_top1"],
             }
+        ),
+        Table(
+            ["classifier", "top-1", "top-5"],
+            [
+                [name.replace("_", " "), baseline[name]["top1_accuracy"], baseline[name]["top5_accuracy"]]
+                for name in ("majority", "nearest_class_mean", "linear_probe")
+            ],
+            f"Baselines on the test split; frozen features: {baseline['features']}",
         ),
         Table(["split", "photos", "species", *regions], rows, "Photos by split and region"),
         Figure(run.path("audit").with_name("class_histogram.png"), "Photos per species in the collection, log scale"),

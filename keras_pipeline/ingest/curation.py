@@ -1,0 +1,129 @@
+"""The cures for what the audit finds: names replaced by `source.synonyms`, documents left out by `source.exclude`."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from keras_pipeline.core.config import Source
+from keras_pipeline.core.taxonomy import normalise
+
+HEADER = ["synonym", "latin_name"]
+EXCLUDED = "excluded by source.exclude"
+
+
+@dataclasses.dataclass(frozen=True)
+class Curation:
+    """What is changed in reading. Without arguments: nothing."""
+
+    synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)  # normalised name -> the one to use
+    excluded: frozenset[str] = frozenset()  # _ids, image URLs, latin names
+
+    @classmethod
+    def load(cls, source: Source) -> Curation:
+        """Reads both files, where they are given. Raises ValueError for what can't be followed to the letter."""
+        return cls(
+            _read_synonyms(Path(source.synonyms)) if source.synonyms else {},
+            _read_excluded(Path(source.exclude)) if source.exclude else frozenset(),
+        )
+
+    def latin_name(self, raw: str) -> str:
+        """The label: blanks collapsed, synonyms replaced."""
+        name = normalise(raw)
+        return self.synonyms.get(name, name)
+
+    def refusal(self, document: dict) -> str | None:
+        """Why a document (as `mongo.documents` gives it) is not exported, or None."""
+        reason = missing_field(document)
+        if reason or not self.excluded:
+            return reason
+        name = normalise(document["latin_name"])
+        said = (document["sample_id"], document["image_url"].strip(), name, self.synonyms.get(name, name))
+        return None if self.excluded.isdisjoint(said) else EXCLUDED
+
+
+def missing_field(document: dict) -> str | None:
+    """`no latin_name`, `latin_name is no text`, the same of image_url, or None."""
+    for field in ("latin_name", "image_url"):
+        value = document[field]
+        if not isinstance(value, str):
+            return f"no {field}" if value is None else f"{field} is no text"
+        if not value.strip():
+            return f"no {field}"
+    return None
+
+
+def _read_synonyms(path: Path) -> dict[str, str]:
+    """{normalised synonym: name}, chains followed to their end. Raises ValueError."""
+    synonyms: dict[str, str] = {}
+    for line, cells in _rows(path):
+        synonym, name = map(normalise, cells)
+        if not synonym or not name:
+            raise _unusable(path, line, str(cells), "a synonym and a latin name", "fill both in, or remove the line")
+        if synonym == name:
+            raise _unusable(path, line, f"{name!r} twice", "two different names", "remove the line")
+        if synonyms.setdefault(synonym, name) != name:
+            both = f"{synonym!r} for {synonyms[synonym]!r} and for {name!r}"
+            raise _unusable(path, line, both, "one name for each synonym", "remove one of the lines")
+    return {synonym: _end_of_chain(path, synonyms, synonym) for synonym in synonyms}
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line, both cells) below the header; blank lines are skipped."""
+    reader = csv.reader(io.StringIO(_read(path, "source.synonyms"), newline=""), strict=True)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        if header != HEADER:
+            other = next((sign for sign in ";\t|" if len(header) == 1 and sign in header[0]), None)
+            remedy = f"save it with commas, not {other!r}, between the cells" if other else "write this as line 1"
+            raise _unusable(path, 1, ",".join(header) or "an empty file", ",".join(HEADER), remedy)
+        for cells in reader:
+            if len(cells) not in (0, 2):
+                remedy = 'put names that hold commas into "double quotes"'
+                raise _unusable(path, reader.line_num, f"{len(cells)} cells", "2", remedy)
+            if cells:
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise _unusable(path, reader.line_num, str(error), "CSV", "save it as CSV, UTF-8") from None
+
+
+def _end_of_chain(path: Path, synonyms: Mapping[str, str], synonym: str) -> str:
+    name, passed = synonyms[synonym], [synonym]
+    while name in synonyms:
+        passed.append(name)
+        if synonyms[name] in passed:
+            circle = " -> ".join([*passed, synonyms[name]])
+            raise ValueError(
+                f"source.synonyms {path}: received a circle, {circle}; expected chains that end at the name to use; "
+                "remove one of these lines"
+            )
+        name = synonyms[name]
+    return name
+
+
+def _read_excluded(path: Path) -> frozenset[str]:
+    # A URL may hold a '#': only whole lines are comments.
+    lines = (line.strip() for line in _read(path, "source.exclude").split("\n"))
+    kept = [line for line in lines if line and not line.startswith("#")]
+    return frozenset([*kept, *map(normalise, kept)])
+
+
+def _read(path: Path, key: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(
+            f"{key}: received {path}, which can't be read ({error.strerror}); expected a text file; correct the path "
+            f"(relative ones start in {Path.cwd()}) or set {key} to null"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{key} {path}: received bytes that are no UTF-8 ({error}); expected UTF-8; save it as `CSV UTF-8` or text"
+        ) from None
+
+
+def _unusable(path: Path, line: int, received: str, expected: str, remedy: str) -> ValueError:
+    return ValueError(f"source.synonyms {path}, line {line}: received {received}, expected {expected}; {remedy}")

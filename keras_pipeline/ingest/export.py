@@ -1,0 +1,273 @@
+"""Photos over HTTP straight into raw shards; every URL ends in the ledger, and a killed run goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol
+
+from keras_pipeline.core.config import Export
+from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.progress import progress
+from keras_pipeline.core.schema import UNKNOWN_REGION, Photo
+from keras_pipeline.ingest import fetch
+from keras_pipeline.ingest.crawl import crawl
+from keras_pipeline.ingest.fetch import Answer
+from keras_pipeline.ingest.ledger import Document, Ledger, Outcome, Task
+
+if TYPE_CHECKING:
+    from keras_pipeline.ingest.curation import Curation
+
+# photo bytes -> (JPEG bytes, height, width); ValueError says why it isn't a usable photo.
+Convert = Callable[[bytes], tuple[bytes, int, int]]
+FLUSH = 500  # outcomes without a photo that wait for one transaction
+
+
+class Shard(Protocol):
+    """A file that grows; see data.records.ShardWriter."""
+
+    bytes: int
+
+    def add(self, example: bytes) -> None: ...
+    def finish(self) -> dict: ...
+    def abandon(self) -> None: ...
+
+
+def rows(documents: Iterable[dict], curation: Curation, base_url: str | None) -> Iterator[Document]:
+    """Source documents (as `mongo.documents` gives them) -> what the ledger keeps of them."""
+    for document in documents:
+        said = Document(
+            sample_id=document["sample_id"],
+            url=str(document["image_url"] or ""),
+            region=_text(document["region"]) or UNKNOWN_REGION,
+            observation_id=_text(document["observation_id"]),
+            user_id=_text(document["user_id"]),
+            day=day_of(document["observed_on"]),
+            latitude=_degrees(document["latitude"]),
+            longitude=_degrees(document["longitude"]),
+            license=_text(document["license"]),
+            attribution=_text(document["attribution"]),
+        )
+        values = {"state": "skipped", "reason": curation.refusal(document) or ""}
+        if not values["reason"]:
+            url = fetch.resolve(said.url, base_url)
+            values = {"latin_name": curation.latin_name(document["latin_name"])}
+            values |= {"host": fetch.host_of(url)} if url else {"state": "failed", "reason": fetch.NO_URL}
+        yield Document(**vars(said) | values)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def day_of(value: object) -> str:
+    """YYYY-MM-DD of a datetime or of a text that begins with an ISO date; otherwise nothing."""
+    if isinstance(value, datetime.datetime | datetime.date):
+        return value.strftime("%Y-%m-%d")
+    with contextlib.suppress(ValueError, TypeError):
+        return datetime.date.fromisoformat(str(value)[:10]).isoformat()
+    return ""
+
+
+def _degrees(value: object) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if number else None
+
+
+def fetch_photos(
+    ledger: Ledger,
+    settings: Export,
+    *,
+    base_url: str | None,
+    own: bool,
+    convert: Convert,
+    encode: Callable[[Photo], bytes],
+    open_shard: Callable[[], tuple[str, Shard]],
+    shard_bytes: float,
+) -> None:
+    """Downloads, converts and stores all that waits in the ledger.
+
+    A shard's photos enter the ledger in one transaction after the shard was renamed into place: killed in between, the
+    next run fetches that shard again.
+
+    Args:
+        own: base_url is our own (embedded) server: on a private address, and in need of no mercy.
+    """
+    store = _Store(ledger, open_shard, shard_bytes)
+    asyncio.run(_fetch_photos(ledger, settings, base_url, own, convert, encode, store))
+
+
+async def _fetch_photos(ledger, settings, base_url, own, convert, encode, store) -> None:
+    loop, tally = asyncio.get_running_loop(), _Tally(ledger.count("waiting"), "export", "photos")
+    pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="convert")
+    async with _closing(tally, store, pool), fetch.session(settings, base_url if own else None) as client:
+
+        async def ask(task: Task, turn: fetch.Turn) -> Answer:
+            return await fetch.get(client, fetch.resolve(task.document.url, base_url), settings, turn=turn)
+
+        async def done(task: Task, answer: Answer, tries: int) -> None:
+            outcome, example = _failed(task, answer, tries), None
+            if answer.body is not None:
+                job = (_stored, task.document, answer, tries, convert, encode)
+                outcome, example = await loop.run_in_executor(pool, *job)
+            await store.add(outcome, example)
+            tally.count(outcome)
+
+        await crawl(ledger, settings, ask=ask, done=done, own_host=fetch.host_of(base_url) if own else "")
+
+
+def check_urls(ledger: Ledger, settings: Export, *, base_url: str | None, own: bool) -> None:
+    """Asks for the first bytes of all that waits in the ledger: what would fail?"""
+    asyncio.run(_check_urls(ledger, settings, base_url, own))
+
+
+async def _check_urls(ledger, settings, base_url, own) -> None:
+    tally, store = _Tally(ledger.count("waiting"), "validate-urls", "URLs"), _Store(ledger, None, math.inf)
+    async with _closing(tally, store), fetch.session(settings, base_url if own else None) as client:
+
+        async def ask(task: Task, turn: fetch.Turn) -> Answer:
+            # A ranged GET: many photo hosts answer HEAD wrongly.
+            url = fetch.resolve(task.document.url, base_url)
+            return await fetch.get(client, url, settings, turn=turn, first_bytes=512)
+
+        async def done(task: Task, answer: Answer, tries: int) -> None:
+            outcome = _failed(task, answer, tries)
+            if answer.body is not None:
+                reason = _no_photo(answer.body)
+                state = "failed" if reason else "ok"
+                outcome = dataclasses.replace(outcome, state=state, reason=reason)
+            await store.add(outcome, None)
+            tally.count(outcome)
+
+        await crawl(ledger, settings, ask=ask, done=done, own_host=fetch.host_of(base_url) if own else "")
+
+
+@contextlib.asynccontextmanager
+async def _closing(tally: _Tally, store: _Store, pool: ThreadPoolExecutor | None = None):
+    """Whatever ends the downloads, what was fetched is kept."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError, BrokenArtefact):  # a full disk was the reason, and still is
+            await store.close()
+        raise
+    else:
+        await store.close()
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+        tally.close()
+
+
+def _no_photo(body: bytes) -> str:
+    if not body:
+        return "an empty file"
+    return fetch.A_PAGE if fetch.is_page(body) else ""
+
+
+def _failed(task: Task, answer: Answer, tries: int) -> Outcome:
+    said = (answer.http_status, answer.bytes, "", tries, answer.may_succeed)
+    return Outcome(task.document.sample_id, "failed", answer.reason, *said)
+
+
+def _stored(
+    said: Document, answer: Answer, tries: int, convert: Convert, encode: Callable[[Photo], bytes]
+) -> tuple[Outcome, bytes | None]:
+    """In a worker thread: the photo as a record's bytes, or why it is none."""
+    body = answer.body
+    reason = _no_photo(body)
+    try:
+        if not reason:
+            image, height, width = convert(body)
+    except ValueError as error:
+        reason = str(error)
+    if reason:
+        return Outcome(said.sample_id, "failed", reason, answer.http_status, answer.bytes, "", tries), None
+    sha256 = hashlib.sha256(body).hexdigest()
+    photo = Photo(
+        sample_id=said.sample_id, image=image, height=height, width=width, latin_name=said.latin_name,
+        region=said.region, group_id="",  # the split's to make
+        source_url=said.url, sha256=sha256, license=said.license, attribution=said.attribution,
+    )  # fmt: skip
+    return Outcome(said.sample_id, "ok", "", answer.http_status, answer.bytes, sha256, tries), encode(photo)
+
+
+class _Store:
+    """Shards one after the other, and the ledger told of each when it is complete."""
+
+    def __init__(self, ledger: Ledger, open_shard: Callable[[], tuple[str, Shard]] | None, shard_bytes: float) -> None:
+        self._ledger, self._open_shard, self._shard_bytes = ledger, open_shard, shard_bytes
+        self._name, self._shard = "", None
+        self._inside: list[Outcome] = []  # of the open shard
+        self._outside: list[Outcome] = []  # without a photo
+        self._finishing: list[asyncio.Task] = []
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
+
+    async def add(self, outcome: Outcome, example: bytes | None) -> None:
+        if example is None:
+            self._outside.append(outcome)
+            if len(self._outside) >= FLUSH:
+                self._flush()
+            return
+        if self._shard is None:
+            self._name, self._shard = self._open_shard()
+        self._shard.add(example)
+        self._inside.append(outcome)
+        if self._shard.bytes >= self._shard_bytes:
+            # Shielded: a shard that is being finished when something else fails is finished all the same.
+            await asyncio.shield(self._begin_finish())
+
+    async def close(self) -> None:
+        self._flush()
+        self._begin_finish()
+        await asyncio.gather(*self._finishing)
+        self._disk.shutdown()
+
+    def _flush(self) -> None:
+        self._ledger.record(self._outside)
+        self._outside = []
+
+    def _begin_finish(self) -> asyncio.Task:
+        task = asyncio.create_task(self._finish(self._name, self._shard, self._inside))
+        self._shard, self._inside = None, []
+        self._finishing.append(task)
+        return task
+
+    async def _finish(self, name: str, shard: Shard | None, outcomes: list[Outcome]) -> None:
+        if shard is None:
+            return
+        try:
+            if outcomes:
+                await asyncio.get_running_loop().run_in_executor(self._disk, shard.finish)
+        finally:
+            shard.abandon()  # harmless when it was finished
+        self._ledger.record(dataclasses.replace(outcome, shard=name) for outcome in outcomes)
+
+
+class _Tally:
+    """Progress: done / total, rate, MB/s, failures by reason, time left."""
+
+    def __init__(self, total: int, description: str, unit: str) -> None:
+        self._bar = progress(total=total, description=description, unit=unit)
+        self._started, self._bytes, self._failures = time.monotonic(), 0, Counter()
+
+    def count(self, outcome: Outcome) -> None:
+        self._bytes += outcome.bytes
+        if outcome.state != "ok":
+            self._failures[outcome.reason] += 1
+        rate = self._bytes / 1e6 / max(time.monotonic() - self._started, 1e-3)
+        failed = ", ".join(f"{reason} {n}" for reason, n in self._failures.most_common(5))
+        self._bar.set_postfix_str(f"{rate:.1f} MB/s; failed: {failed or 'none'}", refresh=False)
+        self._bar.update()
+
+    def close(self) -> None:
+        self._bar.close()

@@ -1,0 +1,299 @@
+"""The audit as files: JSON, a page, a table of each finding, and the cures, ready to be named in the config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from keras_pipeline.core.artifacts import Run, aside, write_json
+from keras_pipeline.core.taxonomy import genus
+from keras_pipeline.evaluation import plots
+from keras_pipeline.evaluation.report import Block, Cell, Figure, KeyValues, Paragraph, Table, format_cell, write_report
+from keras_pipeline.ingest.audit import CLIP, SAMPLES
+
+IN_JSON = 100  # rows of each list of documents; the tables hold them all
+SHOWN = 10  # rows of a table on the page
+NARROW = 80  # characters of a cell on the page
+HISTOGRAM = "class_histogram.png"
+CAPS_SPECIES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+CAPS_OBSERVATION = (1, 2, 3, 5, 10, 20, 50)
+ROWS = ["image_url", "latin_name", "sample_id", "first_latin_name"]
+APPEND = "append it to the file that source.exclude names"
+
+
+def write(run: Run, result: dict) -> None:
+    """Writes audit.json, audit.html, class_histogram.png and tables/ beside one another.
+
+    Args:
+        result: of `ingest.audit.audit`.
+    """
+    folder = run.path("audit").parent
+    with aside(folder / "tables") as tables:
+        tables.mkdir()
+        for name, table in _tables(result).items():
+            table.to_csv(tables / f"{name}.csv", index=False)
+        for name, (comment, lines) in _exclusions(result).items():
+            (tables / f"{name}.txt").write_text("\n".join([f"# {comment}", *lines, ""]), encoding="utf-8")
+    (folder / HISTOGRAM).unlink(missing_ok=True)
+    if result["per_class"]:
+        plots.class_histogram(result["per_class"], folder / HISTOGRAM, rare_below=result["min_per_species"])
+    write_report(
+        folder / "audit.html",
+        kind="Audit of the collection",
+        experiment=run.config.experiment,
+        summary=_summary(result),
+        gates=None,
+        sections=_sections(result, folder),
+    )
+    write_json(run.path("audit"), _for_json(result))
+
+
+def _for_json(result: dict) -> dict:
+    short = {name: {**result[name], "rows": result[name]["rows"][:IN_JSON]} for name in ("conflicts", "repeated_urls")}
+    return {**result, **short, "unusable_samples": result["unusable_samples"][:IN_JSON], "histogram": HISTOGRAM}
+
+
+def _tables(result: dict) -> dict[str, pd.DataFrame]:
+    """{name of the CSV file: its rows}"""
+    species = _frame(["latin_name", "photos"], result["per_class"].items())
+    species["genus"] = [genus(name) for name in species.latin_name]
+    genera = [(name, entry["species"], entry["photos"]) for name, entry in result["per_genus"].items()]
+    fields = [(name, found["missing"], found["mistyped"]) for name, found in result["fields"].items()]
+    spellings = [(e["latin_name"], name, n) for e in result["spellings"] for name, n in e["spellings"].items()]
+    return {
+        "species": species,
+        "genera": _frame(["genus", "species", "photos"], genera),
+        "regions": _frame(["region", "photos"], result["per_region"].items()),
+        "hosts": _frame(["host", "photos"], result["per_host"].items()),
+        "licences": _frame(["license", "photos"], result["per_license"].items()),
+        "years": _frame(["year", "photos"], result["per_year"].items()),
+        "observations": _frame(["photos_each", "observations"], result["observations"]["sizes"].items()),
+        "fields": _frame(["field", "missing", "mistyped"], fields),
+        "spellings": _frame(["latin_name", "spelling", "photos"], spellings),
+        "synonyms_suggested": _frame(["synonym", "latin_name"], result["synonyms"].items()),
+        "conflicts": pd.DataFrame(result["conflicts"]["rows"], columns=ROWS),
+        "repeated_urls": pd.DataFrame(result["repeated_urls"]["rows"], columns=ROWS),
+        "rare_species": _frame(["latin_name", "photos"], result["rare_species"].items()),
+        "unusable": pd.DataFrame(result["unusable_samples"], columns=["sample_id", "reason"]),
+    }
+
+
+def _frame(columns: list[str], rows: Iterable[tuple]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=columns)
+
+
+def _exclusions(result: dict) -> dict[str, tuple[str, list[str]]]:
+    """{name of the file: (comment, lines)}, each as source.exclude reads it."""
+    conflicts = (row["image_url"] for row in result["conflicts"]["rows"])
+    repeats = (row["sample_id"] for row in result["repeated_urls"]["rows"])
+    return {
+        "exclude_conflicts": ("image URLs that carry two species' names", _lines(conflicts)),
+        "exclude_repeated_urls": ("_ids of documents whose URL came before, under the same name", _lines(repeats)),
+        "exclude_rare_species": (f"fewer than {result['min_per_species']} photos", _lines(_rare(result))),
+    }
+
+
+def _rare(result: dict) -> dict[str, int]:
+    """Rare species that are no rare spellings of others."""
+    spelled = {name for entry in result["spellings"] for name in entry["spellings"]}
+    return {name: n for name, n in result["rare_species"].items() if name not in spelled}
+
+
+def _lines(values: Iterable[str]) -> list[str]:
+    # What was cut, or would be read as two lines, would exclude nothing.
+    return list(dict.fromkeys(value for value in values if len(value) < CLIP and "\n" not in value))
+
+
+def _summary(result: dict) -> dict[str, Cell]:
+    return {
+        "documents": result["documents"],
+        "usable": result["usable"],
+        "species": result["species"],
+        "photos of a species, median": result["class_size"].get("median"),
+        "largest / smallest species": result["imbalance"],
+        f"species below {result['min_per_species']} photos": len(result["rare_species"]),
+        "names in several spellings": len(result["spellings"]),
+        "photos whose URL has two names": result["conflicts"]["photos"],
+    }
+
+
+def _sections(result: dict, folder: Path) -> list[tuple[str, list[Block]]]:
+    tables = folder / "tables"
+    return [
+        ("Documents", _documents(result)),
+        ("Balance", _balance(result, folder)),
+        ("Spellings", _spellings(result, tables)),
+        ("Image URLs", _urls(result, tables)),
+        ("Observations", _observations(result)),
+        ("Fields", _fields(result)),
+        ("Where, when, whose", _origins(result)),
+    ]
+
+
+def _documents(result: dict) -> list[Block]:
+    counted, read = result["collection_count"], result["documents"]
+    blocks: list[Block] = []
+    if counted not in (None, read):
+        blocks.append(
+            Paragraph(
+                f"The server counted {counted:,} documents and gave {read:,}. The collection changed meanwhile, its "
+                "count is off (after a crash, or while shards are moved), or documents were lost on the way: audit "
+                "again before anything is built on it."
+            )
+        )
+    if not result["unusable"]:
+        return [*blocks, Paragraph("Every document has a latin name and an image URL, and none is excluded.")]
+    samples = [[_short(row["sample_id"]), row["reason"]] for row in result["unusable_samples"][:SHOWN]]
+    return [
+        *blocks,
+        _ranked("Why documents are left out", "reason", "documents", result["unusable"]),
+        Table(["_id", "reason"], samples, f"The first {len(samples)} of them (all: tables/unusable.csv)"),
+        KeyValues({"cure": "correct them in the collection; source.fields.* if a field has another name there"}),
+    ]
+
+
+def _balance(result: dict, folder: Path) -> list[Block]:
+    if not result["per_class"]:
+        return [Paragraph("No document can be used, so there are no species.")]
+    least, rare = result["min_per_species"], _rare(result)
+    blocks: list[Block] = [
+        Figure(folder / HISTOGRAM, "Photos per species, log scale"),
+        _ranked("The most photographed species (all: tables/species.csv)", "species", "photos", result["per_class"]),
+        _caps(result["per_class"]),
+        KeyValues({"cure": "source.max_per_species keeps a seeded choice of each species"}),
+    ]
+    if not rare:
+        return [*blocks, Paragraph(f"No species in one spelling has fewer than {least} photos.")]
+    return [
+        *blocks,
+        _ranked(
+            f"The rarest of {len(rare):,} species with fewer than {least} photos and one spelling",
+            "species",
+            "photos",
+            rare,
+        ),
+        KeyValues(
+            {
+                "cure": f"collect more, or leave them out: {APPEND}; phase0.audit.min_per_species sets the limit",
+                "ready file": str(folder / "tables" / "exclude_rare_species.txt"),
+            }
+        ),
+    ]
+
+
+def _caps(per_class: dict[str, int]) -> Table:
+    photos = pd.Series(per_class)
+    rows = []
+    for cap in (cap for cap in CAPS_SPECIES if cap < photos.max()):
+        left = photos.clip(upper=cap)
+        rows.append([cap, int((photos > cap).sum()), int(left.sum()), float(left.max() / left.min())])
+    headers = ["source.max_per_species", "species cut", "photos left", "largest / smallest"]
+    return Table(headers, rows, "What a limit would leave")
+
+
+def _spellings(result: dict, tables: Path) -> list[Block]:
+    found = result["spellings"]
+    if not found:
+        return [Paragraph("No two names differ by case, blanks, hybrid signs or authors alone.")]
+    rows = []
+    for entry in found[:SHOWN]:
+        (best, most), *others = entry["spellings"].items()
+        rows.append([_short(best), most, "; ".join(f"{_short(name)} ({n:,})" for name, n in others[:SHOWN])])
+    return [
+        Paragraph(
+            f"{len(found):,} names come in several spellings that differ by case, blanks, hybrid signs or authors "
+            "alone. Each spelling is a species of its own until they are joined."
+        ),
+        Table(
+            ["most frequent", "photos", "other spellings"], rows, "The most photographed (all: tables/spellings.csv)"
+        ),
+        KeyValues(
+            {
+                "cure": "judge each line, copy the file beside your config and name it in source.synonyms; the "
+                "synonyms in force are in it too",
+                "ready file": str(tables / "synonyms_suggested.csv"),
+            }
+        ),
+    ]
+
+
+def _urls(result: dict, tables: Path) -> list[Block]:
+    return [
+        *_seen_before(result, "conflicts", "another species", tables),
+        *_seen_before(result, "repeated_urls", "the same species", tables),
+        _ranked("Hosts (all: tables/hosts.csv)", "host", "photos", result["per_host"]),
+    ]
+
+
+def _seen_before(result: dict, name: str, whose: str, tables: Path) -> list[Block]:
+    found = result[name]
+    text = f"{format_cell(found['photos'] or 'No')} photos have a URL that an earlier document gives to {whose}."
+    if not found["photos"]:
+        return [Paragraph(text)]
+    rows = [[_short(row[key]) for key in ROWS] for row in found["rows"][:SHOWN]]
+    headers = ["URL", "species", "_id", "species before"]
+    return [
+        Paragraph(text),
+        Table(headers, rows, f"The first {len(rows)} (up to 10,000: tables/{name}.csv)"),
+        KeyValues({"cure": APPEND, "ready file": str(tables / f"exclude_{name}.txt")}),
+    ]
+
+
+def _observations(result: dict) -> list[Block]:
+    known = result["observations"]
+    sizes = {int(size): n for size, n in known["sizes"].items()}
+    if not sizes:
+        return [Paragraph("No usable document has an observation_id (source.fields.observation_id names the field).")]
+    without = result["usable"] - known["photos"]
+    rows = [
+        [cap, sum(n for size, n in sizes.items() if size > cap),
+         without + sum(min(size, cap) * n for size, n in sizes.items())]
+        for cap in CAPS_OBSERVATION
+        if cap < max(sizes)
+    ]  # fmt: skip
+    return [
+        Paragraph(
+            f"{known['photos']:,} photos are of {sum(sizes.values()):,} observations, {without:,} of none that is "
+            "known. Many photos of one plant teach little more than one does."
+        ),
+        Table(["source.max_per_observation", "observations cut", "photos left"], rows, "What a limit would leave"),
+        KeyValues({"cure": "source.max_per_observation keeps a seeded choice of each observation"}),
+    ]
+
+
+def _fields(result: dict) -> list[Block]:
+    rows = [[name, found["missing"], found["mistyped"]] for name, found in result["fields"].items()]
+    samples = [
+        [name, _short(sample["sample_id"]), _short(sample["value"])]
+        for name, found in result["fields"].items()
+        for sample in found["samples"]
+    ]
+    blocks: list[Block] = [Table(["field", "missing", "mistyped"], rows, f"Of {result['documents']:,} documents")]
+    if samples:
+        caption = f"Values of another type or range than expected, up to {SAMPLES} a field"
+        blocks.append(Table(["field", "_id", "value"], samples, caption))
+    cure = "source.fields.* names a field that is missing everywhere; the rest is to be corrected in the collection"
+    return [*blocks, KeyValues({"cure": cure})]
+
+
+def _origins(result: dict) -> list[Block]:
+    genera = {name: entry["photos"] for name, entry in result["per_genus"].items()}
+    latest = dict(reversed(result["per_year"].items()))
+    return [
+        _ranked("Regions (all: tables/regions.csv)", "region", "photos", result["per_region"]),
+        _ranked("Licences (all: tables/licences.csv)", "licence", "photos", result["per_license"]),
+        _ranked("The latest years (all: tables/years.csv)", "year", "photos", latest),
+        _ranked("Genera (all: tables/genera.csv)", "genus", "photos", genera),
+    ]
+
+
+def _ranked(caption: str, header: str, unit: str, counts: dict[str, int]) -> Table:
+    """The first rows of counts, in the order that they have."""
+    rows = [[_short(name), n] for name, n in list(counts.items())[:SHOWN]]
+    return Table([header, unit], rows, caption)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= NARROW else text[: NARROW - 1] + "…"

@@ -1,0 +1,85 @@
+"""What lies where in the shards, with each photo's perceptual hashes: read once, on all cores, and kept beside them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+
+from keras_pipeline.core.artifacts import aside
+from keras_pipeline.core.progress import progress
+from keras_pipeline.core.schema import Photo
+from keras_pipeline.data import records
+from keras_pipeline.ingest.duplicates import photo_hashes
+
+HASHES = [f"hash{i}" for i in range(5)]  # uint64, see ingest.duplicates
+SMALL = 50e6  # bytes; below, starting processes takes longer than hashing
+
+
+def index_shards(shards: list[Path]) -> pd.DataFrame:
+    """A row a record of these shards: file, offset, length (bytes), sample_id, group_id, sha256, HASHES.
+
+    A shard is read only where its index is missing or older. Raises BrokenArtefact naming a corrupt shard.
+    """
+    unread = [shard for shard in shards if not _is_current(shard)]
+    workers = min(os.cpu_count() or 1, len(unread)) if sum(shard.stat().st_size for shard in unread) > SMALL else 1
+    if workers > 1:
+        # Spawned: a fork would copy whatever threads this process has.
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            _watch(pool.map(_write_index, unread), len(unread))
+    else:
+        _watch(map(_write_index, unread), len(unread))
+    # Read again in this process: the files' paths may have changed since the index was written.
+    tables = [pd.read_parquet(_index_of(shard)).assign(file=str(shard)) for shard in shards]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["file", "sample_id", "sha256"])
+
+
+def hashes_of(table: pd.DataFrame) -> np.ndarray:
+    """uint64 [n, 5]"""
+    return table[HASHES].to_numpy(np.uint64)
+
+
+def stored_ids(folder: Path) -> Iterable[str]:
+    """Sample ids of all photos in a dataset's finished shards that are whole."""
+    for shard in sorted(folder.glob("*.tfrecord")):
+        yield from index_shards([shard]).sample_id
+
+
+def _watch(done: Iterable, total: int) -> None:
+    for _ in progress(done, total=total, description="index", unit="shards"):
+        pass
+
+
+def _index_of(shard: Path) -> Path:
+    return shard.parent / "index" / f"{shard.name}.parquet"
+
+
+def _is_current(shard: Path) -> bool:
+    path = _index_of(shard)
+    return path.exists() and pyarrow.parquet.read_schema(path).metadata.get(b"shard") == _state(shard)
+
+
+def _state(shard: Path) -> bytes:
+    stat = shard.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}".encode()
+
+
+def _write_index(shard: Path) -> None:
+    state = _state(shard)
+    table = records.index_shard(shard, _describe)
+    path = _index_of(shard)
+    path.parent.mkdir(exist_ok=True)
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    with aside(path) as temporary:
+        pyarrow.parquet.write_table(arrow.replace_schema_metadata({b"shard": state}), temporary)
+
+
+def _describe(photo: Photo) -> dict:
+    return dict(zip(HASHES, photo_hashes(photo.image), strict=True))

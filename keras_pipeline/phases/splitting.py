@@ -1,0 +1,209 @@
+"""`phase0 split`: stored photos are grouped, dealt out, copied into final shards, and those are searched for leaks."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keras_pipeline.core.artifacts import Run, read_json, write_json
+from keras_pipeline.core.errors import BrokenArtefact, LeakError
+from keras_pipeline.core.schema import SPLITS, shuffle_key
+from keras_pipeline.core.taxonomy import class_hash, class_list
+from keras_pipeline.phases.downloads import raw_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LISTED = 10_000  # pairs in near_duplicates.csv; a placeholder picture alone can make millions
+
+
+def split(run: Run) -> None:
+    import numpy as np
+
+    from keras_pipeline.data import records
+    from keras_pipeline.ingest import split as splitting
+
+    folder = run.path("dataset").parent
+    records.finish_publishing(folder)
+    table = _stored_photos(run)
+    edges = splitting.group_edges(table, _near(run, table), run.config.phase0.split.group_by)
+    pictures = [edges[rule] for rule in ("sha256", "near-duplicate") if rule in edges]
+    nothing = np.empty((0, 2), np.int64)
+    decided = splitting.split_photos(
+        table,
+        np.concatenate([nothing, *edges.values()]),
+        np.concatenate([nothing, *pictures]),
+        shares={name: getattr(run.config.phase0.split, name) for name in SPLITS},
+        seed=run.config.seed,
+        previous=_previous(run),
+    )
+    table = table.assign(group=decided.group, split=decided.split, reason=decided.reason, conflict=decided.conflict)
+    _refuse_empty_splits(table)
+    made, info = _write_shards(run, table)
+    finished = _finished_photos(made, info)
+    near = _near(run, finished)
+    leaks = splitting.find_leaks(finished, near if "near-duplicate" in edges else nothing)
+    report = {
+        "photos": int((table.split != "").sum()),
+        **splitting.describe_groups(table, decided.group),
+        "edges": {rule: len(found) for rule, found in edges.items()},
+        "near_duplicates": len(near),
+        "label_conflicts": int(table.conflict.sum()),
+        "left_out": {reason: int(n) for reason, n in table.reason[table.reason != ""].value_counts().items()},
+        "species_missing_from": splitting.missing_species(table.latin_name, decided.split),
+        "leaks": leaks,
+    }
+    _write_tables(run, table, edges)
+    write_json(run.path("leak_audit"), report)
+    if leaks:
+        raise LeakError(f"{len(leaks)} leaks between splits, see {run.path('leak_audit')}; the first: {leaks[0]}")
+    records.publish(folder, made)
+    print(
+        f"{len(info['classes'])} species, {report['groups']} groups (largest: {report['largest_group']['n']} photos), "
+        f"{report['near_duplicates']} near-duplicates, {report['label_conflicts']} photos with label conflicts, "
+        f"left out: {report['left_out'] or 'none'}; " + ", ".join(f"{k} {v['n']}" for k, v in info["splits"].items())
+    )
+
+
+def remove_raw(run: Run) -> None:
+    if not run.config.phase0.split.keep_raw:
+        shutil.rmtree(raw_folder(run), ignore_errors=True)
+
+
+def _stored_photos(run: Run) -> pd.DataFrame:
+    """A row a stored photo ordered by sample_id: what the ledger says of it, where it lies, and its hashes.
+
+    Photos of an earlier split lie in the finished shards, new ones in the raw shards.
+    """
+    import pandas as pd
+
+    from keras_pipeline.phases.shard_index import index_shards
+
+    folder = run.path("dataset").parent
+    shards = [*sorted(raw_folder(run).glob("photos-*.tfrecord")), *sorted(folder.glob("*.tfrecord"))]
+    ledger = pd.read_parquet(run.path("url_ledger"), filters=[("state", "==", "ok")])
+    places = index_shards(shards).drop(columns="group_id", errors="ignore").drop_duplicates(["sample_id", "sha256"])
+    table = ledger.drop(columns=["reason"]).merge(places, on=["sample_id", "sha256"], how="left")
+    lost = table[table.file.isna()]
+    if len(lost):
+        raise BrokenArtefact(
+            f"{len(lost)} of {len(table)} photos in {run.path('url_ledger')} are in no shard below {folder}, the "
+            f"first: {lost.sample_id.iloc[0]}; run `phase0 export --force`, which fetches just these again"
+        )
+    return table.rename(columns={"url": "source_url"})
+
+
+def _near(run: Run, table: pd.DataFrame):
+    from keras_pipeline.ingest.duplicates import near_duplicates
+    from keras_pipeline.phases.shard_index import hashes_of
+
+    settings = run.config.phase0.split
+    return near_duplicates(hashes_of(table), max_bits=settings.near_duplicate_bits, confirm_bits=settings.confirm_bits)
+
+
+def _made_with(run: Run) -> dict:
+    """A split keeps its groups' places only while it is asked for in the same way."""
+    settings = run.config.phase0.split.model_dump(include={*SPLITS, "group_by"})
+    return {"seed": run.config.seed, **settings}
+
+
+def _previous(run: Run) -> dict[str, str] | None:
+    """{sample_id: split} of the split that is there, if it was made in the same way."""
+    import pandas as pd
+
+    if not run.path("dataset").exists() or not run.path("assignment").exists():
+        return None
+    if read_json(run.path("dataset")).get("made_with") != _made_with(run):
+        print("seed, shares or group_by changed: a new split, which does not keep the old one's places")
+        return None
+    old = pd.read_parquet(run.path("assignment"), filters=[("split", "!=", "")])
+    return dict(zip(old.sample_id, old.split, strict=True))
+
+
+def _refuse_empty_splits(table: pd.DataFrame) -> None:
+    empty = [name for name in SPLITS if not (table.split == name).any()]
+    if empty:
+        groups = table.group[table.group >= 0].nunique()
+        raise ValueError(
+            f"{', '.join(empty)}: no photo; received {len(table)} photos in {groups} groups, expected one group or "
+            "more for each split; add photos (about 20 groups a species give every split some of it)"
+        )
+
+
+def _write_shards(run: Run, table: pd.DataFrame) -> tuple[Path, dict]:
+    """The new dataset in a folder of its own; a killed run's finished shards in it are kept, if they are the same."""
+    import pandas as pd
+
+    from keras_pipeline.data import records
+
+    classes = class_list(table.latin_name[table.split != ""])
+    label_of = {name: label for label, name in enumerate(classes)}
+    # A group's name is its smallest sample id: it says nothing of the order of the work.
+    table = table.assign(
+        group_id=table.groupby("group").sample_id.transform("min").where(table.group >= 0, ""),
+        label=table.latin_name.map(label_of).where(table.split != "", -1),
+    )
+    seed = run.config.seed
+    table = table.iloc[sorted(range(len(table)), key=[shuffle_key(s, seed) for s in table.sample_id].__getitem__)]
+    key = hashlib.sha256(run.made_from.encode())
+    key.update(pd.util.hash_pandas_object(table[["sample_id", "sha256", "split", *records.DECIDED]]).values.tobytes())
+    folder = run.path("dataset").parent
+    made = folder / f"next-{key.hexdigest()[:16]}"
+    for other in folder.glob("next-*"):
+        if other != made:
+            shutil.rmtree(other)
+    made.mkdir(exist_ok=True)
+    shard_bytes = run.config.dataset.shard_megabytes * 1e6
+    entries = {
+        name: records.write_split(made, name or "left_out", table[table.split == name], shard_bytes=shard_bytes)
+        for name in (*SPLITS, "")
+    }
+    left_out = entries.pop("")
+    info = {"name": run.config.dataset_name, "classes": classes, "class_hash": class_hash(classes)}
+    info |= {"splits": entries, "left_out": left_out, "made_with": _made_with(run)}
+    columns = ["sample_id", "group_id", "split", "latin_name", "reason"]
+    table.sort_values("sample_id")[columns].to_parquet(made / run.path("assignment").name, index=False)
+    write_json(made / "dataset.json", info)
+    return made, info
+
+
+def _finished_photos(folder: Path, info: dict) -> pd.DataFrame:
+    """The finished shards, read from scratch: a row a record with its split and fresh hashes.
+
+    Raises BrokenArtefact where a shard does not hold as many photos as it should.
+    """
+    import pandas as pd
+
+    from keras_pipeline.phases.shard_index import index_shards
+
+    tables = []
+    for name, entry in (*info["splits"].items(), ("", info["left_out"])):
+        found = index_shards([folder / shard["name"] for shard in entry["shards"]])
+        if len(found) != entry["n"]:
+            raise BrokenArtefact(f"{folder}: split {name} holds {len(found)} photos, expected {entry['n']}")
+        if name:
+            tables.append(found.assign(split=name))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _write_tables(run: Run, table: pd.DataFrame, edges: dict) -> None:
+    import pandas as pd
+
+    tables = run.path("leak_audit").parent / "tables"
+    tables.mkdir(parents=True, exist_ok=True)
+    columns = ["sample_id", "latin_name", "split", "source_url"]
+    table[table.conflict].sort_values(["group", "sample_id"])[["group", *columns]].to_csv(
+        tables / "label_conflicts.csv", index=False
+    )
+    table[table.split == ""][["sample_id", "latin_name", "reason", "source_url"]].to_csv(
+        tables / "left_out.csv", index=False
+    )
+    near = edges.get("near-duplicate")
+    if near is not None:
+        sides = [
+            table[columns].iloc[near[:LISTED, side]].reset_index(drop=True).add_suffix(f"_{side + 1}")
+            for side in (0, 1)
+        ]
+        pd.concat(sides, axis=1).to_csv(tables / "near_duplicates.csv", index=False)

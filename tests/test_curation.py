@@ -1,0 +1,136 @@
+"""Synonyms and exclusions: followed to the letter, or refused with the line and the remedy."""
+
+import dataclasses
+
+import pytest
+
+from keras_pipeline.core.artifacts import config_hash
+from keras_pipeline.core.config import Source
+from keras_pipeline.ingest import curation
+from keras_pipeline.ingest.curation import Curation, missing_field
+
+
+def document(latin_name="Viola odorata", image_url="http://h/1.jpg", sample_id="1"):
+    return {"sample_id": sample_id, "latin_name": latin_name, "image_url": image_url}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Contents of the two files -> Curation."""
+
+    def _load(synonyms=None, exclude=None):
+        paths = {}
+        for name, content in (("synonyms", synonyms), ("exclude", exclude)):
+            if content is not None:
+                paths[name] = str(tmp_path / name)
+                (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return Curation.load(Source(**paths))
+
+    return _load
+
+
+def test_without_files_nothing_changes(load):
+    cure = load()
+    assert cure == Curation()
+    assert cure.latin_name("  Viola \t odorata L.") == "Viola odorata L."
+    assert cure.refusal(document()) is None
+
+
+@pytest.mark.parametrize("prefix", ["", "\ufeff"])
+def test_synonyms_match_whatever_the_blanks(load, prefix):
+    cure = load(prefix + 'synonym,latin_name\nViola  odorata L., Viola odorata\r\n\n"Rosa x, hort.","Rosa × alba"\n')
+    assert cure.latin_name(" Viola odorata  L. ") == "Viola odorata"
+    assert cure.latin_name("Rosa x, hort.") == "Rosa × alba"
+    assert cure.latin_name("viola odorata L.") == "viola odorata L."  # case is not ours to guess
+
+
+def test_chains_are_followed_to_their_end(load):
+    cure = load("synonym,latin_name\na,b\nb,c\nc,d\n")
+    assert dict(cure.synonyms) == {"a": "d", "b": "d", "c": "d"}
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "line 1: received an empty file, expected synonym,latin_name; write this as line 1"),
+        ("a,b\n", "line 1: received a,b, expected synonym,latin_name"),
+        ("latin_name,synonym\na,b\n", "line 1: received latin_name,synonym"),
+        ("synonym;latin_name\na;b\n", "save it with commas, not ';'"),
+        ("synonym\tlatin_name\na\tb\n", r"save it with commas, not '\\t'"),
+        ("synonym,latin_name\na,b\na,c\n", "line 3: received 'a' for 'b' and for 'c', expected one name"),
+        ("synonym,latin_name\n a , a\n", "line 2: received 'a' twice, expected two different names"),
+        ("synonym,latin_name\na,b\nb,a\n", "received a circle, a -> b -> a; expected chains that end"),
+        ("synonym,latin_name\nc,a\na,b\nb,a\n", "received a circle, c -> a -> b -> a"),
+        ("synonym,latin_name\na,b,c\n", "line 2: received 3 cells, expected 2; put names that hold commas"),
+        ("synonym,latin_name\na,\n", r"line 2: received \['a', ''\], expected a synonym and a latin name"),
+        ('synonym,latin_name\n"a,b\n', "expected CSV; save it as CSV, UTF-8"),
+        ("synonym,latin_name\nIsoëtes,b\n".encode("latin-1"), "received bytes that are no UTF-8 .*; save it as"),
+    ],
+)
+def test_unusable_synonyms_are_refused(load, content, message):
+    with pytest.raises(ValueError, match=f"source.synonyms .*{message}"):
+        load(content)
+
+
+def test_the_same_line_twice_is_harmless(load):
+    assert load("synonym,latin_name\na,b\na, b \n").synonyms == {"a": "b"}
+
+
+@pytest.mark.parametrize("key", ["synonyms", "exclude"])
+def test_a_missing_file_names_the_key(tmp_path, key):
+    with pytest.raises(ValueError, match=f"source.{key}: received .*no.csv, which can't be read .*correct the path"):
+        Curation.load(Source(**{key: str(tmp_path / "no.csv")}))
+
+
+def test_exclusion_by_id_url_or_name(load):
+    cure = load(exclude="\ufeff# a comment\n\n 17 \nhttp://h/p.jpg#2\r\nViola   alba\n")
+    assert cure.refusal(document(sample_id="17")) == "excluded by source.exclude"
+    assert cure.refusal(document(image_url=" http://h/p.jpg#2 ")) == curation.EXCLUDED
+    assert cure.refusal(document(" Viola alba")) == curation.EXCLUDED
+    assert cure.refusal(document("# a comment")) is None
+    assert cure.refusal(document(sample_id="1", image_url="http://h/p.jpg")) is None
+
+
+def test_exclusion_by_name_before_and_after_synonyms(load):
+    synonyms = "synonym,latin_name\nViola alt,Viola neu\n"
+    before, after = load(synonyms, "Viola alt\n"), load(synonyms, "Viola neu\n")
+    assert [bool(before.refusal(document(name))) for name in ("Viola alt", "Viola neu")] == [True, False]
+    assert [bool(after.refusal(document(name))) for name in ("Viola alt", "Viola neu")] == [True, True]
+
+
+def test_a_missing_field_comes_before_an_exclusion():
+    cure = Curation(excluded=frozenset({"1"}))
+    assert cure.refusal(document(latin_name=None)) == "no latin_name"
+    assert cure.refusal(document(image_url=["a"])) == "image_url is no text"
+
+
+@pytest.mark.parametrize(
+    "latin_name, image_url, reason",
+    [
+        ("a", "b", None),
+        (None, "b", "no latin_name"),
+        (" ", "b", "no latin_name"),
+        ("a", "", "no image_url"),
+        (3, "b", "latin_name is no text"),
+        (float("nan"), "b", "latin_name is no text"),
+        ("a", 0, "image_url is no text"),
+        ("a", {}, "image_url is no text"),
+        ("a", ["b"], "image_url is no text"),
+    ],
+)
+def test_missing_field(latin_name, image_url, reason):
+    assert missing_field(document(latin_name, image_url)) == reason
+
+
+def test_a_curation_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Curation().excluded = frozenset()
+
+
+def test_what_the_files_hold_decides_whether_a_step_is_stale(make_config, tmp_path):
+    file = tmp_path / "exclude.txt"
+    file.write_text("1\n")
+    config = make_config(source={"exclude": str(file)})
+    before = config_hash(config, ("source.synonyms", "source.exclude"))
+    file.write_text("1\n2\n")
+    assert config_hash(config, ("source.synonyms", "source.exclude")) != before

@@ -1,0 +1,223 @@
+"""Near-duplicates are all found, whatever the limits, and hashes are those that anyone can recompute."""
+
+import io
+import time
+
+import imagehash
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from keras_pipeline.ingest import duplicates
+from keras_pipeline.ingest.duplicates import near_duplicates, photo_hashes
+
+BASE = np.array([0x0123456789ABCDEF, 11, 22, 33, 44], np.uint64)
+FIXED = (0xC4D2A7FCFC434462, 0xC4DA92ECA7B1DC87, 0xDC1B4387440F6287, 0xD2F0EE1388E4BBD2, 0xBE7133F03544CC0F)
+
+
+def hashes_of(*changes):
+    """A row for each {column: bits to turn}, all of BASE."""
+    rows = np.tile(BASE, (len(changes), 1))
+    for row, change in zip(rows, changes, strict=True):
+        for column, bits in change.items():
+            row[column] ^= np.uint64(bits)
+    return rows
+
+
+def clustered(random, photos=1000, clusters=100, each=10):
+    """Random hashes, and around each of the first ones others that differ in up to 7 and 9 bits: uint64 [n, 5]."""
+    alone = random.integers(0, 2**64, (photos, 5), np.uint64)
+    near = np.repeat(alone[:clusters], each, axis=0)
+    for turn in range(16):
+        bits = np.uint64(1) << random.integers(0, 64, len(near), np.uint64)
+        column = 0 if turn < 7 else random.integers(1, 5, len(near))
+        near[np.arange(len(near)), column] ^= np.where(random.random(len(near)) < 0.5, bits, 0)
+    return random.permutation(np.concatenate([alone, near]))
+
+
+def brute_force(hashes, max_bits, confirm_bits):
+    bits = np.stack([np.bitwise_count(word[:, None] ^ word) for word in hashes.T])
+    near = (bits[0] <= max_bits) & (bits[1:].sum(axis=0) <= confirm_bits)
+    return np.argwhere(np.triu(near, 1))
+
+
+def groups_of(pairs, n):
+    """The number of each row's group, counted in the order of their first rows."""
+    _, label = connected_components(coo_array((np.ones(len(pairs)), pairs.T), shape=(n, n)), directed=False)
+    _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
+    return first[inverse]
+
+
+def photo(seed, size=(256, 300)):
+    coarse = np.random.default_rng(seed).integers(0, 256, (14, 12, 3), np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def jpeg_of(image, quality=95):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def distances(first, second):
+    bits = np.bitwise_count(first ^ second)
+    return int(bits[0]), int(bits[1:].sum())
+
+
+@pytest.mark.parametrize("max_bits", range(6))
+def test_finds_what_comparing_all_pairs_finds(max_bits):
+    hashes = clustered(np.random.default_rng(max_bits))
+    expected = brute_force(hashes, max_bits, 5)
+    assert len(expected) > 5
+    np.testing.assert_array_equal(near_duplicates(hashes, max_bits=max_bits, confirm_bits=5), expected)
+
+
+@pytest.mark.parametrize("max_bits", range(6))
+def test_turned_bits_anywhere_are_found_up_to_the_limit(max_bits):
+    random = np.random.default_rng(0)
+    turned = np.repeat(np.arange(8), 200)
+    hashes = random.integers(0, 2**64, (len(turned), 5), np.uint64)
+    copies = hashes.copy()
+    for row, bits in zip(copies, turned, strict=True):
+        row[0] ^= np.uint64(sum(1 << int(bit) for bit in random.choice(64, bits, replace=False)))
+    pairs = near_duplicates(np.concatenate([hashes, copies]), max_bits=max_bits, confirm_bits=26)
+    found = np.flatnonzero(turned <= max_bits)
+    np.testing.assert_array_equal(pairs, np.stack([found, found + len(turned)], axis=1))
+
+
+def test_the_256_bits_confirm():
+    hashes = hashes_of({}, {0: 0b111, 1: 0b11, 2: 0b1, 3: 0b1, 4: 0b1})  # 3 and 5 bits
+    assert near_duplicates(hashes, max_bits=3, confirm_bits=5).tolist() == [[0, 1]]
+    assert near_duplicates(hashes, max_bits=3, confirm_bits=4).tolist() == []
+    assert near_duplicates(hashes, max_bits=2, confirm_bits=5).tolist() == []
+    opposite = hashes_of({}, dict.fromkeys(range(1, 5), 2**64 - 1))  # 0 and 256 bits: must not wrap to 0
+    assert near_duplicates(opposite, max_bits=5, confirm_bits=255).tolist() == []
+    assert near_duplicates(opposite, max_bits=5, confirm_bits=256).tolist() == [[0, 1]]
+
+
+def test_equal_photos_are_paired_with_the_first():
+    hashes = hashes_of({0: 2**63}, {}, {2: 1}, {}, {0: 2**63}, {})
+    # 1, 3 and 5 are equal, as are 0 and 4; 1 bit lies between these two, and 1 from 2 to the former.
+    expected = [[0, 1], [0, 4], [1, 2], [1, 3], [1, 5]]
+    assert near_duplicates(hashes, max_bits=1, confirm_bits=0).tolist() == [[0, 1], [0, 4], [1, 3], [1, 5]]
+    assert near_duplicates(hashes, max_bits=0, confirm_bits=1).tolist() == [[0, 4], [1, 2], [1, 3], [1, 5]]
+    assert near_duplicates(hashes, max_bits=1, confirm_bits=1).tolist() == sorted([*expected, [0, 2]])
+
+
+@pytest.mark.parametrize("most", [50, duplicates.MAX_PAIRS])
+def test_pairs_connect_what_near_duplicates_connect(most, monkeypatch):
+    monkeypatch.setattr(duplicates, "MAX_PAIRS", most)
+    monkeypatch.setattr(duplicates, "CHUNK", 64)
+    random = np.random.default_rng(1)
+    hashes = clustered(random, photos=100, clusters=40)[random.integers(0, 500, 900)]  # many are equal
+    every = brute_force(hashes, 3, 5)
+    pairs = near_duplicates(hashes, max_bits=3, confirm_bits=5)
+    assert len(pairs) < len(every)
+    assert {tuple(pair) for pair in pairs} < {tuple(pair) for pair in every}
+    np.testing.assert_array_equal(groups_of(pairs, 900), groups_of(every, 900))
+    # Therefore: where near-duplicates lie in two splits, those of one of the pairs do.
+    for alone in range(900):
+        assert (pairs == alone).any() == (every == alone).any()
+
+
+def test_the_order_of_the_rows_changes_numbers_only():
+    hashes = np.unique(clustered(np.random.default_rng(2)), axis=0)
+    pairs = near_duplicates(hashes, max_bits=4, confirm_bits=5)
+    order = np.random.default_rng(3).permutation(len(hashes))
+    shuffled = order[near_duplicates(hashes[order], max_bits=4, confirm_bits=5)]
+    assert {frozenset(pair) for pair in shuffled.tolist()} == {frozenset(pair) for pair in pairs.tolist()}
+
+
+def test_pairs_are_sorted_unique_and_repeat():
+    hashes = clustered(np.random.default_rng(4))[:900]
+    hashes = np.concatenate([hashes, hashes])
+    pairs = near_duplicates(hashes, max_bits=5, confirm_bits=26)
+    assert pairs.tolist() == sorted(map(list, {tuple(pair) for pair in pairs.tolist()}))
+    assert (pairs[:, 0] < pairs[:, 1]).all() and pairs.dtype == np.int64
+    np.testing.assert_array_equal(pairs, near_duplicates(hashes, max_bits=5, confirm_bits=26))
+
+
+def test_thirty_thousand_equal_photos_are_quick():
+    hashes = np.tile(BASE, (30_000, 1))
+    started = time.perf_counter()
+    pairs = near_duplicates(hashes, max_bits=5, confirm_bits=26)
+    assert time.perf_counter() - started < 2  # 0.02 s; comparing all pairs takes minutes
+    np.testing.assert_array_equal(pairs, [(0, other) for other in range(1, 30_000)])
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_no_pair_without_two_photos(n):
+    pairs = near_duplicates(np.zeros((n, 5), np.uint64), max_bits=3, confirm_bits=26)
+    assert pairs.shape == (0, 2) and pairs.dtype == np.int64
+
+
+def test_wrong_arguments_raise():
+    with pytest.raises(ValueError, match=r"received int64 \[2, 5\], expected uint64 \[n, 5\]"):
+        near_duplicates(np.zeros((2, 5), np.int64), max_bits=3, confirm_bits=26)
+    with pytest.raises(ValueError, match="max_bits: received 6, expected 0 to 5"):
+        near_duplicates(np.zeros((2, 5), np.uint64), max_bits=6, confirm_bits=26)
+
+
+def test_hashes_are_those_of_imagehash():
+    image = photo(0, size=(64, 64))
+    words = photo_hashes(jpeg_of(image.convert("L"), quality=100))
+    grey = Image.open(io.BytesIO(jpeg_of(image.convert("L"), quality=100)))
+    assert words.dtype == np.uint64 and words.shape == (5,)
+    assert f"{words[0]:016x}" == str(imagehash.phash(grey, 8))
+    assert "".join(f"{word:016x}" for word in words[1:]) == str(imagehash.phash(grey, 16))
+
+
+def test_hashes_stay_what_they_were():
+    """Stored hashes are compared with those of later runs: a release of a library must not move them."""
+    words = np.array(FIXED, np.uint64)
+    bits = distances(photo_hashes(jpeg_of(photo(0))), words)
+    assert bits[0] <= 2 and bits[1] <= 4  # another libjpeg may round otherwise
+
+
+def test_the_same_bytes_have_the_same_hashes():
+    image = jpeg_of(photo(1))
+    np.testing.assert_array_equal(photo_hashes(image), photo_hashes(bytes(bytearray(image))))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: Image.open(io.BytesIO(jpeg_of(image, quality=60))),
+        lambda image: image.resize((192, 225), Image.Resampling.BICUBIC),
+        lambda image: ImageEnhance.Brightness(image).enhance(1.05),
+        lambda image: image.convert("L"),
+    ],
+    ids=["re-compressed", "resized", "brighter", "grey"],
+)
+def test_the_same_picture_stored_otherwise_stays_near(change):
+    for seed in range(10):
+        image = photo(seed)
+        bits = distances(photo_hashes(jpeg_of(image)), photo_hashes(jpeg_of(change(image))))
+        assert bits[0] <= 4 and bits[1] <= 16
+
+
+def test_different_photos_are_far_apart():
+    hashes = [photo_hashes(jpeg_of(photo(seed))) for seed in range(20)]
+    bits = [distances(a, b) for i, a in enumerate(hashes) for b in hashes[:i]]
+    assert min(bits) > (8, 0) and min(b for _, b in bits) > 60
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 36), (120, 400), (2000, 3)])
+def test_any_size_has_hashes(size):
+    assert photo_hashes(jpeg_of(photo(3, size))).shape == (5,)
+
+
+def test_a_jpeg_that_the_fast_decoder_refuses():
+    image = photo(4)
+    bits = distances(photo_hashes(jpeg_of(image.convert("CMYK"))), photo_hashes(jpeg_of(image)))
+    assert bits[0] <= 4 and bits[1] <= 16
+    stray = jpeg_of(image)[:-2] + bytes(50) + b"\xff\xd9"
+    assert distances(photo_hashes(stray), photo_hashes(jpeg_of(image))) == (0, 0)
+
+
+@pytest.mark.parametrize("image", [b"", b"<html>", b"\xff\xd8\xff"])
+def test_no_photo_raises(image):
+    with pytest.raises(ValueError, match="not a readable JPEG"):
+        photo_hashes(image)
