@@ -85,8 +85,8 @@ def to_record(photo: bytes, *, short_side: int, min_short_side: int, quality: in
     pixels = _upright(_shrink_pixels(pixels, short_side), orientation)
     if max(pixels.shape) > MAX_SIDE:
         raise ValueError(f"longer side above {MAX_SIDE} px")
-    # 4:4:4: petals are red on green, which halved chroma would blur.
-    encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "444")
+    # 4:2:0, as nearly all photos are: a quarter smaller than 4:4:4, and a quarter faster to decode in every epoch.
+    encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "420")
     return encoded, pixels.shape[0], pixels.shape[1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import dataclasses
 import datetime
 import hashlib
@@ -102,8 +103,20 @@ def fetch_photos(
     Args:
         own: base_url is our own (embedded) server: on a private address, and in need of no mercy.
     """
+    _keep_freed_memory()
     store = _Store(ledger, open_shard, shard_bytes)
     asyncio.run(_fetch_photos(ledger, settings, base_url, own, convert, encode, store))
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc not to give a photo's memory back to the kernel only to ask for it again with the next one.
+
+    Hundreds of page faults a photo took a fifth of the time. Elsewhere than on glibc nothing is done.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+            libc.mallopt(option, 1 << 26)
 
 
 async def _fetch_photos(ledger, settings, base_url, own, convert, encode, store) -> None:
@@ -258,9 +271,10 @@ class _Tally:
 
     def __init__(self, total: int, description: str, unit: str) -> None:
         self._bar = progress(total=total, description=description, unit=unit)
-        self._started, self._bytes, self._failures = time.monotonic(), 0, Counter()
+        self._started, self._asked, self._bytes, self._failures = time.monotonic(), 0, 0, Counter()
 
     def count(self, outcome: Outcome) -> None:
+        self._asked += 1
         self._bytes += outcome.bytes
         if outcome.state != "ok":
             self._failures[outcome.reason] += 1
@@ -271,3 +285,6 @@ class _Tally:
 
     def close(self) -> None:
         self._bar.close()
+        seconds = time.monotonic() - self._started
+        rate, mb = self._asked / max(seconds, 1e-3), self._bytes / 1e6
+        print(f"{self._asked} {self._bar.unit} in {seconds:.2f} s: {rate:.1f} a second, {mb:.1f} MB")

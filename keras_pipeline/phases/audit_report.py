@@ -30,12 +30,14 @@ def write(run: Run, result: dict) -> None:
         result: of `ingest.audit.audit`.
     """
     folder = run.path("audit").parent
-    with aside(folder / "tables") as tables:
-        tables.mkdir()
-        for name, table in _tables(result).items():
-            table.to_csv(tables / f"{name}.csv", index=False)
-        for name, (comment, lines) in _exclusions(result).items():
-            (tables / f"{name}.txt").write_text("\n".join([f"# {comment}", *lines, ""]), encoding="utf-8")
+    tables = folder / "tables"
+    tables.mkdir(exist_ok=True)  # other steps have tables there too
+    for name, table in _tables(result).items():
+        with aside(tables / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    for name, (comment, lines) in _exclusions(result).items():
+        with aside(tables / f"{name}.txt") as temporary:
+            temporary.write_text("\n".join([f"# {comment}", *lines, ""]), encoding="utf-8")
     (folder / HISTOGRAM).unlink(missing_ok=True)
     if result["per_class"]:
         plots.class_histogram(result["per_class"], folder / HISTOGRAM, rare_below=result["min_per_species"])

@@ -107,7 +107,6 @@ def _planned(run: Run, database: Path) -> Iterator[tuple[Ledger, str | None]]:
 def export(run: Run) -> None:
     from keras_pipeline.data import photo, records
     from keras_pipeline.ingest import export as exporting
-    from keras_pipeline.ingest.isolate import Isolated
 
     settings, raw = run.config.dataset, raw_folder(run)
     convert = functools.partial(
@@ -116,7 +115,7 @@ def export(run: Run) -> None:
         min_short_side=settings.min_short_side,
         quality=settings.jpeg_quality,
     )
-    with _export_ledger(run) as (ledger, base_url), Isolated(convert) as isolated:
+    with _export_ledger(run) as (ledger, base_url):
         numbers = itertools.count(max((int(name[7:12]) for name in ledger.shards()), default=-1) + 1)
 
         def open_shard() -> tuple[str, records.ShardWriter]:
@@ -132,7 +131,7 @@ def export(run: Run) -> None:
                 run.config.phase0.export,
                 base_url=base_url,
                 own=run.config.source.uri == "embedded",
-                convert=isolated,
+                convert=convert,
                 encode=records.encode,
                 open_shard=open_shard,
                 shard_bytes=settings.shard_megabytes * 1e6,
