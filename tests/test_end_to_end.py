@@ -62,7 +62,7 @@ CONFIG = {
     "phase4": {
         "data": {"image_size": 48},
         "training": {"batch_size": 8, "warmup_epochs": 1},
-        "distill": {"epochs": 8, "learning_rate": 2e-3},
+        "distill": {"epochs": 14, "learning_rate": 2e-3},
         "finetune": {"epochs": 3, "learning_rate": 3e-4, "augmentation": "aggressive"},
         "callbacks": {"early_stopping": False, "save_best": False},
     },
