@@ -27,9 +27,9 @@ from keras_pipeline.core.provenance import redact
 
 # Well below the ten seconds after which a user believes that nothing happens.
 SERVER_SELECTION_SECONDS = 4
-# While nx-27017 gathers 100,000 documents it says nothing for a quarter of a minute, not even that it lives, and
-# pymongo would take it for dead. With +srv the server is a real one, and a silent DNS must not take so long.
-BUSY_SECONDS = 120
+# While nx-27017 gathers 100,000 documents it says nothing for ten seconds, not even that it lives, and pymongo would
+# take it for dead. With +srv the server is a real one, and a silent DNS must not take so long.
+CONNECT_SECONDS = 20
 PAGE = 250_000  # documents a cursor; nx-27017 needs 60 µs a document of the whole collection to begin another one
 BATCH = 2000  # documents a message; a server forgets a cursor that rests for ten minutes
 PAUSES = (1, 2, 4, 8, 16)  # seconds before another try; an election of replicas takes some ten
@@ -54,7 +54,7 @@ def open_collection(source: Source, uri: str) -> Iterator[Collection]:
         # One date of the year 20000, or a byte that is no UTF-8, must not end the reading of a million documents.
         client: MongoClient = MongoClient(
             uri, serverSelectionTimeoutMS=wait, appname="keras_pipeline",
-            connectTimeoutMS=wait if uri.startswith("mongodb+srv:") else BUSY_SECONDS * 1000,
+            connectTimeoutMS=wait if uri.startswith("mongodb+srv:") else CONNECT_SECONDS * 1000,
             datetime_conversion="DATETIME_AUTO", unicode_decode_error_handler="replace",
         )  # fmt: skip
     except (InvalidURI, ValueError) as error:
