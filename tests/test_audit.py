@@ -14,8 +14,9 @@ from keras_pipeline.core import taxonomy
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config import Source
 from keras_pipeline.ingest import audit as auditing
-from keras_pipeline.ingest.audit import HashTable, host_of, year_of
+from keras_pipeline.ingest.audit import host_of, year_of
 from keras_pipeline.ingest.curation import Curation
+from keras_pipeline.ingest.hash_table import HashTable
 from keras_pipeline.phases import audit_report
 
 FIELDS = tuple(auditing.FIELDS)

@@ -1,6 +1,7 @@
 """From documents to raw shards over a host that misbehaves: nothing lost, nothing twice, and the host not hammered."""
 
 import collections
+import datetime
 
 import pandas as pd
 import pytest
@@ -371,10 +372,28 @@ def test_two_documents_that_only_differ_in_the_case_of_their_id_are_two(tmp_path
         assert found == {"aB": "good-1.jpg", "ab": "good-2.jpg"}
 
 
+def test_two_documents_of_one_id_are_an_error_not_a_lost_photo(tmp_path, host):
+    one, two = document("good-1.jpg", sample_id="7"), document("good-2.jpg", sample_id="7")
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        with pytest.raises(ValueError, match="received 2 documents with 1 different _ids"):
+            ledger.plan(export.rows([one, two], Names(), host.url), seed=1)
+        ledger.plan(export.rows([two], Names(), host.url), seed=1)  # mended
+        assert ledger.count("waiting") == 1
+
+
+def test_a_url_keeps_its_password_to_itself(target):
+    secret = target.host.url.replace("://", "://me:hush@")
+    target.run([document(f"{secret}good-1.jpg"), document(f"{secret}missing-1.jpg")])
+    assert [photo.source_url for photo in target.stored()] == [f"{target.host.url}good-1.jpg"]
+    assert set(pd.read_parquet(target.folder / "ledger.parquet").url) == {
+        f"{target.host.url}good-1.jpg", f"{target.host.url}missing-1.jpg",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "value, day",
     [("2021-05-03", "2021-05-03"), ("2021-05-03T23:10:00+02:00", "2021-05-03"), ("03/05/2021", ""), (None, ""),
-     (20210503, "2021-05-03"), ("", "")],
+     (20210503, "2021-05-03"), ("", ""), (datetime.datetime(999, 1, 2), "0999-01-02")],
 )  # fmt: skip
 def test_day_of(value, day):
     assert export.day_of(value) == day

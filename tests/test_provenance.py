@@ -21,6 +21,19 @@ def test_redact(text, expected):
     assert provenance.redact(text) == expected
 
 
+@pytest.mark.parametrize(
+    "url, expected",
+    [
+        ("https://me:secret@host:8080/a.jpg", "https://host:8080/a.jpg"),
+        ("https://me:se@cret@host/a.jpg?b@c", "https://host/a.jpg?b@c"),
+        ("https://host/@me/a.jpg", "https://host/@me/a.jpg"),
+        ("a/b@c.jpg", "a/b@c.jpg"),
+    ],
+)
+def test_without_credentials(url, expected):
+    assert provenance.without_credentials(url) == expected
+
+
 def test_environment_names_the_versions_that_matter():
     found = provenance.environment()
     assert {"python_version", "keras_version", "tensorflow_version", "tensorflowjs_version", "cpu"} <= set(found)

@@ -31,6 +31,11 @@ def redact(text: str) -> str:
     )
 
 
+def without_credentials(url: str) -> str:
+    """The URL without its user and password: https://user:secret@host/a -> https://host/a. An @ of its path stays."""
+    return re.sub(r"^(\w[\w+.-]*://)[^/?#\s]*@", r"\1", url)
+
+
 def environment() -> dict:
     """Python, package versions, processor and git state."""
     return {

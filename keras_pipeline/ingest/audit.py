@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import datetime
 import functools
-from array import array
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
 from bson import ObjectId
 
+from keras_pipeline.core.provenance import without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.core.taxonomy import canonical, genus
 from keras_pipeline.ingest.curation import Curation
+from keras_pipeline.ingest.hash_table import HashTable
 
 LISTED = 10_000  # rows of each list of documents
 DISTINCT = 10_000  # different hosts, licences, years, regions; the others are one
@@ -84,68 +85,6 @@ class Tally(dict):
         return dict(sorted(self.items(), key=lambda item: (-item[1], item[0])))
 
 
-class HashTable:
-    """A small number for each key, in one slot of 8 (typecode Q) or 4 bytes (I): open addressing, linear probing.
-
-    A slot holds the number and the upper bits of the key's hash; the lower ones are its place (compact hashing, Cleary
-    1984, without his exactness). A look-up takes a new key for a known one with a probability of about 3 / 2**t, with
-    t = 64 - LABEL_BITS = 40 bits or 32 - COUNT_BITS = 24: among 850,000 keys, 2e-6 or 0.2 times.
-    """
-
-    def __init__(self, keys: int, typecode: str, number_bits: int) -> None:
-        self._typecode, self._bits = typecode, number_bits
-        self._tag_mask = (1 << (array(typecode).itemsize * 8 - number_bits)) - 1
-        self._tables: list[array] = []
-        self._size = self._room = 0
-        self._grow(keys + 1)  # the one more would begin another table
-
-    def get(self, key: Any, number: int) -> int:
-        """The number that the key has, or 0: it is new and has this one (at least 1) now."""
-        slots, place, tag = self._find(key)
-        if slots[place]:
-            return slots[place] & ((1 << self._bits) - 1)
-        self._set_new(slots, place, tag | number)
-        return 0
-
-    def count(self, key: Any) -> int:
-        """How often the key was counted before; the largest number means that or more, and stays."""
-        slots, place, tag = self._find(key)
-        largest = (1 << self._bits) - 1
-        before = slots[place] & largest
-        if not before:
-            self._set_new(slots, place, tag | 1)
-        elif before < largest:
-            slots[place] += 1
-        return before
-
-    def _find(self, key: Any) -> tuple[array, int, int]:
-        """The slots and the place that hold the key or, empty, wait for it; its tag."""
-        hashed, bits = hash(key), self._bits
-        for slots in self._tables:
-            size = len(slots)
-            above, place = divmod(hashed, size)
-            tag = (above & self._tag_mask) << bits
-            while (entry := slots[place]) and entry >> bits << bits != tag:
-                place += 1
-                if place == size:
-                    place = 0
-            if entry:
-                break
-        return slots, place, tag
-
-    def _set_new(self, slots: array, place: int, entry: int) -> None:
-        slots[place] = entry
-        self._room -= 1
-        if not self._room:  # more documents than were announced
-            self._grow(max(1000, self._size // 4))
-
-    def _grow(self, keys: int) -> None:
-        # At most 80 % full: a look-up ends at an empty slot. And never moved, which would take two tables at once.
-        self._tables.append(array(self._typecode, [0]) * (keys + keys // 4 + 1))
-        self._size += keys
-        self._room = keys
-
-
 class _Photos:
     """Counts over the usable documents."""
 
@@ -182,7 +121,11 @@ class _Photos:
         found = self._repeats if first == label else self._conflicts
         found["photos"] += 1
         if len(found["rows"]) < LISTED:
-            row = {"image_url": url[:CLIP], "latin_name": name[:CLIP], "sample_id": sample_id[:CLIP]}
+            row = {
+                "image_url": without_credentials(url)[:CLIP],
+                "latin_name": name[:CLIP],
+                "sample_id": sample_id[:CLIP],
+            }
             found["rows"].append(row | {"first_latin_name": first})
 
     def _add_observation(self, observation: Any) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from keras_pipeline.core.config import Source
+from keras_pipeline.core.provenance import without_credentials
 from keras_pipeline.core.taxonomy import normalise
 
 HEADER = ["synonym", "latin_name"]
@@ -40,8 +41,9 @@ class Curation:
         reason = missing_field(document)
         if reason or not self.excluded:
             return reason
-        name = normalise(document["latin_name"])
-        said = (document["sample_id"], document["image_url"].strip(), name, self.synonyms.get(name, name))
+        name, url = normalise(document["latin_name"]), document["image_url"].strip()
+        # The audit's lists show URLs without their passwords.
+        said = (document["sample_id"], url, without_credentials(url), name, self.synonyms.get(name, name))
         return None if self.excluded.isdisjoint(said) else EXCLUDED
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from keras_pipeline.core.config import Export
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
+from keras_pipeline.core.provenance import without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION, Photo
 from keras_pipeline.ingest import fetch
 from keras_pipeline.ingest.crawl import crawl
@@ -73,7 +74,7 @@ def _text(value: object) -> str:
 def day_of(value: object) -> str:
     """YYYY-MM-DD of a datetime or of a text that begins with an ISO date; otherwise nothing."""
     if isinstance(value, datetime.datetime | datetime.date):
-        return value.strftime("%Y-%m-%d")
+        return value.isoformat()[:10]
     with contextlib.suppress(ValueError, TypeError):
         return datetime.date.fromisoformat(str(value)[:10]).isoformat()
     return ""
@@ -209,7 +210,7 @@ def _stored(
     photo = Photo(
         sample_id=said.sample_id, image=image, height=height, width=width, latin_name=said.latin_name,
         region=said.region, group_id="",  # the split's to make
-        source_url=said.url, sha256=sha256, license=said.license, attribution=said.attribution,
+        source_url=without_credentials(said.url), sha256=sha256, license=said.license, attribution=said.attribution,
     )  # fmt: skip
     return Outcome(said.sample_id, "ok", "", answer.http_status, answer.bytes, sha256, tries), encode(photo)
 

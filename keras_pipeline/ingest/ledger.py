@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from keras_pipeline.core.artifacts import aside
+from keras_pipeline.core.provenance import without_credentials
 
 STATES = ("waiting", "ok", "failed", "skipped")
-BATCH = 10_000  # rows a transaction or parquet row group
+BATCH = 2000  # rows a transaction or parquet row group
 OVER_OBSERVATION = "over source.max_per_observation"
 OVER_SPECIES = "over source.max_per_species"
 NOT_SAMPLED = "not in the sample"
@@ -118,12 +119,21 @@ class Ledger:
     def plan(self, documents: Iterable[Document], *, seed: int) -> None:
         """Takes in what the collection holds now: new documents wait, changed ones are brought up to date, vanished
         ones go; what failed and may succeed waits again. Killed on the way, the next pass does it whole.
+
+        Raises ValueError where two documents have one sample_id.
         """
         (last,) = self._db.execute("SELECT COALESCE(MAX(pass), 0) FROM photos").fetchone()
-        iterator = iter(documents)
+        iterator, read = iter(documents), 0
         while batch := list(itertools.islice(iterator, BATCH)):
+            read += len(batch)
             with self._db:
                 self._db.executemany(PLAN, (_values(document, seed, last + 1) for document in batch))
+        (different,) = self._db.execute("SELECT COUNT(*) FROM photos WHERE pass > ?", (last,)).fetchone()
+        if different < read:
+            raise ValueError(
+                f"received {read} documents with {different} different _ids as texts (7 and '7' are one, say), "
+                "expected a different one for each; give them other _ids, or leave some out with source.query"
+            )
         with self._db:
             self._db.execute("DELETE FROM photos WHERE pass <= ?", (last,))
 
@@ -218,14 +228,14 @@ class Ledger:
         return self._db.execute(query).fetchall()
 
     def write_parquet(self, path: Path) -> None:
-        """All rows ordered by sample_id, in row groups, so that memory does not grow with them."""
+        """All rows ordered by sample_id, in row groups, so that memory does not grow with them; no URL's password."""
         rows = self._db.execute(f"SELECT {', '.join(SCHEMA.names)} FROM photos ORDER BY sample_id")
-        rows.row_factory = lambda cursor, row: dict(zip(SCHEMA.names, row, strict=True))
         with aside(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, SCHEMA) as writer:
             while batch := rows.fetchmany(BATCH):
-                for row in batch:
-                    row["may_succeed"] = bool(row["may_succeed"])
-                writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
+                columns = dict(zip(SCHEMA.names, zip(*batch, strict=True), strict=True))
+                columns["url"] = map(without_credentials, columns["url"])
+                columns["may_succeed"] = map(bool, columns["may_succeed"])
+                writer.write_batch(pa.record_batch([pa.array(columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA))
 
 
 def _values(document: Document, seed: int, number: int) -> tuple:
