@@ -38,7 +38,7 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .
 
 bench: setup
-	@for file in benchmarks/*.py; do [ -e "$$file" ] || continue; echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
+	@for file in benchmarks/*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(PAGE)/node_modules *.egg-info

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import loopback
+from support import loopback
 
 from keras_pipeline.core.config import Source
 from keras_pipeline.ingest import mongo

@@ -19,16 +19,16 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import loopback
 import numpy as np
 import pyarrow.parquet
 from PIL import Image
+from support import loopback
 
 from keras_pipeline.data import records
 
 PHOTOS, ROUNDS, GOAL = 2400, 3, 2.5
 LEAST_PSNR = 28.0  # dB, the worst photo: other chroma sampling, another filter, fine texture, but the same picture
-BUILD = loopback.HERE.parent / "build/img2dataset"
+BUILD = loopback.ROOT / "build/img2dataset"
 
 
 def img2dataset() -> Path:

@@ -1,6 +1,6 @@
 """A photo host for the benchmarks: a folder of JPEGs held in memory, HTTP/1.1 with keep-alive, one process.
 
-python benchmarks/photo_server.py FOLDER      prints its port; ends with its standard input
+python benchmarks/support/photo_server.py FOLDER      prints its port; ends with its standard input
 """
 
 import asyncio

@@ -13,28 +13,25 @@ import pymongo
 import yaml
 from PIL import Image
 
-from keras_pipeline.demo import embedded, herbarium
+from keras_pipeline.demo import embedded
 
 HERE = Path(__file__).parent
-TEST_DATA = Path(os.environ.get("KERAS_PIPELINE_TEST_DATA", HERE.parent / "../shared/data"))
+ROOT = HERE.parents[1]
+TEST_DATA = Path(os.environ.get("KERAS_PIPELINE_TEST_DATA", ROOT / "../shared/data"))
 
 
 def real_photos(folder: Path, n: int, size: tuple[int, int], quality: int) -> None:
-    """n different JPEGs of `size` (width, height): the 17-flower photos (and mirrored), else drawn ones."""
+    """n JPEGs of `size` (width, height): the 17-flower photos; beyond 1,360 they come mirrored, then again."""
     sources = sorted((TEST_DATA / "flowers17/images").glob("*.jpg"))
     if not sources:
-        drawn = folder / "drawn"
-        drawn.mkdir()
-        herbarium_documents = list(herbarium.draw(drawn, seed=1, species=17, photos=n))
-        sources = sorted(drawn.glob("**/*.jpg"))
-        print(f"no flowers17 below {TEST_DATA}: {len(herbarium_documents)} drawn photos instead")
+        sys.exit(f"no photos in {TEST_DATA}/flowers17/images; let KERAS_PIPELINE_TEST_DATA name the folder above them")
     for number in range(n):
         image = Image.open(sources[number % len(sources)]).convert("RGB")
         scale = max(size[0] / image.width, size[1] / image.height)
         image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
         left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
         image = image.crop((left, top, left + size[0], top + size[1]))
-        if number >= len(sources):
+        if number // len(sources) % 2:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         image.save(folder / f"{number:05d}.jpg", quality=quality)
 
