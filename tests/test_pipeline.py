@@ -37,6 +37,12 @@ def test_evaluation_sees_each_photo_once_in_order(info, split, n, batch_size):
     np.testing.assert_array_equal(images[-1], PREPROCESSING.from_jpeg(expected[-1].image))
 
 
+def test_evaluation_of_one_region_sees_its_photos_only_and_all_of_them(info):
+    batches = list(pipeline.evaluation_batches(info, "train", PREPROCESSING, region="EU_SW").as_numpy_iterator())
+    regions = np.concatenate([b["region"] for b in batches])
+    assert set(regions) == {b"EU_SW"} and 0 < len(regions) == info.count("train", "EU_SW") < 23
+
+
 def test_evaluation_of_the_first_shards_only(info):
     batches = list(pipeline.evaluation_batches(info, "train", PREPROCESSING, max_shards=1).as_numpy_iterator())
     assert [len(b["label"]) for b in batches] == [5]

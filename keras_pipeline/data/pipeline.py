@@ -43,9 +43,18 @@ def parse(example: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def evaluation_batches(
-    info: DatasetInfo, split: str, preprocessing: Preprocessing, *, max_shards: int | None = None, batch_size: int = 64
+    info: DatasetInfo,
+    split: str,
+    preprocessing: Preprocessing,
+    *,
+    region: str | None = None,
+    max_shards: int | None = None,
+    batch_size: int = 64,
 ) -> tf.data.Dataset:
     """Every photo of the split's first `max_shards` shards once, in their order, the last batch as short as it comes.
+
+    Args:
+        region: only photos of this region, of all shards.
 
     Yields:
         {"image": float32 [N, S, S, 3], "label": int64 [N], "sample_id", "region", "group_id": string [N]}
@@ -60,6 +69,9 @@ def evaluation_batches(
     dataset = tf.data.TFRecordDataset([str(info.folder / shard["name"]) for shard in shards])
     # More or fewer photos than dataset.json says raise here.
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(sum(shard["n"] for shard in shards)))
+    if region is not None:
+        dataset = dataset.filter(lambda example: parse(example)["region"] == region)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(info.count(split, region)))
     return dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True).batch(batch_size).prefetch(2)
 
 

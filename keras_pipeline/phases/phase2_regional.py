@@ -24,9 +24,13 @@ def subset(run: Run) -> None:
             photo = records.decode(example)
             if photo.region == region:
                 counts[photo.latin_name] += 1
-    if not counts:
-        known = ", ".join(info.splits["train"]["per_region"])
-        raise ValueError(f"phase2.region: no train photo has region {region!r}; the dataset has: {known}")
+    for split in ("train", "val"):
+        if not info.count(split, region):
+            known = ", ".join(f"{name} {n}" for name, n in info.splits[split]["per_region"].items())
+            raise ValueError(
+                f"phase2.region: received {region!r}, of which no {split} photo is; expected one of {known}; set "
+                "phase2.region to one of them"
+            )
     commonest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     result = {"region": region, "samples": sum(counts.values()), "species": len(counts), "per_class": dict(commonest)}
     write_json(run.path("regional_subset"), result)
@@ -49,7 +53,7 @@ STEPS = [
     Step("phase2", "subset", subset, ("dataset",), ("regional_subset",), ("phase2.region",), 1),
     Step(
         "phase2", "train", train, ("dataset", "regional_subset"), ("regional", "regional_history"),
-        ("seed", "deterministic", "phase2"), 1, clean=lambda run: teacher.clean(run, "regional"),
+        ("seed", "deterministic", "phase2"), 2, clean=lambda run: teacher.clean(run, "regional"),
     ),
     Step("phase2", "evaluate", evaluate, ("dataset", "regional"), ("regional_metrics",), (), 1),
     Step(

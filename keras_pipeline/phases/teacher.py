@@ -111,7 +111,8 @@ def _fit(run: Run, job: Job, info, model, stage) -> list[dict]:
             region=job.region,
         ).map(mixed, tf.data.AUTOTUNE)
 
-    validation = pipeline.evaluation_batches(info, "val", preprocessing)
+    # A regional teacher is chosen by its own region: of the others it gets more certain and more wrong.
+    validation = pipeline.evaluation_batches(info, "val", preprocessing, region=job.region)
     validation = validation.map(lambda batch: (batch["image"], tf.one_hot(batch["label"], classes)))
     return fit.fit(model, batches, validation, stage)
 
