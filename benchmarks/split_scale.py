@@ -19,7 +19,7 @@ import pandas as pd
 from keras_pipeline.core.config import Split
 from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.ingest.duplicates import near_duplicates
-from keras_pipeline.ingest.split import group_edges, split_photos
+from keras_pipeline.ingest.split import split_photos, ties_of
 
 PHOTOS, COPIES, SHEETS = 850_000, 17_000, 20_000
 SCENES, COMMON, SCENE, SHEET = 100, 0.3, 0.7, 0.15  # standard deviations, where that of a photo's own part is 1
@@ -87,11 +87,8 @@ def main() -> int:
     started = time.perf_counter()
     pairs = near_duplicates(hashes, max_bits=limits.near_duplicate_bits, confirm_bits=limits.confirm_bits)
     searched = time.perf_counter() - started
-    edges = group_edges(table, pairs, limits.group_by)
     shares = {name: getattr(limits, name) for name in SPLITS}
-    decided = split_photos(
-        table, np.concatenate(list(edges.values())), np.concatenate([edges["sha256"], pairs]), shares=shares, seed=0
-    )
+    decided = split_photos(table, ties_of(table, limits.group_by, hashes, pairs), shares=shares, seed=0)
     seconds = time.perf_counter() - started
     print(f"near-duplicates {searched:.1f} s, grouping and assignment {seconds - searched:.1f} s")
     spans = pd.Series(decided.split).groupby(decided.group).nunique()

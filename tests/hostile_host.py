@@ -21,13 +21,13 @@ class HostileHost:
     loop-*  redirects to itself       moved-*   redirects to good-*        away-*    redirects to a file: URL
     gzip-*  Content-Encoding: gzip    rubbish-* no HTTP                    empty-*   an empty body
     small-* 48 x 12 px                quiet-*   begins, then falls silent  inside-*  redirects to 127.0.0.2
-    late-*  429 with Retry-After of an hour
+    late-*  429 with Retry-After of an hour               cdn-*   redirects to good-* at `elsewhere`
     """
 
     def __init__(self, jpeg, address="127.0.0.1"):
         self.asked, self.times, self.agents = collections.Counter(), [], set()
         self.photo_of = lambda name: jpeg(zlib.crc32(name.encode()), (48, 40))
-        self.address, self.delay, self.down = address, 0.0, False
+        self.address, self.delay, self.down, self.elsewhere = address, 0.0, False, ""
         self.open, self.most = 0, 0
         self._ready = threading.Event()
 
@@ -86,8 +86,9 @@ class HostileHost:
             status, body = 500, b""
         elif kind == "missing":
             status, body = 404, HTML
-        elif kind in ("loop", "moved", "away", "inside"):
+        elif kind in ("loop", "moved", "away", "inside", "cdn"):
             target = {"loop": f"/{name}", "moved": "/good-elsewhere.jpg", "away": "file:///etc/passwd"}
+            target["cdn"] = self.elsewhere + name.replace("cdn", "good")
             status, body = 302, b""
             headers = {"Location": target.get(kind, f"http://127.0.0.2:{self.port}/good-1.jpg")}
         elif kind == "gzip":

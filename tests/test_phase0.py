@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import random
 import subprocess
 import sys
@@ -69,12 +70,12 @@ class Project:
         )
 
     def run(self, *steps, **overrides):
-        for step in steps:
-            sets = [part for key, value in overrides.items() for part in ("--set", f"{key}={json.dumps(value)}")]
-            code = main(["phase0", step, "--force", "--config", str(self.file), *sets])
-            if code:
-                return code
-        return 0
+        codes = (self.command(step, "--force", **overrides) for step in steps)
+        return next((code for code in codes if code), 0)
+
+    def command(self, step, *flags, **overrides):
+        sets = [part for key, value in overrides.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+        return main(["phase0", step, *flags, "--config", str(self.file), *sets])
 
     @property
     def dataset(self):
@@ -120,6 +121,7 @@ def test_killed_at_any_moment_the_records_are_those_of_an_undisturbed_run(projec
     assert kills >= 3
     project.host.delay = 0.0
     finished = {p.name: p.read_bytes() for p in (project.dataset / "raw").glob("photos-*.tfrecord")}
+    assert finished
     held = {records.decode(e).sample_id for e in _examples(project.dataset / "raw", finished)}
     project.host.asked.clear()
     assert subprocess.run(command, capture_output=True).returncode == 0
@@ -206,8 +208,8 @@ def test_a_leak_stops_and_the_old_dataset_stays(project, monkeypatch, capsys):
     assert project.run("export") == 0
     real = splitting.split_photos
 
-    def careless(table, edges, pictures, **options):
-        decided = real(table, edges, pictures, **options)
+    def careless(table, ties, **options):
+        decided = real(table, ties, **options)
         row = table.index[table.sample_id == "copy"][0]
         decided.split[row] = "test" if decided.split[row] == "train" else "train"
         return decided
@@ -238,7 +240,7 @@ def test_too_little_disk_is_said_before_the_start(project, monkeypatch, capsys):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda folder: usage)
     assert project.run("export") == 3
-    assert "free 0.0 GB; free some" in capsys.readouterr().err and project.host.asked.total() == 0
+    assert "free 0.00 MB; free some" in capsys.readouterr().err and project.host.asked.total() == 0
 
 
 def test_validate_urls_on_a_sample_has_an_interval(project, capsys):
@@ -254,3 +256,107 @@ def test_validate_urls_on_a_sample_has_an_interval(project, capsys):
     assert (result["checked"], result["failed"], result["interval"]) == (100, 10, [0.1, 0.1])
     assert result["by_reason"] == {"HTTP 404": 10} and result["complete"]
     assert not list(project.root.rglob("urls.sqlite*"))
+
+
+def everything(project):
+    """Size and time of every file below tfrecords/, caches and databases' side files excepted."""
+    return {
+        path: (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in (project.root / "tfrecords").rglob("*")
+        if path.is_file() and path.parent.name != "index" and path.suffix not in (".sqlite-wal", ".sqlite-shm")
+    }
+
+
+@pytest.mark.parametrize(
+    "flags, options, code",
+    [(["--dry-run"], {"dataset.jpeg_quality": 90}, 0), (["--force"], {"source.collection": "typo"}, 3)],
+)
+def test_what_was_fetched_survives_a_dry_run_and_a_collection_that_is_empty(project, flags, options, code):
+    project.add([f"good-{i}.jpg" for i in range(40)])
+    assert project.run("audit", "export") == 0
+    before = everything(project)
+    assert project.command("export", *flags, **options) == code
+    assert everything(project) == before
+
+
+def test_a_cure_takes_effect_without_asking_for_what_is_stored(project):
+    project.add(["good-1.jpg", "good-2.jpg"])
+    project.photos.insert_one({"_id": "abroad", "latin_name": SPECIES[0], "image_url": project.host.url + "good-3.jpg"})
+    assert project.run("audit") == 0
+    assert project.run("export", **{"source.base_url": "http://127.0.0.1:1/"}) == 0
+    project.host.asked.clear()
+    assert project.run("export") == 0
+    assert set(project.host.asked) == {"good-1.jpg", "good-2.jpg"} and len(project.raw()) == 3
+
+
+def test_documents_that_come_back_after_their_shard_was_removed_are_fetched_again(project, tmp_path):
+    exclude = tmp_path / "exclude.txt"
+    exclude.write_text("")
+    options = {"source.exclude": str(exclude)}
+    project.add([f"good-{i}.jpg" for i in range(30)])
+    assert project.run("audit", "export", **options) == 0
+    shards, ids = list((project.dataset / "raw").glob("*.tfrecord")), [photo for photo, _ in project.raw()]
+    exclude.write_text("\n".join(ids))
+    project.add([f"good-{i}.jpg" for i in range(30, 60)])
+    assert project.run("export", **options) == 0
+    for shard in shards:
+        shard.unlink()
+    exclude.write_text("")
+    assert project.run("export", "split", **options) == 0
+    assert len(project.stored()) == 60
+
+
+def test_raw_shards_of_an_export_that_was_not_split_yet_are_kept(project):
+    project.add([f"good-{i}.jpg" for i in range(60)])
+    assert project.run("audit", "export", "split") == 0
+    project.add([f"good-{i}.jpg" for i in range(60, 120)])
+    files = [project.root / "artifacts/small/phase0/url_ledger.parquet"]
+    files.append(files[0].with_name(files[0].name + ".meta.json"))
+    old = [(file, file.read_bytes(), file.stat()) for file in files]
+    assert project.run("export") == 0
+    for file, content, stat in old:  # as if the export had been killed before it ended
+        file.write_bytes(content)
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert project.command("split") == 0  # up to date
+    assert len(project.raw()) == 60
+    project.host.asked.clear()
+    assert project.run("export", "split") == 0
+    assert len(project.stored()) == 120 and not project.host.asked
+
+
+def test_a_new_picture_under_the_old_id_is_fetched_again_when_its_shard_is_lost(project):
+    project.add([f"good-{i}.jpg" for i in range(60)])
+    assert project.run("audit", "export", "split") == 0
+    project.photos.update_one({"_id": "good-3.jpg"}, {"$set": {"image_url": "good-new.jpg"}})
+    assert project.run("export") == 0
+    for shard in (project.dataset / "raw").glob("*.tfrecord"):
+        shard.unlink()
+    project.host.asked.clear()
+    assert project.run("export", "split") == 0
+    assert set(project.host.asked) == {"good-new.jpg"} and len(project.stored()) == 60
+
+
+def test_a_species_whose_only_photo_is_left_out_has_no_label(project):
+    project.add([f"good-{i}.jpg" for i in range(60)])
+    assert project.run("audit", "export", "split") == 0
+    table = pd.read_parquet(project.dataset / "assignment.parquet")
+    tested = table.sample_id[table.split == "test"].iloc[0]
+    project.photos.insert_one({"_id": "x", "latin_name": "Mistyped name", "image_url": tested})
+    assert project.run("audit", "export", "split") == 0
+    assert len(project.stored()) == 59
+    left_out = pd.read_csv(project.root / "artifacts/small/phase0/tables/left_out.csv")
+    assert set(left_out.sample_id) == {"x", tested}
+
+
+def test_a_corrupt_shard_is_mended_by_what_the_message_says(project, capsys):
+    project.add([f"good-{i}.jpg" for i in range(60)])
+    assert project.run("audit", "export", "split") == 0
+    before = project.stored()
+    shard = next(project.dataset.glob("train-*.tfrecord"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    assert project.run("split") == 3
+    message = capsys.readouterr().err
+    assert str(shard) in message and "remove that shard, then run `phase0 export --force`" in message
+    shard.unlink()
+    assert project.run("export", "split") == 0
+    assert project.stored() == before

@@ -137,6 +137,19 @@ def test_colour_profile_is_applied():
     np.testing.assert_allclose(upright_rgb(photo).getpixel((1, 1)), (20, 100, 200), atol=2)
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_colour_profile_is_applied_with_alpha_and_palette_too(mode):
+    image = Image.new("RGB", (4, 4), (200, 100, 20))
+    image = image.quantize(4) if mode == "P" else image.convert(mode)
+    photo = encoded(image, icc_profile=swapped_profile())
+    np.testing.assert_allclose(upright_rgb(photo).getpixel((1, 1)), (20, 100, 200), atol=2)
+
+
+def test_a_profile_of_another_colour_space_is_ignored():
+    photo = encoded(Image.new("L", (4, 4), 90), icc_profile=swapped_profile())
+    assert upright_rgb(photo).getpixel((1, 1)) == pytest.approx((90, 90, 90), abs=2)
+
+
 def test_a_broken_profile_means_srgb():
     photo = encoded(Image.new("RGB", (4, 4), (200, 100, 20)), icc_profile=b"no profile at all")
     assert upright_rgb(photo).getpixel((1, 1)) == (200, 100, 20)
@@ -158,7 +171,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
 
 @pytest.mark.parametrize("photo", [b"", b"<html>404</html>", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_photo_raises(photo):
-    with pytest.raises(ValueError, match="not a photo|broken photo"):
+    with pytest.raises(ValueError, match="not a JPEG, PNG|broken photo"):
         upright_rgb(photo)
 
 
@@ -275,3 +288,10 @@ def test_a_phones_mpo_is_stored_as_one_plain_jpeg(jpeg):
     record, height, width = to_record(photo, **OPTIONS | {"short_side": 256})
     assert (height, width) == (150, 200) and record != photo
     assert np.abs(decoded(record) - decoded(jpeg(1, (200, 150)))).mean() < 4
+
+
+@pytest.mark.parametrize("name", ["ICO", "EPS", "PCX"])
+def test_formats_that_no_camera_writes_are_not_tried(name):
+    # An icon is decoded in the moment it is opened, and PostScript is a program.
+    with pytest.raises(ValueError, match="not a JPEG, PNG"):
+        upright_rgb(encoded(Image.new("RGB", (16, 16)), name))

@@ -28,6 +28,11 @@ def test_redact(text, expected):
         ("https://me:se@cret@host/a.jpg?b@c", "https://host/a.jpg?b@c"),
         ("https://host/@me/a.jpg", "https://host/@me/a.jpg"),
         ("a/b@c.jpg", "a/b@c.jpg"),
+        (" https://me:secret@host/a.jpg", " https://host/a.jpg"),
+        ("//me:secret@host/a.jpg", "//host/a.jpg"),
+        ("https://me:se/c#r et@host/a.jpg", "https://host/a.jpg"),
+        ("https://host:8080/a@b.jpg", "https://host:8080/a@b.jpg"),
+        ("https://host/a:b/@c.jpg", "https://host/a:b/@c.jpg"),
     ],
 )
 def test_without_credentials(url, expected):

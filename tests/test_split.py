@@ -6,10 +6,19 @@ import pytest
 
 from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.ingest import split as splitting
-from keras_pipeline.ingest.split import BRIDGE, CONFLICT, find_leaks, group_edges, groups_of, split_photos
+from keras_pipeline.ingest.split import (
+    BRIDGE,
+    CONFLICT,
+    NONE,
+    Ties,
+    find_leaks,
+    groups_of,
+    merged,
+    split_photos,
+    ties_of,
+)
 
 SHARES = {"train": 0.6, "val": 0.1, "calibration": 0.1, "test": 0.2}
-NONE = np.empty((0, 2), np.int64)
 RULES = ["observation", "session", "sha256", "near-duplicate"]
 
 
@@ -21,10 +30,20 @@ def table_of(n=6, **columns):
     return pd.DataFrame(values | columns)
 
 
+def hashes_of(table):
+    """Different ones."""
+    return np.arange(5 * len(table), dtype=np.uint64).reshape(-1, 5)
+
+
+def pairs(n, edges):
+    """Ties of these pairs of rows, in which no photo stands for another."""
+    return Ties(np.stack([np.arange(n)] * 2, axis=1), np.asarray(edges, np.int64).reshape(-1, 2))
+
+
 def together(table, rules=RULES, near=NONE):
     """Sets of row numbers that stay together, those of one row left out."""
-    edges = np.concatenate([NONE, *group_edges(table, near, rules).values()])
-    group, _ = groups_of(len(table), edges, np.full(len(table), -1))
+    ties = merged(ties_of(table, rules, hashes_of(table), near).values())
+    group, _ = groups_of(len(table), ties, np.full(len(table), -1))
     sets = [set(np.flatnonzero(group == g).tolist()) for g in np.unique(group)]
     return [s for s in sets if len(s) > 1]
 
@@ -73,7 +92,8 @@ def test_a_chain_of_ten_thousand_duplicates_is_one_group():
 
 
 def split(table, edges=NONE, pictures=NONE, seed=1, previous=None, shares=SHARES):
-    return split_photos(table, edges, pictures, shares=shares, seed=seed, previous=previous)
+    ties = {"observation": pairs(len(table), edges), "sha256": pairs(len(table), pictures)}
+    return split_photos(table, ties, shares=shares, seed=seed, previous=previous)
 
 
 def random_table(seed=0, species=20, groups=40, largest=5):
@@ -182,26 +202,81 @@ def test_a_conflict_found_later_in_an_evaluated_split_is_left_out():
     assert decided.reason.tolist() == [CONFLICT, CONFLICT, ""]
 
 
+def test_the_rest_of_an_evaluated_observation_stays_when_one_of_its_pictures_gets_two_names():
+    table = table_of(5, latin_name=["Viola odorata"] * 4 + ["Viola alba"])
+    previous = dict.fromkeys(table.sample_id[:4], "test")
+    decided = split(table, [[0, 1], [1, 2], [2, 3], [0, 4]], [[0, 4]], previous=previous)
+    assert decided.split.tolist() == ["", "test", "test", "test", ""]
+    assert decided.conflict.tolist() == [True, False, False, False, True]
+
+
 def test_one_observation_with_two_species_is_no_conflict():
     table = table_of(2, latin_name=["Viola odorata", "Bellis perennis"])
     assert not split(table, np.array([[0, 1]]), NONE).conflict.any()
 
 
+@pytest.mark.parametrize("rule, column", [("observation", "observation_id"), ("sha256", "sha256")])
+def test_when_one_photo_is_left_out_those_it_was_tied_to_stay_together(rule, column):
+    # 0 and 1 are old, in train and test, and 2 is near both. 2 to 23 share a key, of which 2 comes first.
+    table = table_of(24, **{column: ["a", "b"] + ["c"] * 22})
+    ties = ties_of(table, [rule, "near-duplicate"], hashes_of(table), np.array([[0, 2], [1, 2]]))
+    decided = split_photos(table, ties, shares=SHARES, seed=1, previous={"s00000": "train", "s00001": "test"})
+    assert decided.reason[2] == BRIDGE
+    assert len(set(decided.split[3:])) == 1 and len(set(decided.group[3:])) == 1 and decided.split[3] != ""
+
+
+def test_all_copies_of_a_picture_that_would_join_two_splits_are_left_out():
+    # One of equal hashes stands for all in the pairs: here 2 for 3, 4 and 5.
+    table, hashes = table_of(6), hashes_of(table_of(6))
+    hashes[3:] = hashes[2]
+    near = np.array([[0, 2], [1, 2], [2, 3], [2, 4], [2, 5]])
+    ties = ties_of(table, ["near-duplicate"], hashes, near)
+    decided = split_photos(table, ties, shares=SHARES, seed=1, previous={"s00000": "train", "s00001": "test"})
+    assert decided.split.tolist() == ["train", "test", "", "", "", ""]
+
+
+def test_a_species_that_shares_its_groups_with_a_commoner_one_is_in_every_split_too():
+    # 200 sessions of three photos of one species and one of another: each is dealt out by the first one's name.
+    names = [name for i in range(200) for name in [f"common {i % 3}"] * 3 + [f"rare {i % 20:02d}"]]
+    observations = [f"o{i}" for i in range(200) for _ in range(4)]
+    table = table_of(800, latin_name=names, observation_id=observations)
+    decided = split_photos(table, ties_of(table, ["observation"]), shares=SHARES, seed=1)
+    assert splitting.missing_species(table.latin_name, decided.split) == dict.fromkeys(SPLITS, 0)
+    parts = pd.Series(decided.split).value_counts(normalize=True)
+    assert parts["train"] == pytest.approx(0.6, abs=0.07)
+    assert pd.Series(decided.split).groupby(observations).nunique().max() == 1
+
+
+def test_a_species_of_few_groups_has_training_photos_also_when_it_is_nowhere_the_commonest():
+    names, observations = [], []
+    for i in range(60):
+        names += [f"common {i % 3}"] * 3 + [f"rare {i % 30:02d}"]
+        observations += [f"o{i}"] * 4
+    table = table_of(240, latin_name=names, observation_id=observations)
+    decided = split_photos(table, ties_of(table, ["observation"]), shares=SHARES, seed=1)
+    assert splitting.missing_species(table.latin_name, decided.split)["train"] == 0
+
+
 def finished(**columns):
-    values = {"split": ["train", "train", "val", "test"], "sample_id": list("abcd"), "group_id": list("1123")}
-    return pd.DataFrame(values | {"sha256": list("wxyz")} | columns)
+    values = {"split": ["train", "train", "val", "test"], "group_id": list("1123"), "sha256": list("wxyz")}
+    return table_of(4, sample_id=list("abcd")).assign(**values | columns)
+
+
+def leaks(photos, rules=RULES, near=NONE):
+    return find_leaks(photos, ties_of(photos, rules, hashes_of(photos), near))
 
 
 def test_find_leaks_names_what_two_splits_share():
-    assert find_leaks(finished(), np.array([[0, 1]])) == []
-    assert find_leaks(finished(group_id=list("1122")), NONE) == [
-        {"kind": "group_id", "value": "2", "splits": ["test", "val"]}
-    ]
-    assert find_leaks(finished(sha256=list("wxyw")), NONE) == [
-        {"kind": "sha256", "value": "w", "splits": ["test", "train"]}
-    ]
-    assert find_leaks(finished(sample_id=list("abca")), NONE)[0]["kind"] == "sample_id"
-    assert find_leaks(finished(), np.array([[0, 1], [1, 3]])) == [
+    assert leaks(finished(), near=np.array([[0, 1]])) == []
+    assert leaks(finished(group_id=list("1122"))) == [{"kind": "group_id", "value": "2", "splits": ["test", "val"]}]
+    shared = {"value": "a and d", "splits": ["test", "train"]}
+    assert leaks(finished(sha256=list("wxyw"))) == [{"kind": "sha256", **shared}]
+    assert leaks(finished(sha256=list("wxyw")), ["observation"]) == []  # not asked for
+    assert leaks(finished(observation_id=list("oxyo"))) == [{"kind": "observation", **shared}]
+    session = {"user_id": list("uvwu"), "day": "2021-05-03", "latitude": 41.0, "longitude": 2.0}
+    assert leaks(finished(**session))[0] == {"kind": "session", **shared}
+    assert leaks(finished(sample_id=list("abca")))[0]["kind"] == "sample_id"
+    assert leaks(finished(), near=np.array([[0, 1], [1, 3]])) == [
         {"kind": "near-duplicate", "value": "b and d", "splits": ["test", "train"]}
     ]
 
@@ -215,24 +290,19 @@ def test_what_was_split_never_leaks():
         user_id=[f"u{i}" for i in rng.integers(0, 60, n)], day=[f"2021-05-{d:02d}" for d in rng.integers(1, 29, n)],
         sha256=[f"x{i}" for i in rng.integers(0, 2500, n)],
     ).assign(latitude=rng.uniform(40, 42, n), longitude=rng.uniform(1, 3, n))  # fmt: skip
-    near = np.sort(rng.integers(0, n, (80, 2)))
+    near, hashes = np.sort(rng.integers(0, n, (80, 2))), hashes_of(table)
     near = near[near[:, 0] < near[:, 1]]
-    edges = group_edges(table, near, RULES)
     previous = None
     for rows in (n // 2, n):  # the second time as a collection that has grown
-        part = table.iloc[:rows]
-        inside = {rule: found[(found < rows).all(axis=1)] for rule, found in edges.items()}
-        pictures = np.concatenate([inside["sha256"], inside["near-duplicate"]])
-        decided = split(part, np.concatenate(list(inside.values())), pictures, previous=previous)
+        part, pairs = table.iloc[:rows], near[(near < rows).all(axis=1)]
+        ties = ties_of(part, RULES, hashes[:rows], pairs)
+        decided = split_photos(part, ties, shares=SHARES, seed=1, previous=previous)
         kept = decided.split != ""
-        number = np.cumsum(kept) - 1
-        records = part[kept].assign(split=decided.split[kept], group_id=decided.group[kept])
-        pairs = inside["near-duplicate"]
-        pairs = number[pairs[kept[pairs].all(axis=1)]]
-        assert find_leaks(records.reset_index(drop=True), pairs) == []
+        records = part[kept].assign(split=decided.split[kept], group_id=decided.group[kept]).reset_index(drop=True)
+        found = (np.cumsum(kept) - 1)[pairs[kept[pairs].all(axis=1)]]
+        assert leaks(records, near=found) == []
+        assert kept.all() or previous
         previous = dict(zip(part.sample_id, decided.split, strict=True))
-        if rows == n // 2:
-            assert kept.all()
 
 
 def test_the_largest_group_is_named():

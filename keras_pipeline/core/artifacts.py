@@ -262,7 +262,8 @@ def config_hash(config: Config, sections: tuple[str, ...]) -> str:
         for part in key.split("."):
             value = value[part]
         values[key] = _with_contents({key.rpartition(".")[2]: value})
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    # A query may hold dates and bytes.
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=repr).encode()).hexdigest()
 
 
 def _with_contents(value: Any) -> Any:

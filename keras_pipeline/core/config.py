@@ -7,6 +7,7 @@ so that a password never has to stand in a file.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import ipaddress
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 VIT_NAME = re.compile(r"vit_(tiny|small|base|large)_patch(8|14|16|32)(_(\d+))?")
 EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -59,6 +60,17 @@ class Fields(Section):
     attribution: str = "attribution"
 
 
+def _with_datetimes(value: Any) -> Any:
+    """YAML's 2020-01-31 is a date; MongoDB knows datetimes only."""
+    if isinstance(value, dict):
+        return {key: _with_datetimes(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_datetimes(inner) for inner in value]
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        return datetime.datetime(value.year, value.month, value.day, tzinfo=datetime.UTC)
+    return value
+
+
 class Source(Section):
     uri: str = Field("embedded", description="mongodb://… or `embedded`, which starts a server of its own")
     database: str = Field("plants", min_length=1, description="MongoDB database")
@@ -71,6 +83,11 @@ class Source(Section):
     max_per_species: int | None = Field(None, ge=1, description="photos, a seeded choice; null keeps all")
     max_per_observation: int | None = Field(None, ge=1, description="photos, a seeded choice; null keeps all")
     demo: Demo = Demo()
+
+    @field_validator("query")
+    @classmethod
+    def _dates(cls, query: dict) -> dict:
+        return _with_datetimes(query)
 
     @model_validator(mode="after")
     def _scheme(self) -> Source:
@@ -119,6 +136,15 @@ class Export(Section):
     allow_networks: list[str] = Field(
         [], description="private networks (10.1.0.0/16) that photos may come from; others are refused"
     )
+
+    @model_validator(mode="after")
+    def _hosts(self) -> Export:
+        for host in self.hosts:
+            if not re.fullmatch(r"[^\s/:@]+(:\d+)?", host):
+                raise ValueError(f"hosts: received {host!r}, expected a name (or name:port) such as photos.example.org")
+        if self.contact is not None and not self.contact.isprintable():
+            raise ValueError(f"contact: received {self.contact!r}, expected one line of text")
+        return self
 
     @model_validator(mode="after")
     def _networks(self) -> Export:

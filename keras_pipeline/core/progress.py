@@ -27,6 +27,7 @@ def progress(iterable=None, *, total: int | None = None, description: str = "", 
         unit=unit,
         file=None if live else _Lines(),
         mininterval=0.5 if live else 60,
+        maxinterval=10 if live else 60,
         leave=True,
         delay=0 if live else 5,
     )

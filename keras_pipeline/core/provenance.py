@@ -25,15 +25,18 @@ PACKAGES = (
 def redact(text: str) -> str:
     """Replaces user and password in any URI, and secret options: mongodb://user:secret@host -> mongodb://***@host."""
     # Up to the last @ of the word: a password that isn't percent-encoded may hold / and @ itself.
-    text = re.sub(r"(\w[\w+.-]*://)\S*@", r"\1***@", text)
+    text = re.sub(r"(\w[\w+.-]{0,30}://)\S*@", r"\1***@", text)
     return re.sub(
         r"([?&;][^=&;\s]*(?:pass|secret|token|key|authmechanismprop)[^=&;\s]*=)[^&;\s]*", r"\1***", text, flags=re.I
     )
 
 
 def without_credentials(url: str) -> str:
-    """The URL without its user and password: https://user:secret@host/a -> https://host/a. An @ of its path stays."""
-    return re.sub(r"^(\w[\w+.-]*://)[^/?#\s]*@", r"\1", url)
+    """The URL without its user and password: https://user:secret@host/a -> https://host/a. An @ of its path stays.
+
+    Behind a colon that no port follows all up to the last @ is taken for a password that isn't percent-encoded.
+    """
+    return re.sub(r"^(\s*(?:\w[\w+.-]*:)?//)(?:[^/?#\s]*@|[^/?#@:\s]+:(?!\d*(?:[/?#]|$)).*@)", r"\1", url, flags=re.S)
 
 
 def environment() -> dict:

@@ -9,6 +9,7 @@ and resizes with SIMD (cykooz.resizer: Pillow's algorithm, at most 1 of 255 leve
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 
@@ -31,6 +32,9 @@ UPRIGHT = {
 
 # Refused before decoding: a 1 MB file can announce 4 gigapixels. A 100-megapixel camera photo still passes.
 MAX_PIXELS = 120_000_000
+# Formats that are told by their header and decoded only when asked to; Pillow reads forty more, for which every body
+# from the network would be tried (icons decode at once, PostScript starts a program).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 MAX_SIDE = 65_500  # what libjpeg can write
 Image.MAX_IMAGE_PIXELS = None  # The check below answers instead of Pillow's warning.
 
@@ -93,9 +97,9 @@ def to_record(photo: bytes, *, short_side: int, min_short_side: int, quality: in
 def _opened(photo: bytes) -> Image.Image:
     """The picture, its header read and its number of pixels checked, nothing decoded. Raises ValueError."""
     try:
-        image = Image.open(io.BytesIO(photo))
+        image = Image.open(io.BytesIO(photo), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise ValueError("not a photo: no picture format that Pillow reads") from error
+        raise ValueError("not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture") from error
     except Exception as error:
         raise ValueError("truncated or broken photo") from error
     if image.width * image.height > MAX_PIXELS:
@@ -147,18 +151,32 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    profile = image.info.get("icc_profile")
-    if profile and image.mode in ("RGB", "CMYK"):
-        try:
-            return ImageCms.profileToProfile(
-                image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
-        except (ImageCms.PyCMSError, OSError):
-            pass  # A broken profile is common and harmless: such photos are shown as plain sRGB everywhere.
+    profile = _profile(image)
+    space = profile.profile.xcolor_space.strip() if profile else ""
+    flat = _flattened(image)
+    if space == "GRAY" and flat.mode != "CMYK":
+        flat = flat.convert("L")
+    elif flat.mode != "CMYK" or space != "CMYK":
+        flat = flat.convert("RGB")
+    if profile and space == {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}[flat.mode]:
+        with contextlib.suppress(ImageCms.PyCMSError, OSError):
+            return ImageCms.profileToProfile(flat, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    return flat.convert("RGB")
+
+
+def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
+    """A broken profile is common and harmless: such photos are shown as plain sRGB everywhere."""
+    with contextlib.suppress(ImageCms.PyCMSError, OSError):
+        if found := image.info.get("icc_profile"):
+            return ImageCms.ImageCmsProfile(io.BytesIO(found))
+    return None
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    """8 bits a channel, and on white where it is transparent."""
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
+    return image

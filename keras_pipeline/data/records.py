@@ -120,6 +120,8 @@ def index_shard(path: Path, describe: Callable[[Photo], dict]) -> pd.DataFrame:
         place = {"file": str(path), "offset": offset, "length": len(example)}
         known = {"sample_id": photo.sample_id, "group_id": photo.group_id, "sha256": photo.sha256}
         rows.append(place | known | describe(photo))
+    if not rows:
+        raise BrokenArtefact(f"{path}: holds no photo; {REMEDY}")
     return pd.DataFrame(rows)
 
 
@@ -193,7 +195,11 @@ def finish_publishing(folder: Path) -> None:
 
 
 READY = "ready"
-REMEDY = "remove the dataset's folder below tfrecords/ and run `phase0 export` and `phase0 split` again"
+REMEDY = (
+    "remove that shard, then run `phase0 export --force`, which fetches its photos alone again, and "
+    "`phase0 split --force`"
+)
+INFO_REMEDY = "remove it and run `phase0 split --force`, which makes it again: all groups keep their places"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,9 +230,9 @@ def load_info(path: Path) -> DatasetInfo:
         info = DatasetInfo(path.parent, value["classes"], value["class_hash"], value["splits"])
         shards = [shard for split in info.splits.values() for shard in split["shards"]]
     except (KeyError, TypeError) as error:
-        raise BrokenArtefact(f"{path}: {error} is missing; {REMEDY}") from error
+        raise BrokenArtefact(f"{path}: {error} is missing; {INFO_REMEDY}") from error
     if class_hash(info.classes) != info.class_hash:
-        raise BrokenArtefact(f"{path}: the class list does not match its hash: it was changed by hand; {REMEDY}")
+        raise BrokenArtefact(f"{path}: the class list does not match its hash: it was changed by hand; {INFO_REMEDY}")
     for shard in shards:
         file = info.folder / shard["name"]
         length = file.stat().st_size if file.exists() else None

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 
 from keras_pipeline.core.progress import progress
 from keras_pipeline.evaluation import metrics
-from keras_pipeline.evaluation.predict import inference
+from keras_pipeline.evaluation.predict import decoded, inference
 
 BLOCK_ROWS = 1024  # 10 MB of 1280 features as float64
 # Standard deviations: a colour that one train photo in thousands shows would otherwise decide alone on the next photo.
@@ -57,7 +57,7 @@ def extract_features(
         with progress(total=n, description=f"features of {path.stem}") as bar:
             for batch in batches:
                 labels.append(batch["label"])
-                regions.append(batch["region"].astype("U"))
+                regions.append(decoded(batch["region"]))
                 yield _in_range(extract(batch["image"]))
                 bar.update(len(labels[-1]))
 

@@ -52,5 +52,10 @@ def predict(model: keras.Model, batches: tf.data.Dataset, n: int, description: s
         )
     if not np.isfinite(arrays["logits"]).all():
         raise ValueError(f"{description}: the model answers NaN or infinity; train it again at a lower learning rate")
-    text = {name: arrays[name].astype("U") for name in ("sample_id", "region", "group_id")}
-    return Predictions(arrays["logits"], arrays["label"], text["sample_id"], text["region"], text["group_id"])
+    texts = (decoded(arrays[name]) for name in ("sample_id", "region", "group_id"))
+    return Predictions(arrays["logits"], arrays["label"], *texts)
+
+
+def decoded(texts: np.ndarray) -> np.ndarray:
+    """UTF-8 bytes [N], as TensorFlow gives texts -> str [N]; NumPy's own cast knows ASCII only."""
+    return np.array([text.decode() for text in texts.tolist()], np.str_)

@@ -6,18 +6,17 @@ growing at 10,000 entries. What is not listed is counted all the same.
 
 from __future__ import annotations
 
-import datetime
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
-from bson import ObjectId
 
-from keras_pipeline.core.provenance import without_credentials
+from keras_pipeline.core.provenance import redact, without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.core.taxonomy import canonical, genus
 from keras_pipeline.ingest.curation import Curation
+from keras_pipeline.ingest.fields import day_of, degrees_of, id_of, text_of
 from keras_pipeline.ingest.hash_table import HashTable
 
 LISTED = 10_000  # rows of each list of documents
@@ -25,7 +24,6 @@ DISTINCT = 10_000  # different hosts, licences, years, regions; the others are o
 OTHER, UNKNOWN, RELATIVE = "(other)", "unknown", "(relative URL)"
 SAMPLES = 5  # mistyped values shown of each field
 CLIP = 1000  # characters; longer texts are cut where they are only shown
-IDS, NUMBERS = (int, ObjectId), (int, float)  # made once: `int | float` is made anew in each call
 LABEL_BITS, COUNT_BITS = 24, 8  # of a URL's 64 bits, and of an observation's 32
 LARGEST_OBSERVATION = (1 << COUNT_BITS) - 1  # photos; this many or more are one size
 
@@ -101,15 +99,13 @@ class _Photos:
     def add(self, document: dict, name: str) -> None:
         self.species[name] = self.species.get(name, 0) + 1
         url = document["image_url"].strip()
-        self._regions.add(region_of(document))
+        self._regions.add(text_of(document["region"]) or UNKNOWN_REGION)
         end = url.find("/", 8)  # of https://host
         self._hosts.add(host_of(url[: min(end, CLIP) if end > 0 else CLIP]))
-        license = document["license"]
-        self._licenses.add(license.strip() if is_text(license) else UNKNOWN)
-        self._years.add(year_of(document["observed_on"]) or UNKNOWN)
+        self._licenses.add(text_of(document["license"]) or UNKNOWN)
+        self._years.add(day_of(document["observed_on"])[:4] or UNKNOWN)
         self._add_url(url, name, document["sample_id"])
-        observation = document["observation_id"]
-        if is_id(observation):
+        if observation := id_of(document["observation_id"]):
             self._add_observation(observation)
 
     def _add_url(self, url: str, name: str, sample_id: str) -> None:
@@ -128,9 +124,8 @@ class _Photos:
             }
             found["rows"].append(row | {"first_latin_name": first})
 
-    def _add_observation(self, observation: Any) -> None:
-        # In a tuple, because the hash of an integer alone is itself, and a run of integers would fill a run of slots.
-        before = self._observations.count((observation,))
+    def _add_observation(self, observation: str) -> None:
+        before = self._observations.count(observation)
         self._observed += 1
         if before < LARGEST_OBSERVATION:
             self._sizes[before] -= 1
@@ -177,61 +172,24 @@ class _Fields:
         elif not FIELDS[name](value):
             found["mistyped"] += 1
             if len(found["samples"]) < SAMPLES:
-                shown = f"{type(value).__name__} {value!r}"[:100]
+                shown = f"{type(value).__name__} {redact(repr(value)[:CLIP])}"[:100]
                 found["samples"].append({"sample_id": sample_id[:CLIP], "value": shown})
 
 
-def is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def is_id(value: Any) -> bool:
-    return (isinstance(value, IDS) and not isinstance(value, bool)) or is_text(value)
-
-
-def is_within(limit: float) -> Callable[[Any], bool]:
-    """A test for numbers of degrees, NaN excepted."""
-    return lambda value: isinstance(value, NUMBERS) and not isinstance(value, bool) and -limit <= value <= limit
-
-
-def is_day(value: Any) -> bool:
-    return isinstance(value, datetime.datetime) or bool(year_of(value))
-
-
-def year_of(observed_on: Any) -> str:
-    """YYYY of a datetime, or of a text that begins with an ISO date; otherwise nothing."""
-    if isinstance(observed_on, datetime.datetime):
-        return f"{observed_on.year:04d}"
-    return _year_of_text(observed_on[:10]) if isinstance(observed_on, str) else ""
-
-
-@functools.lru_cache(DISTINCT)
-def _year_of_text(day: str) -> str:
-    try:
-        return f"{datetime.date.fromisoformat(day).year:04d}"
-    except ValueError:
-        return ""
-
-
-FIELDS: dict[str, Callable[[Any], bool]] = {
-    "latin_name": is_text,
-    "image_url": is_text,
-    "region": is_text,
-    "observation_id": is_id,
-    "user_id": is_id,
-    "observed_on": is_day,
-    "latitude": is_within(90),
-    "longitude": is_within(180),
-    "license": is_text,
-    "attribution": is_text,
+FIELDS: dict[str, Callable[[Any], Any]] = {  # nothing: not understood
+    "latin_name": text_of,
+    "image_url": text_of,
+    "region": text_of,
+    "observation_id": id_of,
+    "user_id": id_of,
+    "observed_on": day_of,
+    "latitude": lambda value: degrees_of(value, 90) is not None,
+    "longitude": lambda value: degrees_of(value, 180) is not None,
+    "license": text_of,
+    "attribution": text_of,
 }
-TEXTS = tuple(name for name, is_right in FIELDS.items() if is_right in (is_text, is_id))  # where any text is right
+TEXTS = tuple(name for name, meaning in FIELDS.items() if meaning in (text_of, id_of))  # where any text is right
 OTHERS = tuple(name for name in FIELDS if name not in TEXTS)
-
-
-def region_of(document: dict) -> str:
-    region = document["region"]
-    return region.strip() if is_text(region) else UNKNOWN_REGION
 
 
 @functools.lru_cache(DISTINCT)

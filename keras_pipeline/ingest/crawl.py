@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -23,23 +25,31 @@ Done = Callable[[Task, Answer, int], Awaitable[None]]
 class Host:
     """The pace of one host, and what is still to be asked of it."""
 
-    def __init__(self, name: str, limits: HostLimits, settings: Export) -> None:
-        self.name, self.limits, self._settings = name, limits, settings
+    def __init__(self, limits: HostLimits, settings: Export, given_up: str = "") -> None:
+        self.limits, self._settings = limits, settings
         self.tasks: Iterator[Task] = iter(())
+        self.slots = asyncio.Semaphore(limits.concurrency)  # open requests; redirects from other hosts count too
+        self.given_up = given_up  # why, once it is
         self._retries: list[tuple[float, int, int, Task]] = []  # heap of (due, tie-break, tries, task)
-        self._next_turn = 0.0
-        self._rest_until = 0.0
+        self._turnstile = asyncio.Lock()
+        self._next_turn = self._rest_until = 0.0
         self._failures = 0  # in a row
-        self.given_up = ""  # why, once it is
+        self._has_answered = False
+        self._over = asyncio.Event()
 
     async def turn(self) -> None:
-        """Returns when this host may be asked once more: at its rate, and not while it asked to be left alone."""
+        """Returns when this host may be asked once more: at its rate, and not while it asked to be left alone.
+
+        Raises HostGivenUp, also to those who have waited meanwhile.
+        """
         loop = asyncio.get_running_loop()
-        pause = 1 / self.limits.requests_per_second if self.limits.requests_per_second else 0.0
-        at = max(loop.time(), self._next_turn, self._rest_until)
-        self._next_turn = at + pause
-        while (wait := max(at, self._rest_until) - loop.time()) > 0:  # it may ask for peace while we wait
-            await asyncio.sleep(wait)
+        async with self._turnstile:  # one after the other: those that a rest held up must not come all at once
+            while not self.given_up and (wait := max(self._next_turn, self._rest_until) - loop.time()) > 0:
+                await self._sleep(wait)  # it may ask for more peace while we wait
+            if self.given_up:
+                raise fetch.HostGivenUp(self.given_up)
+            if self.limits.requests_per_second:
+                self._next_turn = loop.time() + 1 / self.limits.requests_per_second
 
     async def next_task(self) -> tuple[Task, int] | None:
         """(task, tries so far), or None when nothing is left for this worker."""
@@ -52,12 +62,20 @@ class Host:
                 return task, 0
             if not self._retries:
                 return None
-            await asyncio.sleep(max(0.0, self._retries[0][0] - loop.time()))
+            await self._sleep(self._retries[0][0] - loop.time())
         return None
 
-    def judge(self, task: Task, answer: Answer, tries: int) -> bool:
-        """Whether the task is settled; otherwise it comes again later. Slows the host down, or gives it up."""
+    async def _sleep(self, seconds: float) -> None:
+        """Less when the host is given up meanwhile."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), max(0.0, seconds))
+
+    def hear(self, answer: Answer, tries: int) -> float:
+        """Slows this host down after an answer of its own, or gives it up. Returns when to ask again (loop time)."""
+        if self.given_up:
+            return math.inf
         self._failures = self._failures + 1 if answer.host_trouble else 0
+        self._has_answered |= answer.http_status is not None
         exponent = max(self._failures, tries) - 1
         wait = min(self._settings.backoff_seconds * 2 ** min(exponent, 30), self._settings.max_wait_seconds)
         wait *= random.uniform(0.5, 1.0)  # jitter: many that failed together must not come back together
@@ -65,60 +83,112 @@ class Host:
             wait = max(wait, answer.retry_after)
         due = asyncio.get_running_loop().time() + wait
         if answer.host_trouble:
-            self._rest_until = max(self._rest_until, due)
+            # One that never answered is dead more often than not, and would keep a run alive for an hour.
+            patience = self._settings.host_failures if self._has_answered else self._settings.attempts
             if wait > self._settings.max_wait_seconds:
-                self.given_up = f"{answer.reason}: asked for {wait:.0f} s of peace"
-            elif self._failures >= self._settings.host_failures:
-                self.given_up = f"{answer.reason}: {self._failures} times in a row at this host"
-        if not answer.may_succeed or tries >= self._settings.attempts or self.given_up:
-            return True
+                self._give_up(f"{answer.reason}: asked for {wait:.0f} s of peace")
+            elif self._failures >= patience:
+                self._give_up(f"{answer.reason}: {self._failures} times in a row at this host")
+            else:
+                self._rest_until = max(self._rest_until, due)
+        return due
+
+    def _give_up(self, reason: str) -> None:
+        self.given_up = reason
+        self._over.set()
+
+    def come_again(self, task: Task, tries: int, due: float) -> None:
         heapq.heappush(self._retries, (due, task.rowid, tries, task))
-        return False
 
 
-async def crawl(ledger: Ledger, settings: Export, *, ask: Ask, done: Done, own_host: str = "") -> None:
+async def crawl(
+    ledger: Ledger, settings: Export, *, ask: Ask, done: Done, own_host: str, given_up: dict[str, str]
+) -> None:
     """Returns when nothing waits any more: each task was done, or its host was given up until another run.
 
     Args:
-        own_host: our own photo server, which needs no mercy.
+        own_host: our own photo server, which needs no mercy; "" where there is none.
+        given_up: {host: why} of an earlier crawl of this run; those of this one are added.
     """
+    limits = {name.lower(): each for name, each in settings.hosts.items()}
+    limits[own_host] = HostLimits(concurrency=settings.concurrency, requests_per_second=None)
     hosts: dict[str, Host] = {}
     gate, active = asyncio.Semaphore(settings.concurrency), asyncio.Semaphore(ACTIVE_HOSTS)
 
     def known(name: str) -> Host:
         if name not in hosts:
-            free = HostLimits(concurrency=settings.concurrency, requests_per_second=None)
-            limits = free if name == own_host else settings.hosts.get(name, settings.each_host)
-            hosts[name] = Host(name, limits, settings)
+            hosts[name] = Host(limits.get(name, settings.each_host), settings, given_up.get(name, ""))
         return hosts[name]
-
-    async def turn(name: str) -> None:
-        await known(name).turn()
 
     async def work(host: Host) -> None:
         while (upcoming := await host.next_task()) is not None:
             task, tries = upcoming
-            await host.turn()  # before the gate: who waits for one host must not keep others out
-            async with gate:
-                answer = await ask(task, turn)
-                if host.judge(task, answer, tries + 1):
+            visit = _Visit(known, gate)
+            try:
+                answer = await ask(task, visit.turn)
+                asked = visit.leave_host() or host  # where redirects led
+                due = asked.hear(answer, tries + 1)
+                if not answer.may_succeed or tries + 1 >= settings.attempts or asked.given_up:
                     await done(task, answer, tries + 1)
+                else:
+                    host.come_again(task, tries + 1, due)
+            except fetch.HostGivenUp:  # before this task was asked for: it waits for another run
+                return
+            finally:
+                visit.end()
 
-    async def serve(host: Host) -> None:
+    async def serve(name: str, host: Host) -> None:
         async with active:
-            host.tasks = ledger.waiting(host.name)
+            host.tasks = ledger.waiting(name)
             async with asyncio.TaskGroup() as group:
                 for _ in range(host.limits.concurrency):
                     group.create_task(work(host))
             if host.given_up:
-                ledger.give_up(host.name, host.given_up)
+                given_up[name] = host.given_up
+                ledger.give_up(name, host.given_up)
 
     try:
         async with asyncio.TaskGroup() as group:
             for name, _ in ledger.hosts():
-                group.create_task(serve(known(name)))
+                group.create_task(serve(name, known(name)))
     except BaseExceptionGroup as failures:
         raise _first(failures) from None
+
+
+class _Visit:
+    """What one task holds while it is worked on: a slot of the host that it asks, and a place at the gate.
+
+    The gate bounds requests and the bodies that wait for `done`. Who waits for a host holds no place there: a resting
+    host must not keep the others out.
+    """
+
+    def __init__(self, known: Callable[[str], Host], gate: asyncio.Semaphore) -> None:
+        self._known, self._gate = known, gate
+        self._host: Host | None = None
+        self._inside = False
+
+    async def turn(self, name: str) -> None:
+        """Leaves the host before; returns when this one may be asked. Raises HostGivenUp."""
+        self.end()
+        host = self._known(name)
+        await host.slots.acquire()
+        self._host = host
+        await host.turn()
+        await self._gate.acquire()
+        self._inside = True
+
+    def leave_host(self) -> Host | None:
+        """The host that was asked last, which others may ask now."""
+        host, self._host = self._host, None
+        if host:
+            host.slots.release()
+        return host
+
+    def end(self) -> None:
+        self.leave_host()
+        if self._inside:
+            self._inside = False
+            self._gate.release()
 
 
 def _first(failure: BaseException) -> BaseException:

@@ -74,7 +74,7 @@ def _read_synonyms(path: Path) -> dict[str, str]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line, both cells) below the header; blank lines are skipped."""
+    """(line, both cells) below the header; lines without a text are skipped."""
     reader = csv.reader(io.StringIO(_read(path, "source.synonyms"), newline=""), strict=True)
     try:
         header = [cell.strip() for cell in next(reader, [])]
@@ -83,11 +83,12 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             remedy = f"save it with commas, not {other!r}, between the cells" if other else "write this as line 1"
             raise _unusable(path, 1, ",".join(header) or "an empty file", ",".join(HEADER), remedy)
         for cells in reader:
-            if len(cells) not in (0, 2):
+            if not any(cell.strip() for cell in cells):  # spreadsheets leave such lines
+                continue
+            if len(cells) != 2:
                 remedy = 'put names that hold commas into "double quotes"'
                 raise _unusable(path, reader.line_num, f"{len(cells)} cells", "2", remedy)
-            if cells:
-                yield reader.line_num, cells
+            yield reader.line_num, cells
     except csv.Error as error:
         raise _unusable(path, reader.line_num, str(error), "CSV", "save it as CSV, UTF-8") from None
 

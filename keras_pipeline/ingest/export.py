@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import ctypes
 import dataclasses
-import datetime
 import hashlib
 import math
 import os
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +21,7 @@ from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.provenance import without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION, Photo
-from keras_pipeline.ingest import fetch
+from keras_pipeline.ingest import fetch, fields
 from keras_pipeline.ingest.crawl import crawl
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Document, Ledger, Outcome, Task
@@ -49,15 +49,15 @@ def rows(documents: Iterable[dict], curation: Curation, base_url: str | None) ->
     for document in documents:
         said = Document(
             sample_id=document["sample_id"],
-            url=str(document["image_url"] or ""),
-            region=_text(document["region"]) or UNKNOWN_REGION,
-            observation_id=_text(document["observation_id"]),
-            user_id=_text(document["user_id"]),
-            day=day_of(document["observed_on"]),
-            latitude=_degrees(document["latitude"]),
-            longitude=_degrees(document["longitude"]),
-            license=_text(document["license"]),
-            attribution=_text(document["attribution"]),
+            url=fields.text_of(document["image_url"]),
+            region=fields.text_of(document["region"]) or UNKNOWN_REGION,
+            observation_id=fields.id_of(document["observation_id"]),
+            user_id=fields.id_of(document["user_id"]),
+            day=fields.day_of(document["observed_on"]),
+            latitude=fields.degrees_of(document["latitude"], 90),
+            longitude=fields.degrees_of(document["longitude"], 180),
+            license=fields.text_of(document["license"]),
+            attribution=fields.text_of(document["attribution"]),
         )
         values = {"state": "skipped", "reason": curation.refusal(document) or ""}
         if not values["reason"]:
@@ -65,24 +65,6 @@ def rows(documents: Iterable[dict], curation: Curation, base_url: str | None) ->
             values = {"latin_name": curation.latin_name(document["latin_name"])}
             values |= {"host": fetch.host_of(url)} if url else {"state": "failed", "reason": fetch.NO_URL}
         yield Document(**vars(said) | values)
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def day_of(value: object) -> str:
-    """YYYY-MM-DD of a datetime or of a text that begins with an ISO date; otherwise nothing."""
-    if isinstance(value, datetime.datetime | datetime.date):
-        return value.isoformat()[:10]
-    with contextlib.suppress(ValueError, TypeError):
-        return datetime.date.fromisoformat(str(value)[:10]).isoformat()
-    return ""
-
-
-def _degrees(value: object) -> float | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if number else None
 
 
 def fetch_photos(
@@ -95,6 +77,7 @@ def fetch_photos(
     encode: Callable[[Photo], bytes],
     open_shard: Callable[[], tuple[str, Shard]],
     shard_bytes: float,
+    given_up: dict[str, str],
 ) -> None:
     """Downloads, converts and stores all that waits in the ledger.
 
@@ -103,10 +86,11 @@ def fetch_photos(
 
     Args:
         own: base_url is our own (embedded) server: on a private address, and in need of no mercy.
+        given_up: {host: why}, not asked again; hosts that are given up now are added.
     """
     _keep_freed_memory()
     store = _Store(ledger, open_shard, shard_bytes)
-    asyncio.run(_fetch_photos(ledger, settings, base_url, own, convert, encode, store))
+    asyncio.run(_fetch_photos(ledger, settings, base_url, own, convert, encode, store, given_up))
 
 
 def _keep_freed_memory() -> None:
@@ -120,7 +104,7 @@ def _keep_freed_memory() -> None:
             libc.mallopt(option, 1 << 26)
 
 
-async def _fetch_photos(ledger, settings, base_url, own, convert, encode, store) -> None:
+async def _fetch_photos(ledger, settings, base_url, own, convert, encode, store, given_up) -> None:
     loop, tally = asyncio.get_running_loop(), _Tally(ledger.count("waiting"), "export", "photos")
     pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="convert")
     async with _closing(tally, store, pool), fetch.session(settings, base_url if own else None) as client:
@@ -136,7 +120,8 @@ async def _fetch_photos(ledger, settings, base_url, own, convert, encode, store)
             await store.add(outcome, example)
             tally.count(outcome)
 
-        await crawl(ledger, settings, ask=ask, done=done, own_host=fetch.host_of(base_url) if own else "")
+        own_host = fetch.host_of(base_url) if own else ""
+        await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up=given_up)
 
 
 def check_urls(ledger: Ledger, settings: Export, *, base_url: str | None, own: bool) -> None:
@@ -162,7 +147,8 @@ async def _check_urls(ledger, settings, base_url, own) -> None:
             await store.add(outcome, None)
             tally.count(outcome)
 
-        await crawl(ledger, settings, ask=ask, done=done, own_host=fetch.host_of(base_url) if own else "")
+        own_host = fetch.host_of(base_url) if own else ""
+        await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up={})
 
 
 @contextlib.asynccontextmanager
@@ -171,7 +157,7 @@ async def _closing(tally: _Tally, store: _Store, pool: ThreadPoolExecutor | None
     try:
         yield
     except BaseException:
-        with contextlib.suppress(OSError, BrokenArtefact):  # a full disk was the reason, and still is
+        with contextlib.suppress(OSError, sqlite3.Error, BrokenArtefact):  # a full disk was the reason, and still is
             await store.close()
         raise
     else:
@@ -185,7 +171,7 @@ async def _closing(tally: _Tally, store: _Store, pool: ThreadPoolExecutor | None
 def _no_photo(body: bytes) -> str:
     if not body:
         return "an empty file"
-    return fetch.A_PAGE if fetch.is_page(body) else ""
+    return fetch.markup(body)
 
 
 def _failed(task: Task, answer: Answer, tries: int) -> Outcome:
@@ -243,8 +229,11 @@ class _Store:
     async def close(self) -> None:
         self._flush()
         self._begin_finish()
-        await asyncio.gather(*self._finishing)
+        ended = await asyncio.gather(*self._finishing, return_exceptions=True)  # all, whatever became of one
         self._disk.shutdown()
+        for failure in ended:
+            if isinstance(failure, BaseException):
+                raise failure
 
     def _flush(self) -> None:
         self._ledger.record(self._outside)

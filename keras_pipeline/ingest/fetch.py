@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import email.utils
 import ipaddress
@@ -16,14 +17,17 @@ import aiohttp
 from keras_pipeline import __version__
 from keras_pipeline.core.config import Export
 
-NO_URL = "not an http(s) URL; relative ones need source.base_url"
+NO_URL = "not a valid http(s) URL; relative ones need source.base_url"
 A_PAGE = "an HTML page, not a photo"
+A_DRAWING = "SVG or XML, not a photo"
 REDIRECTS = {301, 302, 303, 307, 308}
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
 # The host's trouble, not the URL's: it is left in peace for a while, and given up after some in a row.
 OVERLOADED = {429, 503}
 PRIVATE = "private address"
-MARKUP = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype|html|head|body|\?xml|svg|title|script)", re.I | re.S)
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA gives out
+MARKUP = re.compile(rb"<(!doctype\s+html|!--|html|head|body|title|script)|<(\?xml|svg|!doctype)", re.I)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +43,12 @@ class Answer:
     retry_after: float | None = None  # seconds that the host asked for
 
 
-# Waits until a host may be asked once more.
+# Waits until a host may be asked once more, and leaves the host before. Raises HostGivenUp.
 Turn = Callable[[str], Awaitable[None]]
+
+
+class HostGivenUp(Exception):  # noqa: N818
+    """Nobody is to ask this host again in this run; the message says why."""
 
 
 def resolve(image_url: str, base_url: str | None) -> str | None:
@@ -60,9 +68,10 @@ def host_of(url: str) -> str:
     return name if parts.port in (None, default) else f"{name}:{parts.port}"
 
 
-def is_page(body: bytes) -> bool:
-    """Whether hypertext was sent where a photo was asked for: error and consent pages come with status 200."""
-    return MARKUP.match(body[:2048]) is not None
+def markup(body: bytes) -> str:
+    """Why this is no photo, where text was sent for one: error and consent pages come with status 200."""
+    found = MARKUP.match(body[:2048].removeprefix(codecs.BOM_UTF8).lstrip())
+    return "" if found is None else A_PAGE if found[1] else A_DRAWING
 
 
 def session(settings: Export, base_url: str | None = None) -> aiohttp.ClientSession:
@@ -112,26 +121,34 @@ def _public_only(settings: Export, base_url: str | None) -> Callable:
 def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     if address.version == 6:
         inner = address.ipv4_mapped or address.sixtofour
-        if address in ipaddress.ip_network("64:ff9b::/96"):  # NAT64
+        if address in NAT64:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return _is_public(inner)
+        if address not in GLOBAL_UNICAST:  # other forms of translated and of old private addresses
+            return False
     return address.is_global and not address.is_multicast
 
 
 async def get(
     client: aiohttp.ClientSession, url: str, settings: Export, *, turn: Turn, first_bytes: int | None = None
 ) -> Answer:
-    """Follows up to `max_redirects`, each to a checked address and in its host's turn (the first is the caller's).
+    """Follows up to `max_redirects`, each to a checked address and in its host's turn.
+
+    Raises HostGivenUp where that is so of the first host.
 
     Args:
         first_bytes: ask for that many bytes only, and read no more.
     """
     headers = {} if first_bytes is None else {"Range": f"bytes=0-{first_bytes - 1}"}
     try:
+        await turn(host_of(url))
         for hop in range(settings.max_redirects + 1):
             if hop:
-                await turn(host_of(url))
+                try:
+                    await turn(host_of(url))
+                except HostGivenUp as error:
+                    return Answer(reason=str(error), may_succeed=True)
             async with client.get(url, headers=headers, allow_redirects=False) as response:
                 target = response.headers.get("Location")
                 if response.status not in REDIRECTS or not target:

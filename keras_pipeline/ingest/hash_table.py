@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
-from typing import Any
 
 
 class HashTable:
@@ -26,7 +26,7 @@ class HashTable:
         self._size = self._room = 0
         self._grow(keys + 1)  # the one more would begin another table
 
-    def get(self, key: Any, number: int) -> int:
+    def get(self, key: str, number: int) -> int:
         """The number that the key has, or 0: it is new and has this one (at least 1) now."""
         slots, place, tag = self._find(key)
         if slots[place]:
@@ -34,7 +34,7 @@ class HashTable:
         self._set_new(slots, place, tag | number)
         return 0
 
-    def count(self, key: Any) -> int:
+    def count(self, key: str) -> int:
         """How often the key was counted before; the largest number means that or more, and stays."""
         slots, place, tag = self._find(key)
         largest = (1 << self._bits) - 1
@@ -45,9 +45,11 @@ class HashTable:
             slots[place] += 1
         return before
 
-    def _find(self, key: Any) -> tuple[array, int, int]:
+    def _find(self, key: str) -> tuple[array, int, int]:
         """The slots and the place that hold the key or, empty, wait for it; its tag."""
-        hashed, bits = hash(key), self._bits
+        # Not `hash`, which is another one in each process: the same collection must give the same audit.
+        digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        hashed, bits = int.from_bytes(digest), self._bits
         for slots in self._tables:
             size = len(slots)
             above, place = divmod(hashed, size)

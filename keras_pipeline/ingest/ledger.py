@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from keras_pipeline.core.artifacts import aside
+from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.provenance import without_credentials
 
 STATES = ("waiting", "ok", "failed", "skipped")
@@ -84,6 +85,7 @@ CREATE TABLE IF NOT EXISTS photos (
     may_succeed DEFAULT 0, shard DEFAULT '', draw INTEGER, pass INTEGER, PRIMARY KEY (sample_id)
 );
 CREATE INDEX IF NOT EXISTS waiting ON photos (host) WHERE state = 'waiting';
+CREATE TABLE IF NOT EXISTS asked_with (settings);
 """
 # A photo that was stored stays stored while its URL is the same, whatever else its document says now.
 PLAN = f"""
@@ -92,29 +94,48 @@ ON CONFLICT (sample_id) DO UPDATE SET
     {", ".join(f"{name} = excluded.{name}" for name in SAID[1:])}, draw = excluded.draw, pass = excluded.pass,
     state = CASE WHEN excluded.state <> 'waiting' THEN excluded.state
                  WHEN url <> excluded.url THEN 'waiting'
-                 WHEN sha256 <> '' THEN 'ok'
+                 WHEN state = 'ok' OR sha256 <> '' THEN 'ok'
                  WHEN state = 'failed' AND NOT may_succeed THEN 'failed'
                  ELSE 'waiting' END,
     reason = CASE WHEN excluded.state = 'waiting' AND url = excluded.url AND state = 'failed' AND NOT may_succeed
                   THEN reason ELSE excluded.reason END,
     sha256 = CASE WHEN url = excluded.url THEN sha256 ELSE '' END
 """
+NOT_ELSEWHERE = "state = 'ok' AND (sample_id, sha256) NOT IN (SELECT sample_id, sha256 FROM elsewhere)"
 
 
 class Ledger:
-    """SQLite in WAL mode: a commit survives kill -9."""
+    """SQLite in WAL mode: a commit survives kill -9.
+
+    As a context, raises SourceError for a full disk and BrokenArtefact for a file that is no ledger.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._db = sqlite3.connect(path)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(TABLE)
 
     def __enter__(self) -> Ledger:
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(TABLE)
+        except sqlite3.Error as error:
+            self._db.close()
+            raise self._told(error) from error
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, _, error: BaseException | None, __) -> None:
         self._db.close()
+        if isinstance(error, sqlite3.Error):
+            raise self._told(error) from error
+
+    def _told(self, error: sqlite3.Error) -> Exception:
+        if isinstance(error, sqlite3.OperationalError):  # the disk's fault, not the contents'
+            return SourceError(f"{self._path}: {error}; make room on the disk or check it, then run the same again")
+        return BrokenArtefact(
+            f"{self._path}: {error}; remove it and its -wal and -shm files, then run the step again with --force: what "
+            "finished shards hold is not fetched again"
+        )
 
     def plan(self, documents: Iterable[Document], *, seed: int) -> None:
         """Takes in what the collection holds now: new documents wait, changed ones are brought up to date, vanished
@@ -136,6 +157,16 @@ class Ledger:
             )
         with self._db:
             self._db.execute("DELETE FROM photos WHERE pass <= ?", (last,))
+
+    def settings(self, key: str) -> None:
+        """To be called before `plan`: when URLs are asked for otherwise than before, all that failed may succeed."""
+        before = self._db.execute("SELECT settings FROM asked_with").fetchall()
+        if before == [(key,)]:
+            return
+        with self._db:
+            self._db.execute("UPDATE photos SET may_succeed = 1 WHERE state = 'failed'")
+            self._db.execute("DELETE FROM asked_with")
+            self._db.execute("INSERT INTO asked_with VALUES (?)", (key,))
 
     def choose(self, *, max_per_observation: int | None, max_per_species: int | None) -> None:
         """Lets only so many rows wait: stored photos count first, then a seeded draw; failed ones don't count, so that
@@ -195,31 +226,39 @@ class Ledger:
             ).rowcount
 
     def shards(self) -> dict[str, int]:
-        """Photos in each finished shard."""
-        return dict(self._db.execute("SELECT shard, COUNT(*) FROM photos WHERE state = 'ok' GROUP BY shard"))
+        """Photos wanted of each shard that a row names; none where all of its documents are left out for now."""
+        return dict(self._db.execute("SELECT shard, SUM(state = 'ok') FROM photos WHERE shard <> '' GROUP BY shard"))
 
-    def fetch_again(self, shards: Iterable[str], *, except_for: Iterable[str]) -> int:
-        """The photos of shards that are gone wait again, except for those that lie elsewhere. Returns how many."""
+    def fetch_again(self, shards: Iterable[str], *, except_for: Iterable[tuple[str, str]]) -> int:
+        """The photos of shards that are gone wait again, except for (sample_id, sha256) that lie elsewhere.
+
+        Returns how many those are.
+        """
         with self._db:
-            self._db.execute("CREATE TEMP TABLE elsewhere (sample_id PRIMARY KEY)")
-            self._db.executemany("INSERT OR IGNORE INTO elsewhere VALUES (?)", ((name,) for name in except_for))
-            lost = sum(
-                self._db.execute(
-                    "UPDATE photos SET state = 'waiting', sha256 = '' WHERE state = 'ok' AND shard = ? "
-                    "AND sample_id NOT IN (SELECT sample_id FROM elsewhere)",
-                    (shard,),
-                ).rowcount
-                for shard in shards
-            )
-            self._db.execute("DROP TABLE elsewhere")
-        return lost
+            self._know_elsewhere(except_for)
+            lost = "UPDATE photos SET state = 'waiting', sha256 = '' WHERE shard = ? AND " + NOT_ELSEWHERE
+            return sum(self._db.execute(lost, (shard,)).rowcount for shard in shards)
+
+    def only_here(self, elsewhere: Iterable[tuple[str, str]]) -> set[str]:
+        """Shards with a photo that is wanted and does not lie elsewhere, as (sample_id, sha256)."""
+        self._know_elsewhere(elsewhere)
+        return {name for (name,) in self._db.execute(f"SELECT DISTINCT shard FROM photos WHERE {NOT_ELSEWHERE}")}
+
+    def _know_elsewhere(self, photos: Iterable[tuple[str, str]]) -> None:
+        self._db.execute(
+            "CREATE TEMP TABLE IF NOT EXISTS elsewhere (sample_id, sha256, PRIMARY KEY (sample_id, sha256))"
+        )
+        self._db.execute("DELETE FROM elsewhere")
+        self._db.executemany("INSERT OR IGNORE INTO elsewhere VALUES (?, ?)", photos)
 
     def count(self, state: str) -> int:
         return self._db.execute("SELECT COUNT(*) FROM photos WHERE state = ?", (state,)).fetchone()[0]
 
-    def mean_bytes(self) -> float | None:
-        """Of the downloads that were stored; None before the first."""
-        return self._db.execute("SELECT AVG(bytes) FROM photos WHERE state = 'ok'").fetchone()[0]
+    def copy(self, path: Path) -> None:
+        """The same ledger in another file, also while this one is written to."""
+        target = sqlite3.connect(path)
+        self._db.backup(target)
+        target.close()
 
     def tally(self, *columns: str) -> list[tuple]:
         """(value of each column, …, rows), e.g. of state and reason; the commonest first."""

@@ -9,13 +9,16 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import bson
 from bson import Binary, DatetimeMS, DBRef, Decimal128, Int64, ObjectId, Timestamp
+from bson.errors import InvalidDocument
 from pymongo import MongoClient
 from pymongo.collection import Collection
 from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
     CursorNotFound,
+    InvalidName,
     InvalidURI,
     OperationFailure,
     PyMongoError,
@@ -66,10 +69,17 @@ def open_collection(source: Source, uri: str) -> Iterator[Collection]:
         raise SourceError(f"source.uri {shown}: {redact(str(error))}") from None
     with client:
         try:
+            bson.encode(source.query)
+        except (OverflowError, InvalidDocument) as error:
+            raise ValueError(f"source.query: received {source.query}, which MongoDB can't hold ({error})") from None
+        try:
             client.admin.command("ping")
             yield client[source.database][source.collection]
         except (ConfigurationError, OperationFailure) as error:
             raise SourceError(f"MongoDB at {shown}: {redact(str(error))}; check user, password and query") from None
+        except InvalidName as error:
+            name = f"{source.database}.{source.collection}"
+            raise ValueError(f"source.database, source.collection: received {name!r}: {error}") from None
         except PyMongoError as error:
             reason = redact(str(error)).split(", Timeout:")[0]
             raise SourceError(f"no MongoDB answers at {shown} ({reason}); start it or correct source.uri") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 
 from keras_pipeline.core import provenance
 from keras_pipeline.core.artifacts import Run
@@ -57,5 +58,7 @@ def _source(run: Run) -> dict:
 
 
 def _disk(run: Run) -> dict:
-    free = shutil.disk_usage(run.config.root).free / 1e9
+    root = Path(run.config.root).absolute()
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 1e9
     return _row("disk", free > 2, f"{free:.0f} GB free; 850,000 photos take about 50 GB, twice that during the split")

@@ -6,7 +6,8 @@ import contextlib
 import functools
 import itertools
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,17 @@ from keras_pipeline.core.artifacts import Run, config_hash, write_json
 from keras_pipeline.core.errors import SourceError
 
 if TYPE_CHECKING:
-    from keras_pipeline.ingest.ledger import Ledger
+    from keras_pipeline.ingest.ledger import Document, Ledger
 
 # What decides the bytes of a stored photo. Anything else may change without fetching it again.
 STORED = (
     "source.database", "source.collection", "source.demo",
     "dataset.short_side", "dataset.min_short_side", "dataset.jpeg_quality",
+)  # fmt: skip
+# What decides whether a URL can be had, besides the host: with other settings, all that failed is tried again.
+ASKED = (
+    "source.base_url", "phase0.export.contact", "phase0.export.max_megabytes", "phase0.export.max_redirects",
+    "phase0.export.allow_networks",
 )  # fmt: skip
 
 
@@ -27,9 +33,11 @@ def validate_urls(run: Run) -> None:
     import pandas as pd
 
     from keras_pipeline.ingest import export as exporting
+    from keras_pipeline.ingest.ledger import Ledger
 
     settings, own = run.config.phase0, run.config.source.uri == "embedded"
-    with _planned(run, _url_database(run)) as (ledger, base_url):
+    with _source(run) as (documents, base_url), Ledger(_url_database(run)) as ledger:
+        _plan(run, ledger, documents)
         if settings.validate_urls.sample is not None:
             ledger.sample(settings.validate_urls.sample)
         exporting.check_urls(ledger, settings.export, base_url=base_url, own=own)
@@ -87,82 +95,115 @@ def forget_urls(run: Run) -> None:
 
 
 @contextlib.contextmanager
-def _planned(run: Run, database: Path) -> Iterator[tuple[Ledger, str | None]]:
-    """(a ledger that has taken in what the collection holds now, base URL), the source open for downloads."""
+def _source(run: Run) -> Iterator[tuple[Iterator[Document], str | None]]:
+    """(what the collection holds: a document or more, cured; base URL), the source open for downloads.
+
+    Raises SourceError for an empty collection, before anything is done.
+    """
     from keras_pipeline.core.progress import progress
     from keras_pipeline.ingest import export as exporting
     from keras_pipeline.ingest import mongo
     from keras_pipeline.ingest.curation import Curation
-    from keras_pipeline.ingest.ledger import Ledger
 
     source = run.config.source
     curation = Curation.load(source)
-    with run.open_source() as (uri, base_url), Ledger(database) as ledger:
-        with mongo.open_collection(source, uri) as collection:
-            documents = exporting.rows(mongo.documents(collection, source), curation, base_url)
-            ledger.plan(progress(documents, description="read", unit="documents"), seed=run.config.seed)
-        yield ledger, base_url
+    with run.open_source() as (uri, base_url), mongo.open_collection(source, uri) as collection:
+        documents = mongo.documents(collection, source)
+        documents = itertools.chain([next(documents)], documents)
+        yield exporting.rows(progress(documents, description="read", unit="documents"), curation, base_url), base_url
+
+
+def _plan(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
+    ledger.settings(config_hash(run.config, ASKED))
+    ledger.plan(documents, seed=run.config.seed)
 
 
 def export(run: Run) -> None:
-    from keras_pipeline.data import photo, records
-    from keras_pipeline.ingest import export as exporting
+    from keras_pipeline.data import photo
+    from keras_pipeline.ingest.ledger import Ledger
 
-    settings, raw = run.config.dataset, raw_folder(run)
+    settings = run.config.dataset
     convert = functools.partial(
         photo.to_record,
         short_side=settings.short_side,
         min_short_side=settings.min_short_side,
         quality=settings.jpeg_quality,
     )
-    with _export_ledger(run) as (ledger, base_url):
-        numbers = itertools.count(max((int(name[7:12]) for name in ledger.shards()), default=-1) + 1)
-
-        def open_shard() -> tuple[str, records.ShardWriter]:
-            name = f"photos-{next(numbers):05d}.tfrecord"
-            return name, records.ShardWriter(raw / name)
-
-        estimate = _estimate(run, ledger)
-        if estimate["needed_gb"] > estimate["free_gb"]:
-            raise SourceError(f"{_describe(estimate)}; free some, or lower source.max_per_species")
-        while ledger.count("waiting"):
-            exporting.fetch_photos(
-                ledger,
-                run.config.phase0.export,
-                base_url=base_url,
-                own=run.config.source.uri == "embedded",
-                convert=convert,
-                encode=records.encode,
-                open_shard=open_shard,
-                shard_bytes=settings.shard_megabytes * 1e6,
-            )
-            _choose(run, ledger)  # where a photo failed, the next of its species takes its place
-        ledger.write_parquet(run.path("url_ledger"))
-        stored = ledger.count("ok")
-        others = {reason: n for state, reason, n in ledger.tally("state", "reason") if state != "ok"}
+    with _source(run) as (documents, base_url):
+        _discard_other_export(run)
+        with Ledger(_export_database(run)) as ledger:
+            _take_in(run, ledger, documents)
+            stored, others = _fetch(run, ledger, convert, base_url)
     print(f"{stored} photos stored, {sum(others.values())} not: {others or 'none'}")
     if not stored:
         raise SourceError(f"no photo could be stored ({others}); each URL's fate is in {run.path('url_ledger')}")
 
 
+def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) -> tuple[int, dict[str, int]]:
+    """Fetches all that waits and writes the ledger's file. Returns (photos stored, {reason: photos not stored})."""
+    from keras_pipeline.data import records
+    from keras_pipeline.ingest import export as exporting
+
+    settings, raw, known = run.config.dataset, raw_folder(run), ledger.shards()
+    for shard in raw.glob("photos-*.tfrecord"):
+        if shard.name not in known:  # renamed into place just before a kill
+            shard.unlink()
+    numbers = itertools.count(max((int(name[7:12]) for name in known), default=-1) + 1)
+
+    def open_shard() -> tuple[str, records.ShardWriter]:
+        name = f"photos-{next(numbers):05d}.tfrecord"
+        return name, records.ShardWriter(raw / name)
+
+    estimate = _estimate(run, ledger)
+    if estimate["needed"] > estimate["free"]:
+        raise SourceError(f"{_describe(estimate)}; free some, or lower source.max_per_species")
+    given_up: dict[str, str] = {}
+    while ledger.count("waiting"):
+        exporting.fetch_photos(
+            ledger,
+            run.config.phase0.export,
+            base_url=base_url,
+            own=run.config.source.uri == "embedded",
+            convert=convert,
+            encode=records.encode,
+            open_shard=open_shard,
+            shard_bytes=settings.shard_megabytes * 1e6,
+            given_up=given_up,
+        )
+        _choose(run, ledger)  # where a photo failed, the next of its species takes its place
+    ledger.write_parquet(run.path("url_ledger"))
+    others = {reason: n for state, reason, n in ledger.tally("state", "reason") if state != "ok"}
+    return ledger.count("ok"), others
+
+
 def estimate_export(run: Run) -> str:
-    """What `phase0 export --dry-run` says; reads the collection, fetches nothing."""
-    with _export_ledger(run) as (ledger, _):
-        return _describe(_estimate(run, ledger))
+    """What `phase0 export --dry-run` says; reads the collection, fetches nothing and changes nothing."""
+    from keras_pipeline.ingest.ledger import Ledger
+
+    folder = run.path("dataset").parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with _source(run) as (documents, _), tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as aside:
+        copy = Path(aside) / "ledger.sqlite"
+        if _export_database(run).exists() and _is_stored_alike(run):
+            with Ledger(_export_database(run)) as ledger:
+                ledger.copy(copy)
+        with Ledger(copy) as ledger:
+            _take_in(run, ledger, documents)
+            return _describe(_estimate(run, ledger))
 
 
-@contextlib.contextmanager
-def _export_ledger(run: Run) -> Iterator[tuple[Ledger, str | None]]:
-    """The ledger in accord with the collection, with the shards on the disk, and with the caps."""
-    _discard_other_export(run)
-    with _planned(run, run.path("dataset").with_name("ledger.sqlite")) as (ledger, base_url):
-        known = ledger.shards()
-        for shard in raw_folder(run).glob("photos-*.tfrecord"):
-            if shard.name not in known:  # renamed into place just before a kill
-                shard.unlink()
-        _fetch_lost_again(run, ledger)
-        _choose(run, ledger)
-        yield ledger, base_url
+def _take_in(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
+    """Brings the ledger in accord with the collection, with the shards on the disk, and with the caps."""
+    _plan(run, ledger, documents)
+    gone = [name for name, wanted in ledger.shards().items() if wanted and not (raw_folder(run) / name).exists()]
+    if gone:
+        from keras_pipeline.phases.shard_index import stored_photos
+
+        # What no finished shard holds either.
+        lost = ledger.fetch_again(gone, except_for=stored_photos(run.path("dataset").parent))
+        if lost:
+            print(f"{lost} photos were in shards that are gone; they are fetched again")
+    _choose(run, ledger)
 
 
 def _choose(run: Run, ledger: Ledger) -> None:
@@ -171,31 +212,50 @@ def _choose(run: Run, ledger: Ledger) -> None:
 
 
 def _estimate(run: Run, ledger: Ledger) -> dict:
-    waiting, stored = ledger.count("waiting"), ledger.count("ok")
-    shards = [*raw_folder(run).glob("*.tfrecord"), *run.path("dataset").parent.glob("*.tfrecord")]
-    held = sum(shard.stat().st_size for shard in shards)
-    # Until there are photos to go by: 256 px at quality 95 take about 45 kB.
-    each = held / stored if held and stored else 45e3 * (run.config.dataset.short_side / 256) ** 2
+    """Photos, hosts, and bytes."""
+    waiting, stored, counts = ledger.count("waiting"), ledger.count("ok"), ledger.shards()
+    raw = {shard.name: shard.stat().st_size for shard in raw_folder(run).glob("photos-*.tfrecord")}
+    final = sum(shard.stat().st_size for shard in run.path("dataset").parent.glob("*.tfrecord"))
+    if in_raw := sum(counts.get(name, 0) for name in raw):
+        each = sum(raw.values()) / in_raw
+    elif final and stored:
+        each = final / stored
+    else:  # until there are photos to go by: 256 px at quality 95 take about 45 kB
+        each = 45e3 * (run.config.dataset.short_side / 256) ** 2
     return {
         "waiting": waiting,
         "hosts": len(ledger.hosts()),
         "stored": stored,
-        "raw_gb": waiting * each / 1e9,
-        "final_gb": (waiting + stored) * each / 1e9,
-        "needed_gb": (2 * waiting + stored) * each / 1e9,
-        "free_gb": shutil.disk_usage(raw_folder(run)).free / 1e9,
+        "raw": waiting * each,
+        "final": (waiting + stored) * each,
+        "needed": (2 * waiting + stored) * each,
+        "free": shutil.disk_usage(run.path("dataset").parent).free,
     }
 
 
 def _describe(estimate: dict) -> str:
+    raw, final, free = (
+        f"{estimate[key] / 1e9:.2f} GB" if estimate[key] > 1e8 else f"{estimate[key] / 1e6:.2f} MB"
+        for key in ("raw", "final", "free")
+    )
     return (
-        "{waiting} photos to fetch from {hosts} hosts, {stored} stored already; raw shards about {raw_gb:.2f} GB and "
-        "final ones {final_gb:.2f} GB, free {free_gb:.1f} GB"
-    ).format(**estimate)
+        f"{estimate['waiting']} photos to fetch from {estimate['hosts']} hosts, {estimate['stored']} stored already; "
+        f"raw shards about {raw} and final ones {final}, free {free}"
+    )
 
 
 def raw_folder(run: Run) -> Path:
     return run.path("dataset").parent / "raw"
+
+
+def _export_database(run: Run) -> Path:
+    return run.path("dataset").with_name("ledger.sqlite")
+
+
+def _is_stored_alike(run: Run) -> bool:
+    """Whether what lies there was stored as it would be now."""
+    file = run.path("dataset").with_name("stored_as")
+    return file.exists() and file.read_bytes() == config_hash(run.config, STORED).encode()
 
 
 def _discard_other_export(run: Run) -> None:
@@ -204,21 +264,27 @@ def _discard_other_export(run: Run) -> None:
 
     folder, raw = run.path("dataset").parent, raw_folder(run)
     records.finish_publishing(folder)
-    key, key_file = config_hash(run.config, STORED), folder / "stored_as"
-    if not key_file.exists() or key_file.read_text() != key:
+    if not _is_stored_alike(run):
         for file in folder.glob("ledger.sqlite*"):
             file.unlink()
         shutil.rmtree(raw, ignore_errors=True)
     raw.mkdir(parents=True, exist_ok=True)
-    key_file.write_text(key)
+    (folder / "stored_as").write_text(config_hash(run.config, STORED))
 
 
-def _fetch_lost_again(run: Run, ledger: Ledger) -> None:
-    """Photos whose raw shard is gone and that no finished shard holds either."""
-    gone = [name for name in ledger.shards() if not (raw_folder(run) / name).exists()]
-    if gone:
-        from keras_pipeline.phases.shard_index import stored_ids
+def remove_raw(run: Run) -> None:
+    """Removes the raw shards whose photos all lie in finished ones; those fetched since the last split stay."""
+    from keras_pipeline.ingest.ledger import Ledger
+    from keras_pipeline.phases.shard_index import stored_photos
 
-        lost = ledger.fetch_again(gone, except_for=stored_ids(run.path("dataset").parent))
-        if lost:
-            print(f"{lost} photos were in shards that are gone; they are fetched again")
+    raw = raw_folder(run)
+    shards = list(raw.glob("photos-*.tfrecord"))
+    if run.config.phase0.split.keep_raw or not shards:
+        return
+    with Ledger(_export_database(run)) as ledger:
+        needed = ledger.only_here(stored_photos(run.path("dataset").parent))
+    for shard in shards:
+        if shard.name not in needed:
+            shard.unlink()
+    if not needed & {shard.name for shard in shards}:
+        shutil.rmtree(raw)

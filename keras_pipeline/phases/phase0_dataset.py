@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run, Step, write_json
-from keras_pipeline.phases.downloads import estimate_export, export, forget_urls, validate_urls
-from keras_pipeline.phases.splitting import remove_raw, split
+from keras_pipeline.phases.downloads import estimate_export, export, forget_urls, remove_raw, validate_urls
+from keras_pipeline.phases.splitting import split
 
 SOURCE = (
     "source.database", "source.collection", "source.query", "source.fields", "source.demo", "source.synonyms",
@@ -82,18 +82,18 @@ def baseline(run: Run) -> None:
 
 
 STEPS = [
-    Step("phase0", "audit", audit, (), ("audit",), (*SOURCE, "phase0.audit"), 2),
+    Step("phase0", "audit", audit, (), ("audit",), (*SOURCE, "phase0.audit"), 3),
     Step(
         "phase0", "validate-urls", validate_urls, ("audit",), ("url_check",),
-        (*SOURCE, "seed", "phase0.export", "phase0.validate_urls"), 2, clean=forget_urls,
+        (*SOURCE, "source.base_url", "seed", "phase0.export", "phase0.validate_urls"), 3, clean=forget_urls,
     ),
     Step(
         "phase0", "export", export, ("audit",), ("url_ledger",),
-        (*SOURCE, *CAPS, "seed", "dataset", "phase0.export"), 2, estimate=estimate_export,
+        (*SOURCE, *CAPS, "source.base_url", "seed", "dataset", "phase0.export"), 3, estimate=estimate_export,
     ),
     Step(
         "phase0", "split", split, ("url_ledger",), ("leak_audit", "assignment", "dataset"),
-        ("seed", "dataset", "phase0.split"), 2, clean=remove_raw,
+        ("seed", "dataset", "phase0.split"), 3, clean=remove_raw,
     ),
     Step("phase0", "baseline", baseline, ("dataset",), ("baseline",), ("seed", "phase0.baseline"), 2),
 ]  # fmt: skip

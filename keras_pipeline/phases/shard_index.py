@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from keras_pipeline.core.artifacts import aside
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.schema import Photo
 from keras_pipeline.data import records
@@ -46,10 +48,12 @@ def hashes_of(table: pd.DataFrame) -> np.ndarray:
     return table[HASHES].to_numpy(np.uint64)
 
 
-def stored_ids(folder: Path) -> Iterable[str]:
-    """Sample ids of all photos in a dataset's finished shards that are whole."""
+def stored_photos(folder: Path) -> Iterator[tuple[str, str]]:
+    """(sample_id, sha256) of all photos in a dataset's finished shards, those that can't be read excepted."""
     for shard in sorted(folder.glob("*.tfrecord")):
-        yield from index_shards([shard]).sample_id
+        with contextlib.suppress(BrokenArtefact):
+            table = index_shards([shard])
+            yield from zip(table.sample_id, table.sha256, strict=True)
 
 
 def _watch(done: Iterable, total: int) -> None:
@@ -62,8 +66,11 @@ def _index_of(shard: Path) -> Path:
 
 
 def _is_current(shard: Path) -> bool:
-    path = _index_of(shard)
-    return path.exists() and pyarrow.parquet.read_schema(path).metadata.get(b"shard") == _state(shard)
+    try:
+        metadata = pyarrow.parquet.read_schema(_index_of(shard)).metadata or {}
+    except (OSError, pa.ArrowInvalid):  # none yet, or no parquet file: it is made again
+        return False
+    return metadata.get(b"shard") == _state(shard)
 
 
 def _state(shard: Path) -> bytes:

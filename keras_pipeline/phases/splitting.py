@@ -7,34 +7,32 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_pipeline.core.artifacts import Run, read_json, write_json
+from keras_pipeline.core.artifacts import Run, write_json
 from keras_pipeline.core.errors import BrokenArtefact, LeakError
 from keras_pipeline.core.schema import SPLITS, shuffle_key
 from keras_pipeline.core.taxonomy import class_hash, class_list
 from keras_pipeline.phases.downloads import raw_folder
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
-LISTED = 10_000  # pairs in near_duplicates.csv; a placeholder picture alone can make millions
+    from keras_pipeline.ingest.split import Ties
+
+LISTED = 10_000  # pairs in near_duplicates.csv; a placeholder picture alone can make as many
 
 
 def split(run: Run) -> None:
-    import numpy as np
-
     from keras_pipeline.data import records
     from keras_pipeline.ingest import split as splitting
 
     folder = run.path("dataset").parent
     records.finish_publishing(folder)
     table = _stored_photos(run)
-    edges = splitting.group_edges(table, _near(run, table), run.config.phase0.split.group_by)
-    pictures = [edges[rule] for rule in ("sha256", "near-duplicate") if rule in edges]
-    nothing = np.empty((0, 2), np.int64)
+    ties, near = _ties(run, table)
     decided = splitting.split_photos(
         table,
-        np.concatenate([nothing, *edges.values()]),
-        np.concatenate([nothing, *pictures]),
+        ties,
         shares={name: getattr(run.config.phase0.split, name) for name in SPLITS},
         seed=run.config.seed,
         previous=_previous(run),
@@ -43,33 +41,28 @@ def split(run: Run) -> None:
     _refuse_empty_splits(table)
     made, info = _write_shards(run, table)
     finished = _finished_photos(made, info)
-    near = _near(run, finished)
-    leaks = splitting.find_leaks(finished, near if "near-duplicate" in edges else nothing)
+    said = table[["sample_id", "observation_id", "user_id", "day", "latitude", "longitude"]]
+    found, _ = _ties(run, finished.merge(said, on="sample_id", how="left"))
+    leaks = splitting.find_leaks(finished, found)
     report = {
         "photos": int((table.split != "").sum()),
         **splitting.describe_groups(table, decided.group),
-        "edges": {rule: len(found) for rule, found in edges.items()},
-        "near_duplicates": len(near),
+        "links": {rule: each.links for rule, each in ties.items()},
         "label_conflicts": int(table.conflict.sum()),
         "left_out": {reason: int(n) for reason, n in table.reason[table.reason != ""].value_counts().items()},
         "species_missing_from": splitting.missing_species(table.latin_name, decided.split),
         "leaks": leaks,
     }
-    _write_tables(run, table, edges)
+    _write_tables(run, table, near)
     write_json(run.path("leak_audit"), report)
     if leaks:
         raise LeakError(f"{len(leaks)} leaks between splits, see {run.path('leak_audit')}; the first: {leaks[0]}")
     records.publish(folder, made)
     print(
         f"{len(info['classes'])} species, {report['groups']} groups (largest: {report['largest_group']['n']} photos), "
-        f"{report['near_duplicates']} near-duplicates, {report['label_conflicts']} photos with label conflicts, "
+        f"links {report['links']}, {report['label_conflicts']} photos with label conflicts, "
         f"left out: {report['left_out'] or 'none'}; " + ", ".join(f"{k} {v['n']}" for k, v in info["splits"].items())
     )
-
-
-def remove_raw(run: Run) -> None:
-    if not run.config.phase0.split.keep_raw:
-        shutil.rmtree(raw_folder(run), ignore_errors=True)
 
 
 def _stored_photos(run: Run) -> pd.DataFrame:
@@ -77,13 +70,12 @@ def _stored_photos(run: Run) -> pd.DataFrame:
 
     Photos of an earlier split lie in the finished shards, new ones in the raw shards.
     """
-    import pandas as pd
 
     from keras_pipeline.phases.shard_index import index_shards
 
     folder = run.path("dataset").parent
     shards = [*sorted(raw_folder(run).glob("photos-*.tfrecord")), *sorted(folder.glob("*.tfrecord"))]
-    ledger = pd.read_parquet(run.path("url_ledger"), filters=[("state", "==", "ok")])
+    ledger = _read_table(run.path("url_ledger"), "`phase0 export --force`, which fetches nothing twice", state="ok")
     places = index_shards(shards).drop(columns="group_id", errors="ignore").drop_duplicates(["sample_id", "sha256"])
     table = ledger.drop(columns=["reason"]).merge(places, on=["sample_id", "sha256"], how="left")
     lost = table[table.file.isna()]
@@ -95,12 +87,16 @@ def _stored_photos(run: Run) -> pd.DataFrame:
     return table.rename(columns={"url": "source_url"})
 
 
-def _near(run: Run, table: pd.DataFrame):
+def _ties(run: Run, table: pd.DataFrame) -> tuple[dict[str, Ties], np.ndarray]:
+    """What holds these photos together, by rule, and the pairs of near-duplicates (int64 [m, 2]) among them."""
     from keras_pipeline.ingest.duplicates import near_duplicates
+    from keras_pipeline.ingest.split import NONE, ties_of
     from keras_pipeline.phases.shard_index import hashes_of
 
-    settings = run.config.phase0.split
-    return near_duplicates(hashes_of(table), max_bits=settings.near_duplicate_bits, confirm_bits=settings.confirm_bits)
+    settings, hashes, near = run.config.phase0.split, hashes_of(table), NONE
+    if "near-duplicate" in settings.group_by:
+        near = near_duplicates(hashes, max_bits=settings.near_duplicate_bits, confirm_bits=settings.confirm_bits)
+    return ties_of(table, settings.group_by, hashes, near), near
 
 
 def _made_with(run: Run) -> dict:
@@ -111,15 +107,24 @@ def _made_with(run: Run) -> dict:
 
 def _previous(run: Run) -> dict[str, str] | None:
     """{sample_id: split} of the split that is there, if it was made in the same way."""
-    import pandas as pd
-
-    if not run.path("dataset").exists() or not run.path("assignment").exists():
+    if not run.path("assignment").exists():
         return None
-    if read_json(run.path("dataset")).get("made_with") != _made_with(run):
+    old = _read_table(run.path("assignment"), "`phase0 split --force`: groups then get new places")
+    if old.attrs.get("made_with") != _made_with(run):
         print("seed, shares or group_by changed: a new split, which does not keep the old one's places")
         return None
-    old = pd.read_parquet(run.path("assignment"), filters=[("split", "!=", "")])
+    old = old[old.split != ""]
     return dict(zip(old.sample_id, old.split, strict=True))
+
+
+def _read_table(path: Path, remedy: str, **wanted: str) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        return pd.read_parquet(path, filters=[(column, "==", value) for column, value in wanted.items()] or None)
+    except pa.ArrowException as error:
+        raise BrokenArtefact(f"{path}: {error}; remove it and run {remedy}") from None
 
 
 def _refuse_empty_splits(table: pd.DataFrame) -> None:
@@ -143,7 +148,8 @@ def _write_shards(run: Run, table: pd.DataFrame) -> tuple[Path, dict]:
     # A group's name is its smallest sample id: it says nothing of the order of the work.
     table = table.assign(
         group_id=table.groupby("group").sample_id.transform("min").where(table.group >= 0, ""),
-        label=table.latin_name.map(label_of).where(table.split != "", -1),
+        # A species of which every photo is left out has no label.
+        label=table.latin_name.map(label_of).where(table.split != "", -1).astype("int64"),
     )
     seed = run.config.seed
     table = table.iloc[sorted(range(len(table)), key=[shuffle_key(s, seed) for s in table.sample_id].__getitem__)]
@@ -162,9 +168,10 @@ def _write_shards(run: Run, table: pd.DataFrame) -> tuple[Path, dict]:
     }
     left_out = entries.pop("")
     info = {"name": run.config.dataset_name, "classes": classes, "class_hash": class_hash(classes)}
-    info |= {"splits": entries, "left_out": left_out, "made_with": _made_with(run)}
-    columns = ["sample_id", "group_id", "split", "latin_name", "reason"]
-    table.sort_values("sample_id")[columns].to_parquet(made / run.path("assignment").name, index=False)
+    info |= {"splits": entries, "left_out": left_out}
+    assignment = table.sort_values("sample_id")[["sample_id", "group_id", "split", "latin_name", "reason"]]
+    assignment.attrs["made_with"] = _made_with(run)
+    assignment.to_parquet(made / run.path("assignment").name, index=False)
     write_json(made / "dataset.json", info)
     return made, info
 
@@ -188,7 +195,7 @@ def _finished_photos(folder: Path, info: dict) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _write_tables(run: Run, table: pd.DataFrame, edges: dict) -> None:
+def _write_tables(run: Run, table: pd.DataFrame, near: np.ndarray) -> None:
     import pandas as pd
 
     tables = run.path("leak_audit").parent / "tables"
@@ -200,10 +207,7 @@ def _write_tables(run: Run, table: pd.DataFrame, edges: dict) -> None:
     table[table.split == ""][["sample_id", "latin_name", "reason", "source_url"]].to_csv(
         tables / "left_out.csv", index=False
     )
-    near = edges.get("near-duplicate")
-    if near is not None:
-        sides = [
-            table[columns].iloc[near[:LISTED, side]].reset_index(drop=True).add_suffix(f"_{side + 1}")
-            for side in (0, 1)
-        ]
-        pd.concat(sides, axis=1).to_csv(tables / "near_duplicates.csv", index=False)
+    sides = [
+        table[columns].iloc[near[:LISTED, side]].reset_index(drop=True).add_suffix(f"_{side + 1}") for side in (0, 1)
+    ]
+    pd.concat(sides, axis=1).to_csv(tables / "near_duplicates.csv", index=False)

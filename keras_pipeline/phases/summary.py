@@ -60,7 +60,7 @@ def _data(run: Run) -> list[Block]:
                 "URLs that failed": f"{urls['failed']} of {urls['checked']}",
                 "groups that stay together": leaks["groups"],
                 "photos in the largest group": leaks["largest_group"]["n"],
-                "near-duplicate pairs": leaks["near_duplicates"],
+                "near-duplicate pairs": leaks["links"].get("near-duplicate"),
                 "photos whose picture has two names (only trained on)": leaks["label_conflicts"],
                 "photos left out": ", ".join(f"{n} {reason}" for reason, n in leaks["left_out"].items()) or "none",
                 "leaks between splits": len(leaks["leaks"]),

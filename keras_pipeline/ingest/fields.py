@@ -1,0 +1,49 @@
+"""What the fields of a source document mean, whatever type they have. What is not understood counts as missing."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import uuid
+from typing import Any
+
+from bson import ObjectId
+
+IDS = (str, int, float, bytes, ObjectId, uuid.UUID)
+
+
+def text_of(value: Any) -> str:
+    """A text without blanks around it; nothing for any other type."""
+    return value.strip() if isinstance(value, str) else ""
+
+
+def id_of(value: Any) -> str:
+    """An observation's or a user's id as text: 123, 123.0 (as JavaScript stores it) and '123' are one."""
+    if isinstance(value, str):
+        return value.strip()
+    if not isinstance(value, IDS) or isinstance(value, bool):
+        return ""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else ""
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def day_of(value: Any) -> str:
+    """YYYY-MM-DD of a datetime, or of a text that begins with an ISO date; otherwise nothing."""
+    if isinstance(value, datetime.datetime):
+        return value.isoformat()[:10]
+    return _day_of_text(value[:10]) if isinstance(value, str) else ""
+
+
+@functools.lru_cache(10_000)
+def _day_of_text(text: str) -> str:
+    try:
+        return datetime.date.fromisoformat(text).isoformat()
+    except ValueError:
+        return ""
+
+
+def degrees_of(value: Any, limit: float) -> float | None:
+    """A number of -limit to limit; None for NaN and all else."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and -limit <= value <= limit else None
