@@ -352,3 +352,11 @@ def test_odd_collections_have_a_report_too(make_config, documents):
     run = written(make_config(), audit(documents))
     page = (run.path("audit").parent / "audit.html").read_text(encoding="utf-8")
     assert "Audit of the collection" in page and "<b>x" not in page
+
+
+def test_lines_of_the_exclude_file_that_no_document_has_are_told(tmp_path):
+    (tmp_path / "exclude.txt").write_text("Viola  odorata\nmistyped\n3\n# a comment\n")
+    curation = Curation.load(Source(exclude=str(tmp_path / "exclude.txt")))
+    documents = [document(i, name) for i, name in enumerate(("Viola odorata", "Bellis perennis", "Crocus vernus", "x"))]
+    result = audit(documents, curation=curation)
+    assert result["exclude_without_effect"] == ["mistyped"] and result["usable"] == 2

@@ -1,11 +1,13 @@
 """Configuration: the plan's numbers by default, and a useful answer to every mistake."""
 
+import datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from keras_pipeline.core import config
-from keras_pipeline.core.config import ConfigError, from_dict, load
+from keras_pipeline.core.config import ConfigError, Export, Source, from_dict, load
 
 CONFIGS = sorted(Path(__file__).parents[1].glob("configs/*.yaml"))
 
@@ -268,3 +270,24 @@ def test_every_knob_says_what_it_is():
 
     # Field names of documents and lists of sections explain themselves.
     assert [key for key in undescribed(config.Config) if not key.startswith("source.fields.")] == ["phase3.teachers"]
+
+
+@pytest.mark.parametrize(
+    "export",
+    [
+        {"hosts": {"http://127.0.0.1/": {}}},
+        {"hosts": {"a b": {}}},
+        {"contact": "a\nb"},
+        {"allow_networks": ["10.1.0.0/99"]},
+    ],
+)
+def test_limits_that_would_silently_not_act_are_refused(export):
+    with pytest.raises(ValueError, match="expected"):
+        Export(**export)
+
+
+def test_dates_of_a_query_become_datetimes():
+    query = yaml.safe_load("{observed_on: {$gte: 2020-01-31}, $or: [{a: 2021-02-01}, {b: 3}]}")
+    found = Source(query=query).query
+    assert found["observed_on"]["$gte"] == datetime.datetime(2020, 1, 31, tzinfo=datetime.UTC)
+    assert found["$or"] == [{"a": datetime.datetime(2021, 2, 1, tzinfo=datetime.UTC)}, {"b": 3}]

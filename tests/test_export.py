@@ -1,5 +1,6 @@
 """From documents to raw shards over a host that misbehaves: nothing lost, nothing twice, and the host not hammered."""
 
+import asyncio
 import collections
 import sqlite3
 import time
@@ -14,6 +15,7 @@ from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.data import photo as photos
 from keras_pipeline.data import records
 from keras_pipeline.ingest import crawl, export
+from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Ledger
 
 QUICK = Export(
@@ -477,3 +479,26 @@ def test_a_url_keeps_its_password_to_itself(target):
     assert set(pd.read_parquet(target.folder / "ledger.parquet").url) == {
         f"{target.host.url}good-1.jpg", f"{target.host.url}missing-1.jpg",
     }  # fmt: skip
+
+
+def test_pauses_double_with_jitter_up_to_the_longest(monkeypatch):
+    clock = asyncio.new_event_loop()
+    monkeypatch.setattr(crawl.asyncio, "get_running_loop", lambda: clock)
+    settings = QUICK.model_copy(update={"backoff_seconds": 2.0, "max_wait_seconds": 10.0, "host_failures": 99})
+    answer = Answer(reason="HTTP 500", http_status=500, may_succeed=True)
+    for tries, longest in ((1, 2.0), (2, 4.0), (3, 8.0), (4, 10.0), (9, 10.0)):
+        host = crawl.Host(HostLimits(), settings)
+        waits = [host.hear(answer, tries) - clock.time() for _ in range(200)]
+        assert longest * 0.49 < min(waits) < longest * 0.6 and longest * 0.9 < max(waits) <= longest
+    clock.close()
+
+
+def test_all_hosts_together_keep_the_concurrency(tmp_path, host):
+    with HostileHost(jpeg_of, "127.0.0.2") as other:
+        host.delay = other.delay = 0.05
+        settings = QUICK.model_copy(update={"concurrency": 3, "allow_networks": ["127.0.0.0/8"]})
+        urls = [f"{each.url}good-{i}.jpg" for i in range(15) for each in (host, other)]
+        Target(tmp_path, host, settings).run([document(url) for url in urls])
+        assert max(host.most, other.most) <= 3
+        times = sorted(at for each in (host, other) for at, _ in each.times)
+        assert all(b - a >= 0.045 for a, b in zip(times, times[3:], strict=False))

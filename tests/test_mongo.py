@@ -281,3 +281,13 @@ def test_one_odd_date_or_byte_does_not_end_the_reading(uri):
     assert bson.decode(bson.encode({"day": far}), options) == {"day": far}
     broken = bson.encode({"latin_name": "Viola ?"}).replace(b"?", b"\xff")
     assert bson.decode(broken, options) == {"latin_name": "Viola \ufffd"}
+
+
+@pytest.mark.parametrize(
+    "settings, match",
+    [({"database": "a b"}, "source.database"), ({"collection": "$bad"}, "source.collection"),
+     ({"query": {"a": 10**30}}, "source.query")],
+)  # fmt: skip
+def test_names_and_queries_that_no_mongodb_takes_are_the_configs_fault(uri, settings, match):
+    with pytest.raises(ValueError, match=match):
+        read(uri, **settings)

@@ -7,7 +7,9 @@ import random
 import subprocess
 import sys
 import time
+import zlib
 
+import numpy as np
 import pandas as pd
 import pymongo
 import pytest
@@ -360,3 +362,47 @@ def test_a_corrupt_shard_is_mended_by_what_the_message_says(project, capsys):
     shard.unlink()
     assert project.run("export", "split") == 0
     assert project.stored() == before
+
+
+def test_rules_of_the_split_act_and_raw_shards_stay_where_they_are_wanted(project):
+    project.add([f"good-{i}.jpg" for i in range(60)], observation_id="one")
+    project.photos.insert_one({"_id": "copy", "latin_name": SPECIES[0], "image_url": "good-0.jpg"})
+    assert project.run("audit", "export") == 0
+    groups = {}
+    for rules in (["observation"], ["sha256"], ["near-duplicate"], []):
+        options = {"phase0.split.group_by": rules, "phase0.split.keep_raw": True}
+        code = project.run("split", **options)
+        groups[tuple(rules)] = project.read("leak_audit.json")["groups"] if code == 0 else code
+    # One observation leaves two groups, too few for four splits.
+    assert groups == {("observation",): 2, ("sha256",): 60, ("near-duplicate",): 60, (): 61}
+    assert len(project.raw()) == 61
+
+
+@pytest.mark.parametrize("bits, confirm, groups", [(0, 0, 60), (0, 128, 60), (5, 1, 60), (5, 2, 59)])
+def test_the_limits_of_near_duplicates_act(project, monkeypatch, bits, confirm, groups):
+    from keras_pipeline.phases import shard_index
+
+    def hash_of(sample_id):
+        if sample_id == "good-1.jpg":  # one bit of the 64 and two of the 256 away from good-0.jpg
+            return hash_of("good-0.jpg") ^ np.array([1, 1, 1, 0, 0], np.uint64)
+        return np.random.default_rng(zlib.crc32(sample_id.encode())).integers(0, 2**64, 5, np.uint64)
+
+    def hashes(table):
+        return np.array([hash_of(sample_id) for sample_id in table.sample_id])
+
+    monkeypatch.setattr(shard_index, "hashes_of", hashes)
+    project.add([f"good-{i}.jpg" for i in range(60)])
+    options = {"phase0.split.near_duplicate_bits": bits, "phase0.split.confirm_bits": confirm}
+    assert project.run("audit", "export") == 0
+    assert project.run("split", **options) == 0
+    assert project.read("leak_audit.json")["groups"] == groups
+
+
+def test_the_quality_of_stored_photos_is_the_configs(project):
+    project.host.photo_of = lambda name: jpeg_of(zlib.crc32(name.encode()), (96, 80))
+    project.add(["good-1.jpg"])
+    sizes = []
+    for quality in (95, 50):
+        assert project.run("audit", "export", **{"dataset.jpeg_quality": quality}) == 0
+        sizes.append(sum(shard.stat().st_size for shard in (project.dataset / "raw").glob("*.tfrecord")))
+    assert sizes[1] < 0.8 * sizes[0]

@@ -38,7 +38,8 @@ def audit(
         collection_count: documents that the server counted; sizes the hash tables.
 
     Returns:
-        {collection_count, documents, usable, unusable: {reason: n}, unusable_samples: [{sample_id, reason}], species,
+        {collection_count, documents, usable, unusable: {reason: n}, unusable_samples: [{sample_id, reason}],
+        exclude_without_effect: [line of source.exclude that no document has], species,
         per_class: {name: n} (largest first), per_genus: {genus: {species, photos}}, per_region, per_host, per_license,
         per_year: {value: n}, imbalance: largest / smallest, class_size: {min, median, max}, min_per_species,
         rare_species: {name: n}, fields: {name: {missing, mistyped, samples: [{sample_id, value}]}},
@@ -62,6 +63,7 @@ def audit(
         "documents": total,
         "unusable": dict(unusable),
         "unusable_samples": samples,
+        "exclude_without_effect": sorted(curation.excluded - curation.met)[:LISTED],
         "fields": fields.found,
         **_species(photos.species, min_per_species),
         **photos.found(),

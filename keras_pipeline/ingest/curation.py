@@ -22,6 +22,7 @@ class Curation:
 
     synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)  # normalised name -> the one to use
     excluded: frozenset[str] = frozenset()  # _ids, image URLs, latin names
+    met: set[str] = dataclasses.field(default_factory=set)  # those of `excluded` that a document had
 
     @classmethod
     def load(cls, source: Source) -> Curation:
@@ -43,8 +44,11 @@ class Curation:
             return reason
         name, url = normalise(document["latin_name"]), document["image_url"].strip()
         # The audit's lists show URLs without their passwords.
-        said = (document["sample_id"], url, without_credentials(url), name, self.synonyms.get(name, name))
-        return None if self.excluded.isdisjoint(said) else EXCLUDED
+        said = (normalise(document["sample_id"]), *map(normalise, (url, without_credentials(url))), name)
+        said = (*said, self.synonyms.get(name, name))
+        found = self.excluded.intersection(said)
+        self.met.update(found)
+        return EXCLUDED if found else None
 
 
 def missing_field(document: dict) -> str | None:
@@ -110,8 +114,7 @@ def _end_of_chain(path: Path, synonyms: Mapping[str, str], synonym: str) -> str:
 def _read_excluded(path: Path) -> frozenset[str]:
     # A URL may hold a '#': only whole lines are comments.
     lines = (line.strip() for line in _read(path, "source.exclude").split("\n"))
-    kept = [line for line in lines if line and not line.startswith("#")]
-    return frozenset([*kept, *map(normalise, kept)])
+    return frozenset(normalise(line) for line in lines if line and not line.startswith("#"))
 
 
 def _read(path: Path, key: str) -> str:

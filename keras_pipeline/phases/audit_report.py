@@ -54,7 +54,8 @@ def write(run: Run, result: dict) -> None:
 
 def _for_json(result: dict) -> dict:
     short = {name: {**result[name], "rows": result[name]["rows"][:IN_JSON]} for name in ("conflicts", "repeated_urls")}
-    return {**result, **short, "unusable_samples": result["unusable_samples"][:IN_JSON], "histogram": HISTOGRAM}
+    cut = {name: result[name][:IN_JSON] for name in ("unusable_samples", "exclude_without_effect")}
+    return {**result, **short, **cut, "histogram": HISTOGRAM}
 
 
 def _tables(result: dict) -> dict[str, pd.DataFrame]:
@@ -144,6 +145,11 @@ def _documents(result: dict) -> list[Block]:
                 "count is off (after a crash, or while shards are moved), or documents were lost on the way: audit "
                 "again before anything is built on it."
             )
+        )
+    if without_effect := result["exclude_without_effect"]:
+        shown = "; ".join(map(_short, without_effect[:SHOWN]))
+        blocks.append(
+            Paragraph(f"{len(without_effect):,} lines of source.exclude are no document's _id, URL or name: {shown}")
         )
     if not result["unusable"]:
         return [*blocks, Paragraph("Every document has a latin name and an image URL, and none is excluded.")]

@@ -70,7 +70,7 @@ def _prediction_seconds(run: Run) -> float | None:
 GATES = [
     Gate(
         "url_failure_rate", "phase0 validate-urls", "<", _url_failure_rate,
-        unmeasurable="the sample's interval holds the limit: raise phase0.validate_urls.sample",
+        unmeasurable="no URL to check, or the sample's interval holds the limit: raise phase0.validate_urls.sample",
     ),
     Gate("largest_group", "phase0 split", "<=", lambda run: run.read("leak_audit")["largest_group"]["share"]),
     Gate("leaks", "phase0 split", "<=", lambda run: len(run.read("leak_audit")["leaks"]), limit=0),
