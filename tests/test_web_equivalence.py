@@ -41,6 +41,12 @@ def test_the_bundle_passes(copy):
     json.dumps(verdict, allow_nan=False)
 
 
+def test_only_a_temperature_below_one_widens_the_largest_difference():
+    limits = [equivalence._tensor_tolerance("wasm", temperature) for temperature in (2.0, 1.0, 0.1)]
+    assert [limit["max_abs_diff"] for limit in limits] == pytest.approx([1e-5, 1e-5, 1e-4])
+    assert {limit["top1_agreement"] for limit in limits} == {1.0}
+
+
 def flip_a_byte(bundle):
     """The sign of one float16 weight of the head, which lies last but for the constants."""
     shard = bundle / "model/group1-shard1of1.bin"

@@ -144,7 +144,6 @@ async def crawl(
                 for _ in range(host.limits.concurrency):
                     group.create_task(work(host))
             if host.given_up:
-                given_up[name] = host.given_up
                 ledger.give_up(name, host.given_up)
 
     try:
@@ -153,6 +152,7 @@ async def crawl(
                 group.create_task(serve(name, known(name)))
     except BaseExceptionGroup as failures:
         raise _first(failures) from None
+    given_up |= {name: host.given_up for name, host in hosts.items() if host.given_up}
 
 
 class _Visit:

@@ -128,6 +128,7 @@ class Classifier:
     """A loaded SavedModel with the names and numbers that travelled with it."""
 
     labels: list[str]  # C latin names
+    temperature: float  # > 0
     threshold: float  # 0..1
     preprocessing: Preprocessing
     restored: Any  # the loaded object; holds the variables that the signatures use
@@ -165,7 +166,8 @@ def load_classifier(folder: Path) -> Classifier:
             f"expected {width} with {labels['sha256'][:12]}; export again with the class list it was trained on"
         )
     known = {field.name: preprocessing[field.name] for field in dataclasses.fields(Preprocessing)}
-    return Classifier(labels["classes"], float(calibration["threshold"]), Preprocessing(**known), restored)
+    temperature, threshold = float(calibration["temperature"]), float(calibration["threshold"])
+    return Classifier(labels["classes"], temperature, threshold, Preprocessing(**known), restored)
 
 
 def classify(folder: Path, photos: list[Path]) -> list[dict]:
