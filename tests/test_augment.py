@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_pipeline.data import augment
 
 SEED = tf.constant([7, 11], tf.int64)
-NEUTRAL = augment.Policy(area=(1.0, 1.0), aspect=1.0, colour=0.0, hue=0.0, warp=0.0)
+NEUTRAL = augment.Policy(area=(1.0, 1.0), aspect=1.0, flip=0.5, colour=0.0, hue=0.0, warp=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +79,10 @@ def test_warp_is_the_same_at_every_size():
 def test_the_neutral_policy_shows_the_photo_or_its_mirror(picture):
     from keras_pipeline.data.preprocess import decode_jpeg, resize_antialiased
 
-    plain = resize_antialiased(decode_jpeg(picture), (32, 32)).numpy()
+    plain = resize_antialiased(decode_jpeg(picture), (24, 24)).numpy()
     flipped = 0
     for number in range(20):
-        result = view(picture, NEUTRAL, tf.constant([number, 0], tf.int64))
+        result = view(picture, NEUTRAL, tf.constant([number, 0], tf.int64), 24)
         mirrored = np.abs(result - plain[:, ::-1]).max() < 0.01
         assert mirrored or np.abs(result - plain).max() < 0.01
         flipped += mirrored
@@ -90,25 +90,35 @@ def test_the_neutral_policy_shows_the_photo_or_its_mirror(picture):
 
 
 @pytest.mark.parametrize(
-    "change", [{"area": (0.2, 0.2)}, {"aspect": 2.0}, {"colour": 0.4}, {"hue": 0.5}, {"warp": 1.0}]
+    "change", [{"area": (0.2, 0.2)}, {"aspect": 2.0}, {"flip": 1.0}, {"colour": 0.4}, {"hue": 0.5}, {"warp": 1.0}]
 )
 def test_no_operation_does_nothing(picture, change):
-    changed = view(picture, dataclasses.replace(NEUTRAL, **change))
-    assert np.abs(changed - view(picture, NEUTRAL)).mean() > 2
+    seeds = [tf.constant([7, number], tf.int64) for number in range(8)]
+    changed = np.stack([view(picture, dataclasses.replace(NEUTRAL, **change), seed) for seed in seeds])
+    assert np.abs(changed - [view(picture, NEUTRAL, seed) for seed in seeds]).mean() > 2
+
+
+@pytest.mark.parametrize("size, scale", [(16, 3.0), (36, 1.33), (64, 0.75)])
+def test_antialiased_where_the_window_shrinks_much(picture, size, scale):
+    from keras_pipeline.data.preprocess import decode_jpeg, resize_antialiased
+
+    window = decode_jpeg(picture)  # 48 x 48 px
+    difference = np.abs(augment._resize(window, size) - resize_antialiased(window, (size, size))).mean()
+    assert difference == 0 if scale > 1.5 else difference < 6
 
 
 def test_crop_box_literal():
     # 40 x 80 photo, area 0.5 of it: 1600 px, aspect exp(0) = 1 -> 40 x 40; top 0, left 0.5 * (80 - 40) = 20
     policy = dataclasses.replace(NEUTRAL, area=(0.5, 0.5), aspect=4 / 3)
     draws = tf.constant([0.0, 0.5, 0.3, 0.5])
-    assert [int(v) for v in augment._crop_box(tf.constant([40, 80, 3]), policy, draws)] == [0, 20, 40, 40]
+    assert [int(v) for v in augment.crop_box(tf.constant([40, 80, 3]), policy, draws)] == [0, 20, 40, 40]
 
 
 def test_crop_boxes_stay_inside_and_keep_their_area():
     draws, policy = np.random.default_rng(0).random((200, 4)).astype("float32"), augment.POLICIES["aggressive"]
     for shape in ((36, 200, 3), (200, 36, 3), (1, 1, 3)):
         for row in draws[:60]:
-            top, left, height, width = (int(v) for v in augment._crop_box(tf.constant(shape), policy, tf.constant(row)))
+            top, left, height, width = (int(v) for v in augment.crop_box(tf.constant(shape), policy, tf.constant(row)))
             assert top >= 0 and left >= 0 and top + height <= shape[0] and left + width <= shape[1]
             assert height >= 1 and width >= 1
 

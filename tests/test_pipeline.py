@@ -186,3 +186,36 @@ def test_companions_of_other_photos_raise(info, tmp_path):
     second.write_bytes(data)
     with pytest.raises(tf.errors.InvalidArgumentError, match="out of step"):
         train(info, companion=companion)
+
+
+def test_how_often_a_class_comes():
+    counts = np.array([100, 4, 0, 16])
+    assert pipeline.class_repeats(counts, "natural") is None
+    # roots 10, 2, 0, 4: 120 photos are 75, 15, 0 and 30 of them
+    np.testing.assert_allclose(pipeline.class_repeats(counts, "sqrt"), [0.75, 3.75, 0, 1.875])
+    np.testing.assert_allclose(pipeline.class_repeats(counts, "balanced") * counts, [40, 40, 0, 40], rtol=1e-6)
+
+
+def test_repeats_act_copies_look_different_and_a_restart_sees_the_same(info):
+    counts = np.bincount([records.decode(e).label for path in info.shards("train") for e in records.read_shard(path)])
+    repeats = np.zeros(len(counts), np.float32)
+    repeats[1] = counts.sum() / counts[1]  # nothing but this class
+    options = {"batch_size": 5, "seed": 3, "repeats": repeats}
+    view = pipeline.training_view("moderate", PREPROCESSING)
+    whole = list(pipeline.training_batches(info, view, epochs=range(2), **options).as_numpy_iterator())
+    assert len(whole) == 8 and {int(label) for batch in whole for label in batch["label"]} == {1}
+    first = np.concatenate([batch["image"] for batch in whole[:4]])
+    assert len({image.tobytes() for image in first}) == len(first) > counts[1]
+    again = list(pipeline.training_batches(info, view, epochs=range(1, 2), **options).as_numpy_iterator())
+    assert same(whole[4:], again)
+
+
+def test_fractions_of_repeats_come_right_on_average(info):
+    repeats = np.full(len(info.classes), 1.0, np.float32)
+    repeats[0] = 0.5
+    view = pipeline.training_view("none", PREPROCESSING)
+    batches = pipeline.training_batches(info, view, batch_size=5, seed=3, epochs=range(30), repeats=repeats)
+    labels = np.concatenate([batch["label"] for batch in batches.as_numpy_iterator()])
+    counts = np.bincount([records.decode(e).label for path in info.shards("train") for e in records.read_shard(path)])
+    expected = counts[0] * 0.5 / (counts.sum() - counts[0] * 0.5)
+    assert np.mean(labels == 0) == pytest.approx(expected, abs=0.04)

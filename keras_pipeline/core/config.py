@@ -248,7 +248,13 @@ class Training(Section):
         return self
 
 
+Sampling = Literal["natural", "sqrt", "balanced"]
+
+
 class Data(Section):
+    sampling: Sampling = Field(
+        "natural", description="a class comes as often as it has photos, as their root, or as all"
+    )
     augmentation: Augmentation = Field("aggressive", description="none | moderate | aggressive")
     image_size: int = Field(224, ge=32, le=512, description="pixels; the model's input")
 

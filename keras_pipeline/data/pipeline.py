@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from keras_pipeline.core.schema import FEATURE_NAMES
@@ -92,6 +93,7 @@ def training_batches(
     seed: int,
     epochs: range,
     region: str | None = None,
+    repeats: np.ndarray | None = None,
     companion: Companion | None = None,
 ) -> tf.data.Dataset:
     """Batches of the given epochs, one after the other; each is another seeded order of the train split.
@@ -100,6 +102,7 @@ def training_batches(
         view: see `View`.
         epochs: what is left to do; a run restarted at epoch 7 passes range(7, 20) and sees what it would have seen.
         region: only photos of this region.
+        repeats: of `class_repeats`; None shows each photo once an epoch.
         companion: records zipped with the photos; its "view" replaces the epoch in the seed.
 
     Yields:
@@ -118,14 +121,20 @@ def training_batches(
         records = shards.interleave(lambda file: _open(file, companion), cycle_length=4)
         if region is not None:
             records = records.filter(lambda example, *_: parse(example)["region"] == region)
+        if repeats is None:
+            records = records.map(lambda *record: (tf.constant(0, tf.int64), *record))
+        else:
+            records = records.batch(256).map(lambda *block: _repeated(epoch, block, repeats, seed)).unbatch()
         records = records.shuffle(min(SHUFFLE_BUFFER, info.count("train", region)), shuffle_seed)
+        if repeats is not None:
+            records = records.repeat()  # the rounding of `repeats` may leave an epoch a few photos short
         return records.take(per_epoch).map(lambda *record: (epoch, *record))
 
-    def prepare(epoch, example, *record):
+    def prepare(epoch, copy, example, *record):
         photo = parse(example)
         extra = companion.decode(record[0], photo, epoch) if companion else {"view": epoch}
         number = extra.pop("view")
-        sample_seed = augment.view_seed(augment.sample_hash(photo["sample_id"]), number, seed)
+        sample_seed = augment.view_seed(augment.sample_hash(photo["sample_id"]), number, seed + copy * 7919)
         image = view(photo["image"], sample_seed, number)
         return {"image": image, "label": photo["label"], "seed": sample_seed, **extra}
 
@@ -133,6 +142,37 @@ def training_batches(
     dataset = epoch_numbers.flat_map(one_epoch).map(prepare, tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(batch_size, drop_remainder=True)
     return dataset.map(lambda batch: {**batch, "seed": batch["seed"][0]}).prefetch(4)
+
+
+def class_repeats(counts: np.ndarray, sampling: str) -> np.ndarray | None:
+    """How often each photo of a class is to come in an epoch of as many photos as there are: float32 [C].
+
+    A class of n photos then comes with a frequency proportional to n (`natural`: None), sqrt(n) or 1 (`balanced`).
+
+    Args:
+        counts: int [C], train photos of each class; classes without any have no part in it.
+    """
+    if sampling == "natural":
+        return None
+    power = {"sqrt": 0.5, "balanced": 0.0}[sampling]
+    wanted = np.where(counts > 0, counts.astype(float) ** power, 0.0)
+    return (wanted / wanted.sum() * counts.sum() / np.maximum(counts, 1)).astype(np.float32)
+
+
+def _repeated(epoch: tf.Tensor, block: tuple[tf.Tensor, ...], repeats: np.ndarray, seed: int) -> tuple[tf.Tensor, ...]:
+    """(number of the copy, *record) of each record as often as its class asks for; a fraction by a hash of the photo.
+
+    Args:
+        block: Examples [N] and what comes with them.
+    """
+    features = {name: FEATURES[FEATURE_NAMES[name]] for name in ("label", "sample_id")}
+    parsed = tf.io.parse_example(block[0], {FEATURE_NAMES[name]: spec for name, spec in features.items()})
+    ids = tf.strings.join([parsed[FEATURE_NAMES["sample_id"]], tf.strings.as_string(epoch), str(seed)], ":")
+    draw = tf.cast(tf.strings.to_hash_bucket_fast(ids, 2**24), tf.float32) / 2**24
+    times = tf.cast(tf.gather(tf.constant(repeats), parsed[FEATURE_NAMES["label"]]) + draw, tf.int32)
+    rows = tf.repeat(tf.range(tf.size(times)), times)
+    copies = tf.ragged.range(times).values
+    return (tf.cast(copies, tf.int64), *(tf.gather(part, rows) for part in block))
 
 
 def _open(file: tf.Tensor, companion: Companion | None) -> tf.data.Dataset:

@@ -46,7 +46,12 @@ class Preprocessing:
         side = tf.cast(tf.floor(self.crop_fraction * short + 0.5), tf.int32)
         top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
         square = image[top : top + side, left : left + side]
-        resized = resize_antialiased(square, (self.image_size, self.image_size))
+        # At its own size a picture comes out of the filter as it went in, only later.
+        resized = tf.cond(
+            side == self.image_size,
+            lambda: tf.cast(square, tf.float32),
+            lambda: resize_antialiased(square, (self.image_size, self.image_size)),
+        )
         return tf.ensure_shape(resized, (self.image_size, self.image_size, 3))
 
     def from_jpeg(self, image_bytes: tf.Tensor) -> tf.Tensor:

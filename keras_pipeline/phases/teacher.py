@@ -82,6 +82,7 @@ def _compile(model, job: Job, stage, frozen: bool) -> None:
 
 
 def _fit(run: Run, job: Job, info, model, stage) -> list[dict]:
+    import numpy as np
     import tensorflow as tf
 
     from keras_pipeline.data import augment, pipeline
@@ -101,6 +102,10 @@ def _fit(run: Run, job: Job, info, model, stage) -> list[dict]:
         )
         return images, labels
 
+    per_class = run.read("regional_subset")["per_class"] if job.region else info.splits["train"]["per_class"]
+    counts = np.array([per_class.get(name, 0) for name in info.classes])
+    repeats = pipeline.class_repeats(counts, settings.data.sampling)
+
     def batches(epochs: range):
         return pipeline.training_batches(
             info,
@@ -109,6 +114,7 @@ def _fit(run: Run, job: Job, info, model, stage) -> list[dict]:
             seed=run.config.seed,
             epochs=epochs,
             region=job.region,
+            repeats=repeats,
         ).map(mixed, tf.data.AUTOTUNE)
 
     # A regional teacher is chosen by its own region: of the others it gets more certain and more wrong.
