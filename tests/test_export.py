@@ -307,7 +307,9 @@ def test_a_dead_host_is_given_up_and_the_others_are_not(target):
     target.settings = settings
     dead = [document(f"http://127.0.0.1:9/{i}.jpg") for i in range(200)]
     rows = target.run([*dead, *(document(f"good-{i}.jpg") for i in range(10))])
-    assert sum(row.attempts for row in rows.values() if row.url.startswith("http")) <= 16 + 2  # under way, and two
+    assert (
+        sum(row.attempts for row in rows.values() if row.url.startswith("http")) <= 2 * 16
+    )  # two rounds of those under way at once
     assert sum(row.state == "ok" for row in rows.values()) == 10
     assert {row.may_succeed for row in rows.values() if row.state == "failed"} == {True}
 
@@ -366,6 +368,19 @@ def test_a_host_behind_redirects_is_given_up_and_not_the_one_that_leads_there(tm
         assert {row.state for row in rows.values() if row.url.startswith("good")} == {"ok"}
         bad = [row for row in rows.values() if row.url.startswith("cdn")]
         assert {(row.state, row.may_succeed) for row in bad} == {("failed", True)}
+
+
+def test_failures_under_way_at_once_are_one_and_a_redirect_is_an_answer():
+    async def failures():
+        host, now = crawl.Host(HostLimits(), QUICK), asyncio.get_running_loop().time()
+        down = Answer(reason="HTTP 503", http_status=503, may_succeed=True, host_trouble=True)
+        for _ in range(50):
+            host.hear(down, 1, now)
+        after_one_round = host._failures
+        host.answers()
+        return after_one_round, host._failures, host.given_up
+
+    assert asyncio.run(failures()) == (1, 0, "")
 
 
 def test_checked_urls_stay_checked_when_the_run_was_killed(tmp_path, host):
@@ -488,7 +503,7 @@ def test_pauses_double_with_jitter_up_to_the_longest(monkeypatch):
     answer = Answer(reason="HTTP 500", http_status=500, may_succeed=True)
     for tries, longest in ((1, 2.0), (2, 4.0), (3, 8.0), (4, 10.0), (9, 10.0)):
         host = crawl.Host(HostLimits(), settings)
-        waits = [host.hear(answer, tries) - clock.time() for _ in range(200)]
+        waits = [host.hear(answer, tries, clock.time()) - clock.time() for _ in range(200)]
         assert longest * 0.49 < min(waits) < longest * 0.6 and longest * 0.9 < max(waits) <= longest
     clock.close()
 

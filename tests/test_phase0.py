@@ -406,3 +406,39 @@ def test_the_quality_of_stored_photos_is_the_configs(project):
         assert project.run("audit", "export", **{"dataset.jpeg_quality": quality}) == 0
         sizes.append(sum(shard.stat().st_size for shard in (project.dataset / "raw").glob("*.tfrecord")))
     assert sizes[1] < 0.8 * sizes[0]
+
+
+def test_a_photo_that_is_left_out_comes_back_to_its_old_place_only(project):
+    project.add([f"good-{i}.jpg" for i in range(80)])
+    assert project.run("audit", "export", "split") == 0
+    before = project.stored()
+    tested = next(name for name, (split, *_) in before.items() if split == "test")
+    project.photos.insert_one({"_id": "x", "latin_name": "Other name", "image_url": tested})
+    for _ in range(2):  # the second time nothing has changed
+        assert project.run("audit", "export", "split") == 0
+        assert project.stored() == {name: said for name, said in before.items() if name != tested}
+    project.photos.delete_one({"_id": "x"})
+    assert project.run("audit", "export", "split") == 0
+    assert project.stored() == before
+
+
+def shorter_sides(project):
+    info = records.load_info(project.dataset / "dataset.json")
+    shards = [shard for split in info.splits for shard in info.shards(split)]
+    photos = [records.decode(e) for shard in shards for e in records.read_shard(shard)]
+    return collections.Counter(min(photo.height, photo.width) for photo in photos)
+
+
+def test_photos_of_two_sizes_never_meet_in_one_dataset(project, capsys):
+    project.host.photo_of = lambda name: jpeg_of(zlib.crc32(name.encode()), (96, 80))
+    project.add([f"good-{i}.jpg" for i in range(60)])
+    other = {"dataset.short_side": 48}
+    assert project.run("audit", "export", "split") == 0
+    assert project.run("split", **other) == 3
+    assert "run `phase0 export` with it first" in capsys.readouterr().err
+    assert project.run("export", **other) == 0
+    assert project.command("split") == 0 and len(project.raw()) == 60  # up to date, and nothing of the other's is lost
+    next((project.dataset / "raw").glob("*.tfrecord")).unlink()
+    assert project.run("split", **other) == 3
+    assert project.run("export", "split", **other) == 0
+    assert shorter_sides(project) == {48: 60}

@@ -210,6 +210,16 @@ def test_the_rest_of_an_evaluated_observation_stays_when_one_of_its_pictures_get
     assert decided.conflict.tolist() == [True, False, False, False, True]
 
 
+@pytest.mark.parametrize("names", ["ABA", "BAA", "AAB", "BAB"])
+def test_a_picture_near_one_with_two_names_is_in_doubt_whatever_the_order(names):
+    # Rows 0 and 1 are equal pictures, row 2 is near them.
+    hashes = hashes_of(table_of(3))
+    hashes[1] = hashes[0]
+    ties = ties_of(table_of(3), ["near-duplicate"], hashes, np.array([[0, 1], [0, 2]]))["near-duplicate"]
+    expected = [0, 1, 2] if len(set(names)) > 1 else []
+    assert sorted(splitting._two_names(ties, np.array(list(names)))) == expected
+
+
 def test_one_observation_with_two_species_is_no_conflict():
     table = table_of(2, latin_name=["Viola odorata", "Bellis perennis"])
     assert not split(table, np.array([[0, 1]]), NONE).conflict.any()

@@ -249,6 +249,18 @@ def input_hashes(run: Run, step: Step) -> dict[str, str | None]:
     return {name: (sidecar(run.path(name)) or {}).get("content_hash") for name in step.inputs}
 
 
+def table_attributes(path: Path) -> dict:
+    """`attrs` of a table that pandas wrote as parquet; {} where there is none, or no parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        metadata = pyarrow.parquet.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException):
+        return {}
+    return json.loads(metadata.get(b"PANDAS_ATTRS", b"{}"))
+
+
 def recipe(run: Run, step: Step) -> str:
     """A hash of all that a step's outputs depend on: its code, its config and its inputs."""
     parts = [step.title, step.code_version, config_hash(run.config, step.sections), input_hashes(run, step)]

@@ -127,7 +127,7 @@ class Export(Section):
     attempts: int = Field(4, ge=1, le=20, description="tries a URL in one run; 404 and the like are not tried again")
     backoff_seconds: float = Field(1.0, ge=0, description="pause after a first failure; doubles, with jitter")
     max_wait_seconds: float = Field(600.0, ge=0, description="longest pause, and longest Retry-After that is kept")
-    host_failures: int = Field(30, ge=1, description="in a row (no connection, 429, 503) before it is given up")
+    host_failures: int = Field(10, ge=1, description="in a row (no connection, 429, 503) before it is given up")
     connect_seconds: float = Field(10.0, gt=0, description="for name, connection and TLS")
     read_seconds: float = Field(30.0, gt=0, description="of silence inside an answer")
     total_seconds: float = Field(120.0, gt=0, description="for one whole download")

@@ -36,7 +36,9 @@ def without_credentials(url: str) -> str:
 
     Behind a colon that no port follows all up to the last @ is taken for a password that isn't percent-encoded.
     """
-    return re.sub(r"^(\s*(?:\w[\w+.-]*:)?//)(?:[^/?#\s]*@|[^/?#@:\s]+:(?!\d*(?:[/?#]|$)).*@)", r"\1", url, flags=re.S)
+    if re.match(r"\s*(?:\w[\w+.-]*:)?//", url):
+        return re.sub(r"^(.*?//)(?:[^/?#]*@|[^/?#@:]+:(?!\d*(?:[/?#]|$)).*@)", r"\1", url, flags=re.S)
+    return re.sub(r"^(\s*(?:https?:)?[/\\]*)[^/?#@\\:]+:[^@]*@", r"\1", url)  # what should have been a URL
 
 
 def environment() -> dict:

@@ -33,7 +33,7 @@ class Host:
         self._retries: list[tuple[float, int, int, Task]] = []  # heap of (due, tie-break, tries, task)
         self._turnstile = asyncio.Lock()
         self._next_turn = self._rest_until = 0.0
-        self._failures = 0  # in a row
+        self._failures, self._last_failure = 0, 0.0  # in a row; when the last one that counts was heard of
         self._has_answered = False
         self._over = asyncio.Event()
 
@@ -70,12 +70,27 @@ class Host:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._over.wait(), max(0.0, seconds))
 
-    def hear(self, answer: Answer, tries: int) -> float:
-        """Slows this host down after an answer of its own, or gives it up. Returns when to ask again (loop time)."""
+    def answers(self) -> None:
+        """It is well: it sent a photo, a redirect, a 404."""
+        self._failures, self._has_answered = 0, True
+
+    def hear(self, answer: Answer, tries: int, asked: float) -> float:
+        """Slows this host down after an answer of its own, or gives it up.
+
+        Args:
+            tries: at this task's URL, this one included.
+            asked: when (loop time).
+
+        Returns:
+            When to ask for the same again (loop time).
+        """
         if self.given_up:
             return math.inf
-        self._failures = self._failures + 1 if answer.host_trouble else 0
         self._has_answered |= answer.http_status is not None
+        if not answer.host_trouble:
+            self._failures = 0
+        elif asked >= self._last_failure:  # those under way at once are one failure
+            self._failures, self._last_failure = self._failures + 1, asyncio.get_running_loop().time()
         exponent = max(self._failures, tries) - 1
         wait = min(self._settings.backoff_seconds * 2 ** min(exponent, 30), self._settings.max_wait_seconds)
         wait *= random.uniform(0.5, 1.0)  # jitter: many that failed together must not come back together
@@ -127,7 +142,7 @@ async def crawl(
             try:
                 answer = await ask(task, visit.turn)
                 asked = visit.leave_host() or host  # where redirects led
-                due = asked.hear(answer, tries + 1)
+                due = asked.hear(answer, tries + 1, visit.asked)
                 if not answer.may_succeed or tries + 1 >= settings.attempts or asked.given_up:
                     await done(task, answer, tries + 1)
                 else:
@@ -166,16 +181,19 @@ class _Visit:
         self._known, self._gate = known, gate
         self._host: Host | None = None
         self._inside = False
+        self.asked = 0.0  # loop time
 
     async def turn(self, name: str) -> None:
-        """Leaves the host before; returns when this one may be asked. Raises HostGivenUp."""
+        """Leaves the host before, which redirected here; returns when this one may be asked. Raises HostGivenUp."""
+        if self._host:
+            self._host.answers()
         self.end()
         host = self._known(name)
         await host.slots.acquire()
         self._host = host
         await host.turn()
         await self._gate.acquire()
-        self._inside = True
+        self._inside, self.asked = True, asyncio.get_running_loop().time()
 
     def leave_host(self) -> Host | None:
         """The host that was asked last, which others may ask now."""

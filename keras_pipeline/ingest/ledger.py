@@ -133,8 +133,8 @@ class Ledger:
         if isinstance(error, sqlite3.OperationalError):  # the disk's fault, not the contents'
             return SourceError(f"{self._path}: {error}; make room on the disk or check it, then run the same again")
         return BrokenArtefact(
-            f"{self._path}: {error}; remove it and its -wal and -shm files, then run the step again with --force: what "
-            "finished shards hold is not fetched again"
+            f"{self._path}: {error}; remove it and its -wal and -shm files, then run the step again with --force: all "
+            "photos are fetched again"
         )
 
     def plan(self, documents: Iterable[Document], *, seed: int) -> None:

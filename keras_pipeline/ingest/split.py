@@ -161,11 +161,12 @@ def _two_names(ties: Ties, names: np.ndarray) -> np.ndarray:
     """Rows of all pictures that have, or are tied to one of, another name: int64 [k]."""
     rows, keys = ties.members.T
     name_of = pd.Series(names[rows], index=keys)
-    counts = name_of.groupby(level=0).nunique()
+    several = name_of.groupby(level=0).nunique() > 1
     first = name_of[~name_of.index.duplicated()]
     left, right = ties.pairs.T
     differ = first.loc[left].to_numpy() != first.loc[right].to_numpy()
-    return rows[np.isin(keys, np.concatenate([counts.index[counts > 1], left[differ], right[differ]]))]
+    differ |= several.loc[left].to_numpy() | several.loc[right].to_numpy()
+    return rows[np.isin(keys, np.concatenate([several.index[several], left[differ], right[differ]]))]
 
 
 def groups_of(n: int, ties: Ties, pinned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

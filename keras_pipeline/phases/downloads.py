@@ -184,7 +184,7 @@ def estimate_export(run: Run) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     with _source(run) as (documents, _), tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as aside:
         copy = Path(aside) / "ledger.sqlite"
-        if _export_database(run).exists() and _is_stored_alike(run):
+        if _export_database(run).exists() and is_stored_alike(run):
             with Ledger(_export_database(run)) as ledger:
                 ledger.copy(copy)
         with Ledger(copy) as ledger:
@@ -200,7 +200,7 @@ def _take_in(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
         from keras_pipeline.phases.shard_index import stored_photos
 
         # What no finished shard holds either.
-        lost = ledger.fetch_again(gone, except_for=stored_photos(run.path("dataset").parent))
+        lost = ledger.fetch_again(gone, except_for=stored_photos(finished_shards(run)))
         if lost:
             print(f"{lost} photos were in shards that are gone; they are fetched again")
     _choose(run, ledger)
@@ -252,10 +252,24 @@ def _export_database(run: Run) -> Path:
     return run.path("dataset").with_name("ledger.sqlite")
 
 
-def _is_stored_alike(run: Run) -> bool:
-    """Whether what lies there was stored as it would be now."""
+def stored_as(run: Run) -> str:
+    """Names the source and the way in which photos are stored now."""
+    return config_hash(run.config, STORED)
+
+
+def is_stored_alike(run: Run) -> bool:
+    """Whether the ledger and the raw shards are of photos stored as they would be now."""
     file = run.path("dataset").with_name("stored_as")
-    return file.exists() and file.read_bytes() == config_hash(run.config, STORED).encode()
+    return file.exists() and file.read_bytes() == stored_as(run).encode()
+
+
+def finished_shards(run: Run) -> list[Path]:
+    """The shards of the last split, if their photos are stored as they would be now."""
+    from keras_pipeline.core.artifacts import table_attributes
+
+    if table_attributes(run.path("assignment")).get("stored_as") != stored_as(run):
+        return []
+    return sorted(run.path("dataset").parent.glob("*.tfrecord"))
 
 
 def _discard_other_export(run: Run) -> None:
@@ -264,12 +278,12 @@ def _discard_other_export(run: Run) -> None:
 
     folder, raw = run.path("dataset").parent, raw_folder(run)
     records.finish_publishing(folder)
-    if not _is_stored_alike(run):
+    if not is_stored_alike(run):
         for file in folder.glob("ledger.sqlite*"):
             file.unlink()
         shutil.rmtree(raw, ignore_errors=True)
     raw.mkdir(parents=True, exist_ok=True)
-    (folder / "stored_as").write_text(config_hash(run.config, STORED))
+    (folder / "stored_as").write_text(stored_as(run))
 
 
 def remove_raw(run: Run) -> None:
@@ -279,10 +293,10 @@ def remove_raw(run: Run) -> None:
 
     raw = raw_folder(run)
     shards = list(raw.glob("photos-*.tfrecord"))
-    if run.config.phase0.split.keep_raw or not shards:
+    if run.config.phase0.split.keep_raw or not shards or not is_stored_alike(run):
         return
     with Ledger(_export_database(run)) as ledger:
-        needed = ledger.only_here(stored_photos(run.path("dataset").parent))
+        needed = ledger.only_here(stored_photos(finished_shards(run)))
     for shard in shards:
         if shard.name not in needed:
             shard.unlink()

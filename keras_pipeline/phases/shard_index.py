@@ -48,9 +48,9 @@ def hashes_of(table: pd.DataFrame) -> np.ndarray:
     return table[HASHES].to_numpy(np.uint64)
 
 
-def stored_photos(folder: Path) -> Iterator[tuple[str, str]]:
-    """(sample_id, sha256) of all photos in a dataset's finished shards, those that can't be read excepted."""
-    for shard in sorted(folder.glob("*.tfrecord")):
+def stored_photos(shards: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """(sample_id, sha256) of all photos in these shards, those that can't be read excepted."""
+    for shard in shards:
         with contextlib.suppress(BrokenArtefact):
             table = index_shards([shard])
             yield from zip(table.sample_id, table.sha256, strict=True)

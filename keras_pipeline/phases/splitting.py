@@ -11,7 +11,7 @@ from keras_pipeline.core.artifacts import Run, write_json
 from keras_pipeline.core.errors import BrokenArtefact, LeakError
 from keras_pipeline.core.schema import SPLITS, shuffle_key
 from keras_pipeline.core.taxonomy import class_hash, class_list
-from keras_pipeline.phases.downloads import raw_folder
+from keras_pipeline.phases.downloads import finished_shards, is_stored_alike, raw_folder, stored_as
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,16 +28,27 @@ def split(run: Run) -> None:
 
     folder = run.path("dataset").parent
     records.finish_publishing(folder)
+    if not is_stored_alike(run):
+        raise BrokenArtefact(
+            f"{folder}: received photos of another collection or stored otherwise (dataset.short_side, "
+            "min_short_side, jpeg_quality) than the config says; run `phase0 export` with it first"
+        )
     table = _stored_photos(run)
+    previous = _previous(run)
     ties, near = _ties(run, table)
     decided = splitting.split_photos(
         table,
         ties,
         shares={name: getattr(run.config.phase0.split, name) for name in SPLITS},
         seed=run.config.seed,
-        previous=_previous(run),
+        previous=previous,
     )
-    table = table.assign(group=decided.group, split=decided.split, reason=decided.reason, conflict=decided.conflict)
+    # A photo that is left out for now would come back to its old place, and to no other.
+    known = previous or {}
+    place = [split or known.get(name, "") for name, split in zip(table.sample_id, decided.split, strict=True)]
+    table = table.assign(
+        group=decided.group, split=decided.split, reason=decided.reason, conflict=decided.conflict, place=place
+    )
     _refuse_empty_splits(table)
     made, info = _write_shards(run, table)
     finished = _finished_photos(made, info)
@@ -74,7 +85,7 @@ def _stored_photos(run: Run) -> pd.DataFrame:
     from keras_pipeline.phases.shard_index import index_shards
 
     folder = run.path("dataset").parent
-    shards = [*sorted(raw_folder(run).glob("photos-*.tfrecord")), *sorted(folder.glob("*.tfrecord"))]
+    shards = [*sorted(raw_folder(run).glob("photos-*.tfrecord")), *finished_shards(run)]
     ledger = _read_table(run.path("url_ledger"), "`phase0 export --force`, which fetches nothing twice", state="ok")
     places = index_shards(shards).drop(columns="group_id", errors="ignore").drop_duplicates(["sample_id", "sha256"])
     table = ledger.drop(columns=["reason"]).merge(places, on=["sample_id", "sha256"], how="left")
@@ -106,15 +117,15 @@ def _made_with(run: Run) -> dict:
 
 
 def _previous(run: Run) -> dict[str, str] | None:
-    """{sample_id: split} of the split that is there, if it was made in the same way."""
+    """{sample_id: split} of the split that is there, if it was made in the same way; also of photos left out since."""
     if not run.path("assignment").exists():
         return None
     old = _read_table(run.path("assignment"), "`phase0 split --force`: groups then get new places")
     if old.attrs.get("made_with") != _made_with(run):
         print("seed, shares or group_by changed: a new split, which does not keep the old one's places")
         return None
-    old = old[old.split != ""]
-    return dict(zip(old.sample_id, old.split, strict=True))
+    old = old[old.place != ""]
+    return dict(zip(old.sample_id, old.place, strict=True))
 
 
 def _read_table(path: Path, remedy: str, **wanted: str) -> pd.DataFrame:
@@ -169,8 +180,8 @@ def _write_shards(run: Run, table: pd.DataFrame) -> tuple[Path, dict]:
     left_out = entries.pop("")
     info = {"name": run.config.dataset_name, "classes": classes, "class_hash": class_hash(classes)}
     info |= {"splits": entries, "left_out": left_out}
-    assignment = table.sort_values("sample_id")[["sample_id", "group_id", "split", "latin_name", "reason"]]
-    assignment.attrs["made_with"] = _made_with(run)
+    assignment = table.sort_values("sample_id")[["sample_id", "group_id", "split", "place", "latin_name", "reason"]]
+    assignment.attrs |= {"made_with": _made_with(run), "stored_as": stored_as(run)}
     assignment.to_parquet(made / run.path("assignment").name, index=False)
     write_json(made / "dataset.json", info)
     return made, info
