@@ -29,7 +29,12 @@ def test_defaults_are_the_plans():
     assert (one.training.learning_rate, one.training.batch_size, one.training.epochs) == (1e-5, 64, 15)
     assert (one.training.warmup_epochs, one.training.weight_decay) == (2, 0.01)
     assert (one.data.augmentation, one.data.image_size) == ("aggressive", 224)
-    assert one.regularization.model_dump() == {"dropout": 0.2, "mixup_alpha": 0.8, "cutmix_alpha": 0.8}
+    assert one.regularization.model_dump() == {
+        "dropout": 0.2,
+        "mixup_alpha": 0.8,
+        "cutmix_alpha": 0.8,
+        "logit_adjustment": 0.0,
+    }
     assert (one.callbacks.early_stopping, one.callbacks.early_stopping_patience) == (True, 3)
     assert one.callbacks.save_best is True
     # 2.2: no mixing is asked for there
@@ -37,7 +42,12 @@ def test_defaults_are_the_plans():
     assert (two.training.learning_rate, two.training.batch_size, two.training.epochs) == (5e-6, 32, 20)
     assert (two.training.warmup_epochs, two.training.weight_decay) == (2, 0.02)
     assert (two.data.augmentation, two.data.image_size) == ("moderate", 224)
-    assert two.regularization.model_dump() == {"dropout": 0.3, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+    assert two.regularization.model_dump() == {
+        "dropout": 0.3,
+        "mixup_alpha": 0.0,
+        "cutmix_alpha": 0.0,
+        "logit_adjustment": 0.0,
+    }
     assert two.callbacks.early_stopping_patience == 5
     # 3.1
     assert (three.model.name, three.model.alpha, three.model.dropout_rate) == ("mobilenetv2", 1.0, 0.2)

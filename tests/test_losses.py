@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_pipeline.training.losses import EMPTY_TAIL, cross_entropy, distillation_kl
+from keras_pipeline.training.losses import EMPTY_TAIL, LogitAdjusted, cross_entropy, distillation_kl, logit_shift
 
 
 def softmax(z):
@@ -148,3 +148,35 @@ def test_cross_entropy_equals_keras_for_labels_of_any_shape():
     expected = keras.losses.sparse_categorical_crossentropy(labels, logits.astype("float32"), from_logits=True)
     np.testing.assert_allclose(cross_entropy(logits, labels), expected, rtol=1e-5)
     np.testing.assert_allclose(cross_entropy(logits, labels[:, None]), expected, rtol=1e-5)
+
+
+def test_logit_shift_literal():
+    np.testing.assert_allclose(logit_shift(np.array([90, 10]), 1.0), np.log([0.9, 0.1]))
+    np.testing.assert_allclose(logit_shift(np.array([90, 10]), 0.5), 0.5 * np.log([0.9, 0.1]))
+    np.testing.assert_allclose(logit_shift(np.array([9.5, 0]), 1.0), np.log([0.95, 0.05]))  # half a photo
+
+
+def test_logit_adjusted_literal_and_after_saving():
+    loss = LogitAdjusted(logit_shift(np.array([90, 10]), 1.0), reduction=None)
+    # equal logits: p = (0.9, 0.1); the rare class costs -log 0.1, half of each the mean of both
+    labels, logits = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]), np.zeros((3, 2))
+    expected = [-np.log(0.9), -np.log(0.1), -np.log(0.9) / 2 - np.log(0.1) / 2]
+    np.testing.assert_allclose(loss(labels, logits), expected, rtol=1e-6)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    np.testing.assert_allclose(again(labels, logits), expected, rtol=1e-6)
+
+
+def test_trained_with_logit_adjustment_the_rare_class_is_not_given_up():
+    # Two classes that only half of the evidence tells apart, 95 : 5. Balanced accuracy tells.
+    random = np.random.default_rng(0)
+    label = (random.random(4000) < 0.05).astype(int)
+    x = random.standard_normal((4000, 1)).astype("float32") + 1.5 * label[:, None]
+    y = np.eye(2, dtype="float32")[label]
+    recall = {}
+    for tau in (0.0, 1.0):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(2)])
+        model.compile(optimizer=keras.optimizers.Adam(0.05), loss=LogitAdjusted(logit_shift(y.sum(0), tau)))
+        model.fit(x, y, epochs=6, batch_size=100, verbose=0)
+        recall[tau] = np.mean(model.predict(x, verbose=0).argmax(1)[label == 1] == 1)
+    assert recall[0.0] < 0.3 and recall[1.0] > 0.65  # at equal priors the border lies at 0.75: Phi(0.75) = 0.77

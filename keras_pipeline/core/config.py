@@ -263,6 +263,7 @@ class Regularization(Section):
     dropout: float = Field(0.2, ge=0, lt=1, description="before the head")
     mixup_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 is off (arXiv 1710.09412)")
     cutmix_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 is off (arXiv 1905.04899)")
+    logit_adjustment: float = Field(0.0, ge=0, le=3, description="τ; 1 trains for balanced classes (arXiv 2007.07314)")
 
 
 class Callbacks(Section):

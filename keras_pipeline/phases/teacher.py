@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keras_pipeline.core.artifacts import Run, write_json
 from keras_pipeline.core.config import Teacher
 from keras_pipeline.phases import build
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +27,15 @@ class Job:
 def train(run: Run, job: Job) -> None:
     import keras
 
-    from keras_pipeline.data import records
+    from keras_pipeline.data import pipeline, records
     from keras_pipeline.models import heads
     from keras_pipeline.training import fit
 
     keras.utils.set_random_seed(run.config.seed)
     info = records.load_info(run.path("dataset"))
-    settings = job.settings
+    settings, counts = job.settings, _class_counts(run, job, info)
+    repeats = pipeline.class_repeats(counts, settings.data.sampling)
+    shown = counts if repeats is None else counts * repeats
     model = heads.build_classifier(
         settings.model,
         num_classes=len(info.classes),
@@ -39,14 +45,29 @@ def train(run: Run, job: Job) -> None:
     rows = []
     for stage, frozen in stages(run, job, info):
         heads.freeze_backbone(model, frozen)
-        _compile(model, job, stage, frozen)
-        rows += _fit(run, job, info, model, stage)
+        _compile(model, job, stage, frozen, shown)
+        rows += _fit(run, job, info, model, stage, repeats)
         if not frozen:
             continue
         # The full stage starts from the best head, also after a restart between the two.
         model.set_weights(heads.load_classifier(stage.best).get_weights())
     write_json(run.path(f"{job.prefix}_history"), {"epochs": rows})
     fit.publish(stage.best, run.path(job.prefix))
+
+
+def _class_counts(run: Run, job: Job, info) -> np.ndarray:
+    """Train photos of each class: int [C]. Raises ValueError when the global teacher would never see one of them."""
+    import numpy as np
+
+    per_class = run.read("regional_subset")["per_class"] if job.region else info.splits["train"]["per_class"]
+    counts = np.array([per_class.get(name, 0) for name in info.classes])
+    unseen = [name for name, n in zip(info.classes, counts, strict=True) if not n]
+    if unseen and not job.region:
+        raise ValueError(
+            f"received {len(unseen)} of {len(counts)} species with no train photo ({', '.join(unseen[:5])}), "
+            "expected one or more of each; add photos, or leave them out with source.exclude, and run phase0 again"
+        )
+    return counts
 
 
 def stages(run: Run, job: Job, info) -> Iterator[tuple]:
@@ -61,12 +82,18 @@ def stages(run: Run, job: Job, info) -> Iterator[tuple]:
     yield Stage(folder / "full", training.epochs, steps, job.settings.callbacks, made_from=run.made_from), False
 
 
-def _compile(model, job: Job, stage, frozen: bool) -> None:
+def _compile(model, job: Job, stage, frozen: bool, shown: np.ndarray) -> None:
+    """
+    Args:
+        shown: float [C], how often photos of each class come in an epoch.
+    """
     import keras
 
+    from keras_pipeline.training.losses import LogitAdjusted, logit_shift
     from keras_pipeline.training.schedule import build_optimizer, jit_compile
 
-    training = job.settings.training
+    training, tau = job.settings.training, job.settings.regularization.logit_adjustment
+    plain = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(
         optimizer=build_optimizer(
             training.optimizer,
@@ -75,14 +102,13 @@ def _compile(model, job: Job, stage, frozen: bool) -> None:
             steps=stage.epochs * stage.steps_per_epoch,
             warmup=0 if frozen else round(training.warmup_epochs * stage.steps_per_epoch),
         ),
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+        loss=LogitAdjusted(logit_shift(shown, tau)) if tau else plain,
         metrics=[keras.metrics.CategoricalAccuracy(name="top1"), keras.metrics.TopKCategoricalAccuracy(5, name="top5")],
         jit_compile=jit_compile(),
     )
 
 
-def _fit(run: Run, job: Job, info, model, stage) -> list[dict]:
-    import numpy as np
+def _fit(run: Run, job: Job, info, model, stage, repeats: np.ndarray | None) -> list[dict]:
     import tensorflow as tf
 
     from keras_pipeline.data import augment, pipeline
@@ -101,10 +127,6 @@ def _fit(run: Run, job: Job, info, model, stage) -> list[dict]:
             seed=batch["seed"],
         )
         return images, labels
-
-    per_class = run.read("regional_subset")["per_class"] if job.region else info.splits["train"]["per_class"]
-    counts = np.array([per_class.get(name, 0) for name in info.classes])
-    repeats = pipeline.class_repeats(counts, settings.data.sampling)
 
     def batches(epochs: range):
         return pipeline.training_batches(

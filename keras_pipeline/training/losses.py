@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -46,3 +47,39 @@ def cross_entropy(logits, labels):
     log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
     labels = ops.cast(ops.reshape(labels, (-1, 1)), "int32")
     return -ops.take_along_axis(log_probabilities, labels, axis=-1)[:, 0]
+
+
+@keras.saving.register_keras_serializable("keras_pipeline")
+class LogitAdjusted(keras.losses.Loss):
+    """Cross-entropy of logits + shift with shift = τ log p(class) (Menon et al. 2021, arXiv 2007.07314, equation 10).
+
+    A frequent class has to be learnt by more than being frequent: with τ = 1 the logits themselves, without the shift,
+    are those of classes that are equally frequent.
+
+    Args:
+        shift: C numbers, see `logit_shift`.
+
+    Called with labels float [N, C] that sum to 1 and logits float [N, C]; gives float [N] before the reduction.
+    """
+
+    def __init__(self, shift: list[float], name: str = "logit_adjusted", **options) -> None:
+        super().__init__(name=name, **options)
+        self.shift = list(shift)
+
+    def call(self, y_true, y_pred):
+        adjusted = y_pred + ops.cast(ops.convert_to_tensor(self.shift), y_pred.dtype)
+        return ops.categorical_crossentropy(y_true, adjusted, from_logits=True)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "shift": self.shift}
+
+
+def logit_shift(shown: np.ndarray, tau: float) -> list[float]:
+    """τ log p(class).
+
+    Args:
+        shown: float [C], how often photos of each class come in training; a class that never comes counts half a photo.
+        tau: >= 0.
+    """
+    frequency = np.maximum(shown, 0.5) / np.maximum(shown, 0.5).sum()
+    return (tau * np.log(frequency)).tolist()
