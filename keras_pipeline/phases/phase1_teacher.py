@@ -24,12 +24,12 @@ def logits(run: Run) -> None:
 
 STEPS = [
     Step(
-        "phase1", "train", train, ("dataset",), ("teacher", "teacher_history"), ("seed", "deterministic", "phase1"), 1,
+        "phase1", "train", train, ("dataset",), ("teacher", "teacher_history"), ("seed", "deterministic", "phase1"), 2,
         clean=lambda run: teacher.clean(run, "teacher"),
     ),
     Step("phase1", "evaluate", evaluate, ("dataset", "teacher"), ("teacher_metrics",), (), 1),
     Step(
         "phase1", "logits", logits, ("dataset", "teacher"), ("teacher_logits",),
-        ("seed", "phase3.distillation.temperature", "phase3.soft_labels"), 1,
+        ("seed", "phase3.distillation.temperature", "phase3.soft_labels"), 2,
     ),
 ]  # fmt: skip

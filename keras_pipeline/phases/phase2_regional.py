@@ -53,11 +53,11 @@ STEPS = [
     Step("phase2", "subset", subset, ("dataset",), ("regional_subset",), ("phase2.region",), 1),
     Step(
         "phase2", "train", train, ("dataset", "regional_subset"), ("regional", "regional_history"),
-        ("seed", "deterministic", "phase2"), 2, clean=lambda run: teacher.clean(run, "regional"),
+        ("seed", "deterministic", "phase2"), 3, clean=lambda run: teacher.clean(run, "regional"),
     ),
     Step("phase2", "evaluate", evaluate, ("dataset", "regional"), ("regional_metrics",), (), 1),
     Step(
         "phase2", "logits", logits, ("dataset", "regional"), ("regional_logits",),
-        ("seed", "phase3.distillation.temperature", "phase3.soft_labels"), 1,
+        ("seed", "phase3.distillation.temperature", "phase3.soft_labels"), 2,
     ),
 ]  # fmt: skip

@@ -131,11 +131,11 @@ STEPS = [
     Step(
         "phase4", "distill", distill, ("dataset", "soft_labels"), ("distilled", "distill_history"),
         ("seed", "deterministic", "phase3.model", "phase3.distillation", "phase4.data", "phase4.training",
-         "phase4.distill", "phase4.callbacks"), 1, clean=lambda run: build.remove_backup(run.path("distilled").parent),
+         "phase4.distill", "phase4.callbacks"), 2, clean=lambda run: build.remove_backup(run.path("distilled").parent),
     ),
     Step(
         "phase4", "finetune", finetune, ("dataset", "distilled"), ("student", "finetune_history"),
-        ("seed", "deterministic", "phase4.data", "phase4.training", "phase4.finetune", "phase4.callbacks"), 1,
+        ("seed", "deterministic", "phase4.data", "phase4.training", "phase4.finetune", "phase4.callbacks"), 2,
         clean=lambda run: build.remove_backup(run.path("student").parent),
     ),
     Step(
