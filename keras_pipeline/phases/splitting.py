@@ -124,8 +124,8 @@ def _previous(run: Run) -> dict[str, str] | None:
     if old.attrs.get("made_with") != _made_with(run):
         print("seed, shares or group_by changed: a new split, which does not keep the old one's places")
         return None
-    old = old[old.place != ""]
-    return dict(zip(old.sample_id, old.place, strict=True))
+    place = old.get("place", old["split"])  # tables of earlier versions don't know where left-out photos had been
+    return {sample_id: split for sample_id, split in zip(old.sample_id, place, strict=True) if split}
 
 
 def _read_table(path: Path, remedy: str, **wanted: str) -> pd.DataFrame:
