@@ -397,7 +397,7 @@ def test_with_other_settings_all_that_failed_is_tried_again(tmp_path, host):
     waiting = []
     with Ledger(tmp_path / "l.sqlite") as ledger:
         for settings in ("a", "a", "b"):
-            ledger.settings(settings)
+            ledger.ask_with(settings)
             ledger.plan(export.rows(documents, Names(), host.url), seed=1)
             waiting.append(ledger.count("waiting"))
             export.check_urls(ledger, QUICK, base_url=host.url, own=False)

@@ -17,7 +17,3 @@ def test_one_line_a_minute_when_not_on_a_terminal(monkeypatch, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert 3 <= len(lines) <= 5 and "\r" not in "".join(lines)
     assert all(re.search(r"export: +\d+%.*\d+/200 \[.*<.*photos.*\]", line) for line in lines)
-
-
-def test_no_thread_of_tqdm_asks_for_more_lines():
-    assert module.progress(total=1).maxinterval == 60

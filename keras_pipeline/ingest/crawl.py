@@ -147,8 +147,10 @@ async def crawl(
                     await done(task, answer, tries + 1)
                 else:
                     host.come_again(task, tries + 1, due)
-            except fetch.HostGivenUp:  # before this task was asked for: it waits for another run
-                return
+            except fetch.HostGivenUp as given_up_host:
+                if host.given_up:  # what still waits for it waits for another run
+                    return
+                await done(task, Answer(reason=str(given_up_host), may_succeed=True), tries + 1)
             finally:
                 visit.end()
 

@@ -135,20 +135,15 @@ async def get(
 ) -> Answer:
     """Follows up to `max_redirects`, each to a checked address and in its host's turn.
 
-    Raises HostGivenUp where that is so of the first host.
+    Raises HostGivenUp where that is so of a host on the way.
 
     Args:
         first_bytes: ask for that many bytes only, and read no more.
     """
     headers = {} if first_bytes is None else {"Range": f"bytes=0-{first_bytes - 1}"}
     try:
-        await turn(host_of(url))
-        for hop in range(settings.max_redirects + 1):
-            if hop:
-                try:
-                    await turn(host_of(url))
-                except HostGivenUp as error:
-                    return Answer(reason=str(error), may_succeed=True)
+        for _ in range(settings.max_redirects + 1):
+            await turn(host_of(url))
             async with client.get(url, headers=headers, allow_redirects=False) as response:
                 target = response.headers.get("Location")
                 if response.status not in REDIRECTS or not target:

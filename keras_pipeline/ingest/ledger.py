@@ -158,15 +158,15 @@ class Ledger:
         with self._db:
             self._db.execute("DELETE FROM photos WHERE pass <= ?", (last,))
 
-    def settings(self, key: str) -> None:
+    def ask_with(self, settings: str) -> None:
         """To be called before `plan`: when URLs are asked for otherwise than before, all that failed may succeed."""
         before = self._db.execute("SELECT settings FROM asked_with").fetchall()
-        if before == [(key,)]:
+        if before == [(settings,)]:
             return
         with self._db:
             self._db.execute("UPDATE photos SET may_succeed = 1 WHERE state = 'failed'")
             self._db.execute("DELETE FROM asked_with")
-            self._db.execute("INSERT INTO asked_with VALUES (?)", (key,))
+            self._db.execute("INSERT INTO asked_with VALUES (?)", (settings,))
 
     def choose(self, *, max_per_observation: int | None, max_per_species: int | None) -> None:
         """Lets only so many rows wait: stored photos count first, then a seeded draw; failed ones don't count, so that

@@ -31,6 +31,7 @@ class Split:
 
     group: np.ndarray  # int64, number of the group; -1 left out
     split: np.ndarray  # str, one of SPLITS; "" left out
+    place: np.ndarray  # str, the same, but of a photo left out the split it was in before, to which it may come back
     reason: np.ndarray  # str, why it was left out
     conflict: np.ndarray  # bool, one picture of the group has two names
 
@@ -154,7 +155,8 @@ def split_photos(
     chosen = assign_splits(members, table.sample_id.to_numpy()[kept], shares=shares, seed=seed)
     split = np.full(len(table), "", object)
     split[kept] = [chosen[g] for g in group[kept]]
-    return Split(group, split, reason, conflict)
+    before = np.array(["", *SPLITS], object)[pinned + 1]
+    return Split(group, split, np.where(split == "", before, split), reason, conflict)
 
 
 def _two_names(ties: Ties, names: np.ndarray) -> np.ndarray:

@@ -114,7 +114,7 @@ def _source(run: Run) -> Iterator[tuple[Iterator[Document], str | None]]:
 
 
 def _plan(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
-    ledger.settings(config_hash(run.config, ASKED))
+    ledger.ask_with(config_hash(run.config, ASKED))
     ledger.plan(documents, seed=run.config.seed)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from keras_pipeline.ingest.split import Ties
 
+TABLE = ["sample_id", "group_id", "split", "place", "latin_name", "reason"]  # columns of assignment.parquet
 LISTED = 10_000  # pairs in near_duplicates.csv; a placeholder picture alone can make as many
 
 
@@ -34,21 +35,15 @@ def split(run: Run) -> None:
             "min_short_side, jpeg_quality) than the config says; run `phase0 export` with it first"
         )
     table = _stored_photos(run)
-    previous = _previous(run)
     ties, near = _ties(run, table)
     decided = splitting.split_photos(
         table,
         ties,
         shares={name: getattr(run.config.phase0.split, name) for name in SPLITS},
         seed=run.config.seed,
-        previous=previous,
+        previous=_previous(run),
     )
-    # A photo that is left out for now would come back to its old place, and to no other.
-    known = previous or {}
-    place = [split or known.get(name, "") for name, split in zip(table.sample_id, decided.split, strict=True)]
-    table = table.assign(
-        group=decided.group, split=decided.split, reason=decided.reason, conflict=decided.conflict, place=place
-    )
+    table = table.assign(**vars(decided))
     _refuse_empty_splits(table)
     made, info = _write_shards(run, table)
     finished = _finished_photos(made, info)
@@ -113,7 +108,7 @@ def _ties(run: Run, table: pd.DataFrame) -> tuple[dict[str, Ties], np.ndarray]:
 def _made_with(run: Run) -> dict:
     """A split keeps its groups' places only while it is asked for in the same way."""
     settings = run.config.phase0.split.model_dump(include={*SPLITS, "group_by"})
-    return {"seed": run.config.seed, **settings}
+    return {"seed": run.config.seed, "table": TABLE, **settings}
 
 
 def _previous(run: Run) -> dict[str, str] | None:
@@ -122,10 +117,9 @@ def _previous(run: Run) -> dict[str, str] | None:
         return None
     old = _read_table(run.path("assignment"), "`phase0 split --force`: groups then get new places")
     if old.attrs.get("made_with") != _made_with(run):
-        print("seed, shares or group_by changed: a new split, which does not keep the old one's places")
+        print("seed, shares, group_by or this program changed: a new split, which does not keep the old one's places")
         return None
-    place = old.get("place", old["split"])  # tables of earlier versions don't know where left-out photos had been
-    return {sample_id: split for sample_id, split in zip(old.sample_id, place, strict=True) if split}
+    return {sample_id: place for sample_id, place in zip(old.sample_id, old.place, strict=True) if place}
 
 
 def _read_table(path: Path, remedy: str, **wanted: str) -> pd.DataFrame:
@@ -180,7 +174,7 @@ def _write_shards(run: Run, table: pd.DataFrame) -> tuple[Path, dict]:
     left_out = entries.pop("")
     info = {"name": run.config.dataset_name, "classes": classes, "class_hash": class_hash(classes)}
     info |= {"splits": entries, "left_out": left_out}
-    assignment = table.sort_values("sample_id")[["sample_id", "group_id", "split", "place", "latin_name", "reason"]]
+    assignment = table.sort_values("sample_id")[TABLE]
     assignment.attrs |= {"made_with": _made_with(run), "stored_as": stored_as(run)}
     assignment.to_parquet(made / run.path("assignment").name, index=False)
     write_json(made / "dataset.json", info)
@@ -200,7 +194,10 @@ def _finished_photos(folder: Path, info: dict) -> pd.DataFrame:
     for name, entry in (*info["splits"].items(), ("", info["left_out"])):
         found = index_shards([folder / shard["name"] for shard in entry["shards"]])
         if len(found) != entry["n"]:
-            raise BrokenArtefact(f"{folder}: split {name} holds {len(found)} photos, expected {entry['n']}")
+            raise BrokenArtefact(
+                f"{folder}: split {name} holds {len(found)} photos, expected {entry['n']}; "
+                "remove that folder and run `phase0 split` again"
+            )
         if name:
             tables.append(found.assign(split=name))
     return pd.concat(tables, ignore_index=True)
