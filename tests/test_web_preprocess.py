@@ -37,6 +37,8 @@ def page(tmp_path_factory):
     shutil.copyfile(PAGE / "preprocess.js", folder / "preprocess.js")
     with serve_folder(folder) as base, open_browser() as browser:
         page = browser.new_page()
+        # `Failed to fetch` alone, seen once in many runs, does not say what Chromium met.
+        page.on("requestfailed", lambda request: print(f"{request.url}: {request.failure}"))
         page.goto(base)
         page.folder = folder
         yield page
