@@ -33,6 +33,7 @@ def test_defaults_are_the_plans():
         "dropout": 0.2,
         "mixup_alpha": 0.8,
         "cutmix_alpha": 0.8,
+        "label_smoothing": 0.0,
         "logit_adjustment": 0.0,
     }
     assert (one.callbacks.early_stopping, one.callbacks.early_stopping_patience) == (True, 3)
@@ -46,6 +47,7 @@ def test_defaults_are_the_plans():
         "dropout": 0.3,
         "mixup_alpha": 0.0,
         "cutmix_alpha": 0.0,
+        "label_smoothing": 0.0,
         "logit_adjustment": 0.0,
     }
     assert two.callbacks.early_stopping_patience == 5
@@ -160,7 +162,19 @@ def test_a_wrong_value_is_shown_with_what_is_allowed(write, text, message):
         ("phase1: {training: {epochs: 2}}", r"phase1.training: warmup_epochs \(2\) must be below epochs \(2\)"),
         ("phase1: {data: {image_size: 230}}", "phase1: data.image_size 230 is not a multiple of .* patch size 16"),
         ("phase1: {model: {name: vit_bas_patch16}}", "unknown model name 'vit_bas_patch16', nearest: 'vit_"),
-        ("phase3: {model: {name: vit_tiny_patch16}}", "phase3: model.name of the student must be mobilenetv2"),
+        ("phase3: {model: {name: vit_base_patch16_224}}", "phase3: model.name of the student must be mobilenetv2"),
+        ("phase1: {model: {name: vit_tiny_patch16}}", "no imagenet weights of vit_tiny_patch16 are published"),
+        ("phase1: {model: {name: vit_base_patch16}}", "there are vit_base_patch16_224_imagenet"),
+        ("phase3: {model: {alpha: 0.6}}", "no imagenet weights of mobilenetv2 with alpha 0.6"),
+        ("phase1: {model: {pretrained: global_teacher}}", "global_teacher is for phase2.model"),
+        (
+            "phase2: {model: {pretrained: global_teacher, name: mobilenetv2}}",
+            "needs phase1's model .vit_base_patch16_224, alpha 1., received mobilenetv2",
+        ),
+        (
+            "phase1: {model: {name: mobilenetv2}, training: {rematerialisation: true}}",
+            "rematerialisation: true is for ViTs, received model.name mobilenetv2",
+        ),
         ("phase3: {teachers: []}", "phase3: teachers: at least one"),
         ("phase3: {teachers: [{path: a, weight: 1, region_filter: EU}]}", "phase3: teachers: at least one"),
         ("phase3: {teachers: [{path: a, weight: 0}]}", "phase3: teachers: at least one"),

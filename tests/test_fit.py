@@ -39,16 +39,20 @@ def cheap_model():
     """Runs eagerly: tracing costs more than these few steps."""
     keras.utils.set_random_seed(3)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
+    model.compile(
+        build_optimizer("sgd", learning_rate=0.01, weight_decay=0, steps=99, warmup=0),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        run_eagerly=True,
+    )
     return model
 
 
-def batches(epochs, die_in=None, scale=1.0):
+def batches(epochs, done=0, die_in=None, scale=1.0):
     """Batches as functions of the epoch; raises in the middle of epoch `die_in`, as a kill would."""
 
     def generate():
         for epoch in epochs:
-            for step in range(STEPS):
+            for step in range(done if epoch == epochs.start else 0, STEPS):
                 if epoch == die_in and step == 1:
                     raise RuntimeError("killed")
                 rng = np.random.default_rng([epoch, step])
@@ -62,8 +66,13 @@ def batches(epochs, die_in=None, scale=1.0):
 VALIDATION = batches(range(100, 102)).apply(tf.data.experimental.assert_cardinality(2 * STEPS))
 
 
-def stage_of(folder, epochs=5, callbacks=PLAIN):
-    return fit.Stage(folder, epochs, STEPS, callbacks)
+def stage_of(folder, epochs=5, callbacks=PLAIN, made_from=""):
+    return fit.Stage(folder, epochs, STEPS, SIZE, 3, 0, callbacks, made_from=made_from)
+
+
+def same_rows(a, b):
+    """All but the speed."""
+    return [{**x, "images_per_second": 0} for x in a] == [{**x, "images_per_second": 0} for x in b]
 
 
 def weights_of(model):
@@ -75,17 +84,34 @@ def test_a_killed_run_started_again_equals_the_uninterrupted_one(tmp_path):
     expected = fit.fit(whole, batches, VALIDATION, stage_of(tmp_path / "whole"))
 
     with pytest.raises(Exception, match="killed"):
-        fit.fit(model_of(), lambda epochs: batches(epochs, die_in=3), VALIDATION, stage_of(tmp_path / "killed"))
+        fit.fit(
+            model_of(), lambda epochs, done: batches(epochs, done, die_in=3), VALIDATION, stage_of(tmp_path / "killed")
+        )
     again, asked = model_of(), []
-    rows = fit.fit(again, lambda e: asked.append(e) or batches(e), VALIDATION, stage_of(tmp_path / "killed"))
+    rows = fit.fit(
+        again, lambda e, done: asked.append((e, done)) or batches(e, done), VALIDATION, stage_of(tmp_path / "killed")
+    )
 
-    assert asked == [range(3, 5)]
+    assert asked == [(range(3, 5), 0)]
     np.testing.assert_array_equal(weights_of(again), weights_of(whole))
-    assert rows == expected
+    assert same_rows(rows, expected)
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
     for name in ("best.keras", "checkpoints/epoch-005.keras"):
         models = [keras.saving.load_model(tmp_path / run / name) for run in ("whole", "killed")]
         np.testing.assert_array_equal(weights_of(models[0]), weights_of(models[1]))
+
+
+def test_killed_inside_an_epoch_it_goes_on_at_that_step(tmp_path):
+    often = Callbacks(early_stopping=False, backup_minutes=0)
+    whole, again = model_of(), model_of()
+    expected = fit.fit(whole, batches, VALIDATION, stage_of(tmp_path / "whole"))
+    with pytest.raises(Exception, match="killed"):
+        fit.fit(model_of(), lambda e, d: batches(e, d, die_in=2), VALIDATION, stage_of(tmp_path / "a", 5, often))
+    asked = []
+    rows = fit.fit(again, lambda *of: asked.append(of) or batches(*of), VALIDATION, stage_of(tmp_path / "a", 5, often))
+    assert asked == [(range(2, 3), 1), (range(3, 5), 0)]
+    np.testing.assert_array_equal(weights_of(again), weights_of(whole))
+    assert same_rows(rows, expected)  # the metrics of the broken epoch too
 
 
 SCRIPT = """
@@ -102,7 +128,7 @@ class Die(keras.callbacks.Callback):
 
 whole = t.fit._callbacks
 # After the CSV log and the checkpoints, before the backup: the worst moment.
-t.fit._callbacks = lambda stage, past: [*whole(stage, past)[:-1], Die(), whole(stage, past)[-1]]
+t.fit._callbacks = lambda *of: [*whole(*of)[:-1], Die(), whole(*of)[-1]]
 t.fit.fit(t.model_of(), t.batches, t.VALIDATION, t.stage_of(Path(sys.argv[1])))
 """
 
@@ -127,18 +153,18 @@ def test_a_killed_distiller_goes_on_and_leaves_the_student(tmp_path):
         model.compile(build_optimizer("adam", learning_rate=0.1, weight_decay=0, steps=9, warmup=1), run_eagerly=True)
         return model
 
-    def taught(epochs, die_in=None):
+    def taught(epochs, done=0, die_in=None):
         ids, tail = tf.tile([[0, 1, 2]], [SIZE, 1]), tf.fill([SIZE], EMPTY_TAIL)
-        return batches(epochs, die_in).map(
+        return batches(epochs, done, die_in).map(
             lambda x, y: ({"image": x, "teacher_ids": ids, "teacher_logits": x[:, :3], "teacher_tail": tail}, y)
         )
 
     validation, killed = VALIDATION.map(lambda x, y: ({"image": x}, y)), stage_of(tmp_path / "killed", 3)
     with pytest.raises(Exception, match="killed"):
-        fit.fit(distiller(), lambda epochs: taught(epochs, die_in=2), validation, killed)
+        fit.fit(distiller(), lambda epochs, done: taught(epochs, done, die_in=2), validation, killed)
     again, whole = distiller(), distiller()
     rows = fit.fit(again, taught, validation, killed)
-    assert rows == fit.fit(whole, taught, validation, stage_of(tmp_path / "whole", 3))
+    assert same_rows(rows, fit.fit(whole, taught, validation, stage_of(tmp_path / "whole", 3)))
     np.testing.assert_array_equal(weights_of(again), weights_of(whole))
     assert not isinstance(keras.saving.load_model(killed.best), Distiller)
 
@@ -149,26 +175,26 @@ def test_a_finished_stage_is_not_trained_again(tmp_path):
 
 
 def test_a_backup_of_other_settings_is_not_continued(tmp_path):
-    first, other = (fit.Stage(tmp_path, n, STEPS, PLAIN, made_from=f"{n} epochs") for n in (3, 2))
+    first, other = (stage_of(tmp_path, n, made_from=f"{n} epochs") for n in (3, 2))
     fit.fit(cheap_model(), batches, VALIDATION, first)
     asked = []
-    rows = fit.fit(cheap_model(), lambda e: asked.append(e) or batches(e), VALIDATION, other)
-    assert asked == [range(2)] and [row["epoch"] for row in rows] == [0, 1]
+    rows = fit.fit(cheap_model(), lambda e, done: asked.append((e, done)) or batches(e, done), VALIDATION, other)
+    assert asked == [(range(2), 0)] and [row["epoch"] for row in rows] == [0, 1]
     assert not (tmp_path / "checkpoints" / "epoch-003.keras").exists()  # of the other run
 
 
 def test_killed_while_the_backup_is_written_the_older_one_serves(tmp_path, monkeypatch):
     def torn(self, *_, **__):
-        Path(self.backup_dir, "epoch-002.weights.h5").write_bytes(b"half a file")
+        Path(self._folder, "epoch-002-step-000000.weights.h5").write_bytes(b"half a file")
         raise KeyboardInterrupt
 
     fit.fit(cheap_model(), batches, VALIDATION, stage_of(tmp_path, 1))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fit.Backup, "_save_model", torn)
+        patch.setattr(fit.Backup, "_write", torn)
         fit.fit(cheap_model(), batches, VALIDATION, stage_of(tmp_path, 3))
     again, whole = cheap_model(), cheap_model()
     rows = fit.fit(again, batches, VALIDATION, stage_of(tmp_path, 3))
-    assert rows == fit.fit(whole, batches, VALIDATION, stage_of(tmp_path / "whole", 3))
+    assert same_rows(rows, fit.fit(whole, batches, VALIDATION, stage_of(tmp_path / "whole", 3)))
     np.testing.assert_array_equal(weights_of(again), weights_of(whole))
 
 
@@ -189,8 +215,8 @@ def scripted(monkeypatch):
     original = fit._callbacks
 
     def run(stage, values, die_in=None):
-        monkeypatch.setattr(fit, "_callbacks", lambda s, past: [Scripted(values), *original(s, past)])
-        return fit.fit(cheap_model(), lambda epochs: batches(epochs, die_in=die_in), VALIDATION, stage)
+        monkeypatch.setattr(fit, "_callbacks", lambda *of: [Scripted(values), *original(*of)])
+        return fit.fit(cheap_model(), lambda epochs, done: batches(epochs, done, die_in), VALIDATION, stage)
 
     return run
 
@@ -233,16 +259,21 @@ def test_an_early_stopped_stage_is_not_trained_further_on_restart(tmp_path, scri
 
 
 def test_divergence_is_reported_with_a_remedy(tmp_path):
-    with pytest.raises(ValueError, match="training diverged .*lower the learning rate"):
-        fit.fit(cheap_model(), lambda e: batches(e, scale=np.inf), VALIDATION, stage_of(tmp_path, 2))
+    fit.fit(cheap_model(), batches, VALIDATION, stage_of(tmp_path, 1))
+    wild = lambda epochs, done: batches(epochs, done, scale=np.inf)  # noqa: E731
+    kept = "loss nan in epoch 2 at step 1; the last good checkpoint is .*epoch-001.keras. Lower the learning rate"
+    with pytest.raises(ValueError, match=kept):
+        fit.fit(cheap_model(), wild, VALIDATION, stage_of(tmp_path, 2))
 
 
 def test_traces_of_a_run(tmp_path):
     rows = fit.fit(model_of(), batches, VALIDATION, stage_of(tmp_path, 2))
-    assert set(rows[0]) == {"epoch", "loss", "top1", "val_loss", "val_top1", "learning_rate"}
+    rates = {"learning_rate", "gradient_norm", "images_per_second"}
+    assert set(rows[0]) == {"epoch", "loss", "top1", "val_loss", "val_top1"} | rates
+    assert all(row["gradient_norm"] > 0 and row["images_per_second"] > 0 for row in rows)
     assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["epoch-001.keras", "epoch-002.keras"]
     assert {p.name for p in (tmp_path / "logs").iterdir()} == {"train", "validation"}
-    assert json.loads((tmp_path / "backup" / "training_metadata.json").read_text())["epoch"] == 2
+    assert json.loads((tmp_path / "backup" / "position.json").read_text())["epoch"] == 2
 
 
 def test_checkpoint_dir_moves_the_checkpoints(tmp_path):

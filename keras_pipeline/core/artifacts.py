@@ -2,7 +2,7 @@
 
 An artefact `X` has a sidecar `X.meta.json`: {content_hash, size, mtime_ns, producer, code_version, config_hash, inputs,
 seconds}. A step is up to date while the sidecars of all its outputs still match its code, its config and its inputs.
-`content_hash` leaves out what changes by nature: dates inside .keras files and SavedModels, `timing` in JSON.
+`content_hash` leaves out what changes by nature: dates inside .keras files and SavedModels, times and rates in JSON.
 """
 
 from __future__ import annotations
@@ -112,10 +112,16 @@ class Step:
     # Removes what only a restart needs, once the outputs are safe; again after each later run.
     clean: Callable[[Run], None] | None = None
     estimate: Callable[[Run], str] | None = None  # what `--dry-run` says of its size
+    check: Callable[[Run], None] | None = None  # before anything runs: raises where the step can't succeed
+    more_inputs: Callable[[Config], tuple[str, ...]] | None = None  # that only some configs ask for
 
     @property
     def title(self) -> str:
         return f"{self.phase} {self.name}"
+
+    def needs(self, config: Config) -> tuple[str, ...]:
+        """Names of the artefacts that it reads."""
+        return self.inputs + (self.more_inputs(config) if self.more_inputs else ())
 
 
 def read_json(path: Path) -> dict:
@@ -184,7 +190,9 @@ def file_hash(path: Path) -> str:
 def _without_timing(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: _without_timing(inner) for key, inner in value.items() if key != "timing" and not key.endswith("_ms")
+            key: _without_timing(inner)
+            for key, inner in value.items()
+            if key != "timing" and not key.endswith(("_ms", "_per_second"))
         }
     return [_without_timing(inner) for inner in value] if isinstance(value, list) else value
 
@@ -246,7 +254,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def input_hashes(run: Run, step: Step) -> dict[str, str | None]:
-    return {name: (sidecar(run.path(name)) or {}).get("content_hash") for name in step.inputs}
+    return {name: (sidecar(run.path(name)) or {}).get("content_hash") for name in step.needs(run.config)}
 
 
 def table_attributes(path: Path) -> dict:

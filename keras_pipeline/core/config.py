@@ -18,7 +18,16 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-VIT_NAME = re.compile(r"vit_(tiny|small|base|large)_patch(8|14|16|32)(_(\d+))?")
+VIT_NAME = re.compile(r"vit_(tiny|small|base|large|huge)_patch(8|14|16|32)(_(\d+))?")
+# keras-hub's, by name; each needs a download or a copy of its weights.
+VIT_PRESETS = (
+    "vit_base_patch16_224_imagenet", "vit_base_patch16_384_imagenet", "vit_base_patch32_384_imagenet",
+    "vit_large_patch16_224_imagenet", "vit_large_patch16_384_imagenet", "vit_large_patch32_384_imagenet",
+    "vit_base_patch16_224_imagenet21k", "vit_base_patch32_224_imagenet21k", "vit_large_patch16_224_imagenet21k",
+    "vit_large_patch32_224_imagenet21k", "vit_huge_patch14_224_imagenet21k",
+)  # fmt: skip
+MOBILENET_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # of Keras's ImageNet weights
+GLOBAL_TEACHER = "global_teacher"  # as phase2.model.pretrained
 EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -207,9 +216,11 @@ class Phase0(Section):
 
 class Model(Section):
     name: str = Field(
-        "vit_base_patch16_224", description="mobilenetv2 or vit_{tiny,small,base,large}_patch{8,14,16,32}"
+        "vit_base_patch16_224", description="mobilenetv2 or vit_{tiny,small,base,large,huge}_patch{8,14,16,32}"
     )
-    pretrained: bool | str = Field(True, description="true: ImageNet preset (download); a path: weights file; false")
+    pretrained: bool | str = Field(
+        True, description="true or imagenet, imagenet21k (ViT): download; a path: .weights.h5; false; global_teacher"
+    )
     num_classes: int | None = Field(None, ge=2, description="checked against the class list, its only source")
     alpha: float = Field(1.0, gt=0, le=2, description="width multiplier of mobilenetv2")
     dropout_rate: float = Field(0.2, ge=0, lt=1, description="before the student's head (teachers: regularization)")
@@ -224,9 +235,29 @@ class Model(Section):
             raise ValueError(f"unknown model name {self.name!r}, nearest: {close[0]!r}")
         return self
 
+    @model_validator(mode="after")
+    def _published(self) -> Model:
+        """Weights that nobody has published are an error here, not after a download has failed."""
+        tag = "imagenet" if self.pretrained is True else self.pretrained
+        if tag not in ("imagenet", "imagenet21k"):
+            return self
+        instead = "give the path of a .weights.h5 file, or pretrained: false"
+        if self.name != "mobilenetv2" and f"{self.name}_{tag}" not in VIT_PRESETS:
+            raise ValueError(
+                f"pretrained: no {tag} weights of {self.name} are published in keras-hub (there are "
+                f"{', '.join(VIT_PRESETS)}); {instead}"
+            )
+        if self.name == "mobilenetv2" and (tag != "imagenet" or self.alpha not in MOBILENET_ALPHAS):
+            raise ValueError(
+                f"pretrained: no {tag} weights of mobilenetv2 with alpha {self.alpha:g} are published (there are "
+                f"imagenet ones of alpha {', '.join(map(str, MOBILENET_ALPHAS))}); {instead}"
+            )
+        return self
+
 
 Optimizer = Literal["adam", "adamw", "sgd"]
 Augmentation = Literal["none", "moderate", "aggressive"]
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 
 
 class Training(Section):
@@ -234,10 +265,18 @@ class Training(Section):
     batch_size: int = Field(64, ge=1, description="photos a step")
     epochs: int = Field(15, ge=1, description="passes over the train split")
     warmup_epochs: float = Field(2.0, ge=0, description="linear warm-up, then cosine to 0")
-    weight_decay: float = Field(0.01, ge=0, description="decoupled (AdamW); ignored norms and biases")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled (AdamW); spares norms, biases and embeddings")
     optimizer: Optimizer = Field("adamw", description="AdamW is what ViTs are fine-tuned with")
     head_epochs: int = Field(0, ge=0, description="first train only the new head, so that it can't wreck the backbone")
     head_learning_rate: float = Field(1e-3, gt=0, lt=10, description="of the head-only stage")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="the rate falls by this factor a block towards the input (arXiv 2106.08254)"
+    )
+    clip_norm: float | None = Field(None, gt=0, description="greatest norm of the gradient; null: not clipped")
+    gradient_accumulation: int = Field(1, ge=1, description="batches an update: large ones in little memory")
+    precision: Precision = Field("float32", description="mixed ones halve the memory; weights stay float32")
+    rematerialisation: bool = Field(False, description="ViT: blocks computed again backwards; less memory, slower")
+    jit_compile: bool | None = Field(None, description="XLA; null: on GPUs only")
 
     @model_validator(mode="after")
     def _warmup(self) -> Training:
@@ -263,6 +302,7 @@ class Regularization(Section):
     dropout: float = Field(0.2, ge=0, lt=1, description="before the head")
     mixup_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 is off (arXiv 1710.09412)")
     cutmix_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 is off (arXiv 1905.04899)")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label spread over all classes")
     logit_adjustment: float = Field(0.0, ge=0, le=3, description="τ; 1 trains for balanced classes (arXiv 2007.07314)")
 
 
@@ -271,6 +311,7 @@ class Callbacks(Section):
     early_stopping_patience: int = Field(3, ge=1, description="epochs without a better val loss")
     save_best: bool = Field(True, description="best.keras is the epoch of lowest val loss; false: the last epoch")
     checkpoint_dir: str | None = Field(None, description="none: phaseN/checkpoints in the experiment's folder")
+    backup_minutes: float = Field(10.0, ge=0, description="what a kill inside an epoch may cost; 0: after every step")
 
 
 def _check_patches(model: Model, image_size: int) -> None:
@@ -291,6 +332,8 @@ class Teacher(Section):
     @model_validator(mode="after")
     def _patches(self) -> Teacher:
         _check_patches(self.model, self.data.image_size)
+        if self.training.rematerialisation and self.model.name == "mobilenetv2":
+            raise ValueError("training.rematerialisation: true is for ViTs, received model.name mobilenetv2; remove it")
         return self
 
 
@@ -488,6 +531,20 @@ class Config(Section):
                     f"{key}.image_size {size} is larger than dataset.short_side {self.dataset.short_side}: "
                     "stored photos would be enlarged; raise short_side or lower image_size"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _global_teacher(self) -> Config:
+        """Only phase 2 comes after the global teacher and answers its classes."""
+        for key, model in (("phase1.model", self.phase1.model), ("phase3.model", self.phase3.model)):
+            if model.pretrained == GLOBAL_TEACHER:
+                raise ValueError(f"{key}.pretrained: {GLOBAL_TEACHER} is for phase2.model; give true, a path or false")
+        mine, theirs = self.phase2.model, self.phase1.model
+        if mine.pretrained == GLOBAL_TEACHER and (mine.name, mine.alpha) != (theirs.name, theirs.alpha):
+            raise ValueError(
+                f"phase2.model.pretrained: {GLOBAL_TEACHER} needs phase1's model ({theirs.name}, alpha "
+                f"{theirs.alpha:g}), received {mine.name}, alpha {mine.alpha:g}"
+            )
         return self
 
     @property

@@ -92,6 +92,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     epochs: range,
+    done: int = 0,
     region: str | None = None,
     repeats: np.ndarray | None = None,
     companion: Companion | None = None,
@@ -101,6 +102,7 @@ def training_batches(
     Args:
         view: see `View`.
         epochs: what is left to do; a run restarted at epoch 7 passes range(7, 20) and sees what it would have seen.
+        done: batches of the first of these epochs to leave out; their photos are read, not decoded.
         region: only photos of this region.
         repeats: of `class_repeats`; None shows each photo once an epoch.
         companion: records zipped with the photos; its "view" replaces the epoch in the seed.
@@ -128,7 +130,8 @@ def training_batches(
         records = records.shuffle(min(SHUFFLE_BUFFER, info.count("train", region)), shuffle_seed)
         if repeats is not None:
             records = records.repeat()  # the rounding of `repeats` may leave an epoch a few photos short
-        return records.take(per_epoch).map(lambda *record: (epoch, *record))
+        already = tf.where(epoch == epochs.start, tf.constant(done * batch_size, tf.int64), 0)
+        return records.take(per_epoch).skip(already).map(lambda *record: (epoch, *record))
 
     def prepare(epoch, copy, example, *record):
         photo = parse(example)

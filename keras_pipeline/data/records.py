@@ -241,6 +241,18 @@ def load_info(path: Path) -> DatasetInfo:
     return info
 
 
+def check_labels(info: DatasetInfo) -> None:
+    """Raises BrokenArtefact naming the first shard whose first photo has another label than the class list gives it."""
+    for shard in (shard for split in info.splits for shard in info.shards(split)):
+        photo = decode(next(iter(read_shard(shard))))
+        listed = info.classes[photo.label] if 0 <= photo.label < len(info.classes) else "no such label"
+        if listed != photo.latin_name:
+            raise BrokenArtefact(
+                f"{shard}: shard of another class list: {photo.latin_name} has label {photo.label} there, which in "
+                f"dataset.json is {listed}; {INFO_REMEDY}"
+            )
+
+
 def corrupt_shards(info: DatasetInfo) -> list[Path]:
     """Shards whose sha256 differs from dataset.json. Reads everything: called when something already went wrong."""
     entries = [shard for split in info.splits.values() for shard in split["shards"]]

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import keras
 
-from keras_pipeline.core.config import Model
+from keras_pipeline.core.config import GLOBAL_TEACHER, Model
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.models import mobilenet
 
 
-def build_classifier(model: Model, *, num_classes: int, image_size: int, dropout: float) -> keras.Model:
-    """Args: model: the config's section; num_classes: length of the class list.
+def build_classifier(
+    model: Model, *, num_classes: int, image_size: int, dropout: float, rematerialisation: bool = False
+) -> keras.Model:
+    """Args: model: the config's section; num_classes: length of the class list; rematerialisation: see `vit.backbone`.
 
     Raises ValueError when model.num_classes says another number, or the weights can't be had.
     """
@@ -21,25 +23,27 @@ def build_classifier(model: Model, *, num_classes: int, image_size: int, dropout
         raise ValueError(
             f"model.num_classes: received {model.num_classes}, but the class list has {num_classes}: remove the key"
         )
-    features = build_backbone(model, image_size)
+    features = build_backbone(model, image_size, rematerialisation=rematerialisation)
     x = keras.layers.Dropout(dropout, name="dropout")(features.output)
     # float32 whatever the precision policy: softmax over 9,000 classes overflows half precision.
     logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
     return keras.Model(features.inputs[0], logits, name=model.name)
 
 
-def build_backbone(model: Model, image_size: int) -> keras.Model:
+def build_backbone(model: Model, image_size: int, *, rematerialisation: bool = False) -> keras.Model:
     """image [N, S, S, 3] (RGB 0..255) -> features [N, D]."""
+    # The phase copies the global teacher itself, head and all.
+    pretrained = False if model.pretrained == GLOBAL_TEACHER else model.pretrained
     if model.name == "mobilenetv2":
         return mobilenet.backbone(
             image_size,
             alpha=model.alpha,
-            pretrained=model.pretrained,
+            pretrained=pretrained,
             batch_norm_momentum=model.batch_norm_momentum,
         )
     from keras_pipeline.models import vit  # keras-hub takes seconds to import
 
-    return vit.backbone(model.name, image_size, pretrained=model.pretrained)
+    return vit.backbone(model.name, image_size, pretrained=pretrained, rematerialisation=rematerialisation)
 
 
 def freeze_backbone(model: keras.Model, frozen: bool) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import keras
 
-from keras_pipeline.models.weights import copy_layers
+from keras_pipeline.models.weights import copy_weights, load_checked
 
 
 def backbone(image_size: int, *, alpha: float, pretrained: bool | str, batch_norm_momentum: float) -> keras.Model:
     """float32 [N, S, S, 3], RGB 0..255 -> float32 [N, 1280 * max(alpha, 1)] pooled features.
 
     Args:
-        pretrained: True: Keras's ImageNet weights (download); a path: `.weights.h5` of
+        pretrained: True or "imagenet": Keras's ImageNet weights (download); a path: `.weights.h5` of
             `keras.applications.MobileNetV2(alpha=alpha, classifier_activation=None)`, 1000 classes; False: none.
         batch_norm_momentum: Keras's own 0.999 needs thousands of steps before evaluation catches up with training.
     """
@@ -23,7 +21,7 @@ def backbone(image_size: int, *, alpha: float, pretrained: bool | str, batch_nor
         input_tensor=scaled, alpha=alpha, include_top=False, pooling="avg", weights=None, name="mobilenetv2"
     )
     if pretrained:
-        copy_layers(_donor(alpha, pretrained), model)
+        copy_weights(_donor(alpha, pretrained), model)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = batch_norm_momentum
@@ -32,21 +30,16 @@ def backbone(image_size: int, *, alpha: float, pretrained: bool | str, batch_nor
 
 def _donor(alpha: float, pretrained: bool | str) -> keras.Model:
     """The 1000-class network that the weights belong to."""
-    if pretrained is True:
+    if pretrained in (True, "imagenet"):
         try:
             return keras.applications.MobileNetV2(alpha=alpha, weights="imagenet", include_top=False)
         except Exception as error:  # urllib, SSL and Keras raise different things
             raise ValueError(
-                f"model.pretrained: true needs a download that failed ({error}); give the path of a .weights.h5 file"
+                f"model.pretrained: {pretrained} needs a download that failed ({error}); give the path of a "
+                ".weights.h5 file, or false"
             ) from error
-    path = Path(pretrained)
-    if not path.is_file():
-        raise ValueError(f"model.pretrained: {path} does not exist; give a .weights.h5 file, true, or false")
-    donor = keras.applications.MobileNetV2(alpha=alpha, weights=None, classifier_activation=None)
-    try:
-        donor.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"model.pretrained: {path} is no MobileNetV2 with alpha {alpha:g} and 1000 classes: {error}"
-        ) from error
+    donor = keras.applications.MobileNetV2(
+        alpha=alpha, weights=None, classifier_activation=None, name=f"MobileNetV2 with alpha {alpha:g}, 1000 classes"
+    )
+    load_checked(donor, pretrained)
     return donor

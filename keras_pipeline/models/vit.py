@@ -2,54 +2,68 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+
 import keras
 import keras_hub
 
 from keras_pipeline.core.config import VIT_NAME
+from keras_pipeline.core.pretrained import vit_preset
+from keras_pipeline.models.weights import copy_weights, load_checked, stored_shapes
 
-# layers, heads, width; MLP = 4 x width. tiny and small: arXiv 2012.12877, table 1; base and large: 2010.11929, table 1.
-SIZES = {"tiny": (12, 3, 192), "small": (12, 6, 384), "base": (12, 12, 768), "large": (24, 16, 1024)}
+# layers, heads, width; MLP = 4 x width. tiny and small: arXiv 2012.12877, table 1; the others: 2010.11929, table 1.
+SIZES = {"tiny": (12, 3, 192), "small": (12, 6, 384), "base": (12, 12, 768), "large": (24, 16, 1024),
+         "huge": (32, 16, 1280)}  # fmt: skip
 
 
-def backbone(name: str, image_size: int, *, pretrained: bool | str) -> keras.Model:
+def backbone(name: str, image_size: int, *, pretrained: bool | str, rematerialisation: bool = False) -> keras.Model:
     """float32 [N, S, S, 3], RGB 0..255 -> float32 [N, width], the class token.
 
     Args:
-        name: vit_{tiny,small,base,large}_patch{8,14,16,32}[_SIZE].
-        pretrained: True: keras-hub's ImageNet preset of that name (download); a path: the backbone's `.weights.h5`;
-            False: none.
+        name: vit_{tiny,small,base,large,huge}_patch{8,14,16,32}[_SIZE].
+        pretrained: True, "imagenet" or "imagenet21k": keras-hub's preset of that name (download); a path: a
+            `.weights.h5` of such a preset's backbone; False: none. Position embeddings are resized to `image_size`.
+        rematerialisation: blocks keep their input alone and are computed again backwards (arXiv 1604.06174).
     """
     match = VIT_NAME.fullmatch(name)
     if match is None:
-        raise ValueError(f"received {name!r}, expected vit_{{tiny,small,base,large}}_patch{{8,14,16,32}}")
-    shape = (image_size, image_size, 3)
-    if pretrained is True:
-        vit = _preset(f"{name}_imagenet", shape)
-    else:
-        layers, heads, width = SIZES[match[1]]
-        vit = keras_hub.models.ViTBackbone(
-            image_shape=shape, patch_size=int(match[2]), num_layers=layers, num_heads=heads, hidden_dim=width,
-            mlp_dim=4 * width,
-        )  # fmt: skip
-        if pretrained:
-            _load(vit, pretrained)
-    inputs = keras.Input(shape, name="image")
+        raise ValueError(f"received {name!r}, expected vit_{{tiny,small,base,large,huge}}_patch{{8,14,16,32}}")
+    blocks = [f"transformer_block_{number + 1}" for number in range(SIZES[match[1]][0])]
+    scope = keras.RematScope("list_of_layers", layer_names=blocks) if rematerialisation else contextlib.nullcontext()
+    with scope:
+        vit = _build(match, image_size)
+    if pretrained:
+        preset = vit_preset(name, pretrained)
+        copy_weights(_preset(preset) if preset else _donor(match, pretrained), vit)
+    inputs = keras.Input((image_size, image_size, 3), name="image")
     scaled = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")(inputs)
     return keras.Model(inputs, vit(scaled)[:, 0], name=name)
 
 
-def _preset(preset: str, shape: tuple[int, int, int]) -> keras.Model:
+def _build(match: re.Match, image_size: int) -> keras.Model:
+    layers, heads, width = SIZES[match[1]]
+    return keras_hub.models.ViTBackbone(
+        image_shape=(image_size, image_size, 3), patch_size=int(match[2]), num_layers=layers, num_heads=heads,
+        hidden_dim=width, mlp_dim=4 * width, name=match[0],
+    )  # fmt: skip
+
+
+def _preset(preset: str) -> keras.Model:
     try:
-        return keras_hub.models.ViTBackbone.from_preset(preset, image_shape=shape)
+        return keras_hub.models.ViTBackbone.from_preset(preset)
     except Exception as error:  # Kaggle, Hugging Face and the preset table raise different things
         raise ValueError(
-            f"model.pretrained: true: preset {preset!r} can't be had ({error}); give the path of a .weights.h5 file, "
-            "false, or one of " + ", ".join(sorted(keras_hub.models.ViTBackbone.presets))
+            f"model.pretrained: preset {preset!r} can't be had ({error}); give the path of a .weights.h5 file, or false"
         ) from error
 
 
-def _load(vit: keras.Model, path: str) -> None:
-    try:
-        vit.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"model.pretrained: {path} can't be loaded into {vit.name}: {error}") from error
+def _donor(match: re.Match, path: str) -> keras.Model:
+    """The network of the file's own image size, with its weights."""
+    shapes = stored_shapes(path)
+    positions = next((shape for key, shape in shapes.items() if "position_embedding" in key), None)
+    if positions is None:
+        raise ValueError(f"model.pretrained: {path} has no position embedding; expected a ViTBackbone's .weights.h5")
+    donor = _build(match, round((positions[0] - 1) ** 0.5) * int(match[2]))
+    load_checked(donor, path)
+    return donor

@@ -1,24 +1,88 @@
-"""Weights from one model into another, layer by layer, mismatches named."""
+"""Weights from a file or from another model, each mismatch named."""
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
+import h5py
 import keras
+import numpy as np
+from keras import ops
+
+POSITIONS = "position_embedding/embeddings"
 
 
-def copy_layers(source: keras.Model, target: keras.Model) -> None:
-    """Copies the weights of every layer of `target` from the layer of the same name in `source`.
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Copies every weight of `target` from the one of the same path in `source`.
 
-    Raises ValueError listing every layer that is missing in `source` or has other shapes.
+    Position embeddings of another image size are resized. Raises ValueError listing every weight that is missing in
+    `source` or has another shape.
     """
-    donors = {layer.name: layer for layer in source.layers}
-    faults = []
-    for layer in (layer for layer in target.layers if layer.weights):
-        donor = donors.get(layer.name)
-        shapes = [tuple(w.shape) for w in layer.weights]
-        received = [tuple(w.shape) for w in donor.weights] if donor else "no such layer"
-        if shapes == received:
-            layer.set_weights(donor.get_weights())
+    donors, faults = {variable.path: variable for variable in source.variables}, []
+    for variable in target.weights:
+        donor = donors.get(variable.path)
+        value = None if donor is None else ops.convert_to_numpy(donor)
+        if value is not None and variable.path.endswith(POSITIONS):
+            value = resize_positions(value, variable.shape[0])
+        if value is None or value.shape != tuple(variable.shape):
+            received = "no such weight" if value is None else value.shape
+            faults.append(f"{variable.path}: received {received}, expected {tuple(variable.shape)}")
         else:
-            faults.append(f"{layer.name}: received {received}, expected {shapes}")
+            variable.assign(value)
     if faults:
-        raise ValueError("these weights are of another model:\n  " + "\n  ".join(faults))
+        raise ValueError("these weights are of another model:\n  " + _some(faults))
+
+
+def resize_positions(embedding: np.ndarray, length: int) -> np.ndarray:
+    """ViT's position embeddings for another grid of patches (arXiv 2010.11929, §3.2: 2D interpolation; bilinear).
+
+    Args:
+        embedding: [1 + n², D], the class token's first.
+        length: 1 + m², of the result.
+    """
+    if len(embedding) == length:
+        return embedding
+    n, m = round((len(embedding) - 1) ** 0.5), round((length - 1) ** 0.5)
+    grid = embedding[1:].reshape(n, n, -1)
+    resized = ops.image.resize(grid, (m, m), interpolation="bilinear", antialias=True, data_format="channels_last")
+    return np.concatenate([embedding[:1], ops.convert_to_numpy(resized).reshape(m * m, -1)])
+
+
+def load_checked(model: keras.Model, path: str | Path) -> None:
+    """`model.load_weights` of a `.weights.h5`. Raises ValueError naming the file and every key that does not fit.
+
+    Keras stops at the first layer that does not fit, and passes over keys of the file that the model does not have.
+    """
+    received = stored_shapes(path)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_weights(Path(folder) / "expected.weights.h5")
+        expected = stored_shapes(Path(folder) / "expected.weights.h5")
+    faults = [
+        f"{key}: received {received.get(key, 'none')}, expected {expected.get(key, 'none')}"
+        for key in sorted({**expected, **received})
+        if received.get(key) != expected.get(key)
+    ]
+    if faults:
+        raise ValueError(f"{path}: {len(faults)} keys don't fit {model.name}:\n  " + _some(faults))
+    model.load_weights(path)
+
+
+def stored_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """{key: shape} of a `.weights.h5`. Raises ValueError where there is none."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    try:
+        with h5py.File(path) as file:
+            file.visititems(
+                lambda key, item: shapes.update({key: item.shape}) if isinstance(item, h5py.Dataset) else None
+            )
+    except OSError as error:
+        raise ValueError(
+            f"{path}: received no readable HDF5 file ({error}), expected a .weights.h5 of Keras"
+        ) from error
+    return shapes
+
+
+def _some(faults: list[str]) -> str:
+    rest = f"\n  … and {len(faults) - 10} more" if len(faults) > 10 else ""
+    return "\n  ".join(faults[:10]) + rest

@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run, Step, write_json
+from keras_pipeline.core.config import Model
+from keras_pipeline.core.pretrained import check_available
 from keras_pipeline.phases.downloads import estimate_export, export, forget_urls, remove_raw, validate_urls
 from keras_pipeline.phases.splitting import split
 
@@ -42,8 +44,16 @@ def audit(run: Run) -> None:
     )
 
 
+def _feature_model(run: Run) -> Model:
+    return Model(name="mobilenetv2", pretrained=run.config.phase0.baseline.weights or True)
+
+
+def check_features(run: Run) -> None:
+    if run.config.phase0.baseline.features != "colour-histogram":
+        check_available(_feature_model(run), "phase0.baseline.weights (with features: file)")
+
+
 def baseline(run: Run) -> None:
-    from keras_pipeline.core.config import Model
     from keras_pipeline.data import pipeline, records
     from keras_pipeline.data.preprocess import Preprocessing
     from keras_pipeline.evaluation import baseline as baselines
@@ -55,8 +65,7 @@ def baseline(run: Run) -> None:
     if settings.features == "colour-histogram":
         extract = baselines.colour_histogram
     else:
-        model = Model(name="mobilenetv2", pretrained=settings.weights or True)
-        extract = inference(heads.build_backbone(model, settings.image_size))
+        extract = inference(heads.build_backbone(_feature_model(run), settings.image_size))
     preprocessing = Preprocessing(settings.image_size, run.config.dataset.short_side)
     # What a kill leaves of it, the runner removes by this name.
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
@@ -95,5 +104,8 @@ STEPS = [
         "phase0", "split", split, ("url_ledger",), ("leak_audit", "assignment", "dataset"),
         ("seed", "dataset", "phase0.split"), 3, clean=remove_raw,
     ),
-    Step("phase0", "baseline", baseline, ("dataset",), ("baseline",), ("seed", "phase0.baseline"), 2),
+    Step(
+        "phase0", "baseline", baseline, ("dataset",), ("baseline",), ("seed", "phase0.baseline"), 2,
+        check=check_features,
+    ),
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from keras_pipeline.core.artifacts import Run, Step
+from keras_pipeline.core.pretrained import check_available
 from keras_pipeline.phases import build, teacher
 
 
@@ -24,8 +25,9 @@ def logits(run: Run) -> None:
 
 STEPS = [
     Step(
-        "phase1", "train", train, ("dataset",), ("teacher", "teacher_history"), ("seed", "deterministic", "phase1"), 2,
+        "phase1", "train", train, ("dataset",), ("teacher", "teacher_history"), ("seed", "deterministic", "phase1"), 3,
         clean=lambda run: teacher.clean(run, "teacher"),
+        check=lambda run: check_available(run.config.phase1.model, "phase1.model.pretrained"),
     ),
     Step("phase1", "evaluate", evaluate, ("dataset", "teacher"), ("teacher_metrics",), (), 1),
     Step(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from keras_pipeline.core.artifacts import Run, Step, write_json
+from keras_pipeline.core.config import GLOBAL_TEACHER
+from keras_pipeline.core.pretrained import check_available
 from keras_pipeline.phases import build, teacher
 
 
@@ -53,7 +55,9 @@ STEPS = [
     Step("phase2", "subset", subset, ("dataset",), ("regional_subset",), ("phase2.region",), 1),
     Step(
         "phase2", "train", train, ("dataset", "regional_subset"), ("regional", "regional_history"),
-        ("seed", "deterministic", "phase2"), 3, clean=lambda run: teacher.clean(run, "regional"),
+        ("seed", "deterministic", "phase2"), 4, clean=lambda run: teacher.clean(run, "regional"),
+        check=lambda run: check_available(run.config.phase2.model, "phase2.model.pretrained"),
+        more_inputs=lambda config: ("teacher",) if config.phase2.model.pretrained == GLOBAL_TEACHER else (),
     ),
     Step("phase2", "evaluate", evaluate, ("dataset", "regional"), ("regional_metrics",), (), 1),
     Step(

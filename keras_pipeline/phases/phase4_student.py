@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from keras_pipeline.core.artifacts import Run, Step, write_json
+from keras_pipeline.core.pretrained import check_available
 from keras_pipeline.phases import build
 
 
@@ -29,13 +30,14 @@ def distill(run: Run) -> None:
         cross_entropy=settings.loss_weights.cross_entropy,
     )
 
-    def batches(epochs: range):
+    def batches(epochs: range, done: int):
         dataset = pipeline.training_batches(
             info,
             pipeline.stored_view(preprocessing),
             batch_size=run.config.phase4.training.batch_size,
             seed=run.config.seed,
             epochs=epochs,
+            done=done,
             companion=companion,
         )
         teacher = ("teacher_ids", "teacher_logits", "teacher_tail")
@@ -62,13 +64,14 @@ def finetune(run: Run) -> None:
     preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
     model = heads.load_classifier(run.path("distilled"))
 
-    def batches(epochs: range):
+    def batches(epochs: range, done: int):
         dataset = pipeline.training_batches(
             info,
             pipeline.training_view(settings.augmentation, preprocessing),
             batch_size=run.config.phase4.training.batch_size,
             seed=run.config.seed + 1,  # not the views of the distillation once more
             epochs=epochs,
+            done=done,
         )
         return dataset.map(lambda batch: (batch["image"], batch["label"]))
 
@@ -86,13 +89,22 @@ def _stage(run: Run, info, name: str):
 
     settings = run.config.phase4
     steps = pipeline.steps_per_epoch(info, settings.training.batch_size)
-    folder = run.path(f"{name}_history").parent
-    return Stage(folder, getattr(settings, name).epochs, steps, settings.callbacks, made_from=run.made_from)
+    return Stage(
+        run.path(f"{name}_history").parent,
+        getattr(settings, name).epochs,
+        steps,
+        settings.training.batch_size,
+        len(info.classes),
+        settings.training.warmup_epochs,
+        settings.callbacks,
+        made_from=run.made_from,
+    )
 
 
 def _compile(run: Run, model, stage, learning_rate: float, loss=None) -> None:
     import keras
 
+    from keras_pipeline.training.recall import MacroRecall
     from keras_pipeline.training.schedule import build_optimizer, jit_compile
 
     training = run.config.phase4.training
@@ -101,11 +113,12 @@ def _compile(run: Run, model, stage, learning_rate: float, loss=None) -> None:
         learning_rate=learning_rate,
         weight_decay=training.weight_decay,
         steps=stage.epochs * stage.steps_per_epoch,
-        warmup=round(training.warmup_epochs * stage.steps_per_epoch),
+        warmup=round(stage.warmup_epochs * stage.steps_per_epoch),
     )
     metrics = [
         keras.metrics.SparseCategoricalAccuracy(name="top1"),
         keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5"),
+        MacroRecall(stage.num_classes),
     ]
     model.compile(optimizer=optimizer, loss=loss, metrics=metrics, jit_compile=jit_compile())
 
@@ -131,11 +144,13 @@ STEPS = [
     Step(
         "phase4", "distill", distill, ("dataset", "soft_labels"), ("distilled", "distill_history"),
         ("seed", "deterministic", "phase3.model", "phase3.distillation", "phase4.data", "phase4.training",
-         "phase4.distill", "phase4.callbacks"), 2, clean=lambda run: build.remove_backup(run.path("distilled").parent),
+         "phase4.distill", "phase4.callbacks"), 3,
+        check=lambda run: check_available(run.config.phase3.model, "phase3.model.pretrained"),
+        clean=lambda run: build.remove_backup(run.path("distilled").parent),
     ),
     Step(
         "phase4", "finetune", finetune, ("dataset", "distilled"), ("student", "finetune_history"),
-        ("seed", "deterministic", "phase4.data", "phase4.training", "phase4.finetune", "phase4.callbacks"), 2,
+        ("seed", "deterministic", "phase4.data", "phase4.training", "phase4.finetune", "phase4.callbacks"), 3,
         clean=lambda run: build.remove_backup(run.path("student").parent),
     ),
     Step(

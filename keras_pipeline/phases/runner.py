@@ -56,6 +56,7 @@ def execute(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]:
     """Runs what isn't up to date and returns the verdicts of all gates of these steps."""
     with _lock(run):
         _remove_leftovers(run)
+        _check_ahead(run, steps, force)
         for step in steps:
             reason = "--force" if force else artifacts.why_stale(run, step)
             if reason is None:
@@ -66,6 +67,15 @@ def execute(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]:
             print(f"{step.title}: {reason}", flush=True)
             _execute(run, step)
         return gates.judge(run, {step.title for step in steps})
+
+
+def _check_ahead(run: Run, steps: list[Step], force: bool) -> None:
+    """Two days into a run is no time to learn that weights can't be had."""
+    stale = force
+    for step in steps:
+        stale = stale or artifacts.why_stale(run, step) is not None
+        if stale and step.check:
+            step.check(run)
 
 
 def estimate(run: Run, steps: list[Step]) -> dict[str, str]:
@@ -124,7 +134,7 @@ def _name_corrupt_shard(run: Run) -> None:
 
 
 def _check_inputs(run: Run, step: Step) -> None:
-    for name in step.inputs:
+    for name in step.needs(run.config):
         if not run.path(name).exists():
             maker = next(other for other in STEPS if name in other.outputs)
             raise BrokenArtefact(f"{step.title} needs {run.path(name)}; run `{maker.title}` first")

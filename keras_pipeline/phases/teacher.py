@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_pipeline.core.artifacts import Run, write_json
-from keras_pipeline.core.config import Teacher
+from keras_pipeline.core.config import GLOBAL_TEACHER, Teacher
 from keras_pipeline.phases import build
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from keras_pipeline.training.fit import Batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,37 +30,69 @@ class Job:
 def train(run: Run, job: Job) -> None:
     import keras
 
-    from keras_pipeline.data import pipeline, records
+    from keras_pipeline.data import records
     from keras_pipeline.models import heads
     from keras_pipeline.training import fit
 
     keras.utils.set_random_seed(run.config.seed)
     info = records.load_info(run.path("dataset"))
-    settings, counts = job.settings, _class_counts(run, job, info)
-    repeats = pipeline.class_repeats(counts, settings.data.sampling)
-    shown = counts if repeats is None else counts * repeats
+    records.check_labels(info)
+    repeats, shown = sampling(run, job, info)
+    plan = list(stages(run, job, info))  # raises before anything is built
+    _warn(run, job)
+    rows = []
+    with precision(job.settings.training.precision):
+        model = classifier(run, job, info)
+        for stage, frozen in plan:
+            ready(model, job, stage, frozen, shown)
+            made = fit.fit(model, batches(run, job, info, repeats), _validation(run, job, info), stage)
+            rows += [{"stage": stage.folder.name, **row} for row in made]
+            if frozen:
+                # The full stage starts from the best head, also after a restart between the two.
+                model.set_weights(heads.load_classifier(stage.best).get_weights())
+    write_json(run.path(f"{job.prefix}_history"), {"epochs": rows})
+    fit.publish(stage.best, run.path(job.prefix))
+
+
+@contextlib.contextmanager
+def precision(policy: str) -> Iterator[None]:
+    """Keras's dtype policy of the layers built inside."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def classifier(run: Run, job: Job, info):
+    """The untrained teacher, with the weights that it starts from."""
+    from keras_pipeline.models import heads
+    from keras_pipeline.models.weights import copy_weights
+
+    settings = job.settings
     model = heads.build_classifier(
         settings.model,
         num_classes=len(info.classes),
         image_size=settings.data.image_size,
         dropout=settings.regularization.dropout,
+        rematerialisation=settings.training.rematerialisation,
     )
-    rows = []
-    for stage, frozen in stages(run, job, info):
-        heads.freeze_backbone(model, frozen)
-        _compile(model, job, stage, frozen, shown)
-        rows += _fit(run, job, info, model, stage, repeats)
-        if not frozen:
-            continue
-        # The full stage starts from the best head, also after a restart between the two.
-        model.set_weights(heads.load_classifier(stage.best).get_weights())
-    write_json(run.path(f"{job.prefix}_history"), {"epochs": rows})
-    fit.publish(stage.best, run.path(job.prefix))
+    if settings.model.pretrained == GLOBAL_TEACHER:
+        copy_weights(heads.load_classifier(run.path("teacher")), model)
+    return model
 
 
-def _class_counts(run: Run, job: Job, info) -> np.ndarray:
-    """Train photos of each class: int [C]. Raises ValueError when the global teacher would never see one of them."""
+def sampling(run: Run, job: Job, info) -> tuple[np.ndarray | None, np.ndarray]:
+    """How often each photo of a class is to come (None: once), and how often photos of each class then do: float [C].
+
+    Raises ValueError when the global teacher would never see one of the classes.
+    """
     import numpy as np
+
+    from keras_pipeline.data import pipeline
 
     per_class = run.read("regional_subset")["per_class"] if job.region else info.splits["train"]["per_class"]
     counts = np.array([per_class.get(name, 0) for name in info.classes])
@@ -67,31 +102,61 @@ def _class_counts(run: Run, job: Job, info) -> np.ndarray:
             f"received {len(unseen)} of {len(counts)} species with no train photo ({', '.join(unseen[:5])}), "
             "expected one or more of each; add photos, or leave them out with source.exclude, and run phase0 again"
         )
-    return counts
+    repeats = pipeline.class_repeats(counts, job.settings.data.sampling)
+    return repeats, counts if repeats is None else counts * repeats
 
 
 def stages(run: Run, job: Job, info) -> Iterator[tuple]:
-    """(stage, backbone frozen?): the new head alone first, where the config asks for it, then everything."""
+    """(stage, backbone frozen?): the new head alone first, where the config asks for it, then everything.
+
+    Raises ValueError when there are fewer photos than a batch takes.
+    """
     from keras_pipeline.data import pipeline
     from keras_pipeline.training.fit import Stage
 
-    folder, training = run.path(job.prefix).parent, job.settings.training
-    steps = pipeline.steps_per_epoch(info, training.batch_size, job.region)
+    training = job.settings.training
+
+    def stage(name: str, epochs: int, warmup_epochs: float) -> Stage:
+        return Stage(
+            run.path(job.prefix).parent / name,
+            epochs,
+            pipeline.steps_per_epoch(info, training.batch_size, job.region),
+            training.batch_size,
+            len(info.classes),
+            warmup_epochs,
+            job.settings.callbacks,
+            made_from=run.made_from,
+        )
+
     if training.head_epochs:
-        yield Stage(folder / "head", training.head_epochs, steps, job.settings.callbacks, made_from=run.made_from), True
-    yield Stage(folder / "full", training.epochs, steps, job.settings.callbacks, made_from=run.made_from), False
+        yield stage("head", training.head_epochs, 0), True
+    yield stage("full", training.epochs, training.warmup_epochs), False
 
 
-def _compile(model, job: Job, stage, frozen: bool, shown: np.ndarray) -> None:
-    """
+def _warn(run: Run, job: Job) -> None:
+    smoothing, temperature = job.settings.regularization.label_smoothing, run.config.phase3.distillation.temperature
+    if smoothing and temperature > 1:
+        print(
+            f"warning: label_smoothing {smoothing:g} meets phase3.distillation.temperature {temperature:g}: a teacher "
+            "trained on smoothed labels says less about which species look alike, and the less the higher the "
+            "temperature (arXiv 1906.02629, 2206.14532); set label_smoothing: 0, or the temperature to 1"
+        )
+
+
+def ready(model, job: Job, stage, frozen: bool, shown: np.ndarray) -> None:
+    """Freezes and compiles for a stage.
+
     Args:
         shown: float [C], how often photos of each class come in an epoch.
     """
     import keras
 
+    from keras_pipeline.models import depth, heads
     from keras_pipeline.training.losses import LogitAdjusted, logit_shift
+    from keras_pipeline.training.recall import MacroRecall
     from keras_pipeline.training.schedule import build_optimizer, jit_compile
 
+    heads.freeze_backbone(model, frozen)
     training, tau = job.settings.training, job.settings.regularization.logit_adjustment
     plain = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(
@@ -100,23 +165,31 @@ def _compile(model, job: Job, stage, frozen: bool, shown: np.ndarray) -> None:
             learning_rate=training.head_learning_rate if frozen else training.learning_rate,
             weight_decay=training.weight_decay,
             steps=stage.epochs * stage.steps_per_epoch,
-            warmup=0 if frozen else round(training.warmup_epochs * stage.steps_per_epoch),
+            warmup=round(stage.warmup_epochs * stage.steps_per_epoch),
+            rates=depth.layer_rates(model, training.layer_decay),
+            clip_norm=training.clip_norm,
+            gradient_accumulation=training.gradient_accumulation,
         ),
         loss=LogitAdjusted(logit_shift(shown, tau)) if tau else plain,
-        metrics=[keras.metrics.CategoricalAccuracy(name="top1"), keras.metrics.TopKCategoricalAccuracy(5, name="top5")],
-        jit_compile=jit_compile(),
+        metrics=[
+            keras.metrics.CategoricalAccuracy(name="top1"),
+            keras.metrics.TopKCategoricalAccuracy(5, name="top5"),
+            MacroRecall(stage.num_classes),
+        ],
+        jit_compile=jit_compile(training.jit_compile),
     )
 
 
-def _fit(run: Run, job: Job, info, model, stage, repeats: np.ndarray | None) -> list[dict]:
+def batches(run: Run, job: Job, info, repeats: np.ndarray | None) -> Batches:
+    """Training batches of a teacher: (image float32 [N, S, S, 3], label float32 [N, C])."""
     import tensorflow as tf
 
     from keras_pipeline.data import augment, pipeline
     from keras_pipeline.data.preprocess import Preprocessing
-    from keras_pipeline.training import fit
 
     settings, classes = job.settings, len(info.classes)
     preprocessing = Preprocessing(settings.data.image_size, run.config.dataset.short_side)
+    smoothing = settings.regularization.label_smoothing
 
     def mixed(batch):
         images, labels = augment.mix(
@@ -126,23 +199,35 @@ def _fit(run: Run, job: Job, info, model, stage, repeats: np.ndarray | None) -> 
             cutmix_alpha=settings.regularization.cutmix_alpha,
             seed=batch["seed"],
         )
-        return images, labels
+        return images, (1 - smoothing) * labels + smoothing / classes
 
-    def batches(epochs: range):
+    def make(epochs: range, done: int) -> tf.data.Dataset:
         return pipeline.training_batches(
             info,
             pipeline.training_view(settings.data.augmentation, preprocessing),
             batch_size=settings.training.batch_size,
             seed=run.config.seed,
             epochs=epochs,
+            done=done,
             region=job.region,
             repeats=repeats,
         ).map(mixed, tf.data.AUTOTUNE)
 
-    # A regional teacher is chosen by its own region: of the others it gets more certain and more wrong.
+    return make
+
+
+def _validation(run: Run, job: Job, info):
+    """The val split, its labels as they are. Of a regional teacher its own region's: of the others it gets more certain
+    and more wrong.
+    """
+    import tensorflow as tf
+
+    from keras_pipeline.data import pipeline
+    from keras_pipeline.data.preprocess import Preprocessing
+
+    preprocessing = Preprocessing(job.settings.data.image_size, run.config.dataset.short_side)
     validation = pipeline.evaluation_batches(info, "val", preprocessing, region=job.region)
-    validation = validation.map(lambda batch: (batch["image"], tf.one_hot(batch["label"], classes)))
-    return fit.fit(model, batches, validation, stage)
+    return validation.map(lambda batch: (batch["image"], tf.one_hot(batch["label"], len(info.classes))))
 
 
 def clean(run: Run, prefix: str) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from keras_pipeline.core.artifacts import aside, write_json
+from keras_pipeline.core.artifacts import aside
 from keras_pipeline.core.config import Callbacks
+from keras_pipeline.training.advice import Adviser
+from keras_pipeline.training.callbacks import Backup, DivergedError, EarlyStopping, Rates, StopOnNaN, read_backup
 
 EPOCH_FILE = "epoch-{epoch:03d}.keras"
+
+# (epochs still to do, steps of the first of them already done) -> their batches, one epoch after the other
+Batches = Callable[[range, int], tf.data.Dataset]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,9 @@ class Stage:
     folder: Path
     epochs: int
     steps_per_epoch: int
+    batch_size: int
+    num_classes: int
+    warmup_epochs: float
     callbacks: Callbacks
     monitor: str = "val_loss"
     made_from: str = ""  # names config and inputs: a backup of others is thrown away, not continued
@@ -43,105 +50,96 @@ class Stage:
         own = self.callbacks.checkpoint_dir
         return Path(own) / self.folder.name if own else self.folder / "checkpoints"
 
-
-class Backup(keras.callbacks.BackupAndRestore):
-    """BackupAndRestore whose weights and epoch number change together, whenever the process is killed."""
-
-    def __init__(self, folder: Path, made_from: str) -> None:
-        super().__init__(str(folder), delete_checkpoint=False)
-        self._made_from = made_from
-        metadata = _metadata(folder)
-        if metadata:
-            self._weights_path = str(folder / metadata["weights"])
-
-    def _save_model(self) -> None:
-        folder = Path(self.backup_dir)
-        folder.mkdir(exist_ok=True)
-        weights = folder / f"epoch-{self._current_epoch:03d}.weights.h5"
-        with aside(weights) as temporary:
-            self.model.save_weights(temporary)
-        # This rename is the moment at which the epoch counts as done.
-        metadata = {"epoch": self._current_epoch, "weights": weights.name, "made_from": self._made_from}
-        write_json(folder / "training_metadata.json", metadata)
-        for old in folder.glob("*.weights.h5"):
-            if old != weights:
-                old.unlink()
-
-
-class RandomStates(keras.callbacks.Callback):
-    """Dropout's random numbers become a function of the epoch: weights files don't hold the generators' states."""
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        for variable in self.model.variables:
-            if variable.name == "seed_generator_state":
-                seed = keras.ops.convert_to_numpy(variable)[0]
-                variable.assign([seed, epoch * 1_000_003])
-
-
-class EarlyStopping(keras.callbacks.EarlyStopping):
-    """EarlyStopping that remembers the epochs before a restart."""
-
-    def __init__(self, history: list[dict], **kwargs) -> None:
-        super().__init__(**kwargs)
-        self._past = [row[self.monitor] for row in history]
-
-    def on_train_begin(self, logs=None) -> None:
-        super().on_train_begin(logs)
-        if self._past:
-            self.best = min(self._past)
-            self.wait = len(self._past) - 1 - self._past.index(self.best)
+    @property
+    def backup(self) -> Path:
+        return self.folder / "backup"
 
 
 def fit(
-    model: keras.Model, batches: Callable[[range], tf.data.Dataset], validation: tf.data.Dataset, stage: Stage
+    model: keras.Model,
+    batches: Batches,
+    validation: tf.data.Dataset,
+    stage: Stage,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> list[dict]:
-    """Trains one stage to its end, going on where a killed run stopped.
+    """Trains one stage to its end, going on at the step where a killed run's last backup stands.
 
     Args:
         model: compiled and built.
-        batches: epochs still to do -> their batches, one epoch after the other.
         validation: batches of the val split.
+        callbacks: more of them, called before the logs are written.
 
     Returns:
         One row of metrics an epoch, from the first to the last. stage.best holds the model of lowest val loss (or of
         the last epoch, without save_best).
+
+    Raises ValueError, with what to do, when training diverges or the memory does not suffice.
     """
     stage.folder.mkdir(parents=True, exist_ok=True)
-    start = _finished_epochs(stage)
-    if not start:
+    epoch, step = _position(stage)
+    if not (epoch or step):
         for traces in ("backup", "checkpoints", "logs"):  # of another run
             shutil.rmtree(stage.folder / traces, ignore_errors=True)
-    past = _keep_rows(stage.folder / "log.csv", start)
-    if start < stage.epochs and not _stopped_early(past, stage):
-        if start:
-            print(f"{stage.folder}: going on after epoch {start} of {stage.epochs}")
+    past = _keep_rows(stage.folder / "log.csv", epoch)
+    if (epoch or step) and epoch < stage.epochs:
+        print(f"{stage.folder}: going on after epoch {epoch} of {stage.epochs}" + (f", step {step}" if step else ""))
+        if past:
             _restore_best(stage, past)
-        _fit(model, batches(range(start, stage.epochs)), validation, stage, past)
-    return read_log(stage.folder / "log.csv")
+        if step:
+            model.evaluate(validation.take(1), verbose=0)  # Keras's metrics don't exist before: Backup fills them
+    while epoch < stage.epochs and not _stopped_early(past, stage):
+        # The rest of an epoch is a `fit` of its own, because Keras counts the same number of steps for all its epochs.
+        stop = epoch + 1 if step else stage.epochs
+        _fit(model, batches(range(epoch, stop), step), validation, stage, range(epoch, stop), step, past, callbacks)
+        epoch, step = stop, 0
+        past = read_log(stage.folder / "log.csv")
+    return past
 
 
 def _fit(
-    model: keras.Model, batches: tf.data.Dataset, validation: tf.data.Dataset, stage: Stage, past: list[dict]
+    model: keras.Model,
+    batches: tf.data.Dataset,
+    validation: tf.data.Dataset,
+    stage: Stage,
+    epochs: range,
+    step: int,
+    past: list[dict],
+    callbacks: Sequence[keras.callbacks.Callback],
 ) -> None:
     # Left to the first step, Keras traces the whole training graph twice: once to create the optimizer's variables.
-    model.optimizer.build(model.trainable_variables)
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
     try:
         model.fit(
             batches,
             validation_data=validation,
-            epochs=stage.epochs,
-            steps_per_epoch=stage.steps_per_epoch,
-            callbacks=_callbacks(stage, past),
+            initial_epoch=epochs.start,
+            epochs=epochs.stop,
+            steps_per_epoch=stage.steps_per_epoch - step,
+            callbacks=_callbacks(stage, step, past, callbacks),
             shuffle=False,
             verbose=1 if sys.stdout.isatty() else 2,
         )
-    except RuntimeError as error:
-        if "NaN" not in str(error) and "Inf" not in str(error):
-            raise
+    except DivergedError as error:
+        good = sorted(stage.checkpoints.glob("epoch-*.keras"))
+        kept = f"the last good checkpoint is {good[-1]}" if good else "no epoch was finished"
         raise ValueError(
-            f"{stage.folder}: training diverged ({error}); lower the learning rate; the last good epoch is in "
-            "checkpoints/"
+            f"{stage.folder}: training diverged, {error}; {kept}. Lower the learning rate (10 times), lengthen the "
+            "warm-up, set training.clip_norm: 1, or train in float32 where the precision is mixed"
         ) from error
+    except tf.errors.ResourceExhaustedError as error:
+        raise ValueError(
+            f"{stage.folder}: the device's memory does not suffice ({error.message.splitlines()[0]}); set "
+            f"training.batch_size below {stage.batch_size} (32 or less) and training.gradient_accumulation so that "
+            "their product stays, training.precision: mixed_bfloat16 (mixed_float16 on older GPUs), or "
+            "training.rematerialisation: true (ViT)"
+        ) from error
+
+
+def _position(stage: Stage) -> tuple[int, int]:
+    """(epochs finished, steps of the next one finished)"""
+    state = read_backup(stage.backup, stage.made_from)
+    return (state["epoch"], state["step"]) if state else (0, 0)
 
 
 def _restore_best(stage: Stage, past: list[dict]) -> None:
@@ -157,23 +155,18 @@ def publish(checkpoint: Path, target: Path) -> None:
         shutil.copyfile(checkpoint, temporary)
 
 
-class LearningRate(keras.callbacks.Callback):
-    """Adds the learning rate to each epoch's logs."""
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        if logs is not None:
-            logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-
-
-def _callbacks(stage: Stage, past: list[dict]) -> list[keras.callbacks.Callback]:
-    """BackupAndRestore comes last: an epoch counts as done when all its traces are on disk."""
+def _callbacks(
+    stage: Stage, step: int, past: list[dict], more: Sequence[keras.callbacks.Callback]
+) -> list[keras.callbacks.Callback]:
+    """Backup comes last: an epoch counts as done when all its traces are on disk."""
     stage.checkpoints.mkdir(parents=True, exist_ok=True)
     callbacks: list[keras.callbacks.Callback] = [
-        RandomStates(),
-        LearningRate(),
+        StopOnNaN(step),
+        Rates(stage.batch_size),
+        Adviser(past, num_classes=stage.num_classes, warmup_epochs=stage.warmup_epochs),
+        *more,
         keras.callbacks.CSVLogger(str(stage.folder / "log.csv"), append=True),
         keras.callbacks.TensorBoard(str(stage.folder / "logs"), write_graph=False),
-        keras.callbacks.TerminateOnNaN(raise_error=True),
         keras.callbacks.ModelCheckpoint(str(stage.checkpoints / EPOCH_FILE), monitor=stage.monitor),
         keras.callbacks.ModelCheckpoint(
             str(stage.best),
@@ -186,17 +179,8 @@ def _callbacks(stage: Stage, past: list[dict]) -> list[keras.callbacks.Callback]
     if stage.callbacks.early_stopping:
         patience = stage.callbacks.early_stopping_patience
         callbacks.append(EarlyStopping(past, monitor=stage.monitor, mode="min", patience=patience))
-    return [*callbacks, Backup(stage.folder / "backup", stage.made_from)]
-
-
-def _finished_epochs(stage: Stage) -> int:
-    metadata = _metadata(stage.folder / "backup")
-    return metadata["epoch"] if metadata and metadata.get("made_from") == stage.made_from else 0
-
-
-def _metadata(backup: Path) -> dict | None:
-    file = backup / "training_metadata.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    minutes = stage.callbacks.backup_minutes
+    return [*callbacks, Backup(stage.backup, made_from=stage.made_from, minutes=minutes, skipped=step)]
 
 
 def _stopped_early(past: list[dict], stage: Stage) -> bool:

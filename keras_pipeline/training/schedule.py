@@ -28,24 +28,100 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup}
 
 
-def jit_compile() -> bool | str:
-    """For `compile`: Keras's own choice on a GPU, no XLA on a CPU.
+class _PerVariable:
+    """Mixin for Keras optimizers: each variable's share of the rate, decoupled decay of kernels, gradient norms.
 
-    On 2 cores XLA made a MobileNetV2 step 5 times slower (benchmarks/jit_compile.py).
+    Keras's `exclude_from_weight_decay(var_names=…)` looks for the names in TensorFlow's variable names, which are whole
+    paths: 'embedding', meant for positions, would spare `patch_embedding/kernel` too.
     """
-    return "auto" if tf.config.list_physical_devices("GPU") else False
+
+    def __init__(self, *args, decay: float = 0.0, rates: dict[str, float] | None = None, **kwargs) -> None:
+        """
+        Args:
+            decay: λ of w ← w − rate · λ · w (arXiv 1711.05101, algorithm 2); biases, norms and embeddings are spared.
+            rates: path of a variable -> share of the learning rate (layer-wise decay); 1 where none is given.
+        """
+        super().__init__(*args, **kwargs)
+        self.decay, self.rates = decay, rates or {}
+
+    def build(self, variables) -> None:
+        super().build(variables)
+        self._shares = [self.rates.get(v.path, 1.0) for v in variables]
+        self._decays = [bool(self.decay) and v.path.endswith("kernel") for v in variables]
+        self.norm_sum = self.add_variable((), name="gradient_norm_sum", dtype="float32")
+        self.norm_count = self.add_variable((), name="gradient_norm_count", dtype="float32")
+
+    def apply(self, grads, trainable_variables=None) -> None:
+        """As Keras's; sums the norm of each batch's gradient, before clipping."""
+        super().apply(grads, trainable_variables)
+        self.norm_sum.assign_add(ops.cast(tf.linalg.global_norm(grads), "float32"))
+        self.norm_count.assign_add(1.0)
+
+    def update_step(self, gradient, variable, learning_rate) -> None:
+        index = self._get_variable_index(variable)
+        rate = ops.cast(learning_rate * self._shares[index], variable.dtype)
+        if self._decays[index]:
+            self.assign_sub(variable, variable * rate * ops.cast(self.decay, variable.dtype))
+        super().update_step(gradient, variable, rate)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "decay": self.decay, "rates": self.rates}
+
+
+@keras.saving.register_keras_serializable("keras_pipeline")
+class Adam(_PerVariable, keras.optimizers.Adam):
+    """Adam (arXiv 1412.6980); with `decay` AdamW."""
+
+
+@keras.saving.register_keras_serializable("keras_pipeline")
+class SGD(_PerVariable, keras.optimizers.SGD):
+    """Nesterov's momentum; with `decay` SGDW."""
 
 
 def build_optimizer(
-    name: str, *, learning_rate: float, weight_decay: float, steps: int, warmup: int
+    name: str,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    steps: int,
+    warmup: int,
+    rates: dict[str, float] | None = None,
+    clip_norm: float | None = None,
+    gradient_accumulation: int = 1,
 ) -> keras.optimizers.Optimizer:
-    """adam | adamw | sgd (momentum 0.9) under WarmupCosine; decay is masked off biases, norms and embeddings."""
-    rate = WarmupCosine(learning_rate, steps=steps, warmup=min(warmup, steps - 1))
-    if name == "adam":
-        return keras.optimizers.Adam(rate)
+    """adam | adamw | sgd (momentum 0.9) under WarmupCosine.
+
+    Args:
+        steps: batches of the whole stage; with gradient accumulation there are fewer updates.
+        warmup: batches of linear warm-up.
+        rates: see `models.depth.layer_rates`.
+        clip_norm: greatest norm of the gradient over all weights; None: not clipped.
+        gradient_accumulation: batches whose mean gradient makes one update.
+    """
+    updates = max(1, steps // gradient_accumulation)
+    rate = WarmupCosine(learning_rate, steps=updates, warmup=min(warmup // gradient_accumulation, updates - 1))
+    options = {"decay": weight_decay, "rates": rates, "global_clipnorm": clip_norm}
+    if gradient_accumulation > 1:
+        options["gradient_accumulation_steps"] = gradient_accumulation
     if name == "sgd":
-        optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=weight_decay or None)
-    else:
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "embedding", "class_token"])
-    return optimizer
+        return SGD(rate, momentum=0.9, nesterov=True, **options)
+    return Adam(rate, **options)
+
+
+def mean_gradient_norm(optimizer: keras.optimizers.Optimizer) -> float:
+    """Of the batches since the last call; 0 where loss scaling has skipped them all."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # float16 wraps it in Keras's LossScaleOptimizer
+    norm_sum, count = (float(ops.convert_to_numpy(v)) for v in (optimizer.norm_sum, optimizer.norm_count))
+    optimizer.norm_sum.assign(0.0)
+    optimizer.norm_count.assign(0.0)
+    return norm_sum / max(count, 1.0)
+
+
+def jit_compile(wanted: bool | None = None) -> bool | str:
+    """For `compile`: what the config says; null: Keras's own choice on a GPU, no XLA on a CPU.
+
+    On 2 cores XLA made a MobileNetV2 step 5 times slower (benchmarks/jit_compile.py).
+    """
+    if wanted is not None:
+        return wanted
+    return "auto" if tf.config.list_physical_devices("GPU") else False

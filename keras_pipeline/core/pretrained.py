@@ -1,0 +1,72 @@
+"""Where pretrained weights come from, and whether they can be had, without TensorFlow: asked before any work."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from keras_pipeline.core.config import GLOBAL_TEACHER, VIT_PRESETS, Model
+
+KAGGLE, KERAS = "https://www.kaggle.com", "https://storage.googleapis.com"
+SECONDS = 10  # for an answer, whatever it is
+
+
+def vit_preset(name: str, pretrained: bool | str) -> str | None:
+    """keras-hub's preset of a ViT's name; None where `pretrained` names no preset but a file, or nothing."""
+    tag = "imagenet" if pretrained is True else pretrained
+    preset = f"{name}_{tag}"
+    return preset if preset in VIT_PRESETS else None
+
+
+def check_available(model: Model, key: str) -> None:
+    """Raises ValueError, naming the local alternative, when the weights of `model` can't be had.
+
+    Args:
+        key: the config's key that names the weights.
+    """
+    if model.pretrained in (True, "imagenet", "imagenet21k"):
+        source, cached = _source(model)
+        if not (cached or _reachable(source)):
+            raise ValueError(
+                f"{key}: {model.pretrained} needs a download from {source}, which does not answer, and nothing is "
+                f"cached. Where there is a network, write the file with\n    {_recipe(model)}\nand give its path here "
+                f"as {key}, or do without pretrained weights"
+            )
+    elif (
+        isinstance(model.pretrained, str)
+        and model.pretrained != GLOBAL_TEACHER
+        and not Path(model.pretrained).is_file()
+    ):
+        raise ValueError(f"{key}: {model.pretrained} does not exist; expected a .weights.h5 file")
+
+
+def _source(model: Model) -> tuple[str, bool]:
+    """(host, whether its files lie in Keras's or Kaggle's cache)"""
+    if model.name == "mobilenetv2":
+        home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+        file = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{float(model.alpha)}_224_no_top.h5"
+        return KERAS, (home / "models" / file).is_file()
+    cache = Path(os.environ.get("KAGGLEHUB_CACHE", Path.home() / ".cache" / "kagglehub"))
+    preset = vit_preset(model.name, model.pretrained)
+    return KAGGLE, any((cache / "models" / "keras" / "vit" / "keras" / str(preset)).glob("*/*.weights.h5"))
+
+
+def _reachable(url: str) -> bool:
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS).close()
+    except urllib.error.HTTPError:
+        return True  # It answers, if with an error to this question.
+    except OSError:
+        return False
+    return True
+
+
+def _recipe(model: Model) -> str:
+    if model.name == "mobilenetv2":
+        made = f"keras.applications.MobileNetV2(alpha={model.alpha:g}, classifier_activation=None)"
+        return f"python -c \"import keras; {made}.save_weights('mobilenetv2.weights.h5')\""
+    preset = vit_preset(model.name, model.pretrained)
+    made = f"keras_hub.models.ViTBackbone.from_preset('{preset}')"
+    return f"python -c \"import keras_hub; {made}.save_weights('{model.name}.weights.h5')\""

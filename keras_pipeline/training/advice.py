@@ -1,0 +1,53 @@
+"""What the training plan says to do, said when its symptom is seen (its section 'Troubleshooting')."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+
+FLAT, RISING = "the loss does not fall", "val loss rises while the training loss falls"
+
+
+def advice(rows: list[dict], *, num_classes: int, warmup_epochs: float) -> dict[str, str]:
+    """{symptom: remedy} after these epochs.
+
+    Flat: at half the peak rate or more, two epochs after the warm-up have brought less than 1 %, and the loss is still
+    over half of ln C, what a model that knows nothing pays. Rising: val loss rose twice in a row and stands 5 % above
+    its best while the training loss fell twice.
+
+    Args:
+        rows: one an epoch, with loss, val_loss and learning_rate.
+    """
+    if len(rows) < 3:
+        return {}
+    found = {}
+    losses, vals, rates = ([row[key] for row in rows] for key in ("loss", "val_loss", "learning_rate"))
+    warm = len(rows) - 3 >= warmup_epochs and rates[-1] >= 0.5 * max(rates)
+    if warm and losses[-1] > max(0.99 * losses[-3], 0.5 * math.log(num_classes)):
+        found[FLAT] = (
+            "lower training.learning_rate 10 times, lengthen training.warmup_epochs; of a student, look at "
+            "`phase3 check` too (soft labels of another dataset or class list)"
+        )
+    if vals[-3] < vals[-2] < vals[-1] and vals[-1] > 1.05 * min(vals) and losses[-3] > losses[-2] > losses[-1]:
+        found[RISING] = (
+            "raise dropout and training.weight_decay, or take stronger augmentation; check that no photo is in two "
+            "splits (phase0/leak_audit.json); of a student, make the teachers' logits again (`logits --force`)"
+        )
+    return found
+
+
+class Adviser(keras.callbacks.Callback):
+    """Prints each piece of advice once, when its symptom first shows."""
+
+    def __init__(self, past: list[dict], *, num_classes: int, warmup_epochs: float) -> None:
+        super().__init__()
+        self._rows, self._said = list(past), set()
+        self._limits = {"num_classes": num_classes, "warmup_epochs": warmup_epochs}
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._rows.append({key: (logs or {})[key] for key in ("loss", "val_loss", "learning_rate")})
+        for symptom, remedy in advice(self._rows, **self._limits).items():
+            if symptom not in self._said:
+                print(f"\nepoch {epoch + 1}: {symptom}: {remedy}", flush=True)
+            self._said.add(symptom)
