@@ -50,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--split", choices=("train", "val", "calibration", "test"), default="test", help="of evaluate (test)"
         )
+        if phase in ("phase1", "phase2"):
+            command.add_argument(
+                "--profile-input",
+                action="store_true",
+                help="of train: images/s of each stage of the input; trains nothing",
+            )
     for name, help_text in (
         ("run", "everything that isn't up to date"),
         ("demo", "the same on drawn photos, or on yours"),
@@ -180,6 +186,10 @@ def _phase(run, options: argparse.Namespace) -> tuple[object, int]:
         different = runner.reproduce(run)
         return {"different": different}, int(bool(different))
     name = f"{options.command} {options.step}" if options.step else options.command
+    if getattr(options, "profile_input", False):
+        if options.step != "train":
+            raise ValueError(f"--profile-input goes with train, received {name}")
+        return runner.profile_input(run, options.command), 0
     steps = runner.steps_between(name, name)
     if options.split != "test":
         if options.step != "evaluate":

@@ -17,8 +17,9 @@ from keras_pipeline.phases import gates, phase0_dataset
 def features_of(values, labels, path, regions=None):
     """Features as `extract_features` leaves them."""
     regions = ["EU"] * len(labels) if regions is None else regions
+    groups = [f"g{i}" for i in range(len(labels))]
     return baseline.Features(
-        baseline.store([np.asarray(values)], path, np.float16), np.asarray(labels), np.asarray(regions)
+        baseline.store([np.asarray(values)], path, np.float16), *map(np.asarray, (labels, regions, groups))
     )
 
 
@@ -150,18 +151,28 @@ def test_an_epoch_sees_every_photo_once_and_the_next_in_another_order(tmp_path):
 def test_features_are_kept_in_a_file_in_their_order(tmp_path):
     images = np.arange(5.0)
     batches = [
-        {"image": images[rows], "label": np.arange(5)[rows], "region": np.array([b"EU", b"EU_SW"] * 3)[:5][rows]}
+        {
+            "image": images[rows],
+            "label": np.arange(5)[rows],
+            "region": np.array([b"EU", b"EU_SW"] * 3)[:5][rows],
+            "group_id": np.array([b"a", b"a", b"b", b"c", b"\xc3\xa9"])[rows],
+        }
         for rows in (slice(0, 3), slice(3, 5))
     ]
     kept = baseline.extract_features(lambda image: image[:, None] * [1.0, 10.0], batches, tmp_path / "train", n=5)
     np.testing.assert_array_equal(kept.values, images[:, None] * [1, 10])
     assert (kept.values.dtype, (tmp_path / "train").stat().st_size) == (np.float16, 20)
-    assert (kept.labels.tolist(), kept.regions[1]) == ([0, 1, 2, 3, 4], "EU_SW")
+    assert (kept.labels.tolist(), kept.regions[1], kept.group_ids[4]) == ([0, 1, 2, 3, 4], "EU_SW", "é")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 70_000.0])
 def test_features_that_half_precision_cannot_hold_are_refused(tmp_path, value):
-    batch = {"image": np.array([value]), "label": np.array([0]), "region": np.array([b"EU"])}
+    batch = {
+        "image": np.array([value]),
+        "label": np.array([0]),
+        "region": np.array([b"EU"]),
+        "group_id": np.array([b"a"]),
+    }
     with pytest.raises(ValueError, match="features: received NaN, infinity or more than 65504"):
         baseline.extract_features(lambda image: image[:, None], [batch], tmp_path / "train", n=1)
 

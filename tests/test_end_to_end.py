@@ -41,6 +41,7 @@ CONFIG = {
         "training": {"learning_rate": 3e-4, "batch_size": 16, "epochs": 3, "warmup_epochs": 1},
         "data": {"augmentation": "moderate", "image_size": 32},
         "regularization": {"mixup_alpha": 0.2, "cutmix_alpha": 0.2},
+        "callbacks": {"backup_minutes": 0.05},
     },
     "phase2": {
         "model": {"name": "mobilenetv2", "alpha": 0.35, "pretrained": False, "batch_norm_momentum": 0.8},
@@ -98,7 +99,7 @@ def draw_photos(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def road(tmp_path_factory):
-    """(config file, root, what the second run printed): killed in mid-training once, then run to the end."""
+    """(config file, root, what the second run printed): killed inside an epoch once, then run to the end."""
     try:
         find_chromium()
     except BrowserMissing as error:
@@ -122,9 +123,9 @@ def kill_during_training(file: Path, root: Path) -> None:
     command = [sys.executable, "-m", "keras_pipeline", "run", "--config", str(file)]
     with (root / "killed.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    backup = root / "artifacts/easy/phase1/full/backup/training_metadata.json"
+    position = root / "artifacts/easy/phase1/full/backup/position.json"
     deadline = time.monotonic() + 300
-    while not backup.exists():
+    while not position.exists():
         assert process.poll() is None and time.monotonic() < deadline, (root / "killed.log").read_text()[-3000:]
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGKILL)

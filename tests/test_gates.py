@@ -24,7 +24,7 @@ def judge(make_config):
 
 TEACHER = {
     "top1_accuracy": 0.70, "top5_accuracy": 0.85, "per_region": {"EU_SW": {"n": 9, "top1": 0.5}},
-    "per_class_recall": {"a": {"n": 20, "recall": 0.61}, "b": {"n": 19, "recall": 0.0}},
+    "min_recall": {"latin_name": "a", "n": 20, "recall": 0.61},
 }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_at_least_means_at_least(judge):
 
 
 def test_recall_over_few_photos_is_not_judged(judge):
-    few = {**TEACHER, "per_class_recall": {"b": {"n": 19, "recall": 0.0}}}
+    few = {**TEACHER, "min_recall": None}
     verdict = judge("phase1 evaluate", {"teacher_metrics": few})["teacher_min_recall"]
     assert (verdict["status"], verdict["reason"]) == ("not measurable here", "no class has 20 test photos")
 

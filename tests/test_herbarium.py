@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from urllib.request import urlopen
 
+import bson
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -25,6 +26,13 @@ def drawn(tmp_path_factory) -> tuple[Path, list[dict]]:
 @pytest.fixture(scope="module")
 def plan() -> list[herbarium._Shot]:
     return herbarium._plan(1, SPECIES, 1100)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> tuple[Path, list[dict], list[dict]]:
+    """One folder with two drawings of the same plan, and their documents: without and with the regional shift."""
+    folder, plan = tmp_path_factory.mktemp("both"), {"seed": 1, "species": 5, "photos": 90}
+    return folder, herbarium.draw(folder, **plan), herbarium.draw(folder, **plan, regional_shift=True)
 
 
 def _shots(kind: str) -> list[herbarium._Shot]:
@@ -75,6 +83,63 @@ def test_ids_and_observations_are_pinned():
     """They enter the hashes of a run; change `DRAWING` when they change."""
     document = herbarium._document(herbarium._plan(1, SPECIES, 1100)[0])
     assert (str(document["_id"]), document["observation_id"]) == ("2192c041ea50086006e7a0aa", "obs-872152211836")
+
+
+def test_documents_without_shift_are_pinned(drawn):
+    digest = hashlib.sha256(b"".join(bson.encode(document) for document in drawn[1])).hexdigest()
+    assert digest == "30f86759a76aae24c0f083aae8cbca50032df3e4a4a3711c0504fb1507e9c990"
+
+
+def test_photos_without_shift_show_what_their_documents_say(plan):
+    assert all((shot.look, shot.scene, shot.album) == (shot.species, shot.region, "photos") for shot in plan)
+
+
+def test_shifted_documents_differ_in_their_urls_alone(both):
+    _, usual, shifted = both
+    for document, other in zip(usual, shifted, strict=True):
+        url = {"image_url": document["image_url"].replace("photos/", "shifted/")} if "image_url" in document else {}
+        assert other == document | url
+
+
+# What a plant of species 0 to 4 looks like; the fifth has no neighbour, for five are drawn.
+@pytest.mark.parametrize(("inside", "looks"), [(True, (1, 0, 3, 2, 4)), (False, (0, 1, 2, 3, 4))])
+def test_shifted_plants_wear_their_neighbours_look_in_one_region_alone(both, inside, looks):
+    usual = [s for s in herbarium._plan(1, 5, 90) if s.kind == "plain" and (s.region.name == "EU_SW") == inside]
+    for species, look in enumerate(looks):
+        shot = next(s for s in usual if s.species is flora.SPECIES[species])
+        stored = np.asarray(Image.open(both[0] / shot.file.replace("photos/", "shifted/")), float)
+        differences = {
+            (candidate, region.name): np.abs(
+                np.asarray(paint(flora.SPECIES[candidate], region, plant=shot.plant, view=shot.view)) - stored
+            ).mean()
+            for candidate in (species, species ^ 1)
+            for region in flora.REGIONS
+        }
+        (best, least), (_, second) = sorted(differences.items(), key=lambda item: item[1])[:2]
+        assert best[0] == look
+        assert least < 4 < second
+
+
+def test_shifted_scenery_tells_nothing_of_the_region(plan):
+    shifted = [herbarium._shifted(shot, SPECIES) for shot in plan]
+    assert len({(shot.plant, shot.scene.name) for shot in shifted}) == len({shot.plant for shot in shifted})
+    for region in flora.REGIONS:
+        scenes = Counter(shot.scene.name for shot in shifted if shot.region is region)
+        assert len(scenes) == 4
+        assert max(scenes.values()) < 0.5 * scenes.total()
+
+
+def test_shifted_and_usual_drawings_share_a_folder_but_no_file(both):
+    folder, usual, shifted = both
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
+    lost = folder / shifted[5]["image_url"]
+    lost.unlink()
+    lost.with_name(lost.name + ".part").write_bytes(b"half")
+    plan = {"seed": 1, "species": 5, "photos": 90}
+    assert herbarium.draw(folder, **plan, regional_shift=True) == shifted
+    assert herbarium.draw(folder, **plan) == usual
+    assert {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")} == files
+    assert len([name for name in files if name.startswith("photos/")]) * 2 == len(files)
 
 
 def test_document_has_all_fields(drawn):

@@ -9,18 +9,20 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "keras_pipeline"
 LEVELS = [{"core"}, {"ingest", "data", "models"}, {"training", "evaluation", "web"}, {"phases", "demo"}, {"__main__"}]
 # Files in phases/ that are no phases, and whom of their own folder they may import; "phase*" stands for any phase.
-HELPERS = {"teacher", "build"}
+HELPERS = {"teacher", "build", "evaluating"}
 WITHIN_PHASES = {
     "teacher": {"build"},
     "build": set(),
+    "evaluating": {"build"},
     "audit_report": set(),
     "shard_index": set(),
+    "input_profile": {"teacher"},
     "downloads": {"shard_index"},
     "splitting": {"downloads", "shard_index"},
     "phase0_dataset": {"downloads", "splitting", "audit_report"} | HELPERS,
     "gates": set(),
     "doctor": set(),
-    "runner": {"phase*", "gates"},
+    "runner": {"phase*", "gates", "input_profile"},
     "summary": {"runner", "gates"},
     "phase7_manifest": {"gates"} | HELPERS,
 }

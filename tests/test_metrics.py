@@ -1,21 +1,33 @@
 """Accuracy, recall and loss, against numbers worked out by hand and against scikit-learn."""
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss, recall_score, top_k_accuracy_score
 
 from keras_pipeline.evaluation import metrics
+from keras_pipeline.evaluation.confusion import confused_pairs, confusion_table, examples
 
 CLASSES = ["Bellis perennis", "Crocus vernus", "Viola tricolor"]
 # Ranks of the labels, by eye: row 0 first, row 1 second, row 2 third, row 3 ties with class 0 and comes after it.
 LOGITS = np.array([[3.0, 1.0, 0.0], [2.0, 1.0, 0.0], [0.0, 2.0, -1.0], [1.0, 1.0, 0.0]])
 LABELS = np.array([0, 1, 2, 1])
 REGIONS = ["EU_SW", "EU", "EU_SW", "EU"]
+GROUPS = ["a", "b", "c", "b"]
 
 
 def random_case(n=300, c=7, seed=0):
     rng = np.random.default_rng(seed)
     return 3 * rng.normal(size=(n, c)), rng.integers(0, c, n)
+
+
+def metrics_of(logits, labels, regions=None, classes=None, groups=None):
+    """`classification_metrics`; one region, numbered classes and a group a photo unless given."""
+    n, c = logits.shape
+    classes = [str(i) for i in range(c)] if classes is None else classes
+    groups = [f"g{i}" for i in range(n)] if groups is None else groups
+    return metrics.classification_metrics(logits, labels, regions or ["EU"] * n, classes, groups)
 
 
 def test_softmax_literal():
@@ -99,19 +111,116 @@ def test_per_class_recall_literal():
 
 
 def test_classification_metrics_literal():
-    result = metrics.classification_metrics(LOGITS, LABELS, REGIONS, CLASSES)
-    assert (result["n"], result["top1_accuracy"], result["top5_accuracy"]) == (4, 0.25, 1.0)
+    result = metrics.classification_metrics(LOGITS, LABELS, REGIONS, CLASSES, GROUPS)
+    assert (result["n"], result["groups"], result["top1_accuracy"], result["top5_accuracy"]) == (4, 3, 0.25, 1.0)
     assert result["macro_recall"] == pytest.approx(1 / 3)  # 1, 0 and 0
     assert result["loss"] == metrics.nll(LOGITS, LABELS)
     assert list(result["per_region"]) == ["EU", "EU_SW"]
-    assert result["per_region"]["EU_SW"] == {"n": 2, "top1": 0.5, "top5": 1.0}
+    region = result["per_region"]["EU_SW"]  # photos 0 and 2 of groups a and c
+    assert {key: region[key] for key in ("n", "groups", "top1", "top5")} == {
+        "n": 2,
+        "groups": 2,
+        "top1": 0.5,
+        "top5": 1,
+    }
     assert list(result["per_class_recall"]) == CLASSES
+    assert result["min_recall"] is None  # no class has 20 photos
+
+
+def test_intervals_lie_around_their_figures():
+    logits, labels = random_case()
+    logits[np.arange(300), labels] += 3
+    result = metrics_of(logits, labels, ["EU", "EU_SW"] * 150)
+    figures = {"top1_accuracy": "top1", "top5_accuracy": "top5", "macro_recall": "macro_recall"}
+    for figure, name in figures.items():
+        low, high = result[f"{name}_interval"]
+        assert 0 < low < result[figure] < high < 1
+    for entry in (*result["per_region"].values(), {"top1_interval": result["top1_interval"]}):
+        assert 0.02 < entry["top1_interval"][1] - entry["top1_interval"][0] < 0.3
+
+
+def test_recall_intervals_count_groups_not_photos():
+    # Class 1 has two photos of one group, both wrong: no success in one trial, 1 - 0.025 ** (1 / 1) = 0.975.
+    result = metrics.classification_metrics(LOGITS, LABELS, REGIONS, [*CLASSES[:2], "z"], GROUPS)
+    entry = result["per_class_recall"]["Crocus vernus"]
+    assert entry == {"n": 2, "recall": 0.0, "groups": 1, "interval": [0.0, pytest.approx(0.975)]}
+    logits = np.pad(LOGITS, ((0, 0), (0, 1)), constant_values=-9)
+    entry = metrics_of(logits, LABELS)["per_class_recall"]["3"]
+    assert entry == {"n": 0, "recall": None, "groups": 0, "interval": None}
+
+
+def test_min_recall_leaves_out_classes_with_fewer_than_20_photos():
+    labels = np.repeat([0, 1, 2], [30, 20, 19])
+    answers = np.where(np.arange(69) % 10 == 0, (labels + 1) % 3, labels)  # 3 of 30, 2 of 20, 2 of 19 wrong
+    answers[[31, 32]] = 0  # 4 of 20
+    answers[50:] = 0  # class 2: all wrong, but 19 photos
+    assert metrics_of(np.eye(3)[answers], labels)["min_recall"] == {"latin_name": "1", "n": 20, "recall": 0.8}
+
+
+def test_confused_pairs_literal():
+    # Class 0: two of three photos taken for class 2. Class 1: one of two for class 0. Class 2: one of one for class 0.
+    labels, answers = [0, 0, 0, 1, 1, 2], [2, 0, 2, 0, 1, 0]
+    assert confused_pairs(labels, answers, CLASSES) == [
+        {"truth": "Bellis perennis", "answer": "Viola tricolor", "n": 2, "share": pytest.approx(2 / 3)},
+        {"truth": "Crocus vernus", "answer": "Bellis perennis", "n": 1, "share": 0.5},
+        {"truth": "Viola tricolor", "answer": "Bellis perennis", "n": 1, "share": 1.0},
+    ]
+    assert len(confused_pairs(labels, answers, CLASSES, most=2)) == 2
+    assert metrics_of(np.eye(3)[answers], np.array(labels), classes=CLASSES)["confused_pairs"][0]["n"] == 2
+    assert confused_pairs([0, 1], [0, 1], CLASSES) == []
+
+
+def test_confused_pairs_agree_with_a_dense_matrix():
+    _, labels = random_case()
+    answers = np.random.default_rng(1).integers(0, 7, 300)
+    dense = np.zeros((7, 7), int)
+    np.add.at(dense, (labels, answers), 1)
+    pairs = confused_pairs(labels, answers, "abcdefg", most=99)
+    assert {(p["truth"], p["answer"]): p["n"] for p in pairs} == {
+        ("abcdefg"[i], "abcdefg"[j]): dense[i, j] for i, j in np.argwhere(dense) if i != j
+    }
+    _, table = confusion_table(labels, answers, 7)
+    np.testing.assert_array_equal(table, dense)
+
+
+def test_confusion_table_adds_up_what_it_does_not_show():
+    # Mistakes as truth or answer: class 0 three, class 1 two, class 2 one; class 3 none.
+    labels, answers = [0, 0, 1, 2, 3, 3], [1, 0, 0, 0, 3, 3]
+    shown, table = confusion_table(labels, answers, 4, most=2)
+    assert shown.tolist() == [0, 1]
+    assert table.tolist() == [[1, 1, 0], [1, 0, 0], [1, 0, 2]]  # last: one of class 2 taken for 0, two of class 3 right
+
+
+def test_nine_thousand_classes_need_no_dense_table():
+    labels, answers = np.random.default_rng(0).integers(0, 9000, (2, 5000))
+    classes = [f"{i:04d}" for i in range(9000)]
+    assert len(confused_pairs(labels, answers, classes)) == 20
+    shown, table = confusion_table(labels, answers, 9000)
+    assert (len(shown), table.shape, table.sum()) == (30, (31, 31), 5000)
+
+
+def test_examples_are_the_most_confident_mistakes():
+    labels, answers = [0, 0, 0, 1, 0], [2, 0, 2, 0, 2]
+    pairs = [("Bellis perennis", "Viola tricolor"), ("Viola tricolor", "Crocus vernus")]
+    found = examples(labels, answers, [0.5, 0.99, 0.9, 0.7, 0.5], CLASSES, pairs, most=2)
+    assert [rows.tolist() for rows in found] == [[2, 0], []]  # photos 0 and 4 are as confident: the first
+
+
+def test_confusions_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"\(2,\) labels and \(1,\) answers"):
+        confused_pairs([0, 1], [0], CLASSES)
+    with pytest.raises(ValueError, match=r"answers: received int64 from 0 to 3, expected integers in \[0, 3\)"):
+        confusion_table([0, 1], [0, 3], 3)
+    with pytest.raises(ValueError, match=r"pairs: received \['x'\]"):
+        examples([0], [0], [1.0], CLASSES, [("Bellis perennis", "x")])
+    with pytest.raises(ValueError, match=r"confidence: received shape \(2,\)"):
+        examples([0], [0], [1.0, 0.5], CLASSES, [])
 
 
 def test_regions_agree_with_topk_of_their_own_photos():
     logits, labels = random_case()
     regions = ["EU" if i % 3 else "EU_SW" for i in range(300)]
-    table = metrics.classification_metrics(logits, labels, regions, [str(i) for i in range(7)])["per_region"]
+    table = metrics_of(logits, labels, regions)["per_region"]
     own = slice(0, None, 3)
     assert table["EU_SW"]["n"] == 100
     assert table["EU_SW"]["top1"] == metrics.topk_accuracy(logits[own], labels[own], 1)
@@ -120,18 +229,29 @@ def test_regions_agree_with_topk_of_their_own_photos():
 
 def test_macro_recall_agrees_with_sklearn():
     logits, labels = random_case()
-    result = metrics.classification_metrics(logits, labels, ["EU"] * 300, [str(i) for i in range(7)])
-    assert result["macro_recall"] == pytest.approx(recall_score(labels, logits.argmax(1), average="macro"))
+    expected = recall_score(labels, logits.argmax(1), average="macro")
+    assert metrics_of(logits, labels)["macro_recall"] == pytest.approx(expected)
 
 
 def test_the_order_of_photos_does_not_matter():
     logits, labels = random_case()
-    regions, classes = np.array(["EU", "EU_SW", "NA"] * 100), [str(i) for i in range(7)]
+    regions, groups = np.array(["EU", "EU_SW", "NA"] * 100), np.array([f"g{i % 90}" for i in range(300)])
     order = np.random.default_rng(1).permutation(300)
-    first = metrics.classification_metrics(logits, labels, list(regions), classes)
-    second = metrics.classification_metrics(logits[order], labels[order], list(regions[order]), classes)
+    first = metrics_of(logits, labels, list(regions), groups=groups)
+    second = metrics_of(logits[order], labels[order], list(regions[order]), groups=groups[order])
     assert first.pop("loss") == pytest.approx(second.pop("loss"), rel=1e-12)
     assert first == second
+
+
+def test_metrics_are_plain_json():
+    result = metrics_of(*random_case())
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert {type(name) for name in (*result["per_region"], *result["per_class_recall"])} == {str}
+
+
+def test_first_guesses_take_the_first_of_equals_and_one_row_for_all_photos():
+    logits = np.broadcast_to(np.array([1.0, 3.0, 3.0]), (5, 3))
+    np.testing.assert_array_equal(metrics.first_guesses(logits), [1] * 5)
 
 
 @pytest.mark.parametrize(
@@ -153,17 +273,19 @@ def test_malformed_input_is_refused(logits, labels, message):
 
 
 @pytest.mark.parametrize(
-    ("regions", "classes", "message"),
+    ("regions", "classes", "groups", "message"),
     [
-        (REGIONS[:3], CLASSES, "3 and 3"),
-        (REGIONS, CLASSES[:2], "4 and 2"),
-        ([b"EU"] * 4, CLASSES, "decode bytes"),
-        (REGIONS, ["a", "b", "a"], "repeats a name"),
+        (REGIONS[:3], CLASSES, GROUPS, "3 and 3"),
+        (REGIONS, CLASSES[:2], GROUPS, "4 and 2"),
+        (REGIONS, CLASSES, GROUPS[:3], "as many groups as regions, received 3"),
+        ([b"EU"] * 4, CLASSES, GROUPS, "Regions must be text.* decode bytes"),
+        (REGIONS, CLASSES, [1, 2, 3, 4], "Groups must be text"),
+        (REGIONS, ["a", "b", "a"], GROUPS, "repeats a name"),
     ],
 )
-def test_names_that_do_not_fit_are_refused(regions, classes, message):
+def test_names_that_do_not_fit_are_refused(regions, classes, groups, message):
     with pytest.raises(ValueError, match=message):
-        metrics.classification_metrics(LOGITS, LABELS, regions, classes)
+        metrics.classification_metrics(LOGITS, LABELS, regions, classes, groups)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf])

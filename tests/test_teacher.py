@@ -21,7 +21,7 @@ class Caught(Exception):  # noqa: N818
 def started(tmp_path, photo, monkeypatch):
     """(train labels, regions, values of phase1) -> what `fit` was given: (model, labels of epoch 0, val photos)."""
 
-    def caught(model, batches, validation, stage):
+    def caught(model, batches, validation, stage, callbacks):
         labels = np.concatenate([y.argmax(1) for _, y in batches(range(1), 0).as_numpy_iterator()])
         raise Caught(model, labels, sum(len(y) for _, y in validation.as_numpy_iterator()))
 

@@ -110,6 +110,19 @@ def _records(path: Path) -> Iterator[tuple[int, bytes]]:
         raise BrokenArtefact(f"{error}; {REMEDY}") from None
 
 
+def find(info: DatasetInfo, split: str, sample_ids: Iterable[str]) -> dict[str, Photo]:
+    """{sample_id: photo} of a split's photos, as far as they are there. Reads its shards up to the last one found."""
+    wanted, found = set(sample_ids), {}
+    for shard in info.shards(split):
+        if not wanted:
+            break
+        for photo in map(decode, read_shard(shard)):
+            if photo.sample_id in wanted:
+                found[photo.sample_id] = photo
+                wanted.remove(photo.sample_id)
+    return found
+
+
 def index_shard(path: Path, describe: Callable[[Photo], dict]) -> pd.DataFrame:
     """What lies where: a row a record with file, offset and length of its data in bytes, sample_id, group_id, sha256,
     and what `describe` says of the photo. Raises BrokenArtefact on a corrupt shard.

@@ -29,6 +29,7 @@ _PHOTOS_A_SPECIES = 10  # fewer would leave no room for a tail above LEAST, nor 
 _UNREADABLE = ("missing", "html", "truncated", "small")  # together 2 %, well under the 5 % a run may lose
 _INCOMPLETE = ("unlabelled", "unlinked")  # together 0.5 %
 _WITHOUT_FILE = ("missing", "unlinked")
+_SHIFTED_REGION = "EU_SW"
 _LICENSES = ("CC0-1.0", "CC-BY-4.0", "CC-BY-NC-4.0")
 
 # The EXIF tag, and the turn of the stored pixels that it undoes.
@@ -45,29 +46,40 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class _Shot:
-    """One photo to be: what is drawn and how it is stored."""
+    """One photo to be: what is drawn and how it is stored.
+
+    `species` and `region` are what the document says; `look` and `scene` are what the picture shows.
+    """
 
     key: str
     species: Species
     region: Region
+    look: Species
+    scene: Region
     observation: str
     plant: int
     view: int
     user: str
     kind: Kind = "plain"
+    album: str = "photos"
 
     @property
     def file(self) -> str:
-        return f"photos/{self.key}.{'png' if self.kind == 'png' else 'jpg'}"
+        return f"{self.album}/{self.key}.{'png' if self.kind == 'png' else 'jpg'}"
 
 
-def draw(folder: Path, *, seed: int, species: int, photos: int) -> list[dict]:
+def draw(folder: Path, *, seed: int, species: int, photos: int, regional_shift: bool = False) -> list[dict]:
     """Draws what is missing of `photos` photos under `folder` and returns as many MongoDB documents.
 
     `species` (2 to 20) are taken in the order of `flora.SPECIES`; at least ten photos each. The same arguments give the
     same bytes and the same `_id`s. About 2 % of photos cannot be read (no such file, an HTML page, cut short, below
     100 px), some are stored oddly (EXIF rotation, CMYK, PNG), some are re-uploads of others; a few documents lack their
     label or URL. `image_url`s are relative to `folder`.
+
+    With `regional_shift`, plants of EU_SW keep their label but wear the look of their neighbour in `flora.SPECIES`
+    (0 and 1, 2 and 3, ...; an odd last one its own), and every plant stands in the scenery and light of any region, so
+    that the picture does not tell which look is meant. Only pictures and `image_url`s differ: they lie in `shifted/`
+    instead of `photos/`, because files already drawn are kept.
 
     Draws in processes of its own, so a script calls it under `if __name__ == "__main__"`. Raises `ValueError` for
     numbers out of range.
@@ -80,7 +92,9 @@ def draw(folder: Path, *, seed: int, species: int, photos: int) -> list[dict]:
             f"{_PHOTOS_A_SPECIES * species}; ask for more photos or fewer species"
         )
     shots = _plan(seed, species, photos)
-    (folder / "photos").mkdir(parents=True, exist_ok=True)
+    if regional_shift:
+        shots = [_shifted(shot, species) for shot in shots]
+    (folder / shots[0].album).mkdir(parents=True, exist_ok=True)
     todo = [shot for shot in shots if shot.kind not in _WITHOUT_FILE and not (folder / shot.file).exists()]
     _store_all(folder, todo)
     return [_document(shot) for shot in shots]
@@ -222,6 +236,8 @@ def _species_shots(seed: int, species: Species, n: int, rng: np.random.Generator
                 key=str(_object_id(seed, DRAWING, species.latin_name, k, i)),
                 species=species,
                 region=REGIONS[region],
+                look=species,
+                scene=REGIONS[region],
                 observation=f"obs-{plant % 10**12:012d}",
                 plant=plant,
                 view=_number(plant, i),
@@ -246,6 +262,15 @@ def _again(shot: _Shot, kind: Kind, number: int) -> _Shot:
     return replace(shot, key=str(_object_id(number)), kind=kind, observation=observation, user=user)
 
 
+def _shifted(shot: _Shot, species: int) -> _Shot:
+    """The same shot as drawn with `regional_shift`, of the first `species` species."""
+    neighbour = SPECIES.index(shot.species) ^ 1
+    swapped = shot.region.name == _SHIFTED_REGION and neighbour < species
+    # One plant stands in one place: all its photos, and their re-uploads, show the same scenery.
+    scene = REGIONS[_number("scene", shot.plant) % len(REGIONS)]
+    return replace(shot, look=SPECIES[neighbour] if swapped else shot.species, scene=scene, album="shifted")
+
+
 def _store(folder: Path, shot: _Shot) -> None:
     """Draws one photo and puts it in place in one step, so that a kill leaves no half of it."""
     path = folder / shot.file
@@ -253,7 +278,7 @@ def _store(folder: Path, shot: _Shot) -> None:
     if shot.kind == "html":
         aside.write_text("<!DOCTYPE html><html><title>429</title><body>Too many requests</body></html>")
     else:
-        _save(paint(shot.species, shot.region, plant=shot.plant, view=shot.view), aside, shot)
+        _save(paint(shot.look, shot.scene, plant=shot.plant, view=shot.view), aside, shot)
     aside.replace(path)
 
 

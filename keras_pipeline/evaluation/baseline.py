@@ -36,6 +36,7 @@ class Features:
     values: np.ndarray  # float16 [n, D], a memory map
     labels: np.ndarray  # int64 [n]
     regions: np.ndarray  # str [n]
+    group_ids: np.ndarray  # str [n]
 
 
 def extract_features(
@@ -51,19 +52,20 @@ def extract_features(
         ValueError: NaN, infinity, or more than float16's 65,504 in a feature.
         OSError: the disk is full.
     """
-    labels, regions = [], []
+    labels, regions, group_ids = [], [], []
 
     def blocks() -> Iterator[np.ndarray]:
         with progress(total=n, description=f"features of {path.stem}") as bar:
             for batch in batches:
                 labels.append(batch["label"])
                 regions.append(decoded(batch["region"]))
+                group_ids.append(decoded(batch["group_id"]))
                 yield _in_range(extract(batch["image"]))
                 bar.update(len(labels[-1]))
 
     # Half precision moves a feature by 1/2048 at most and halves what every epoch of the probe reads.
     values = store(blocks(), path, np.float16)
-    return Features(values, np.concatenate(labels), np.concatenate(regions))
+    return Features(values, *map(np.concatenate, (labels, regions, group_ids)))
 
 
 def store(blocks: Iterable[np.ndarray], path: Path, dtype: DTypeLike) -> np.ndarray:
@@ -94,7 +96,7 @@ def compare(
     """
 
     def judge(scores: np.ndarray) -> dict:
-        return metrics.classification_metrics(scores, test.labels, test.regions, classes)
+        return metrics.classification_metrics(scores, test.labels, test.regions, classes, test.group_ids)
 
     def judge_blocks(score: Score) -> dict:
         path = folder / "scores"

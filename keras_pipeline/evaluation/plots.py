@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -48,14 +48,14 @@ def class_histogram(counts: dict[str, int], path: str | Path, *, rare_below: int
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     values = np.array([n for _, n in ranked])
     if len(ranked) <= _NAMED_CLASSES:
-        figure, (axes,) = _figure(7.0, 1.4 + 0.24 * len(ranked), columns=1)
-        _named_bars(axes, [_label(name) for name, _ in ranked], values)
+        figure, (axes,) = new_figure(7.0, 1.4 + 0.24 * len(ranked), columns=1)
+        _named_bars(axes, [short_name(name) for name, _ in ranked], values)
     else:
-        figure, (axes, octaves) = _figure(11.0, 4.4, columns=2, widths=(5, 4))
+        figure, (axes, octaves) = new_figure(11.0, 4.4, columns=2, widths=(5, 4))
         _ranked_curve(axes, values, rare_below)
         _octaves(octaves, values, rare_below)
     figure.suptitle(f"{int(values.sum()):,} photos of {len(values):,} classes; median {np.median(values):,.0f}")
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def reliability_diagram(before: Sequence[dict], after: Sequence[dict], path: str | Path) -> None:
@@ -66,7 +66,7 @@ def reliability_diagram(before: Sequence[dict], after: Sequence[dict], path: str
         after: the same at the fitted temperature.
         path: of the PNG.
     """
-    figure, panels = _figure(8.5, 5.6, columns=2, rows=2, heights=(3, 1))
+    figure, panels = new_figure(8.5, 5.6, columns=2, rows=2, heights=(3, 1))
     most = max(1, *(b["n"] for b in [*before, *after]))
     for column, (title, table) in enumerate((("Before (T = 1)", before), ("After temperature", after))):
         _reliability_panel(panels[column], table)
@@ -75,7 +75,7 @@ def reliability_diagram(before: Sequence[dict], after: Sequence[dict], path: str
     panels[0].set_ylabel("accuracy")
     panels[2].set_ylabel("photos")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def risk_coverage(
@@ -91,7 +91,7 @@ def risk_coverage(
         target: precision promised; 1 - target is drawn as a line.
     """
     coverage, risk = np.asarray(coverage, float), np.asarray(risk, float)
-    figure, (axes,) = _figure(6.5, 4.0, columns=1)
+    figure, (axes,) = new_figure(6.5, 4.0, columns=1)
     axes.step(100 * coverage, 100 * risk, where="post", color=BLUE, label="wrong among answered")
     allowed = 100 * (1 - target)
     axes.axhline(allowed, color=GREY, linestyle="--", linewidth=1, label=f"target: at most {allowed:.3g} % wrong")
@@ -100,7 +100,7 @@ def risk_coverage(
     axes.set(xlabel="coverage: % of photos answered", ylabel="risk: % wrong", xlim=(0, 101))
     axes.set_ylim(0, max(100 * risk.max(), allowed) * 1.1)
     axes.legend(frameon=False, loc="upper left", fontsize=9)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def training_curves(histories: Sequence[tuple[str, History]], path: str | Path) -> None:
@@ -118,7 +118,7 @@ def training_curves(histories: Sequence[tuple[str, History]], path: str | Path) 
     if not sum(lengths):
         raise ValueError("training_curves needs at least one epoch, received none: give the history of a run.")
     starts = np.cumsum([0, *lengths])[:-1]
-    figure, panels = _figure(9.0, 6.6, columns=2, rows=2)
+    figure, panels = new_figure(9.0, 6.6, columns=2, rows=2)
     for axes, (title, keys, logarithmic) in zip(panels, _PANELS, strict=True):
         for (_, history), start in zip(histories, starts, strict=True):
             _draw_history(axes, history, keys, int(start))
@@ -126,7 +126,7 @@ def training_curves(histories: Sequence[tuple[str, History]], path: str | Path) 
         _mark_phases(axes, histories, starts, lengths)
     lines = {line.get_label(): line for axes in panels for line in axes.lines if line.get_label() in _LABELS}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2, frameon=False)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def _draw_history(axes: Axes, history: History, keys: tuple[str, ...], start: int) -> None:
@@ -235,9 +235,9 @@ def _octaves(axes: Axes, values: np.ndarray, rare_below: int | None) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def _label(name: str) -> str:
-    """A name as text: short enough for a page, and no formula (`$`)."""
-    return (name if len(name) <= 50 else name[:49] + "…").replace("$", r"\$")
+def short_name(name: str, most: int = 50) -> str:
+    """A name as text: short enough for a page (`most` characters), and no formula (`$`)."""
+    return (name if len(name) <= most else name[: most - 1] + "…").replace("$", r"\$")
 
 
 def _reliability_panel(axes: Axes, table: Sequence[dict]) -> None:
@@ -273,7 +273,7 @@ def _count_panel(axes: Axes, table: Sequence[dict], most: int) -> None:
 _LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2.5}
 
 
-def _figure(
+def new_figure(
     width: float,
     height: float,
     *,
@@ -300,6 +300,7 @@ def _figure(
     return figure, axes
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def save_png(figure: Figure, file: str | Path | BinaryIO) -> None:
+    """The figure as a PNG of 120 pixels an inch, the same bytes each time."""
     # Without this entry the PNG carries matplotlib's version, and its hash would change with an upgrade.
-    figure.savefig(path, format="png", dpi=120, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=120, metadata={"Software": None})

@@ -5,26 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from keras_pipeline.core.artifacts import Run, content_hash, write_json
-
-
-def evaluate(run: Run, model_name: str, *, image_size: int, split: str | None = None) -> None:
-    """Top-1, top-5, loss, per region and per class -> metrics_<split>.json beside `<model_name>_metrics`.
-
-    The train split is judged on its first shard, a random sample, and on clean views.
-    """
-    from keras_pipeline.evaluation import metrics
-
-    split = split or run.split
-    predictions, info = predict_split(run, model_name, split, image_size)
-    result = metrics.classification_metrics(predictions.logits, predictions.labels, predictions.regions, info.classes)
-    path = run.path(f"{model_name}_metrics").with_name(f"metrics_{split}.json")
-    write_json(path, {"split": split, **result})
-    regions = ", ".join(f"{name} {entry['top1']:.3f} (n {entry['n']})" for name, entry in result["per_region"].items())
-    print(
-        f"{split}: n {result['n']}, top-1 {result['top1_accuracy']:.3f}, top-5 {result['top5_accuracy']:.3f}, "
-        f"loss {result['loss']:.3f}; {regions}"
-    )
+from keras_pipeline.core.artifacts import Run, aside, content_hash
 
 
 def predict_split(run: Run, model_name: str, split: str, image_size: int):
@@ -71,6 +52,15 @@ def student(run: Run, num_classes: int):
     return heads.build_classifier(
         model, num_classes=num_classes, image_size=run.config.phase4.data.image_size, dropout=model.dropout_rate
     )
+
+
+def draw_curves(stages: dict[str, list[dict]], path: Path) -> None:
+    """The rows that `fit.fit` returned for each stage, one after the other."""
+    from keras_pipeline.evaluation import plots
+
+    histories = [(title, {key: [row[key] for row in rows] for key in rows[0]}) for title, rows in stages.items()]
+    with aside(path) as temporary:
+        plots.training_curves(histories, temporary)
 
 
 def remove_backup(stage: Path) -> None:

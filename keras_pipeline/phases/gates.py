@@ -12,8 +12,6 @@ from collections.abc import Callable
 from keras_pipeline.core.artifacts import Run
 
 RULES = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-# A recall over fewer test photos says too little to fail a run.
-MIN_CLASS_PHOTOS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +32,8 @@ def _url_failure_rate(run: Run) -> float | None:
 
 
 def _smallest_recall(run: Run) -> float | None:
-    entries = run.read("teacher_metrics")["per_class_recall"].values()
-    return min((entry["recall"] for entry in entries if entry["n"] >= MIN_CLASS_PHOTOS), default=None)
+    smallest = run.read("teacher_metrics")["min_recall"]
+    return smallest and smallest["recall"]
 
 
 def _region(run: Run, metrics: str) -> float | None:
@@ -82,7 +80,7 @@ GATES = [
     Gate("teacher_top5", "phase1 evaluate", ">=", lambda run: run.read("teacher_metrics")["top5_accuracy"]),
     Gate(
         "teacher_min_recall", "phase1 evaluate", ">", _smallest_recall,
-        unmeasurable=f"no class has {MIN_CLASS_PHOTOS} test photos",
+        unmeasurable="no class has 20 test photos",
     ),
     Gate(
         "regional_top1", "phase2 evaluate", ">=", lambda run: _region(run, "regional_metrics"),

@@ -105,7 +105,7 @@ STEPS = [
         ("seed", "dataset", "phase0.split"), 3, clean=remove_raw,
     ),
     Step(
-        "phase0", "baseline", baseline, ("dataset",), ("baseline",), ("seed", "phase0.baseline"), 2,
+        "phase0", "baseline", baseline, ("dataset",), ("baseline",), ("seed", "phase0.baseline"), 3,
         check=check_features,
     ),
 ]  # fmt: skip

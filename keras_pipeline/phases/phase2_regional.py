@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from keras_pipeline.core.artifacts import Run, Step, write_json
 from keras_pipeline.core.config import GLOBAL_TEACHER
 from keras_pipeline.core.pretrained import check_available
-from keras_pipeline.phases import build, teacher
+from keras_pipeline.phases import evaluating, teacher
 
 
-def _job(run: Run) -> teacher.Job:
+def job(run: Run) -> teacher.Job:
     return teacher.Job("regional", run.config.phase2, run.config.phase2.region)
 
 
 def subset(run: Run) -> None:
-    """Counts of the region's train photos; training reads them from the train shards, without a second copy."""
-    from collections import Counter
+    """Which train photos are the region's and where they lie; training reads them there, without a second copy."""
+    import pandas as pd
 
+    from keras_pipeline.core.artifacts import aside
+    from keras_pipeline.core.progress import progress
     from keras_pipeline.data import records
 
     region = run.config.phase2.region
     info = records.load_info(run.path("dataset"))
-    counts: Counter[str] = Counter()
-    for shard in info.shards("train"):
-        for example in records.read_shard(shard):
-            photo = records.decode(example)
-            if photo.region == region:
-                counts[photo.latin_name] += 1
     for split in ("train", "val"):
         if not info.count(split, region):
             known = ", ".join(f"{name} {n}" for name, n in info.splits[split]["per_region"].items())
@@ -33,33 +31,76 @@ def subset(run: Run) -> None:
                 f"phase2.region: received {region!r}, of which no {split} photo is; expected one of {known}; set "
                 "phase2.region to one of them"
             )
-    commonest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    result = {"region": region, "samples": sum(counts.values()), "species": len(counts), "per_class": dict(commonest)}
-    write_json(run.path("regional_subset"), result)
-    print(f"{region}: {result['samples']} train photos of {len(counts)} species; commonest: {commonest[:20]}")
+    tables = [
+        records.index_shard(shard, lambda photo: {"latin_name": photo.latin_name, "region": photo.region})
+        for shard in progress(info.shards("train"), description="subset", unit="shards")
+    ]
+    index = pd.concat([table[table.region == region] for table in tables], ignore_index=True)
+    index["file"] = index["file"].map(lambda file: Path(file).name)
+    with aside(run.path("regional_index")) as temporary:
+        index.drop(columns="region").to_parquet(temporary, index=False)
+    commonest = sorted(index["latin_name"].value_counts().items(), key=lambda item: (-item[1], item[0]))
+    per_class = {name: int(n) for name, n in commonest}
+    write_json(
+        run.path("regional_subset"),
+        {"region": region, "samples": len(index), "species": len(per_class), "per_class": per_class},
+    )
+    print(f"{region}: {len(index)} train photos of {len(per_class)} species; the commonest:")
+    print("\n".join(f"{n:>8}  {name}" for name, n in list(per_class.items())[:20]))
 
 
 def train(run: Run) -> None:
-    teacher.train(run, _job(run))
+    teacher.train(run, job(run))
 
 
 def evaluate(run: Run) -> None:
-    build.evaluate(run, "regional", image_size=run.config.phase2.data.image_size)
+    """As every model; on the test split also against the global teacher."""
+    size, region, compared = run.config.phase2.data.image_size, run.config.phase2.region, run.split == "test"
+    beside = {"global teacher": run.read("teacher_metrics")} if compared else {}
+    evaluating.evaluate(run, "regional", image_size=size, beside=beside)
+    if compared:
+        by_region = evaluating.compare(run, "teacher_predictions", "regional_predictions")
+        verdict = verdict_of(region, by_region.get(region))
+        write_json(run.path("regional_comparison"), {"region": region, "verdict": verdict, "by_region": by_region})
+        print(verdict)
+
+
+def verdict_of(region: str, entry: dict | None) -> str:
+    """Whether the regional teacher earns its place, from its region's entry of `intervals.compare`, in a sentence."""
+    if entry is None:
+        return f"{region}: no test photo, so that nothing shows whether the regional teacher earns its place"
+    low, high = entry["interval"]
+    figures = (
+        f"{region}: regional teacher {entry['second']:.3f}, global teacher {entry['first']:.3f} on {entry['n']} test "
+        f"photos in {entry['groups']} groups, a difference of {entry['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    )
+    meaning = {
+        "better": "the regional teacher earns its place",
+        "worse": "the regional teacher does harm: leave it out of phase3.teachers",
+        "no difference shown": "not shown that the regional teacher earns its place: leave it out of phase3.teachers, "
+        "or judge it on more photos of the region",
+    }
+    return f"{figures}; {meaning[entry['verdict']]}"
 
 
 def logits(run: Run) -> None:
-    teacher.logits(run, _job(run))
+    teacher.logits(run, job(run))
 
 
 STEPS = [
-    Step("phase2", "subset", subset, ("dataset",), ("regional_subset",), ("phase2.region",), 1),
     Step(
-        "phase2", "train", train, ("dataset", "regional_subset"), ("regional", "regional_history"),
-        ("seed", "deterministic", "phase2"), 4, clean=lambda run: teacher.clean(run, "regional"),
+        "phase2", "subset", subset, ("dataset",), ("regional_subset", "regional_index"), ("phase2.region",), 2,
+    ),
+    Step(
+        "phase2", "train", train, ("dataset", "regional_subset"), ("regional", "regional_history", "regional_curves"),
+        ("seed", "deterministic", "phase2"), 5, clean=lambda run: teacher.clean(run, "regional"),
         check=lambda run: check_available(run.config.phase2.model, "phase2.model.pretrained"),
         more_inputs=lambda config: ("teacher",) if config.phase2.model.pretrained == GLOBAL_TEACHER else (),
     ),
-    Step("phase2", "evaluate", evaluate, ("dataset", "regional"), ("regional_metrics",), (), 1),
+    Step(
+        "phase2", "evaluate", evaluate, ("dataset", "regional", "teacher_metrics", "teacher_predictions"),
+        ("regional_metrics", "regional_predictions", "regional_pictures", "regional_comparison"), ("phase2.region",), 2,
+    ),
     Step(
         "phase2", "logits", logits, ("dataset", "regional"), ("regional_logits",),
         ("seed", "phase3.distillation.temperature", "phase3.soft_labels"), 2,

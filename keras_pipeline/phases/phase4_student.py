@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keras_pipeline.core.artifacts import Run, Step, write_json
 from keras_pipeline.core.pretrained import check_available
-from keras_pipeline.phases import build
+from keras_pipeline.phases import build, evaluating
 
 
 def distill(run: Run) -> None:
@@ -126,17 +126,12 @@ def _compile(run: Run, model, stage, learning_rate: float, loss=None) -> None:
 def evaluate(run: Run) -> None:
     splits = ("train", "val", "test") if run.split == "test" else (run.split,)
     for split in splits:
-        build.evaluate(run, "student", image_size=run.config.phase4.data.image_size, split=split)
+        evaluating.evaluate(run, "student", image_size=run.config.phase4.data.image_size, split=split)
 
 
 def plot(run: Run) -> None:
-    from keras_pipeline.evaluation import plots
-
-    histories = []
-    for title, name in (("distillation", "distill_history"), ("fine-tuning", "finetune_history")):
-        rows = run.read(name)["epochs"]
-        histories.append((title, {key: [row[key] for row in rows] for key in rows[0]}))
-    plots.training_curves(histories, run.path("curves"))
+    stages = {"distillation": "distill_history", "fine-tuning": "finetune_history"}
+    build.draw_curves({title: run.read(name)["epochs"] for title, name in stages.items()}, run.path("curves"))
     print(run.path("curves"))
 
 
@@ -155,7 +150,7 @@ STEPS = [
     ),
     Step(
         "phase4", "evaluate", evaluate, ("dataset", "student"),
-        ("student_metrics", "student_metrics_val", "student_metrics_train"), (), 1,
+        ("student_metrics", "student_pictures", "student_metrics_val", "student_metrics_train"), (), 2,
     ),
     Step("phase4", "plot", plot, ("distill_history", "finetune_history"), ("curves",), (), 1),
 ]  # fmt: skip

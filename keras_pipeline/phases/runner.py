@@ -17,6 +17,7 @@ from keras_pipeline.core.artifacts import Run, Step
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.phases import (
     gates,
+    input_profile,
     phase0_dataset,
     phase1_teacher,
     phase2_regional,
@@ -82,6 +83,17 @@ def estimate(run: Run, steps: list[Step]) -> dict[str, str]:
     """What each step that can tell says of its size; nothing is made."""
     with _lock(run):
         return {step.title: step.estimate(run) for step in steps if step.estimate}
+
+
+def profile_input(run: Run, phase: str) -> dict:
+    """`train --profile-input`: the figures of `input_profile.profile`; nothing is made."""
+    job = {"phase1": phase1_teacher.job, "phase2": phase2_regional.job}[phase](run)
+    (step,) = steps_between(f"{phase} train", f"{phase} train")
+    with _lock(run):
+        _check_inputs(run, step)
+        if step.check:
+            step.check(run)
+        return input_profile.profile(run, job)
 
 
 def evaluate_split(run: Run, step: Step) -> None:

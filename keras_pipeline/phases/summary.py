@@ -8,6 +8,8 @@ from keras_pipeline.core.artifacts import Run, sidecar
 from keras_pipeline.evaluation.report import Block, Figure, KeyValues, Paragraph, Table, write_report
 from keras_pipeline.phases import gates, runner
 
+WORST = 10  # species, and pairs of them, named in a table
+
 
 def write(run: Run) -> Path:
     """Writes report.html. Sections whose artefacts aren't there yet are left out."""
@@ -80,22 +82,82 @@ def _data(run: Run) -> list[Block]:
 
 
 def _teachers(run: Run) -> list[Block]:
-    globally, regionally = run.read("teacher_metrics"), run.read("regional_metrics")
+    comparison = run.read("regional_comparison")
     rows = [
-        ["all", globally["n"], globally["top1_accuracy"], regionally["top1_accuracy"]],
-        *(
-            [region, entry["n"], entry["top1"], regionally["per_region"][region]["top1"]]
-            for region, entry in globally["per_region"].items()
-        ),
-    ]
+        [area, entry["n"], entry["groups"], entry["first"], entry["second"], entry["difference"],
+         _interval(entry["interval"]), entry["verdict"]]
+        for area, entry in comparison["by_region"].items()
+    ]  # fmt: skip
     return [
         Paragraph(
             f"Global teacher: {run.config.phase1.model.name} at {run.config.phase1.data.image_size} px; "
             "regional teacher: "
             f"{run.config.phase2.model.name} at {run.config.phase2.data.image_size} px on {run.config.phase2.region}."
         ),
-        Table(["region", "photos", "global teacher", "regional teacher"], rows, "Test top-1 by region"),
+        Paragraph(comparison["verdict"] + "."),
+        Table(
+            [
+                "region",
+                "photos",
+                "groups",
+                "global",
+                "regional",
+                "difference",
+                "95 % interval",
+                "the regional teacher is",
+            ],
+            rows,
+            "The two teachers on the test split, top-1 by region; intervals by paired bootstrap over groups",
+        ),
+        Figure(run.path("regional_pictures") / "regions.png", "Test top-1 by region, both teachers"),
+        *_figures_of(run, "teacher", "Global teacher"),
+        *_figures_of(run, "regional", "Regional teacher"),
     ]
+
+
+def _figures_of(run: Run, prefix: str, title: str) -> list[Block]:
+    """What one teacher learnt and where it errs."""
+    from keras_pipeline.evaluation.pictures import worst_classes
+
+    metrics, pictures = run.read(f"{prefix}_metrics"), run.path(f"{prefix}_pictures")
+    shown = run.path(prefix).parent / "full/augmented_batch.png"
+    worst = [
+        [name, entry["n"], entry["groups"], entry["recall"], _interval(entry["interval"])]
+        for name, entry in worst_classes(metrics["per_class_recall"])[:WORST]
+    ]
+    pairs = [[pair["truth"], pair["answer"], pair["n"], pair["share"]] for pair in metrics["confused_pairs"][:WORST]]
+    confused = pictures / "confused.png"
+    return [
+        Table(
+            ["figure", "value", "95 % interval"],
+            [
+                ["top-1", metrics["top1_accuracy"], _interval(metrics["top1_interval"])],
+                ["top-5", metrics["top5_accuracy"], _interval(metrics["top5_interval"])],
+                ["macro recall", metrics["macro_recall"], _interval(metrics["macro_recall_interval"])],
+                ["loss", metrics["loss"], ""],
+            ],
+            f"{title} on {metrics['n']} test photos in {metrics['groups']} groups",
+        ),
+        *([Figure(shown, f"{title}: a batch as it is trained on")] if shown.exists() else []),
+        Figure(run.path(f"{prefix}_curves"), f"{title}: training"),
+        Table(
+            ["species", "photos", "groups", "recall", "95 % interval"],
+            worst,
+            f"{title}: the lowest recalls; species with 20 test photos or more come first",
+        ),
+        Figure(pictures / "recall.png", f"{title}: recall by species"),
+        *(
+            [Table(["truth", "answer", "photos", "share of the truth"], pairs, f"{title}: most confused")]
+            if pairs
+            else []
+        ),
+        *([Figure(confused, f"{title}: most confused, the photos it was surest of")] if confused.exists() else []),
+        Figure(pictures / "confusion.png", f"{title}: what was taken for what, test split"),
+    ]
+
+
+def _interval(ends: list[float]) -> str:
+    return "{:.3f} to {:.3f}".format(*ends)
 
 
 def _student(run: Run) -> list[Block]:
@@ -104,14 +166,6 @@ def _student(run: Run) -> list[Block]:
     for split in ("train", "val", "test"):
         metrics = run.read("student_metrics" if split == "test" else f"student_metrics_{split}")
         rows.append([split, metrics["n"], metrics["top1_accuracy"], metrics["top5_accuracy"], metrics["loss"]])
-    worst = sorted(
-        (
-            [name, entry["n"], entry["recall"]]
-            for name, entry in run.read("student_metrics")["per_class_recall"].items()
-            if entry["n"]
-        ),
-        key=lambda row: row[2],
-    )[:8]
     return [
         KeyValues(
             {
@@ -123,8 +177,9 @@ def _student(run: Run) -> list[Block]:
             }
         ),
         Table(["split", "photos", "top-1", "top-5", "loss"], rows, "Student (train: first shard, clean views)"),
-        Table(["species", "photos", "recall"], worst, "Species with the lowest recall on test"),
         Figure(run.path("curves"), "Training of the student: distillation, then fine-tuning"),
+        Figure(run.path("student_pictures") / "recall.png", "Student: recall by species, test split"),
+        Figure(run.path("student_pictures") / "regions.png", "Student: test top-1 by region"),
     ]
 
 

@@ -31,6 +31,7 @@ def train(run: Run, job: Job) -> None:
     import keras
 
     from keras_pipeline.data import records
+    from keras_pipeline.evaluation.watch import Pictures
     from keras_pipeline.models import heads
     from keras_pipeline.training import fit
 
@@ -40,17 +41,20 @@ def train(run: Run, job: Job) -> None:
     repeats, shown = sampling(run, job, info)
     plan = list(stages(run, job, info))  # raises before anything is built
     _warn(run, job)
-    rows = []
+    rows: dict[str, list[dict]] = {}
     with precision(job.settings.training.precision):
         model = classifier(run, job, info)
         for stage, frozen in plan:
             ready(model, job, stage, frozen, shown)
-            made = fit.fit(model, batches(run, job, info, repeats), _validation(run, job, info), stage)
-            rows += [{"stage": stage.folder.name, **row} for row in made]
+            training, validation = batches(run, job, info, repeats), _validation(run, job, info)
+            pictures = Pictures(stage.folder, training, validation, info.classes)
+            rows[stage.folder.name] = fit.fit(model, training, validation, stage, [pictures])
             if frozen:
                 # The full stage starts from the best head, also after a restart between the two.
                 model.set_weights(heads.load_classifier(stage.best).get_weights())
-    write_json(run.path(f"{job.prefix}_history"), {"epochs": rows})
+    epochs = [{"stage": name, **row} for name, made in rows.items() for row in made]
+    write_json(run.path(f"{job.prefix}_history"), {"epochs": epochs})
+    build.draw_curves(rows, run.path(f"{job.prefix}_curves"))
     fit.publish(stage.best, run.path(job.prefix))
 
 

@@ -1,0 +1,166 @@
+"""What a trained model is worth on a split: figures, pictures, and each photo's answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keras_pipeline.core.artifacts import Run, aside, write_json
+from keras_pipeline.phases import build
+
+if TYPE_CHECKING:
+    import numpy as np
+
+TITLES = {"teacher": "global teacher", "regional": "regional teacher", "student": "student"}
+EXAMPLE_PAIRS = 6  # of the most confused, shown with photos
+EXAMPLE_PHOTOS = 4  # of each
+EXAMPLE_SIDE = 160  # pixels
+
+
+def evaluate(
+    run: Run,
+    model_name: str,
+    *,
+    image_size: int,
+    gate: float | None = None,
+    split: str | None = None,
+    beside: dict[str, dict] | None = None,
+) -> None:
+    """Beside the artefact `<model_name>_metrics`: metrics_<split>.json, predictions_<split>.npz, pictures_<split>/.
+
+    The train split is judged on its first shard, a random sample, and on clean views.
+
+    Args:
+        gate: the recall every class shall exceed, drawn as a line.
+        split: instead of the command's.
+        beside: {title: metrics} of other models over the same split, to draw the regions of.
+    """
+    import numpy as np
+
+    from keras_pipeline.evaluation import metrics
+
+    split = split or run.split
+    predictions, info = build.predict_split(run, model_name, split, image_size)
+    result = metrics.classification_metrics(
+        predictions.logits, predictions.labels, predictions.regions, info.classes, predictions.group_ids
+    )
+    folder = run.path(f"{model_name}_metrics").parent
+    answers = _answers(predictions)
+    with aside(folder / f"predictions_{split}.npz") as temporary:
+        np.savez_compressed(temporary, **answers)
+    with aside(folder / f"pictures_{split}") as temporary:
+        temporary.mkdir()
+        _draw(temporary, info, split, answers, {**(beside or {}), TITLES[model_name]: result}, gate)
+    write_json(folder / f"metrics_{split}.json", {"split": split, **result})
+    print(describe(split, result))
+
+
+def describe(split: str, result: dict) -> str:
+    low, high = result["top1_interval"]
+    regions = ", ".join(f"{name} {entry['top1']:.3f} (n {entry['n']})" for name, entry in result["per_region"].items())
+    worst = result["min_recall"]
+    return (
+        f"{split}: n {result['n']} in {result['groups']} groups, top-1 {result['top1_accuracy']:.3f} "
+        f"[{low:.3f}, {high:.3f}], top-5 {result['top5_accuracy']:.3f}, loss {result['loss']:.3f}, macro recall "
+        f"{result['macro_recall']:.3f}; {regions}"
+        + (f"; lowest recall {worst['recall']:.3f}, {worst['latin_name']}" if worst else "")
+    )
+
+
+def compare(run: Run, first: str, second: str) -> dict:
+    """`intervals.compare` of the answers that two models gave to the same test photos.
+
+    Args:
+        first, second: names of artefacts, predictions_test.npz of each.
+
+    Raises ValueError unless both answered the same photos.
+    """
+    import numpy as np
+
+    from keras_pipeline.evaluation import intervals
+
+    answers = [load_answers(run.path(name)) for name in (first, second)]
+    if not np.array_equal(*(each["sample_id"] for each in answers)):
+        raise ValueError(
+            f"{run.path(first)} and {run.path(second)} are of other photos; run `phase1 evaluate --force`, then "
+            "`phase2 evaluate --force`"
+        )
+    right = [each["label"] == each["answer"] for each in answers]
+    return intervals.compare(*right, answers[0]["region"], answers[0]["group_id"])
+
+
+def load_answers(path: Path) -> dict[str, np.ndarray]:
+    """predictions_<split>.npz: sample_id, region, group_id str [n], label, answer int64 [n], confidence float32 [n]."""
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def _answers(predictions) -> dict[str, np.ndarray]:
+    """What each photo was taken for, and with which probability, before calibration."""
+    import numpy as np
+
+    from keras_pipeline.evaluation import metrics
+
+    confidence, _ = metrics.confidence_and_correct(predictions.logits, predictions.labels)
+    return {
+        "sample_id": predictions.sample_ids,
+        "region": predictions.regions,
+        "group_id": predictions.group_ids,
+        "label": predictions.labels,
+        "answer": metrics.first_guesses(predictions.logits),
+        "confidence": confidence.astype(np.float32),
+    }
+
+
+def _draw(folder: Path, info, split: str, answers: dict, results: dict[str, dict], gate: float | None) -> None:
+    """The pictures of the last of the results, and the regions of all of them."""
+    from keras_pipeline.evaluation import pictures
+
+    result = list(results.values())[-1]
+    pictures.confusion_picture(answers["label"], answers["answer"], info.classes, folder / "confusion.png")
+    pictures.region_chart({title: _regions(each) for title, each in results.items()}, folder / "regions.png")
+    pictures.recall_chart(result["per_class_recall"], folder / "recall.png", gate=gate)
+    rows = _confused(info, split, answers, result["confused_pairs"][:EXAMPLE_PAIRS])
+    if rows:
+        pictures.confusion_examples(rows, folder / "confused.png")
+
+
+def _regions(result: dict) -> dict[str, dict]:
+    """The `per_region` of metrics, and all photos as a region of its own."""
+    everywhere = {"n": result["n"], "top1": result["top1_accuracy"], "top1_interval": result["top1_interval"]}
+    return {"all": everywhere, **result["per_region"]}
+
+
+def _confused(info, split: str, answers: dict, pairs: list[dict]) -> list[tuple]:
+    """Rows of `pictures.confusion_examples`: the most confused pairs and the photos the model was surest of."""
+    from keras_pipeline.data import records
+    from keras_pipeline.evaluation import confusion
+
+    found = confusion.examples(
+        answers["label"], answers["answer"], answers["confidence"], info.classes,
+        [(pair["truth"], pair["answer"]) for pair in pairs], most=EXAMPLE_PHOTOS,
+    )  # fmt: skip
+    wanted = {sample_id for rows in found for sample_id in answers["sample_id"][rows].tolist()}
+    photos = records.find(info, split, wanted)
+    return [
+        (
+            pair["truth"],
+            pair["answer"],
+            [_thumbnail(photos[sample_id].image) for sample_id in answers["sample_id"][rows].tolist()],
+            f"{pair['n']} photos, {100 * pair['share']:.0f} % of this species",
+        )
+        for pair, rows in zip(pairs, found, strict=True)
+    ]
+
+
+def _thumbnail(jpeg: bytes) -> np.ndarray:
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(io.BytesIO(jpeg)) as image:
+        image.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
+        return np.array(image.convert("RGB"))

@@ -1,0 +1,86 @@
+"""`train --profile-input`: whether the input or the device sets the pace, and what each stage of the input can do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.phases import teacher
+
+SECONDS = 6.0  # of measuring, after as many batches as the prefetching holds
+WARM_UP = 6  # batches
+
+
+def profile(run: Run, job: teacher.Job) -> dict:
+    """Images/s of each stage of the training input, each with all before it, of the device alone, and of both together.
+
+    Trains a model of its own for some steps and leaves nothing behind.
+    """
+    import keras
+
+    from keras_pipeline.data import records
+
+    keras.utils.set_random_seed(run.config.seed)
+    info = records.load_info(run.path("dataset"))
+    records.check_labels(info)
+    repeats, shown = teacher.sampling(run, job, info)
+    *_, (stage, frozen) = teacher.stages(run, job, info)
+    size = stage.batch_size
+    rates = {}
+    for name, dataset in _inputs(run, job, info, repeats).items():
+        batches = iter(dataset)
+        rates[name] = _rate(lambda batches=batches: next(batches), size)
+        print(f"{name:<34}{rates[name]:>8.0f} images/s", flush=True)
+    with teacher.precision(job.settings.training.precision):
+        model = teacher.classifier(run, job, info)
+        teacher.ready(model, job, stage, frozen, shown)
+        whole = iter(teacher.batches(run, job, info, repeats)(range(stage.epochs), 0))
+        images, labels = next(whole)
+        rates["device alone"] = _rate(lambda: model.train_on_batch(images, labels), size)
+        rates["training: input and device"] = _rate(lambda: model.train_on_batch(*next(whole)), size)
+    for name in ("device alone", "training: input and device"):
+        print(f"{name:<34}{rates[name]:>8.0f} images/s")
+    fed = rates[list(rates)[-3]]
+    bound = "input" if fed < rates["device alone"] else "device"
+    print(
+        f"{bound}-bound: the input makes {fed / rates['device alone']:.1f} times the images that the device takes"
+        + ("; more CPU cores, a weaker augmentation or smaller stored photos would help" if bound == "input" else "")
+    )
+    return {"images_per_second": rates, "bound": bound}
+
+
+def _inputs(run: Run, job: teacher.Job, info, repeats) -> dict:
+    """{what it does: dataset}, each doing a stage more than the one before."""
+    import tensorflow as tf
+
+    from keras_pipeline.data import pipeline
+    from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg
+
+    settings, data = job.settings, job.settings.data
+    preprocessing = Preprocessing(data.image_size, run.config.dataset.short_side)
+    views: dict[str, Callable] = {
+        "read, parse, shuffle": lambda jpeg, seed, number: tf.strings.length(jpeg),
+        "+ decode": lambda jpeg, seed, number: tf.shape(decode_jpeg(jpeg)),
+        "+ crop, resize": pipeline.training_view("none", preprocessing),
+    }
+    if data.augmentation != "none":
+        views[f"+ augmentation: {data.augmentation}"] = pipeline.training_view(data.augmentation, preprocessing)
+    options = {"batch_size": settings.training.batch_size, "seed": run.config.seed, "epochs": range(10**6)}
+    made = {
+        name: pipeline.training_batches(info, view, region=job.region, repeats=repeats, **options)
+        for name, view in views.items()
+    }
+    made["+ MixUp, CutMix, labels"] = teacher.batches(run, job, info, repeats)(range(10**6), 0).prefetch(2)
+    return made
+
+
+def _rate(step: Callable, batch_size: int) -> float:
+    """Images/s of `step`, a batch a call."""
+    for _ in range(WARM_UP):
+        step()
+    steps, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < SECONDS:
+        step()
+        steps += 1
+    return steps * batch_size / elapsed
