@@ -96,16 +96,7 @@ def _teachers(run: Run) -> list[Block]:
         ),
         Paragraph(comparison["verdict"] + "."),
         Table(
-            [
-                "region",
-                "photos",
-                "groups",
-                "global",
-                "regional",
-                "difference",
-                "95 % interval",
-                "the regional teacher is",
-            ],
+            ["region", "photos", "groups", "global", "regional", "difference", "95 % interval", "regional is"],
             rows,
             "The two teachers on the test split, top-1 by region; intervals by paired bootstrap over groups",
         ),
@@ -126,8 +117,7 @@ def _figures_of(run: Run, prefix: str, title: str) -> list[Block]:
         for name, entry in worst_classes(metrics["per_class_recall"])[:WORST]
     ]
     pairs = [[pair["truth"], pair["answer"], pair["n"], pair["share"]] for pair in metrics["confused_pairs"][:WORST]]
-    confused = pictures / "confused.png"
-    return [
+    blocks: list[Block] = [
         Table(
             ["figure", "value", "95 % interval"],
             [
@@ -146,14 +136,14 @@ def _figures_of(run: Run, prefix: str, title: str) -> list[Block]:
             f"{title}: the lowest recalls; species with 20 test photos or more come first",
         ),
         Figure(pictures / "recall.png", f"{title}: recall by species"),
-        *(
-            [Table(["truth", "answer", "photos", "share of the truth"], pairs, f"{title}: most confused")]
-            if pairs
-            else []
-        ),
-        *([Figure(confused, f"{title}: most confused, the photos it was surest of")] if confused.exists() else []),
         Figure(pictures / "confusion.png", f"{title}: what was taken for what, test split"),
     ]
+    if pairs:
+        blocks += [
+            Table(["truth", "answer", "photos", "share of the truth"], pairs, f"{title}: most confused"),
+            Figure(pictures / "confused.png", f"{title}: most confused, the photos it was surest of"),
+        ]
+    return blocks
 
 
 def _interval(ends: list[float]) -> str:
