@@ -21,35 +21,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from support.loopback import TEST_DATA
+from support.stored_photos import CLASSES, store
 
-from keras_pipeline.core.schema import Photo
-from keras_pipeline.data import augment, photo, pipeline, records
+from keras_pipeline.data import augment, pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
 
-SIZE, BATCH, PHOTOS, CLASSES, SECONDS, ROUNDS = 224, 64, 1360, 17, 6.0, 4
+SIZE, BATCH, SECONDS, ROUNDS = 224, 64, 6.0, 4
 ASKED, OVER_KERAS = {"none": 0.95, "moderate": 0.50, "aggressive": 0.22}, 8.0
-
-
-def dataset(folder: Path) -> records.DatasetInfo:
-    """Real photos as phase 0 stores them."""
-    files = sorted((TEST_DATA / "flowers17/images").glob("*.jpg"))[:PHOTOS]
-    if not files:
-        sys.exit(f"no photos in {TEST_DATA}/flowers17/images; let KERAS_PIPELINE_TEST_DATA name the folder above them")
-
-    def stored():
-        for number, file in enumerate(files):
-            image, height, width = photo.to_record(file.read_bytes(), short_side=256, min_short_side=100, quality=95)
-            yield records.encode(
-                Photo(
-                    sample_id=file.name, image=image, height=height, width=width, label=number % CLASSES, latin_name="",
-                    region="", group_id="", source_url="", sha256="", license="", attribution="",
-                )
-            )  # fmt: skip
-
-    shards = list(stored())
-    entries = [records.write_shard(folder / f"train-{i}.tfrecord", shards[i::4]) for i in range(4)]
-    return records.DatasetInfo(folder, [], "", {"train": {"n": len(shards), "shards": entries, "per_region": {}}})
 
 
 def examples(info: records.DatasetInfo) -> tf.data.Dataset:
@@ -75,7 +53,7 @@ def ours(info: records.DatasetInfo, name: str) -> tf.data.Dataset:
         return batches
 
     def mix(batch):
-        labels = tf.one_hot(batch["label"], CLASSES)
+        labels = tf.one_hot(batch["label"], len(CLASSES))
         return augment.mix(batch["image"], labels, mixup_alpha=0.2, cutmix_alpha=1.0, seed=batch["seed"])
 
     return batches.map(mix, tf.data.AUTOTUNE).prefetch(4)
@@ -88,7 +66,7 @@ def keras_layers(info: records.DatasetInfo) -> tf.data.Dataset:
     def decode(example):
         parsed = pipeline.parse(example)
         image = tf.image.resize(tf.io.decode_jpeg(parsed["image"], channels=3), (SIZE, SIZE))
-        return {"images": image, "labels": tf.one_hot(parsed["label"], CLASSES)}
+        return {"images": image, "labels": tf.one_hot(parsed["label"], len(CLASSES))}
 
     def augmented(batch):
         batch = {**batch, "images": augmentation(batch["images"], training=True)}
@@ -132,7 +110,7 @@ def rate(batches, seconds: float) -> float:
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as name:
-        info = dataset(Path(name))
+        info = store(Path(name))
         makers = {
             "limit": limit,
             **{policy: lambda info, p=policy: ours(info, p) for policy in ASKED},

@@ -164,9 +164,8 @@ def _open_source(config) -> Iterator[tuple[str, str | None]]:
     else:
         photos = folder / "herbarium"
         photos.mkdir(parents=True, exist_ok=True)
-        documents = lambda: herbarium.draw(  # noqa: E731
-            photos, seed=config.seed, species=source.demo.species, photos=source.demo.photos
-        )
+        wanted = source.demo.model_dump(include={"species", "photos", "regional_shift"})
+        documents = lambda: herbarium.draw(photos, seed=config.seed, **wanted)  # noqa: E731
     with embedded.source(
         folder / "mongo", documents=documents, photos=photos, database=source.database, collection=source.collection
     ) as opened:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ SPECIES = {
 PHOTOS = 48  # a species
 
 CONFIG = {
+    "deterministic": True,
     "source": {"uri": "embedded"},
     "dataset": {"shard_megabytes": 0.5},  # more than one train shard
     "phase0": {
@@ -121,13 +123,13 @@ def road(tmp_path_factory):
 
 def kill_during_training(file: Path, root: Path) -> None:
     command = [sys.executable, "-m", "keras_pipeline", "run", "--config", str(file)]
+    position = root / "artifacts/easy/phase1/full/backup/position.json"
     with (root / "killed.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    position = root / "artifacts/easy/phase1/full/backup/position.json"
     deadline = time.monotonic() + 300
     while not position.exists():
         assert process.poll() is None and time.monotonic() < deadline, (root / "killed.log").read_text()[-3000:]
-        time.sleep(0.2)
+        time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -137,7 +139,19 @@ def test_a_killed_run_goes_on_without_redoing_finished_steps(road):
     _, _, printed = road
     for step in ("audit", "validate-urls", "export", "split", "baseline"):
         assert f"phase0 {step}: up to date" in printed
-    assert "going on after epoch" in printed
+
+
+@pytest.mark.slow
+def test_killed_inside_an_epoch_training_ends_with_the_weights_of_an_uninterrupted_one(road, tmp_path):
+    file, root, printed = road
+    assert re.search(r"phase1/full: going on after epoch \d of 3, step \d", printed)
+    copy = tmp_path / "root"
+    shutil.copytree(root, copy)
+    command = [sys.executable, "-m", "keras_pipeline", "phase1", "train", "--force", "--config", str(file)]
+    done = subprocess.run([*command, "--set", f"root={copy}"], capture_output=True, text=True)
+    assert done.returncode == 0 and "going on" not in done.stdout, done.stdout + done.stderr
+    for made in ("artifacts/easy/phase1/best.keras", "artifacts/easy/phase1/history.json"):
+        assert content_hash(copy / made) == content_hash(root / made)
 
 
 @pytest.mark.slow

@@ -46,6 +46,7 @@ class Demo(Section):
     labels: str | None = Field(None, description="CSV with image, latin_name[, region, observation_id]")
     species: int = Field(14, ge=2, le=200, description="invented species; enough for look-alikes")
     photos: int = Field(1100, ge=20, le=1_000_000, description="drawn photos; minutes to train on")
+    regional_shift: bool = Field(False, description="plants of EU_SW look like other species do elsewhere")
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Demo:

@@ -149,7 +149,7 @@ def _confused(info, split: str, answers: dict, pairs: list[dict]) -> list[tuple]
             pair["truth"],
             pair["answer"],
             [_thumbnail(photos[sample_id].image) for sample_id in answers["sample_id"][rows].tolist()],
-            f"{pair['n']} photos, {100 * pair['share']:.0f} % of this species",
+            f"{pair['n']} photo{'s' * (pair['n'] > 1)}, {100 * pair['share']:.0f} % of this species",
         )
         for pair, rows in zip(pairs, found, strict=True)
     ]

@@ -46,9 +46,9 @@ def train(run: Run, job: Job) -> None:
         model = classifier(run, job, info)
         for stage, frozen in plan:
             ready(model, job, stage, frozen, shown)
-            training, validation = batches(run, job, info, repeats), _validation(run, job, info)
-            pictures = Pictures(stage.folder, training, validation, info.classes)
-            rows[stage.folder.name] = fit.fit(model, training, validation, stage, [pictures])
+            photos, judged = batches(run, job, info, repeats), validation(run, job, info)
+            pictures = Pictures(stage.folder, photos, judged, info.classes)
+            rows[stage.folder.name] = fit.fit(model, photos, judged, stage, [pictures])
             if frozen:
                 # The full stage starts from the best head, also after a restart between the two.
                 model.set_weights(heads.load_classifier(stage.best).get_weights())
@@ -220,7 +220,7 @@ def batches(run: Run, job: Job, info, repeats: np.ndarray | None) -> Batches:
     return make
 
 
-def _validation(run: Run, job: Job, info):
+def validation(run: Run, job: Job, info):
     """The val split, its labels as they are. Of a regional teacher its own region's: of the others it gets more certain
     and more wrong.
     """
@@ -230,8 +230,8 @@ def _validation(run: Run, job: Job, info):
     from keras_pipeline.data.preprocess import Preprocessing
 
     preprocessing = Preprocessing(job.settings.data.image_size, run.config.dataset.short_side)
-    validation = pipeline.evaluation_batches(info, "val", preprocessing, region=job.region)
-    return validation.map(lambda batch: (batch["image"], tf.one_hot(batch["label"], len(info.classes))))
+    photos = pipeline.evaluation_batches(info, "val", preprocessing, region=job.region)
+    return photos.map(lambda batch: (batch["image"], tf.one_hot(batch["label"], len(info.classes))))
 
 
 def clean(run: Run, prefix: str) -> None:
