@@ -12,9 +12,12 @@ import pymongo
 import pytest
 
 from keras_pipeline import __main__ as cli
+from keras_pipeline.core import pretrained
+from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.demo import embedded
 
 ROOT = Path(__file__).parents[1]
+OWN_WEIGHTS = ["--set", "phase1.model.pretrained=false"]  # otherwise a network is asked first
 
 
 def python(*arguments, cwd=ROOT):
@@ -85,6 +88,7 @@ def test_the_commands_are_the_tables_of_steps():
         ["phase1", "evaluate", "--split", "all"],
         ["status", "--confg", "x"],
         ["serve", "--port", "99999", "--config", "x"],
+        ["phase4", "distill", "--profile-input", "--config", "x"],
     ],
 )
 def test_wrong_usage_exits_2(arguments, capsys):
@@ -121,7 +125,7 @@ def test_status_of_nothing_as_json(experiment, capsys):
 
 def test_set_reaches_the_run(experiment, capsys, tmp_path):
     elsewhere = tmp_path / "elsewhere"
-    sets = ["--set", f"root={elsewhere}", "--set", "experiment=other"]
+    sets = ["--set", f"root={elsewhere}", "--set", "experiment=other", *OWN_WEIGHTS]
     assert cli.main(["phase1", "train", "--config", str(experiment()), *sets]) == 3
     assert str(elsewhere / "tfrecords" / "other" / "dataset.json") in capsys.readouterr().err
 
@@ -147,7 +151,7 @@ def test_split_goes_with_evaluate_only(experiment, capsys):
 
 
 def test_a_step_without_its_input_exits_3_and_names_the_step(experiment, capsys):
-    assert cli.main(["phase1", "train", "--config", str(experiment())]) == 3
+    assert cli.main(["phase1", "train", "--config", str(experiment()), *OWN_WEIGHTS]) == 3
     assert "run `phase0 split` first" in capsys.readouterr().err
 
 
@@ -196,6 +200,100 @@ def test_only_a_missed_gate_exits_1(experiment, monkeypatch, capsys, status, cod
     assert cli.main(["phase5", "--json", "--config", str(experiment())]) == code
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"gates": [verdict]} and "ece: 0.5 < 0.1" in captured.err
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No answer from any network, and caches in which nothing lies yet."""
+    for host in ("KAGGLE", "KERAS"):
+        monkeypatch.setattr(pretrained, host, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kagglehub"))
+
+
+# Nothing else of these configs needs a download.
+WITHOUT = {
+    "phase0": "phase0: {baseline: {features: colour-histogram}}",
+    "phase1": "phase1: {model: {name: mobilenetv2, pretrained: false}}",
+    "phase2": "phase2: {model: {name: mobilenetv2, pretrained: false}}",
+    "phase3": "phase3: {model: {pretrained: false}}",
+}
+VIT, MOBILENET = "keras_hub.models.ViTBackbone.from_preset", "keras.applications.MobileNetV2"
+
+
+@pytest.mark.parametrize(
+    "section, key, recipe",
+    [
+        ("phase0: {}", "phase0.baseline.weights (with features: file): True", f"{MOBILENET}(alpha=1, "),
+        ("phase1: {}", "phase1.model.pretrained: True", f"{VIT}('vit_base_patch16_224_imagenet').save_weights('vit_"),
+        ("phase1: {model: {pretrained: imagenet21k}}", "phase1.model.pretrained: imagenet21k", "16_224_imagenet21k')"),
+        (
+            "phase2: {model: {name: mobilenetv2, alpha: 0.35, pretrained: imagenet}}",
+            "phase2.model.pretrained: imagenet",
+            f"{MOBILENET}(alpha=0.35, classifier_activation=None).save_weights('mobilenetv2.weights.h5')",
+        ),
+        ("phase3: {}", "phase3.model.pretrained: True", f"{MOBILENET}(alpha=1, "),
+    ],
+)
+def test_weights_that_cannot_be_had_stop_a_run_before_any_work(
+    experiment, offline, capsys, tmp_path, section, key, recipe
+):
+    text = "\n".join({**WITHOUT, section[:6]: section}.values())
+    started = time.monotonic()
+    # No MongoDB answers either, but it is not asked: the first step would be `phase0 audit`.
+    assert cli.main(["run", "--config", str(experiment(text))]) == 2
+    assert time.monotonic() - started < 10
+    captured = capsys.readouterr()
+    assert f"{key} needs a download from http://127.0.0.1:9, which does not answer" in captured.err
+    assert recipe in captured.err and "give its path here as phase" in captured.err
+    assert captured.out == "" and {path.name for path in tmp_path.rglob("*.*")} == {".lock", "tiny.yaml"}
+
+
+def test_a_weights_file_that_is_not_there_stops_it_too(experiment, offline, capsys):
+    text = "\n".join({**WITHOUT, "phase1": "phase1: {model: {pretrained: no/such.weights.h5}}"}.values())
+    assert cli.main(["run", "--config", str(experiment(text))]) == 2
+    assert "phase1.model.pretrained: no/such.weights.h5 does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "section, cached",
+    [
+        ("phase1: {}", "kagglehub/models/keras/vit/keras/vit_base_patch16_224_imagenet/4/model.weights.h5"),
+        (
+            "phase1: {model: {name: mobilenetv2, alpha: 0.5}}",
+            "keras/models/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.5_224_no_top.h5",
+        ),
+        ("phase1: {model: {pretrained: mine.weights.h5}}", "mine.weights.h5"),
+        (WITHOUT["phase1"], None),
+    ],
+)
+def test_what_lies_here_needs_no_network(experiment, offline, capsys, tmp_path, monkeypatch, section, cached):
+    monkeypatch.chdir(tmp_path)
+    if cached:
+        (tmp_path / cached).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / cached).touch()
+    config = str(experiment(f"source: {{uri: 'mongodb://127.0.0.1:9/'}}\n{section}"))
+    assert cli.main(["phase1", "train", "--config", config]) == 3
+    assert "run `phase0 split` first" in capsys.readouterr().err  # it got as far as that
+
+
+def test_a_host_that_answers_with_an_error_is_there(experiment, offline, capsys, tmp_path, monkeypatch):
+    with serve_folder(tmp_path) as url:
+        monkeypatch.setattr(pretrained, "KAGGLE", url)
+        assert cli.main(["phase1", "train", "--config", str(experiment("phase1: {}"))]) == 3
+    assert "run `phase0 split` first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["phase1"], ["phase1", "evaluate"], ["phase2", "subset"]])
+def test_profile_input_goes_with_train_only(experiment, capsys, arguments):
+    assert cli.main([*arguments, "--profile-input", "--config", str(experiment())]) == 2
+    assert f"--profile-input goes with train, received {' '.join(arguments)}" in capsys.readouterr().err
+
+
+def test_profile_input_of_no_dataset_names_the_step_that_makes_it(experiment, capsys):
+    assert cli.main(["phase2", "train", "--profile-input", "--config", str(experiment())]) == 3
+    assert "run `phase0 split` first" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -35,12 +35,12 @@ def model_of(learning_rate=0.05):
     return model
 
 
-def cheap_model():
+def cheap_model(learning_rate=0.01, **options):
     """Runs eagerly: tracing costs more than these few steps."""
     keras.utils.set_random_seed(3)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     model.compile(
-        build_optimizer("sgd", learning_rate=0.01, weight_decay=0, steps=99, warmup=0),
+        build_optimizer("sgd", learning_rate=learning_rate, weight_decay=0, steps=99, warmup=0, **options),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         run_eagerly=True,
     )
@@ -112,6 +112,35 @@ def test_killed_inside_an_epoch_it_goes_on_at_that_step(tmp_path):
     assert asked == [(range(2, 3), 1), (range(3, 5), 0)]
     np.testing.assert_array_equal(weights_of(again), weights_of(whole))
     assert same_rows(rows, expected)  # the metrics of the broken epoch too
+
+
+@pytest.mark.parametrize("die_in", [1, 2])  # with one gradient of two, and with none, still to come
+def test_accumulated_gradients_outlive_a_kill(tmp_path, die_in):
+    often = Callbacks(early_stopping=False, backup_minutes=0)
+    whole, again = (cheap_model(0.1, gradient_accumulation=2, clip_norm=0.5) for _ in range(2))
+    fit.fit(whole, batches, VALIDATION, stage_of(tmp_path / "whole", 3))
+    with pytest.raises(Exception, match="killed"):
+        doomed = cheap_model(0.1, gradient_accumulation=2, clip_norm=0.5)
+        fit.fit(doomed, lambda e, d: batches(e, d, die_in=die_in), VALIDATION, stage_of(tmp_path / "a", 3, often))
+    fit.fit(again, batches, VALIDATION, stage_of(tmp_path / "a", 3, often))
+    np.testing.assert_array_equal(weights_of(again), weights_of(whole))
+
+
+def test_a_flat_loss_is_said_once_also_with_epochs_of_before_a_restart(tmp_path, capsys):
+    # Of photos that are all zeros nothing can be learnt but the classes' shares, and that at a rate of 1e-9.
+    def run(folder, epochs):
+        zeros = lambda *of: batches(*of, scale=0.0)  # noqa: E731
+        fit.fit(cheap_model(1e-9), zeros, VALIDATION, stage_of(tmp_path / folder, epochs))
+        return [line for line in capsys.readouterr().out.splitlines() if "the loss does not fall" in line]
+
+    said = run("whole", 4)
+    assert len(said) == 1 and said[0].startswith("epoch 3: the loss does not fall: lower training.learning_rate")
+    assert run("killed", 2) == [] and run("killed", 3) == said
+
+
+def test_a_loss_that_falls_is_not_remarked_on(tmp_path, capsys):
+    fit.fit(cheap_model(0.1), batches, VALIDATION, stage_of(tmp_path, 3))
+    assert "does not fall" not in capsys.readouterr().out
 
 
 SCRIPT = """
@@ -282,3 +311,15 @@ def test_checkpoint_dir_moves_the_checkpoints(tmp_path):
     # Below the stage's name, because a teacher's two stages share the setting.
     assert [p.name for p in (tmp_path / "elsewhere" / "stage").iterdir()] == ["epoch-001.keras"]
     assert not (tmp_path / "stage" / "checkpoints").exists()
+
+
+def test_too_little_memory_is_answered_with_what_needs_less(tmp_path, monkeypatch):
+    model = cheap_model()
+
+    def full(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "failed to allocate memory\nand much more")
+
+    monkeypatch.setattr(model, "train_step", full)
+    told = r"\(failed to allocate memory\); set training.batch_size below 8 .*gradient_accumulation.*mixed_bfloat16"
+    with pytest.raises(ValueError, match=told):
+        fit.fit(model, batches, VALIDATION, stage_of(tmp_path, 1))

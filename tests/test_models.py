@@ -221,6 +221,21 @@ def test_a_vit_takes_weights_of_another_image_size_from_a_file(tmp_path, vit_tin
             np.testing.assert_array_equal(variable.numpy(), theirs[variable.path])
 
 
+def test_a_saved_vit_gives_its_weights_to_one_of_another_image_size(tmp_path, vit_tiny):
+    # As a regional teacher takes them from the global one: head and all.
+    vit_tiny.save(tmp_path / "teacher.keras")
+    teacher = heads.load_classifier(tmp_path / "teacher.keras")
+    keras.utils.set_random_seed(9)
+    model = Model(name="vit_tiny_patch16", pretrained=False)
+    larger = heads.build_classifier(model, num_classes=5, image_size=96, dropout=0.1)
+    weights.copy_weights(teacher, larger)
+    for mine, theirs in zip(larger.weights, vit_tiny.weights, strict=True):
+        if mine.path.endswith("position_embedding/embeddings"):
+            np.testing.assert_array_equal(mine, weights.resize_positions(theirs.numpy(), 37))
+        else:
+            np.testing.assert_array_equal(mine, theirs)
+
+
 def test_a_file_of_another_vit_is_refused_with_its_keys(tmp_path, vit_tiny):
     backbone = next(layer for layer in vit_tiny.layers if layer.weights and layer.name != "logits")
     backbone.save_weights(tmp_path / "vit.weights.h5")
@@ -234,7 +249,11 @@ def test_a_file_of_another_vit_is_refused_with_its_keys(tmp_path, vit_tiny):
 def test_every_listed_preset_is_keras_hubs():
     import keras_hub
 
-    assert set(VIT_PRESETS) == {name for name in keras_hub.models.ViTBackbone.presets if name.startswith("vit_")}
+    theirs = keras_hub.models.ViTBackbone.presets
+    assert set(VIT_PRESETS) == {name for name in theirs if name.startswith("vit_")}
+    # Where `core/pretrained` looks for them in Kaggle's cache: models/OWNER/MODEL/FRAMEWORK/VARIATION.
+    for name in VIT_PRESETS:
+        assert theirs[name]["kaggle_handle"].startswith(f"kaggle://keras/vit/keras/{name}/")
 
 
 def test_rematerialisation_gives_the_same_gradients():

@@ -65,6 +65,35 @@ def test_a_restart_at_epoch_k_sees_what_it_would_have_seen(info):
     assert same(whole[2 * steps :], train(info, range(2, 4)))
 
 
+@pytest.mark.parametrize(
+    "done, options",
+    [(1, {}), (3, {}), (2, {"region": "EU", "batch_size": 2}), (2, {"repeats": np.float32([0.5, 1.5, 1.0])})],
+)
+def test_what_was_done_of_the_first_epoch_is_left_out(info, done, options):
+    whole = train(info, range(2, 4), **options)
+    rest = train(info, range(2, 4), done=done, **options)
+    assert len(rest) == len(whole) - done  # of the second epoch nothing is left out
+    assert same(whole[done:], rest)
+
+
+def test_what_was_done_is_left_out_of_companions_too(info, tmp_path):
+    companion = store_of(info, tmp_path)
+    whole = train(info, range(2), companion=companion)
+    assert same(whole[2:], train(info, range(2), companion=companion, done=2))
+
+
+def test_photos_of_batches_that_were_done_are_not_decoded(info):
+    decoded = []
+
+    def view(image_bytes, seed, number):
+        seen = tf.numpy_function(lambda data: decoded.append(data) or np.float32(0), [image_bytes], tf.float32)
+        return tf.fill((2, 2, 3), seen)
+
+    options = {"batch_size": 5, "seed": 1, "epochs": range(1), "done": 3}
+    (batch,) = pipeline.training_batches(info, view, **options).as_numpy_iterator()
+    assert len(decoded) == len(batch["label"]) == 5
+
+
 def test_batches_are_the_same_again_and_other_with_another_seed(info):
     first = train(info)
     assert same(first, train(info))

@@ -248,3 +248,40 @@ def test_corrupt_shards_finds_a_flipped_byte(copy):
     assert records.corrupt_shards(info) == []
     shard.write_bytes(data)
     assert records.corrupt_shards(info) == [shard]
+
+
+def test_find_takes_photos_from_any_shard_of_the_split(info):
+    wanted = ["sample-022", "sample-000", "sample-007"]
+    found = records.find(info, "train", iter(wanted))
+    photos = [records.decode(e) for path in info.shards("train") for e in records.read_shard(path)]
+    assert found == {name: next(p for p in photos if p.sample_id == name) for name in wanted}
+
+
+def test_find_leaves_out_what_is_not_there(info):
+    # Photo 23 is of another split.
+    assert set(records.find(info, "train", {"sample-001", "sample-023", "no-such"})) == {"sample-001"}
+    assert records.find(info, "train", []) == {}
+
+
+def test_find_reads_no_further_than_it_must(copy):
+    shard = copy.with_name("train-00002-of-00004.tfrecord")  # photos 11 … 16
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    info = records.load_info(copy)
+    shard.write_bytes(data)
+    assert set(records.find(info, "train", {"sample-000", "sample-010"})) == {"sample-000", "sample-010"}
+    with pytest.raises(BrokenArtefact, match="train-00002-of-00004.tfrecord: corrupt shard"):
+        records.find(info, "train", {"sample-000", "sample-022"})
+
+
+def test_check_labels_names_the_first_shard_of_another_class_list(info, tmp_path, photo):
+    records.check_labels(info)
+    good, bad, none = (
+        shard_of(tmp_path / f"{name}.tfrecord", [photo(1, latin_name="Crocus vernus", label=label)])
+        for name, label in (("good", 1), ("bad", 0), ("none", 3))
+    )
+    for shard, listed in ((bad, "Bellis perennis"), (none, "no such label")):
+        wrong = records.DatasetInfo(tmp_path, info.classes, "", {"val": {"shards": [good, shard]}})
+        told = f"{shard['name']}: shard of another class list: Crocus vernus has label . there, .* is {listed}; remove"
+        with pytest.raises(BrokenArtefact, match=told):
+            records.check_labels(wrong)

@@ -154,6 +154,40 @@ def test_a_missing_input_names_the_step_that_makes_it(chain):
         runner.execute(chain.run, chain.steps[3:])
 
 
+@pytest.fixture
+def asking(chain):
+    """The chain's last step asks, before any work, for what it says is not there."""
+
+    def check(run):
+        raise ValueError(f"no weights for {run.config.experiment}")
+
+    def ask():
+        chain.steps[3] = artifacts.dataclasses.replace(chain.steps[3], check=check)
+        return chain
+
+    return ask
+
+
+def test_what_a_later_step_lacks_is_said_before_the_first_one_runs(asking):
+    chain = asking()
+    with pytest.raises(ValueError, match="no weights for tiny"):
+        chain.execute()
+    assert chain.ran == [] and not chain.run.path("audit").exists()
+
+
+def test_finished_steps_are_not_asked_again(asking, chain):
+    chain.execute()
+    chain = asking()
+    assert chain.execute() == []
+    with pytest.raises(ValueError, match="no weights"):
+        chain.execute(force=True)
+    # The export alone is stale, but may be what the training learns from.
+    chain.run.path("url_ledger").unlink()
+    with pytest.raises(ValueError, match="no weights"):
+        chain.execute()
+    assert chain.ran == []
+
+
 def hold(path, taken, release):
     with FileLock(path):
         taken.set()

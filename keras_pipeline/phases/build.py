@@ -5,7 +5,28 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from keras_pipeline.core.artifacts import Run, aside, content_hash
+from keras_pipeline.core.artifacts import Run, aside, content_hash, sidecar
+from keras_pipeline.core.errors import BrokenArtefact
+
+
+def trained(run: Run, model_name: str, info):
+    """A model artefact. Raises BrokenArtefact where it was trained on another dataset: its classes may be others."""
+    from keras_pipeline.models import heads
+
+    path = run.path(model_name)
+    learnt = (sidecar(path) or {}).get("inputs", {}).get("dataset")
+    present = (sidecar(run.path("dataset")) or {}).get("content_hash")
+    if learnt and present and learnt != present:
+        raise BrokenArtefact(
+            f"{path}: trained on another dataset (content hash {learnt[:12]}) than {run.path('dataset')} "
+            f"({present[:12]}), whose classes may be others; train it again"
+        )
+    model = heads.load_classifier(path)
+    if model.output_shape[-1] != len(info.classes):
+        raise BrokenArtefact(
+            f"{path}: answers {model.output_shape[-1]} classes, the dataset has {len(info.classes)}; train it again"
+        )
+    return model
 
 
 def predict_split(run: Run, model_name: str, split: str, image_size: int):
@@ -13,15 +34,9 @@ def predict_split(run: Run, model_name: str, split: str, image_size: int):
     from keras_pipeline.data import pipeline, records
     from keras_pipeline.data.preprocess import Preprocessing
     from keras_pipeline.evaluation.predict import predict
-    from keras_pipeline.models import heads
 
     info = records.load_info(run.path("dataset"))
-    path = run.path(model_name)
-    model = heads.load_classifier(path)
-    if model.output_shape[-1] != len(info.classes):
-        raise ValueError(
-            f"{path}: answers {model.output_shape[-1]} classes, the dataset has {len(info.classes)}; train it again"
-        )
+    model = trained(run, model_name, info)
     max_shards = 1 if split == "train" else None
     n = sum(shard["n"] for shard in info.splits[split]["shards"][:max_shards])
     preprocessing = Preprocessing(image_size, run.config.dataset.short_side)

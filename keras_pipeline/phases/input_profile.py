@@ -10,6 +10,7 @@ from keras_pipeline.phases import teacher
 
 SECONDS = 6.0  # of measuring, after as many batches as the prefetching holds
 WARM_UP = 6  # batches
+ENDLESS = range(10**6)  # epochs: measuring may take more than the config's
 
 
 def profile(run: Run, job: teacher.Job) -> dict:
@@ -35,7 +36,7 @@ def profile(run: Run, job: teacher.Job) -> dict:
     with teacher.precision(job.settings.training.precision):
         model = teacher.classifier(run, job, info)
         teacher.ready(model, job, stage, frozen, shown)
-        whole = iter(teacher.batches(run, job, info, repeats)(range(stage.epochs), 0))
+        whole = iter(teacher.batches(run, job, info, repeats)(ENDLESS, 0))
         images, labels = next(whole)
         rates["device alone"] = _rate(lambda: model.train_on_batch(images, labels), size)
         rates["training: input and device"] = _rate(lambda: model.train_on_batch(*next(whole)), size)
@@ -66,12 +67,12 @@ def _inputs(run: Run, job: teacher.Job, info, repeats) -> dict:
     }
     if data.augmentation != "none":
         views[f"+ augmentation: {data.augmentation}"] = pipeline.training_view(data.augmentation, preprocessing)
-    options = {"batch_size": settings.training.batch_size, "seed": run.config.seed, "epochs": range(10**6)}
+    options = {"batch_size": settings.training.batch_size, "seed": run.config.seed, "epochs": ENDLESS}
     made = {
         name: pipeline.training_batches(info, view, region=job.region, repeats=repeats, **options)
         for name, view in views.items()
     }
-    made["+ MixUp, CutMix, labels"] = teacher.batches(run, job, info, repeats)(range(10**6), 0).prefetch(2)
+    made["+ MixUp, CutMix, labels"] = teacher.batches(run, job, info, repeats)(ENDLESS, 0).prefetch(2)
     return made
 
 

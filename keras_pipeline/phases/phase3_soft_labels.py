@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run, Step, write_json
+from keras_pipeline.core.pretrained import check_available
 from keras_pipeline.phases import build
 
 
@@ -107,5 +108,6 @@ STEPS = [
     Step(
         "phase3", "check", check, ("dataset", "soft_labels"), ("soft_label_check",),
         ("seed", "phase3.model", "phase4.data"), 1,
+        check=lambda run: check_available(run.config.phase3.model, "phase3.model.pretrained"),
     ),
 ]  # fmt: skip

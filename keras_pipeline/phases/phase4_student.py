@@ -55,14 +55,13 @@ def finetune(run: Run) -> None:
 
     from keras_pipeline.data import pipeline, records
     from keras_pipeline.data.preprocess import Preprocessing
-    from keras_pipeline.models import heads
     from keras_pipeline.training import fit
 
     keras.utils.set_random_seed(run.config.seed)
     info = records.load_info(run.path("dataset"))
     settings = run.config.phase4.finetune
     preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
-    model = heads.load_classifier(run.path("distilled"))
+    model = build.trained(run, "distilled", info)
 
     def batches(epochs: range, done: int):
         dataset = pipeline.training_batches(

@@ -85,7 +85,7 @@ def classifier(run: Run, job: Job, info):
         rematerialisation=settings.training.rematerialisation,
     )
     if settings.model.pretrained == GLOBAL_TEACHER:
-        copy_weights(heads.load_classifier(run.path("teacher")), model)
+        copy_weights(build.trained(run, "teacher", info), model)
     return model
 
 
@@ -246,12 +246,11 @@ def logits(run: Run, job: Job) -> None:
     from keras_pipeline.data import pipeline, records
     from keras_pipeline.data.preprocess import Preprocessing
     from keras_pipeline.evaluation.predict import inference
-    from keras_pipeline.models import heads
     from keras_pipeline.training import soft_labels
 
     info = records.load_info(run.path("dataset"))
     layout = build.soft_label_layout(run, info)
-    model = heads.load_classifier(run.path(job.prefix))
+    model = build.trained(run, job.prefix, info)
     infer = inference(model)
     preprocessing = Preprocessing(job.settings.data.image_size, run.config.dataset.short_side)
 

@@ -42,8 +42,9 @@ class Adviser(keras.callbacks.Callback):
 
     def __init__(self, past: list[dict], *, num_classes: int, warmup_epochs: float) -> None:
         super().__init__()
-        self._rows, self._said = list(past), set()
         self._limits = {"num_classes": num_classes, "warmup_epochs": warmup_epochs}
+        self._rows = list(past)
+        self._said = {symptom for n in range(len(past)) for symptom in advice(past[: n + 1], **self._limits)}
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._rows.append({key: (logs or {})[key] for key in ("loss", "val_loss", "learning_rate")})

@@ -21,7 +21,9 @@ class MacroRecall(keras.metrics.Metric):
         self.right = self.add_weight(shape=(num_classes,), initializer="zeros", name="right")
 
     def update_state(self, y_true, y_pred, sample_weight=None) -> None:
-        labels = ops.argmax(y_true, axis=-1) if y_true.shape[-1] == self.num_classes else ops.reshape(y_true, (-1,))
+        # Not by the last axis alone: a batch may hold as many photos as there are classes.
+        shares = len(y_true.shape) == 2 and y_true.shape[-1] == self.num_classes
+        labels = ops.argmax(y_true, axis=-1) if shares else ops.reshape(y_true, (-1,))
         labels = ops.cast(labels, "int32")
         right = ops.cast(ops.equal(labels, ops.cast(ops.argmax(y_pred, axis=-1), "int32")), self.dtype)
         weight = ops.ones_like(right) if sample_weight is None else ops.cast(sample_weight, self.dtype)

@@ -92,14 +92,13 @@ def build_optimizer(
     """adam | adamw | sgd (momentum 0.9) under WarmupCosine.
 
     Args:
-        steps: batches of the whole stage; with gradient accumulation there are fewer updates.
+        steps: batches of the whole stage; Keras asks a schedule by batches, also where several make one update.
         warmup: batches of linear warm-up.
         rates: see `models.depth.layer_rates`.
         clip_norm: greatest norm of the gradient over all weights; None: not clipped.
         gradient_accumulation: batches whose mean gradient makes one update.
     """
-    updates = max(1, steps // gradient_accumulation)
-    rate = WarmupCosine(learning_rate, steps=updates, warmup=min(warmup // gradient_accumulation, updates - 1))
+    rate = WarmupCosine(learning_rate, steps=steps, warmup=warmup)
     options = {"decay": weight_decay, "rates": rates, "global_clipnorm": clip_norm}
     if gradient_accumulation > 1:
         options["gradient_accumulation_steps"] = gradient_accumulation

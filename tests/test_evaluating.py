@@ -1,0 +1,153 @@
+"""What an evaluation leaves behind: each photo's answer, the pictures of the right photos, and fair comparisons."""
+
+import dataclasses
+import io
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.data import records
+from keras_pipeline.data.preprocess import Preprocessing
+from keras_pipeline.evaluation import metrics, pictures
+from keras_pipeline.phases import evaluating
+
+
+@pytest.fixture
+def run(make_config, dataset_json):
+    """A run over the small dataset: 11 test photos, of which every second is of EU_SW."""
+    small = {phase: {"data": {"image_size": 32}} for phase in ("phase1", "phase2", "phase4")}
+    run = Run(make_config(dataset={"short_side": 36}, **small), None)
+    shutil.copytree(dataset_json.parent, run.path("dataset").parent)
+    for name in ("teacher", "regional"):
+        run.path(name).parent.mkdir(parents=True)
+    return run
+
+
+@pytest.fixture
+def photos(run):
+    """The test photos in the order of their shards."""
+    info = records.load_info(run.path("dataset"))
+    return [records.decode(example) for shard in info.shards("test") for example in records.read_shard(shard)]
+
+
+def pixels_of(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def write(run, name, photos, answers, confidence=None):
+    """predictions_test.npz of a model that gave these answers."""
+    confidence = np.full(len(photos), 0.5) if confidence is None else confidence
+    columns = {key: [getattr(photo, key) for photo in photos] for key in ("sample_id", "region", "group_id", "label")}
+    columns |= {"answer": answers, "confidence": np.float32(confidence)}
+    np.savez_compressed(run.path(name), **columns)
+
+
+def test_an_evaluation_leaves_each_photos_answer(run, photos, capsys):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    model.save(run.path("teacher"))
+    evaluating.evaluate(run, "teacher", image_size=32, gate=0.6)
+
+    answers = evaluating.load_answers(run.path("teacher_predictions"))
+    kinds = {name: (column.dtype.kind, column.shape) for name, column in answers.items()}
+    assert kinds == {
+        "sample_id": ("U", (11,)), "region": ("U", (11,)), "group_id": ("U", (11,)), "label": ("i", (11,)),
+        "answer": ("i", (11,)), "confidence": ("f", (11,)),
+    }  # fmt: skip
+    for name in ("sample_id", "region", "group_id", "label"):
+        assert answers[name].tolist() == [getattr(photo, name) for photo in photos]
+    clean = np.stack([Preprocessing(32, 36).from_jpeg(photo.image) for photo in photos])
+    probabilities = metrics.softmax(model(clean, training=False).numpy())
+    assert answers["answer"].tolist() == probabilities.argmax(1).tolist()
+    np.testing.assert_allclose(answers["confidence"], probabilities.max(1), rtol=1e-4)
+
+    right = np.mean(answers["label"] == answers["answer"])
+    assert 0 < right < 1  # otherwise the next lines say little
+    assert run.read("teacher_metrics")["top1_accuracy"] == pytest.approx(right)
+    assert f"test: n 11 in 11 groups, top-1 {right:.3f} [" in capsys.readouterr().out
+    drawn = {path.name for path in run.path("teacher_pictures").iterdir()}
+    assert drawn == {"confusion.png", "regions.png", "recall.png", "confused.png"}
+    classes = records.load_info(run.path("dataset")).classes
+    table = pictures.confusion_picture(answers["label"], answers["answer"], classes)
+    np.testing.assert_array_equal(pixels_of((run.path("teacher_pictures") / "confusion.png").read_bytes()), table)
+
+
+def test_answers_are_read_without_pickle(tmp_path):
+    np.savez(tmp_path / "predictions_test.npz", sample_id=np.array(["a", None], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        evaluating.load_answers(tmp_path / "predictions_test.npz")
+
+
+def test_comparison_is_second_against_first_by_region(run, photos):
+    truth = np.array([photo.label for photo in photos])
+    regional = np.array([photo.region == "EU_SW" for photo in photos])
+    write(run, "teacher_predictions", photos, np.where(regional, (truth + 1) % 3, truth))  # right elsewhere
+    write(run, "regional_predictions", photos, np.where(regional, truth, (truth + 1) % 3))  # right at home
+    table = evaluating.compare(run, "teacher_predictions", "regional_predictions")
+    # The test photos are numbers 35 … 45: five even ones of EU_SW.
+    assert {name: (e["n"], e["groups"], e["first"], e["second"]) for name, e in table.items()} == {
+        "all": (11, 11, pytest.approx(6 / 11), pytest.approx(5 / 11)),
+        "EU": (6, 6, 1.0, 0.0),
+        "EU_SW": (5, 5, 0.0, 1.0),
+    }
+    assert (table["EU"]["verdict"], table["EU"]["difference"], table["EU"]["interval"]) == ("worse", -1, [-1, -1])
+    assert table["EU_SW"]["verdict"] == "no difference shown"  # five groups are no proof
+
+
+@pytest.mark.parametrize("change", ["another", "order", "fewer"])
+def test_predictions_of_other_photos_are_not_compared(run, photos, change):
+    other = [dataclasses.replace(photos[0], sample_id="sample-900"), *photos[1:]]
+    other = {"another": other, "order": photos[::-1], "fewer": photos[:-1]}[change]
+    for name, shots in (("teacher_predictions", photos), ("regional_predictions", other)):
+        write(run, name, shots, [photo.label for photo in shots])
+    told = "phase1/predictions_test.npz and .*phase2/predictions_test.npz are of other photos; run `phase1 evaluate"
+    with pytest.raises(ValueError, match=told):
+        evaluating.compare(run, "teacher_predictions", "regional_predictions")
+
+
+def test_confused_pairs_are_shown_by_their_own_photos_surest_first(run, photos, monkeypatch):
+    # Bellis 0, Crocus 1, Iris 2. All four Iris were taken for Bellis, one Crocus of three for Iris; the model is the
+    # surer the later a photo comes.
+    monkeypatch.setattr(evaluating, "EXAMPLE_PHOTOS", 3)
+    truth = [photo.label for photo in photos]
+    answers = [0 if label == 2 else label for label in truth]
+    answers[truth.index(1)] = 2
+    write(run, "teacher_predictions", photos, answers, np.linspace(0.1, 0.9, 11))
+    columns = evaluating.load_answers(run.path("teacher_predictions"))
+    iris = [photo for photo in photos if photo.label == 2][::-1]
+    pairs = [
+        {"truth": "Iris germanica", "answer": "Bellis perennis", "n": 4, "share": 1.0},
+        {"truth": "Crocus vernus", "answer": "Iris germanica", "n": 1, "share": 1 / 3},
+    ]
+    rows = evaluating._confused(records.load_info(run.path("dataset")), "test", columns, pairs)
+    assert [row[:2] for row in rows] == [(pair["truth"], pair["answer"]) for pair in pairs]
+    expected = [iris[:3], [photo for photo in photos if photo.label == 1][:1]]
+    for (_, _, shown, _), wanted in zip(rows, expected, strict=True):
+        assert len(shown) == len(wanted)
+        for pixels, photo in zip(shown, wanted, strict=True):
+            np.testing.assert_array_equal(pixels, pixels_of(photo.image))
+    assert [row[3].split(", ")[1] for row in rows] == ["100 % of this species", "33 % of this species"]
+
+
+def test_photos_are_shown_small(jpeg):
+    assert evaluating._thumbnail(jpeg(1, size=(320, 200))).shape == (100, 160, 3)
+    assert evaluating._thumbnail(jpeg(1, size=(40, 36))).shape == (36, 40, 3)
+
+
+def test_a_description_without_a_worst_class():
+    result = {
+        "n": 3, "groups": 2, "top1_accuracy": 2 / 3, "top1_interval": [0.1, 0.9], "top5_accuracy": 1.0, "loss": 0.5,
+        "macro_recall": 0.25, "per_region": {"EU": {"top1": 1.0, "n": 1}, "NA": {"top1": 0.5, "n": 2}},
+        "min_recall": None,
+    }  # fmt: skip
+    text = (
+        "val: n 3 in 2 groups, top-1 0.667 [0.100, 0.900], top-5 1.000, loss 0.500, macro recall 0.250; "
+        "EU 1.000 (n 1), NA 0.500 (n 2)"
+    )
+    assert evaluating.describe("val", result) == text
+    worst = {"min_recall": {"latin_name": "Iris", "recall": 0.125}}
+    assert evaluating.describe("val", result | worst) == text + "; lowest recall 0.125, Iris"
