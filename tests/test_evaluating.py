@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.data import records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation import metrics, pictures
@@ -77,8 +78,16 @@ def test_an_evaluation_leaves_each_photos_answer(run, photos, capsys):
 
 
 def test_answers_are_read_without_pickle(tmp_path):
-    np.savez(tmp_path / "predictions_test.npz", sample_id=np.array(["a", None], dtype=object))
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    path = tmp_path / "predictions_test.npz"
+    np.savez(path, **dict.fromkeys(evaluating.ANSWERS, np.array([{}], object)))
+    with pytest.raises(BrokenArtefact, match="predictions_test.npz: no answers .*allow_pickle"):
+        evaluating.load_answers(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])
+def test_a_file_without_answers_is_named(tmp_path, content):
+    (tmp_path / "predictions_test.npz").write_bytes(content)
+    with pytest.raises(BrokenArtefact, match="predictions_test.npz: no answers .* run `evaluate --force`"):
         evaluating.load_answers(tmp_path / "predictions_test.npz")
 
 

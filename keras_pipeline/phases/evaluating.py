@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_pipeline.core.artifacts import Run, aside, write_json
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.phases import build
 
 if TYPE_CHECKING:
     import numpy as np
 
 TITLES = {"teacher": "global teacher", "regional": "regional teacher", "student": "student"}
+ANSWERS = ("sample_id", "region", "group_id", "label", "answer", "confidence")
 EXAMPLE_PAIRS = 6  # of the most confused, shown with photos
 EXAMPLE_PHOTOS = 4  # of each
 EXAMPLE_SIDE = 160  # pixels
@@ -90,11 +92,19 @@ def compare(run: Run, first: str, second: str) -> dict:
 
 
 def load_answers(path: Path) -> dict[str, np.ndarray]:
-    """predictions_<split>.npz: sample_id, region, group_id str [n], label, answer int64 [n], confidence float32 [n]."""
+    """predictions_<split>.npz: sample_id, region, group_id str [n], label, answer int64 [n], confidence float32 [n].
+
+    Raises BrokenArtefact naming a file that is none.
+    """
+    import zipfile
+
     import numpy as np
 
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in ANSWERS}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BrokenArtefact(f"{path}: no answers can be read from it ({error}); run `evaluate --force`") from error
 
 
 def _answers(predictions) -> dict[str, np.ndarray]:
@@ -104,14 +114,11 @@ def _answers(predictions) -> dict[str, np.ndarray]:
     from keras_pipeline.evaluation import metrics
 
     confidence, _ = metrics.confidence_and_correct(predictions.logits, predictions.labels)
-    return {
-        "sample_id": predictions.sample_ids,
-        "region": predictions.regions,
-        "group_id": predictions.group_ids,
-        "label": predictions.labels,
-        "answer": metrics.first_guesses(predictions.logits),
-        "confidence": confidence.astype(np.float32),
-    }
+    columns = (
+        predictions.sample_ids, predictions.regions, predictions.group_ids, predictions.labels,
+        metrics.first_guesses(predictions.logits), confidence.astype(np.float32),
+    )  # fmt: skip
+    return dict(zip(ANSWERS, columns, strict=True))
 
 
 def _draw(folder: Path, info, split: str, answers: dict, results: dict[str, dict], gate: float | None) -> None:
