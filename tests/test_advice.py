@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from keras_pipeline.training.advice import FLAT, RISING, Adviser, advice
+from keras_pipeline.training.advice import FLAT, HIGH, RISING, Adviser, advice
 
 HALF = 0.5 * math.log(10)  # of what a model that knows nothing of ten classes pays: 1.1513
 
@@ -115,3 +115,14 @@ def test_epochs_before_a_restart_count(capsys):
 def test_what_was_said_before_a_restart_is_not_said_again(capsys):
     rows = rows_of([2.0] * 5)
     assert said(rows[3:], capsys, past=rows[:3]) == ["", ""]
+
+
+@pytest.mark.parametrize("losses, warmup, expected", [
+    ([2.0, 7.0], 0, {HIGH}),  # 3 ln 10 = 6.908
+    ([2.0, 6.9], 0, set()),
+    ([7.0], 0, set()),  # the first epoch may begin anywhere
+    ([7.0, 7.0], 2, set()),
+    ([9.0, 8.0, 7.0], 2, {HIGH}),
+])  # fmt: skip
+def test_a_loss_far_above_guessing_is_named_after_the_warm_up(losses, warmup, expected):
+    assert symptoms(losses, warmup_epochs=warmup) == expected

@@ -47,6 +47,10 @@ def write(run, name, photos, answers, confidence=None):
     np.savez_compressed(run.path(name), **columns)
 
 
+def answers_of(run):
+    return [evaluating.load_answers(run.path(name)) for name in ("teacher_predictions", "regional_predictions")]
+
+
 def test_an_evaluation_leaves_each_photos_answer(run, photos, capsys):
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
@@ -96,7 +100,7 @@ def test_comparison_is_second_against_first_by_region(run, photos):
     regional = np.array([photo.region == "EU_SW" for photo in photos])
     write(run, "teacher_predictions", photos, np.where(regional, (truth + 1) % 3, truth))  # right elsewhere
     write(run, "regional_predictions", photos, np.where(regional, truth, (truth + 1) % 3))  # right at home
-    table = evaluating.compare(run, "teacher_predictions", "regional_predictions")
+    table = evaluating.compare(*answers_of(run))
     # The test photos are numbers 35 … 45: five even ones of EU_SW.
     assert {name: (e["n"], e["groups"], e["first"], e["second"]) for name, e in table.items()} == {
         "all": (11, 11, pytest.approx(6 / 11), pytest.approx(5 / 11)),
@@ -113,9 +117,8 @@ def test_predictions_of_other_photos_are_not_compared(run, photos, change):
     other = {"another": other, "order": photos[::-1], "fewer": photos[:-1]}[change]
     for name, shots in (("teacher_predictions", photos), ("regional_predictions", other)):
         write(run, name, shots, [photo.label for photo in shots])
-    told = "phase1/predictions_test.npz and .*phase2/predictions_test.npz are of other photos; run `phase1 evaluate"
-    with pytest.raises(ValueError, match=told):
-        evaluating.compare(run, "teacher_predictions", "regional_predictions")
+    with pytest.raises(ValueError, match="photos that are not the same, expected the same test split; run `phase1 ev"):
+        evaluating.compare(*answers_of(run))
 
 
 def test_confused_pairs_are_shown_by_their_own_photos_surest_first(run, photos, monkeypatch):

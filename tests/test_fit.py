@@ -203,13 +203,21 @@ def test_a_finished_stage_is_not_trained_again(tmp_path):
     assert fit.fit(cheap_model(), None, None, stage_of(tmp_path, epochs=2)) == rows
 
 
-def test_a_backup_of_other_settings_is_not_continued(tmp_path):
-    first, other = (stage_of(tmp_path, n, made_from=f"{n} epochs") for n in (3, 2))
-    fit.fit(cheap_model(), batches, VALIDATION, first)
+def test_unfinished_training_of_other_settings_is_set_aside_and_comes_back(tmp_path, capsys):
+    """A kill in epoch 3 of 3, a run of other settings to its end, then the first settings again."""
+    first = stage_of(tmp_path / "full", 3, made_from="first settings")
+    other = stage_of(tmp_path / "full", 1, made_from="other")
+    with pytest.raises(Exception, match="killed"):
+        fit.fit(cheap_model(), lambda epochs, done: batches(epochs, done, die_in=2), VALIDATION, first)
     asked = []
     rows = fit.fit(cheap_model(), lambda e, done: asked.append((e, done)) or batches(e, done), VALIDATION, other)
-    assert asked == [(range(2), 0)] and [row["epoch"] for row in rows] == [0, 1]
-    assert not (tmp_path / "checkpoints" / "epoch-003.keras").exists()  # of the other run
+    assert asked == [(range(1), 0)] and [row["epoch"] for row in rows] == [0]
+    assert not (tmp_path / "full/checkpoints/epoch-002.keras").exists()  # of the other run
+    assert "after epoch 2, step 0) is set aside in" in capsys.readouterr().out
+    fit.shutil.rmtree(other.backup)  # as after a step that has come to its end
+    fit.fit(cheap_model(), lambda e, done: asked.append((e, done)) or batches(e, done), VALIDATION, first)
+    assert asked[1:] == [(range(2, 3), 0)]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["full"]
 
 
 def test_killed_while_the_backup_is_written_the_older_one_serves(tmp_path, monkeypatch):
@@ -306,11 +314,22 @@ def test_traces_of_a_run(tmp_path):
 
 
 def test_checkpoint_dir_moves_the_checkpoints(tmp_path):
+    """Each experiment's, phase's and stage's apart, because they may share the setting."""
     callbacks = Callbacks(early_stopping=False, checkpoint_dir=str(tmp_path / "elsewhere"))
-    fit.fit(cheap_model(), batches, VALIDATION, stage_of(tmp_path / "stage", 1, callbacks))
-    # Below the stage's name, because a teacher's two stages share the setting.
-    assert [p.name for p in (tmp_path / "elsewhere" / "stage").iterdir()] == ["epoch-001.keras"]
-    assert not (tmp_path / "stage" / "checkpoints").exists()
+    stage = stage_of(tmp_path / "demo/phase1/full", 1, callbacks)
+    fit.fit(cheap_model(), batches, VALIDATION, stage)
+    assert [p.name for p in (tmp_path / "elsewhere/demo/phase1/full").iterdir()] == ["epoch-001.keras"]
+    assert not (stage.folder / "checkpoints").exists()
+
+
+def test_a_checkpoint_dir_that_cannot_be_is_named_and_costs_nothing(tmp_path):
+    fit.fit(cheap_model(), batches, VALIDATION, stage_of(tmp_path / "full", 1))
+    before = (tmp_path / "full/backup/position.json").read_text()
+    (tmp_path / "file").write_text("")
+    wrong = Callbacks(early_stopping=False, checkpoint_dir=str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="callbacks.checkpoint_dir: .*Not a directory.*give a folder"):
+        fit.fit(cheap_model(), batches, VALIDATION, stage_of(tmp_path / "full", 2, wrong))
+    assert (tmp_path / "full/backup/position.json").read_text() == before
 
 
 def test_too_little_memory_is_answered_with_what_needs_less(tmp_path, monkeypatch):

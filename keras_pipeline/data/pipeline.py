@@ -79,8 +79,10 @@ def evaluation_batches(
 def steps_per_epoch(info: DatasetInfo, batch_size: int, region: str | None = None) -> int:
     """Full batches in one pass over the train split. Raises ValueError when there isn't one."""
     n = info.count("train", region)
+    where = f" of region {region}" if region else ""
+    if not n:
+        raise ValueError(f"the train split{where} has no photo; there are {info.splits['train']['per_region']}")
     if n < batch_size:
-        where = f" of region {region}" if region else ""
         raise ValueError(f"the train split{where} has {n} photos, batch_size is {batch_size}: lower batch_size to {n}")
     return n // batch_size
 

@@ -9,8 +9,10 @@ from keras_pipeline.core.artifacts import Run, aside, content_hash, sidecar
 from keras_pipeline.core.errors import BrokenArtefact
 
 
-def trained(run: Run, model_name: str, info):
-    """A model artefact. Raises BrokenArtefact where it was trained on another dataset: its classes may be others."""
+def trained(run: Run, model_name: str, info, *, image_size: int | None = None):
+    """A model artefact. Raises BrokenArtefact where it was trained on another dataset, whose classes may be others, or
+    takes photos of another size.
+    """
     from keras_pipeline.models import heads
 
     path = run.path(model_name)
@@ -26,6 +28,11 @@ def trained(run: Run, model_name: str, info):
         raise BrokenArtefact(
             f"{path}: answers {model.output_shape[-1]} classes, the dataset has {len(info.classes)}; train it again"
         )
+    if image_size not in (None, model.input_shape[1]):
+        raise BrokenArtefact(
+            f"{path}: takes photos of {model.input_shape[1]} px, the config's data.image_size is {image_size}; set it "
+            "back, or train again"
+        )
     return model
 
 
@@ -36,7 +43,7 @@ def predict_split(run: Run, model_name: str, split: str, image_size: int):
     from keras_pipeline.evaluation.predict import predict
 
     info = records.load_info(run.path("dataset"))
-    model = trained(run, model_name, info)
+    model = trained(run, model_name, info, image_size=image_size)
     max_shards = 1 if split == "train" else None
     n = sum(shard["n"] for shard in info.splits[split]["shards"][:max_shards])
     preprocessing = Preprocessing(image_size, run.config.dataset.short_side)

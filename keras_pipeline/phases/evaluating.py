@@ -62,18 +62,16 @@ def describe(split: str, result: dict) -> str:
     regions = ", ".join(f"{name} {entry['top1']:.3f} (n {entry['n']})" for name, entry in result["per_region"].items())
     worst = result["min_recall"]
     return (
-        f"{split}: n {result['n']} in {result['groups']} groups, top-1 {result['top1_accuracy']:.3f} "
+        f"{split}{' (its first shard)' * (split == 'train')}: n {result['n']} in {result['groups']} groups, "
+        f"top-1 {result['top1_accuracy']:.3f} "
         f"[{low:.3f}, {high:.3f}], top-5 {result['top5_accuracy']:.3f}, loss {result['loss']:.3f}, macro recall "
         f"{result['macro_recall']:.3f}; {regions}"
         + (f"; lowest recall {worst['recall']:.3f}, {worst['latin_name']}" if worst else "")
     )
 
 
-def compare(run: Run, first: str, second: str) -> dict:
-    """`intervals.compare` of the answers that two models gave to the same test photos.
-
-    Args:
-        first, second: names of artefacts, predictions_test.npz of each.
+def compare(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict:
+    """`intervals.compare` of what two models answered (`load_answers`).
 
     Raises ValueError unless both answered the same photos.
     """
@@ -81,14 +79,13 @@ def compare(run: Run, first: str, second: str) -> dict:
 
     from keras_pipeline.evaluation import intervals
 
-    answers = [load_answers(run.path(name)) for name in (first, second)]
-    if not np.array_equal(*(each["sample_id"] for each in answers)):
+    if not np.array_equal(first["sample_id"], second["sample_id"]):
         raise ValueError(
-            f"{run.path(first)} and {run.path(second)} are of other photos; run `phase1 evaluate --force`, then "
-            "`phase2 evaluate --force`"
+            f"received answers to {len(first['sample_id'])} and to {len(second['sample_id'])} photos that are not the "
+            "same, expected the same test split; run `phase1 evaluate --force`, then `phase2 evaluate --force`"
         )
-    right = [each["label"] == each["answer"] for each in answers]
-    return intervals.compare(*right, answers[0]["region"], answers[0]["group_id"])
+    right = [each["label"] == each["answer"] for each in (first, second)]
+    return intervals.compare(*right, first["region"], first["group_id"])
 
 
 def load_answers(path: Path) -> dict[str, np.ndarray]:

@@ -56,10 +56,12 @@ def train(run: Run) -> None:
 def evaluate(run: Run) -> None:
     """As every model; on the test split also against the global teacher."""
     size, region, compared = run.config.phase2.data.image_size, run.config.phase2.region, run.split == "test"
+    # Read first: where they can't be, nothing is done in vain.
+    rival = evaluating.load_answers(run.path("teacher_predictions")) if compared else {}
     beside = {"global teacher": run.read("teacher_metrics")} if compared else {}
     evaluating.evaluate(run, "regional", image_size=size, beside=beside)
     if compared:
-        by_region = evaluating.compare(run, "teacher_predictions", "regional_predictions")
+        by_region = evaluating.compare(rival, evaluating.load_answers(run.path("regional_predictions")))
         verdict = verdict_of(region, by_region.get(region))
         write_json(run.path("regional_comparison"), {"region": region, "verdict": verdict, "by_region": by_region})
         print(verdict)

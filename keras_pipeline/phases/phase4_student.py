@@ -61,7 +61,7 @@ def finetune(run: Run) -> None:
     info = records.load_info(run.path("dataset"))
     settings = run.config.phase4.finetune
     preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
-    model = build.trained(run, "distilled", info)
+    model = build.trained(run, "distilled", info, image_size=run.config.phase4.data.image_size)
 
     def batches(epochs: range, done: int):
         dataset = pipeline.training_batches(

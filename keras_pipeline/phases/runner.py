@@ -147,9 +147,12 @@ def _name_corrupt_shard(run: Run) -> None:
 
 def _check_inputs(run: Run, step: Step) -> None:
     for name in step.needs(run.config):
+        maker = next(other for other in STEPS if name in other.outputs)
         if not run.path(name).exists():
-            maker = next(other for other in STEPS if name in other.outputs)
             raise BrokenArtefact(f"{step.title} needs {run.path(name)}; run `{maker.title}` first")
+        reason = artifacts.why_stale(run, maker)
+        if reason is not None:
+            print(f"warning: {step.title} uses {name}, which is not up to date ({reason}); `{maker.title}` renews it")
 
 
 @contextlib.contextmanager

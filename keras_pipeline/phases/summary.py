@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run, sidecar
@@ -14,7 +15,7 @@ WORST = 10  # species, and pairs of them, named in a table
 def write(run: Run) -> Path:
     """Writes report.html. Sections whose artefacts aren't there yet are left out."""
     made = {step.title for step in runner.STEPS if all(sidecar(run.path(name)) for name in step.outputs)}
-    sections = []
+    rows, sections = runner.status(run), []
     for title, needed, blocks in (
         ("Phase 0: data", "phase0 baseline", _data),
         ("Phases 1 and 2: teachers", "phase2 evaluate", _teachers),
@@ -23,8 +24,9 @@ def write(run: Run) -> Path:
         ("Phase 6: the page against Python", "phase6 validate", _export),
     ):
         if needed in made:
-            sections.append((title, blocks(run)))
-    sections.append(("Timings", [_timings(run)]))
+            phases = {f"phase{number}" for number in re.findall(r"\d", title.split(":")[0])}
+            sections.append((title, [*_warnings(rows, phases), *blocks(run)]))
+    sections.append(("Timings", [_timings(rows)]))
     path = run.path("report")
     summary = _headline(run) if "phase6 validate" in made else {}
     write_report(
@@ -224,6 +226,16 @@ def _export(run: Run) -> list[Block]:
     ]
 
 
-def _timings(run: Run) -> Table:
-    rows = [[row["step"], row["state"], row["seconds"]] for row in runner.status(run)]
-    return Table(["step", "state", "seconds"], rows, "Steps")
+def _warnings(rows: list[dict], phases: set[str]) -> list[Block]:
+    """Says which of the phases' figures may not belong together."""
+    stale = [f"{row['step']} ({row['reason']})" for row in rows if row["state"] == "stale"
+             and row["step"].split()[0] in phases]  # fmt: skip
+    return [Paragraph(f"Not up to date, so that these figures may not belong together: {'; '.join(stale)}.")] * bool(
+        stale
+    )
+
+
+def _timings(rows: list[dict]) -> Table:
+    return Table(
+        ["step", "state", "seconds"], [[row[key] for key in ("step", "state", "seconds")] for row in rows], "Steps"
+    )

@@ -98,7 +98,16 @@ def sampling(run: Run, job: Job, info) -> tuple[np.ndarray | None, np.ndarray]:
 
     from keras_pipeline.data import pipeline
 
-    per_class = run.read("regional_subset")["per_class"] if job.region else info.splits["train"]["per_class"]
+    if job.region:
+        subset = run.read("regional_subset")
+        if subset["region"] != job.region:
+            raise ValueError(
+                f"{run.path('regional_subset')} is of region {subset['region']}, phase2.region is {job.region}; run "
+                "`phase2 subset`"
+            )
+        per_class = subset["per_class"]
+    else:
+        per_class = info.splits["train"]["per_class"]
     counts = np.array([per_class.get(name, 0) for name in info.classes])
     unseen = [name for name, n in zip(info.classes, counts, strict=True) if not n]
     if unseen and not job.region:
@@ -113,7 +122,7 @@ def sampling(run: Run, job: Job, info) -> tuple[np.ndarray | None, np.ndarray]:
 def stages(run: Run, job: Job, info) -> Iterator[tuple]:
     """(stage, backbone frozen?): the new head alone first, where the config asks for it, then everything.
 
-    Raises ValueError when there are fewer photos than a batch takes.
+    Raises ValueError when there are fewer photos than a batch takes, or fewer batches than an update does.
     """
     from keras_pipeline.data import pipeline
     from keras_pipeline.training.fit import Stage
@@ -121,6 +130,12 @@ def stages(run: Run, job: Job, info) -> Iterator[tuple]:
     training = job.settings.training
 
     def stage(name: str, epochs: int, warmup_epochs: float) -> Stage:
+        steps = epochs * pipeline.steps_per_epoch(info, training.batch_size, job.region)
+        if steps < training.gradient_accumulation:
+            raise ValueError(
+                f"training.gradient_accumulation: received {training.gradient_accumulation}, and the stage {name} has "
+                f"{steps} steps in all: no update would be made; lower it, or batch_size"
+            )
         return Stage(
             run.path(job.prefix).parent / name,
             epochs,
@@ -250,7 +265,7 @@ def logits(run: Run, job: Job) -> None:
 
     info = records.load_info(run.path("dataset"))
     layout = build.soft_label_layout(run, info)
-    model = build.trained(run, job.prefix, info)
+    model = build.trained(run, job.prefix, info, image_size=job.settings.data.image_size)
     infer = inference(model)
     preprocessing = Preprocessing(job.settings.data.image_size, run.config.dataset.short_side)
 

@@ -7,21 +7,24 @@ import math
 import keras
 
 FLAT, RISING = "the loss does not fall", "val loss rises while the training loss falls"
+HIGH = "the loss is far above that of guessing"
 
 
 def advice(rows: list[dict], *, num_classes: int, warmup_epochs: float) -> dict[str, str]:
     """{symptom: remedy} after these epochs.
 
-    Flat: at half the peak rate or more, two epochs after the warm-up have brought less than 1 %, and the loss is still
-    over half of ln C, what a model that knows nothing pays. Rising: val loss rose twice in a row and stands 5 % above
-    its best while the training loss fell twice.
+    High: after the warm-up the loss is over 3 ln C; a model that knows nothing pays ln C. Flat: at half the peak rate
+    or more, two epochs after the warm-up have brought less than 1 %, and the loss is still over half of ln C. Rising:
+    val loss rose twice in a row and stands 5 % above its best while the training loss fell twice.
 
     Args:
         rows: one an epoch, with loss, val_loss and learning_rate.
     """
-    if len(rows) < 3:
-        return {}
     found = {}
+    if len(rows) > max(warmup_epochs, 1) and rows[-1]["loss"] > 3 * math.log(num_classes):
+        found[HIGH] = "lower training.learning_rate 10 times, set training.clip_norm: 1"
+    if len(rows) < 3:
+        return found
     losses, vals, rates = ([row[key] for row in rows] for key in ("loss", "val_loss", "learning_rate"))
     warm = len(rows) - 3 >= warmup_epochs and rates[-1] >= 0.5 * max(rates)
     if warm and losses[-1] > max(0.99 * losses[-3], 0.5 * math.log(num_classes)):

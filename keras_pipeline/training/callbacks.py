@@ -85,10 +85,15 @@ class Backup(keras.callbacks.Callback):
 
 
 def read_backup(folder: Path, made_from: str) -> dict | None:
-    """{epoch, step, weights, metrics, random} of a backup of the same config and inputs."""
+    """{epoch, step, weights, made_from, metrics, random} of a backup of the same config and inputs."""
+    state = any_backup(folder)
+    return state if state and state["made_from"] == made_from else None
+
+
+def any_backup(folder: Path) -> dict | None:
+    """As `read_backup`, of whatever config and inputs."""
     file = folder / "position.json"
-    state = json.loads(file.read_text()) if file.exists() else {}
-    return state if state.get("made_from") == made_from else None
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 class StopOnNaN(keras.callbacks.Callback):

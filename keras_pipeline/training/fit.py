@@ -15,7 +15,15 @@ import tensorflow as tf
 from keras_pipeline.core.artifacts import aside
 from keras_pipeline.core.config import Callbacks
 from keras_pipeline.training.advice import Adviser
-from keras_pipeline.training.callbacks import Backup, DivergedError, EarlyStopping, Rates, StopOnNaN, read_backup
+from keras_pipeline.training.callbacks import (
+    Backup,
+    DivergedError,
+    EarlyStopping,
+    Rates,
+    StopOnNaN,
+    any_backup,
+    read_backup,
+)
 
 EPOCH_FILE = "epoch-{epoch:03d}.keras"
 
@@ -38,7 +46,7 @@ class Stage:
     warmup_epochs: float
     callbacks: Callbacks
     monitor: str = "val_loss"
-    made_from: str = ""  # names config and inputs: a backup of others is thrown away, not continued
+    made_from: str = ""  # names config and inputs: training of others is set aside, not continued
 
     @property
     def best(self) -> Path:
@@ -46,9 +54,9 @@ class Stage:
 
     @property
     def checkpoints(self) -> Path:
-        """A directory of one's own may serve several stages."""
+        """A directory of one's own may serve several experiments: theirs lie in <experiment>/<phase>/<stage> there."""
         own = self.callbacks.checkpoint_dir
-        return Path(own) / self.folder.name if own else self.folder / "checkpoints"
+        return Path(own, *self.folder.parts[-3:]) if own else self.folder / "checkpoints"
 
     @property
     def backup(self) -> Path:
@@ -75,7 +83,12 @@ def fit(
 
     Raises ValueError, with what to do, when training diverges or the memory does not suffice.
     """
+    _change_places(stage)
     stage.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        stage.checkpoints.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"callbacks.checkpoint_dir: {error}; give a folder that can be written to") from error
     epoch, step = _position(stage)
     if not (epoch or step):
         for traces in ("backup", "checkpoints", "logs"):  # of another run
@@ -136,6 +149,29 @@ def _fit(
         ) from error
 
 
+def _change_places(stage: Stage) -> None:
+    """Unfinished training of other settings steps aside, and what these settings left unfinished comes back: a mistyped
+    setting costs no day's work.
+    """
+    mine = _aside(stage, stage.made_from)
+    other = any_backup(stage.backup)
+    if other and other["made_from"] != stage.made_from:
+        place = _aside(stage, other["made_from"])
+        shutil.rmtree(place, ignore_errors=True)
+        stage.folder.rename(place)
+        print(
+            f"{stage.folder}: unfinished training of other settings (after epoch {other['epoch']}, step "
+            f"{other['step']}) is set aside in {place}; it goes on under those settings"
+        )
+    if mine.exists():
+        shutil.rmtree(stage.folder, ignore_errors=True)
+        mine.rename(stage.folder)
+
+
+def _aside(stage: Stage, made_from: str) -> Path:
+    return stage.folder.with_name(f"{stage.folder.name}.unfinished-{made_from[:8]}")
+
+
 def _position(stage: Stage) -> tuple[int, int]:
     """(epochs finished, steps of the next one finished)"""
     state = read_backup(stage.backup, stage.made_from)
@@ -159,7 +195,6 @@ def _callbacks(
     stage: Stage, step: int, past: list[dict], more: Sequence[keras.callbacks.Callback]
 ) -> list[keras.callbacks.Callback]:
     """Backup comes last: an epoch counts as done when all its traces are on disk."""
-    stage.checkpoints.mkdir(parents=True, exist_ok=True)
     callbacks: list[keras.callbacks.Callback] = [
         StopOnNaN(step),
         Rates(stage.batch_size),
@@ -178,7 +213,7 @@ def _callbacks(
     ]
     if stage.callbacks.early_stopping:
         patience = stage.callbacks.early_stopping_patience
-        callbacks.append(EarlyStopping(past, monitor=stage.monitor, mode="min", patience=patience))
+        callbacks.append(EarlyStopping(past, monitor=stage.monitor, mode="min", patience=patience, verbose=1))
     minutes = stage.callbacks.backup_minutes
     return [*callbacks, Backup(stage.backup, made_from=stage.made_from, minutes=minutes, skipped=step)]
 
