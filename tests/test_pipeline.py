@@ -142,10 +142,15 @@ def test_region_filter(info):
     assert len(batch["image"]) == per_region == 12
 
 
-@pytest.mark.parametrize("region, n", [(None, 23), ("EU", 11), ("nowhere", 0)])
+@pytest.mark.parametrize("region, n", [(None, 23), ("EU", 11)])
 def test_a_batch_larger_than_the_split_raises(info, region, n):
     with pytest.raises(ValueError, match=f"has {n} photos, batch_size is 24: lower batch_size"):
         train(info, batch_size=24, region=region)
+
+
+def test_a_region_without_a_photo_is_named_with_those_that_have_some(info):
+    with pytest.raises(ValueError, match="split of region nowhere has no photo; there are {'EU': 11, 'EU_SW': 12}"):
+        train(info, batch_size=24, region="nowhere")
 
 
 def store_of(info, folder, views=2):

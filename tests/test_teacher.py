@@ -44,7 +44,9 @@ def dataset(tmp_path, photo):
         write_json(run.path("dataset"), info)
         for phase in ("teacher", "regional"):
             run.path(phase).parent.mkdir(parents=True)
-        write_json(run.path("regional_subset"), {"per_class": splits["train"]["per_class"]})
+        write_json(
+            run.path("regional_subset"), {"region": run.config.phase2.region, "per_class": splits["train"]["per_class"]}
+        )
         return run
 
     return write
@@ -69,6 +71,8 @@ def started(dataset, monkeypatch):
         small |= {"regularization": {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, **values.get("regularization", {})}}
         phase, prefix = ("phase2", "regional") if region else ("phase1", "teacher")
         sections = {"phase1": {"model": {**small["model"], "pretrained": False}}, phase: small}
+        if region:
+            sections["phase2"]["region"] = region
         sections["phase3"] = {"distillation": {"temperature": temperature}}
         run = dataset(labels, names, **sections)
         before(run)
@@ -99,6 +103,20 @@ def test_logit_adjustment_is_of_what_is_shown(started, tau, sampling, shift):
 
 def test_a_regional_teacher_is_validated_on_its_region(started):
     assert len(started([0, 0, 1, 1, 0]).val) == 3
+
+
+def test_a_subset_of_another_region_is_refused(started):
+    def changed(run):
+        write_json(run.path("regional_subset"), {**run.read("regional_subset"), "region": "NA"})
+
+    with pytest.raises(ValueError, match="subset.json is of region NA, phase2.region is EU; run `phase2 subset`"):
+        started([0, 0, 1, 1, 0], region="EU", before=changed)
+
+
+def test_more_accumulated_batches_than_there_are_is_refused(started):
+    training = {"gradient_accumulation": 3, "epochs": 1}
+    with pytest.raises(ValueError, match="received 3, and the stage full has 2 steps in all: no update"):
+        started([0] * 8 + [1], training=training)
 
 
 def test_and_only_there(started):

@@ -151,7 +151,7 @@ def _check_inputs(run: Run, step: Step) -> None:
         if not run.path(name).exists():
             raise BrokenArtefact(f"{step.title} needs {run.path(name)}; run `{maker.title}` first")
         reason = artifacts.why_stale(run, maker)
-        if reason is not None:
+        if reason is not None and artifacts.sidecar(run.path(name)):
             print(f"warning: {step.title} uses {name}, which is not up to date ({reason}); `{maker.title}` renews it")
 
 
