@@ -322,6 +322,18 @@ def test_checkpoint_dir_moves_the_checkpoints(tmp_path):
     assert not (stage.folder / "checkpoints").exists()
 
 
+def test_settings_that_share_a_checkpoint_dir_keep_their_best(tmp_path):
+    """Killed in epoch 3, another's run in between: the best epoch that comes back is one's own."""
+    callbacks = Callbacks(early_stopping=False, checkpoint_dir=str(tmp_path / "elsewhere"))
+    first = stage_of(tmp_path / "demo/phase1/full", 3, callbacks, made_from="first settings")
+    other = stage_of(tmp_path / "demo/phase1/full", 3, callbacks, made_from="other")
+    with pytest.raises(Exception, match="killed"):
+        fit.fit(cheap_model(), lambda epochs, done: batches(epochs, done, die_in=2), VALIDATION, first)
+    before = {file.name: content_hash(file) for file in first.checkpoints.iterdir()}
+    fit.fit(cheap_model(), lambda e, done: batches(e, done, scale=2.0), VALIDATION, other)
+    assert {file.name: content_hash(file) for file in first.checkpoints.iterdir()} == before != {}
+
+
 def test_a_checkpoint_dir_that_cannot_be_is_named_and_costs_nothing(tmp_path):
     fit.fit(cheap_model(), batches, VALIDATION, stage_of(tmp_path / "full", 1))
     before = (tmp_path / "full/backup/position.json").read_text()

@@ -102,11 +102,12 @@ def test_temperature_moves_confidence_but_never_the_answer():
 
 def test_per_class_recall_literal():
     # class 0: 1 of 1; class 1: rows 1 and 3, neither first; class 2 has no photo here
-    recall = metrics.per_class_recall(LOGITS[[0, 1, 3]], LABELS[[0, 1, 3]], CLASSES)
-    assert recall == {
-        "Bellis perennis": {"n": 1, "recall": 1.0},
-        "Crocus vernus": {"n": 2, "recall": 0.0},
-        "Viola tricolor": {"n": 0, "recall": None},
+    rows = [0, 1, 3]
+    result = metrics.classification_metrics(LOGITS[rows], LABELS[rows], ["EU"] * 3, CLASSES, ["a", "b", "c"])
+    assert {name: (entry["n"], entry["recall"]) for name, entry in result["per_class_recall"].items()} == {
+        "Bellis perennis": (1, 1.0),
+        "Crocus vernus": (2, 0.0),
+        "Viola tricolor": (0, None),
     }
 
 

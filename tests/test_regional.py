@@ -8,7 +8,7 @@ import pytest
 from keras_pipeline.core.artifacts import Run, write_json
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.data import records
-from keras_pipeline.phases import phase2_regional
+from keras_pipeline.phases import evaluating, phase2_regional
 
 REGIONS = ("EU_SW", "EU")
 
@@ -129,4 +129,4 @@ FIGURES = (
     ],
 )
 def test_the_verdict_in_a_sentence(entry, sentence):
-    assert phase2_regional.verdict_of("EU_SW", entry) == sentence
+    assert evaluating.verdict("EU_SW", entry) == sentence

@@ -117,19 +117,6 @@ def topk_accuracy(logits: ArrayLike, labels: ArrayLike, k: int) -> float:
     return float((label_ranks(logits, labels) < k).mean())
 
 
-def per_class_recall(
-    logits: ArrayLike, labels: ArrayLike, classes: Sequence[str]
-) -> dict[str, dict[str, int | float | None]]:
-    """`{latin_name: {n, recall}}` in the order of the class list; recall is None where a class has no photo."""
-    logits, labels = check_logits_and_labels(logits, labels)
-    if len(classes) != logits.shape[1]:
-        raise ValueError(
-            f"The class list has {len(classes)} names and the logits have {logits.shape[1]} columns: "
-            "give the class list of the dataset that the model was trained on."
-        )
-    return _recalls(label_ranks(logits, labels) == 0, labels, classes)
-
-
 def classification_metrics(
     logits: ArrayLike, labels: ArrayLike, regions: Sequence[str], classes: Sequence[str], group_ids: Sequence[str]
 ) -> dict[str, object]:

@@ -88,6 +88,24 @@ def compare(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict
     return intervals.compare(*right, first["region"], first["group_id"])
 
 
+def verdict(region: str, entry: dict | None) -> str:
+    """Whether the regional teacher earns its place, from its region's entry of `intervals.compare`, in a sentence."""
+    if entry is None:
+        return f"{region}: no test photo, so that nothing shows whether the regional teacher earns its place"
+    low, high = entry["interval"]
+    figures = (
+        f"{region}: regional teacher {entry['second']:.3f}, global teacher {entry['first']:.3f} on {entry['n']} test "
+        f"photos in {entry['groups']} groups, a difference of {entry['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    )
+    meaning = {
+        "better": "the regional teacher earns its place",
+        "worse": "the regional teacher does harm: leave it out of phase3.teachers",
+        "no difference shown": "not shown that the regional teacher earns its place: leave it out of phase3.teachers, "
+        "or judge it on more photos of the region",
+    }
+    return f"{figures}; {meaning[entry['verdict']]}"
+
+
 def load_answers(path: Path) -> dict[str, np.ndarray]:
     """predictions_<split>.npz: sample_id, region, group_id str [n], label, answer int64 [n], confidence float32 [n].
 

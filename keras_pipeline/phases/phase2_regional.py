@@ -62,27 +62,9 @@ def evaluate(run: Run) -> None:
     evaluating.evaluate(run, "regional", image_size=size, beside=beside)
     if compared:
         by_region = evaluating.compare(rival, evaluating.load_answers(run.path("regional_predictions")))
-        verdict = verdict_of(region, by_region.get(region))
+        verdict = evaluating.verdict(region, by_region.get(region))
         write_json(run.path("regional_comparison"), {"region": region, "verdict": verdict, "by_region": by_region})
         print(verdict)
-
-
-def verdict_of(region: str, entry: dict | None) -> str:
-    """Whether the regional teacher earns its place, from its region's entry of `intervals.compare`, in a sentence."""
-    if entry is None:
-        return f"{region}: no test photo, so that nothing shows whether the regional teacher earns its place"
-    low, high = entry["interval"]
-    figures = (
-        f"{region}: regional teacher {entry['second']:.3f}, global teacher {entry['first']:.3f} on {entry['n']} test "
-        f"photos in {entry['groups']} groups, a difference of {entry['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-    )
-    meaning = {
-        "better": "the regional teacher earns its place",
-        "worse": "the regional teacher does harm: leave it out of phase3.teachers",
-        "no difference shown": "not shown that the regional teacher earns its place: leave it out of phase3.teachers, "
-        "or judge it on more photos of the region",
-    }
-    return f"{figures}; {meaning[entry['verdict']]}"
 
 
 def logits(run: Run) -> None:

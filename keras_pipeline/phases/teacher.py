@@ -130,16 +130,16 @@ def stages(run: Run, job: Job, info) -> Iterator[tuple]:
     training = job.settings.training
 
     def stage(name: str, epochs: int, warmup_epochs: float) -> Stage:
-        steps = epochs * pipeline.steps_per_epoch(info, training.batch_size, job.region)
-        if steps < training.gradient_accumulation:
+        steps = pipeline.steps_per_epoch(info, training.batch_size, job.region)
+        if epochs * steps < training.gradient_accumulation:
             raise ValueError(
                 f"training.gradient_accumulation: received {training.gradient_accumulation}, and the stage {name} has "
-                f"{steps} steps in all: no update would be made; lower it, or batch_size"
+                f"{epochs * steps} steps in all: no update would be made; lower it, or batch_size"
             )
         return Stage(
             run.path(job.prefix).parent / name,
             epochs,
-            pipeline.steps_per_epoch(info, training.batch_size, job.region),
+            steps,
             training.batch_size,
             len(info.classes),
             warmup_epochs,

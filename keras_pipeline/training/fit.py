@@ -54,9 +54,11 @@ class Stage:
 
     @property
     def checkpoints(self) -> Path:
-        """A directory of one's own may serve several experiments: theirs lie in <experiment>/<phase>/<stage> there."""
+        """A directory of one's own may serve several experiments and settings, none of which may overwrite another's:
+        a restart takes its best epoch from there.
+        """
         own = self.callbacks.checkpoint_dir
-        return Path(own, *self.folder.parts[-3:]) if own else self.folder / "checkpoints"
+        return Path(own, *self.folder.parts[-3:], self.made_from[:8]) if own else self.folder / "checkpoints"
 
     @property
     def backup(self) -> Path:
