@@ -1,8 +1,8 @@
 """What our training loop costs beside the arithmetic: `fit` with all callbacks on stored photos, against a bare step.
 
-    .venv/bin/python benchmarks/train_step.py      (CPU only, 2 cores, eight minutes)
+    .venv/bin/python benchmarks/train_step.py      (CPU only, 2 cores, six minutes)
 
-ViT-tiny at 224 px, batches of 32. Ours is phase 1's: `moderate` views of the 17-flower records through `fit.fit` with
+ViT-tiny at 224 px, batches of 16. Ours is phase 1's: `moderate` views of the 17-flower records through `fit.fit` with
 the callbacks it always has, top-1, top-5 and macro recall, the gradient's norm, decay masked by variable. The bare loop
 is a `tf.function` of forward pass, gradient and Keras's own AdamW on batches that lie in memory. Both take turns; the
 median of each counts. Ours from the first to the last step of an epoch: validation and checkpoints come after it.
@@ -28,7 +28,7 @@ from keras_pipeline.core.config import from_dict
 from keras_pipeline.phases import teacher
 from keras_pipeline.training import fit
 
-SIZE, BATCH, STEPS, ROUNDS, GOAL = 224, 32, 16, 4, 0.90
+SIZE, BATCH, STEPS, ROUNDS, GOAL = 224, 16, 16, 3, 0.90
 
 
 def config(root: str):

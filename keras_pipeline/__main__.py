@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -34,6 +35,15 @@ PHASE_HELP = {
     "phase5": "calibration and the 'not conclusive' threshold",
     "phase6": "shipped weights, SavedModel, web page, proof in a browser",
     "phase7": "manifest; verify and reproduce run only by name",
+}
+
+_GO_ON = "then the same command goes on where it stopped"
+OS_REMEDIES = {
+    errno.ENOSPC: f"; free space on that disk, {_GO_ON}",
+    errno.EDQUOT: f"; free some of your quota on that disk, {_GO_ON}",
+    errno.EFBIG: f"; raise the limit on file size (`ulimit -f`, or the file system's), {_GO_ON}",
+    errno.EACCES: "; expected a place that can be read and written: give another one, or the rights",
+    errno.EROFS: "; expected a place that can be written to: --set root=DIR gives another one",
 }
 
 
@@ -98,8 +108,10 @@ def main(arguments: list[str] | None = None) -> int:
             result, code = _dispatch(options)
     except LeakError as error:
         return _fail(error, 1)
-    except (SourceError, OSError, BrokenArtefact) as error:
+    except (SourceError, BrokenArtefact) as error:
         return _fail(error, 3)
+    except OSError as error:
+        return _fail(f"{error}{OS_REMEDIES.get(error.errno, '')}", 3)
     except ValueError as error:
         return _fail(error, 2)
     except KeyboardInterrupt:

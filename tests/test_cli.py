@@ -1,6 +1,7 @@
 """The command line in processes of its own: speed, exit codes, and what it says."""
 
 import builtins
+import errno
 import json
 import os
 import subprocess
@@ -13,8 +14,11 @@ import pytest
 
 from keras_pipeline import __main__ as cli
 from keras_pipeline.core import pretrained
+from keras_pipeline.core.artifacts import Run, write_sidecars
+from keras_pipeline.core.config import load
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.demo import embedded
+from keras_pipeline.phases.runner import STEPS
 
 ROOT = Path(__file__).parents[1]
 OWN_WEIGHTS = ["--set", "phase1.model.pretrained=false"]  # otherwise a network is asked first
@@ -330,3 +334,46 @@ def test_demo_on_a_folder_without_the_region_takes_the_commonest(folder, experim
 def test_demo_on_a_folder_needs_both(folder, experiment, capsys):
     assert cli.main([*folder("EU")[:3], "--config", str(experiment())]) == 2
     assert "images and labels go together" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "remedy"), [(errno.ENOSPC, "free space"), (errno.EFBIG, "ulimit -f")])
+def test_a_disk_that_takes_no_more_says_what_to_do(experiment, capsys, monkeypatch, code, remedy):
+    def full(*_):
+        raise OSError(code, os.strerror(code), "photos.tfrecord")
+
+    monkeypatch.setattr(cli, "_dispatch", full)
+    assert cli.main(["status", "--config", str(experiment())]) == 3
+    err = capsys.readouterr().err
+    assert "photos.tfrecord" in err and remedy in err and "goes on where it stopped" in err
+
+
+def test_a_directory_is_no_weights_file(experiment, capsys, tmp_path):
+    arguments = ["phase1", "train", "--config", str(experiment()), "--set", f"phase1.model.pretrained={tmp_path}"]
+    assert cli.main(arguments) == 2
+    assert "is a directory; expected a .weights.h5 file" in capsys.readouterr().err
+
+
+def test_a_fault_of_set_names_the_key_that_was_given_and_no_value(experiment, capsys):
+    sets = ["--set", "source.uri=mongodb://me:s3cret@host/", "--set", "seed=many"]
+    assert cli.main(["status", "--config", str(experiment()), *sets]) == 2
+    err = capsys.readouterr().err
+    assert "tiny.yaml, --set source.uri, seed: seed: received 'many'" in err and "s3cret" not in err
+
+
+def test_a_report_of_nothing_is_refused(experiment, capsys):
+    assert cli.main(["report", "--config", str(experiment())]) == 3
+    assert "no step is done yet" in capsys.readouterr().err
+
+
+def test_a_report_of_an_artefact_that_was_edited_names_its_step(experiment, capsys, tmp_path):
+    config = experiment()
+    run = Run(load(config), None)
+    for step in (step for step in STEPS if step.phase == "phase0"):
+        for name in step.outputs:
+            run.path(name).parent.mkdir(parents=True, exist_ok=True)
+            run.path(name).write_text("{}")
+        write_sidecars(run, step, 1.0)
+    run.path("audit").write_text('{"documents": 3}')
+    assert cli.main(["report", "--config", str(config)]) == 3
+    err = capsys.readouterr().err
+    assert "does not hold what its step writes (KeyError" in err and "phase0 audit (audit is not as" in err

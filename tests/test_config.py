@@ -169,7 +169,7 @@ def test_a_wrong_value_is_shown_with_what_is_allowed(write, text, message):
         ("phase1: {model: {pretrained: global_teacher}}", "global_teacher is for phase2.model"),
         (
             "phase2: {model: {pretrained: global_teacher, name: mobilenetv2}}",
-            "needs phase1's model .vit_base_patch16_224, alpha 1., received mobilenetv2",
+            "needs phase1's model .vit_base_patch16_224., received mobilenetv2, alpha 1; give",
         ),
         (
             "phase1: {model: {name: mobilenetv2}, training: {rematerialisation: true}}",

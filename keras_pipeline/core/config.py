@@ -227,6 +227,11 @@ class Model(Section):
     dropout_rate: float = Field(0.2, ge=0, lt=1, description="before the student's head (teachers: regularization)")
     batch_norm_momentum: float = Field(0.9, gt=0, lt=1, description="Keras's 0.999 lags behind in short runs")
 
+    @property
+    def title(self) -> str:
+        """What makes two of them the same network."""
+        return f"{self.name}, alpha {self.alpha:g}" if self.name == "mobilenetv2" else self.name
+
     @model_validator(mode="after")
     def _known(self) -> Model:
         if self.name != "mobilenetv2" and not VIT_NAME.fullmatch(self.name):
@@ -541,10 +546,10 @@ class Config(Section):
             if model.pretrained == GLOBAL_TEACHER:
                 raise ValueError(f"{key}.pretrained: {GLOBAL_TEACHER} is for phase2.model; give true, a path or false")
         mine, theirs = self.phase2.model, self.phase1.model
-        if mine.pretrained == GLOBAL_TEACHER and (mine.name, mine.alpha) != (theirs.name, theirs.alpha):
+        if mine.pretrained == GLOBAL_TEACHER and mine.title != theirs.title:
             raise ValueError(
-                f"phase2.model.pretrained: {GLOBAL_TEACHER} needs phase1's model ({theirs.name}, alpha "
-                f"{theirs.alpha:g}), received {mine.name}, alpha {mine.alpha:g}"
+                f"phase2.model.pretrained: {GLOBAL_TEACHER} needs phase1's model ({theirs.title}), received "
+                f"{mine.title}; give phase2.model the same, or other weights"
             )
         return self
 
@@ -595,7 +600,8 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     values.setdefault("experiment", path.stem)
     for override in overrides or []:
         values = _override(values, override)
-    return from_dict(values, str(path))
+    keys = [override.partition("=")[0] for override in overrides or []]  # a value may be a URI with a password
+    return from_dict(values, f"{path}, --set {', '.join(keys)}" if keys else str(path))
 
 
 def from_dict(values: dict, origin: str = "config") -> Config:

@@ -39,7 +39,8 @@ def check_available(model: Model, key: str) -> None:
         and model.pretrained != GLOBAL_TEACHER
         and not Path(model.pretrained).is_file()
     ):
-        raise ValueError(f"{key}: {model.pretrained} does not exist; expected a .weights.h5 file")
+        is_what = "is a directory" if Path(model.pretrained).is_dir() else "does not exist"
+        raise ValueError(f"{key}: {model.pretrained} {is_what}; expected a .weights.h5 file")
 
 
 def _source(model: Model) -> tuple[str, bool]:

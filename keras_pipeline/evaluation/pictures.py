@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Pixels = NDArray[np.uint8]
-_TILE = 1.8  # inches; 30 letters of a caption
-_CAPTION = 30
+_TILE = 1.8  # inches; a caption's line has room for 24 letters at 9 points
+_CAPTION = 24
 _LETTER = 0.063  # inches, at 8 points
 _COUNTED_CLASSES = 15  # up to here a cell has room for its count
 _REGIONS = 30
@@ -34,7 +34,7 @@ _LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREY, "^"), ("#009E73", "D"))  # of a cla
 
 
 def photo_grid(
-    images: ArrayLike, captions: Sequence[str], path: str | Path | None = None, *, columns: int = 8
+    images: ArrayLike, captions: Sequence[str], path: str | Path | None = None, *, columns: int = 6
 ) -> Pixels:
     """Photos side by side with a caption below each, e.g. a training batch after augmentation.
 
@@ -59,7 +59,7 @@ def photo_grid(
     rows = -(-len(images) // columns)
     width = _TILE - 0.15
     height = width * images.shape[1] / images.shape[2]
-    pitch = height + 0.25 + 0.12 * max(text.count("\n") + 1 for text in texts)
+    pitch = height + 0.25 + 0.15 * max(text.count("\n") + 1 for text in texts)
     figure, panels = new_figure(_TILE * columns, pitch * rows, columns=columns, rows=rows)
     figure.set_layout_engine("none")  # it would set the photos apart as their captions need
     for number, axes in enumerate(panels):
@@ -70,7 +70,7 @@ def photo_grid(
         axes.imshow(np.clip(np.rint(image), 0, 255).astype(np.uint8))
         axes.annotate(
             text, (0.5, 0), (0, -3), xycoords="axes fraction", textcoords="offset points", ha="center", va="top",
-            fontsize=7,
+            fontsize=9,
         )  # fmt: skip
     return _drawn(figure, path)
 

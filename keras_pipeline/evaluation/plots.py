@@ -26,8 +26,11 @@ _PANELS = (  # title, the keys a Keras history may use for it, logarithmic
     ("Loss", ("loss",), False),
     ("Top-1 accuracy", ("top1", "top1_accuracy", "accuracy", "sparse_categorical_accuracy"), False),
     ("Top-5 accuracy", ("top5", "top5_accuracy", "sparse_top_k_categorical_accuracy"), False),
+    ("Macro recall", ("macro_recall",), False),
     ("Learning rate", ("learning_rate", "lr"), True),
+    ("Gradient norm", ("gradient_norm",), True),
 )
+_SHARES = {"Top-1 accuracy", "Top-5 accuracy", "Macro recall"}  # never above 1
 _LABELS = ("training", "validation")
 
 
@@ -104,7 +107,8 @@ def risk_coverage(
 
 
 def training_curves(histories: Sequence[tuple[str, History]], path: str | Path) -> None:
-    """Loss, top-1, top-5 and learning rate by epoch, training against validation, phases one after the other.
+    """Loss, top-1, top-5, macro recall, learning rate and gradient norm by epoch, training against validation, phases
+    one after the other; a panel for each that was recorded.
 
     Args:
         histories: `(title, {metric: one value an epoch})` in order of time, e.g. distillation, then fine-tuning; keys
@@ -112,14 +116,18 @@ def training_curves(histories: Sequence[tuple[str, History]], path: str | Path) 
         path: of the PNG.
 
     Raises:
-        ValueError: no epoch at all.
+        ValueError: no epoch at all, or none of these figures.
     """
     lengths = [max(map(len, history.values()), default=0) for _, history in histories]
-    if not sum(lengths):
+    recorded = {key.removeprefix("val_") for _, history in histories for key, values in history.items() if len(values)}
+    drawn = [panel for panel in _PANELS if recorded.intersection(panel[1])]
+    if not drawn:
         raise ValueError("training_curves needs at least one epoch, received none: give the history of a run.")
     starts = np.cumsum([0, *lengths])[:-1]
-    figure, panels = new_figure(9.0, 6.6, columns=2, rows=2)
-    for axes, (title, keys, logarithmic) in zip(panels, _PANELS, strict=True):
+    figure, panels = new_figure(9.0, 3.3 * -(-len(drawn) // 2), columns=2, rows=-(-len(drawn) // 2))
+    for axes in panels[len(drawn) :]:
+        axes.axis("off")
+    for axes, (title, keys, logarithmic) in zip(panels, drawn, strict=False):
         for (_, history), start in zip(histories, starts, strict=True):
             _draw_history(axes, history, keys, int(start))
         _finish_panel(axes, title, logarithmic)
@@ -144,10 +152,8 @@ def _finish_panel(axes: Axes, title: str, logarithmic: bool) -> None:
     axes.set_title(title, pad=18)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if not axes.lines:
-        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GREY)
-        axes.set_yticks([])
-        return
+    if title in _SHARES:
+        axes.set_ylim(top=min(1.01, axes.get_ylim()[1]))
     if logarithmic and all((line.get_ydata() > 0).all() for line in axes.lines):  # a schedule may end at exactly 0
         axes.set_yscale("log")
 

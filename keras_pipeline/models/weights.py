@@ -64,8 +64,20 @@ def load_checked(model: keras.Model, path: str | Path) -> None:
         if received.get(key) != expected.get(key)
     ]
     if faults:
-        raise ValueError(f"{path}: {len(faults)} keys don't fit {model.name}:\n  " + _some(faults))
+        count, why = f"{len(faults)} of {len({**expected, **received})}", _why(received, expected)
+        raise ValueError(f"{path}: {count} keys don't fit {model.name}, {why}:\n  {_some(faults)}")
     model.load_weights(path)
+
+
+def _why(received: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> str:
+    """What kind of file this seems to be."""
+    if not received.keys() & expected.keys():
+        return "not one has the right name: a file of another network, or of a network inside another"
+    if received.keys() - expected.keys():
+        return "some are not of this network: a file of another one"
+    if expected.keys() - received.keys():
+        return "some are missing: a file without its head, or of a smaller network"
+    return "the names are right and the shapes are not: another width or number of classes"
 
 
 def stored_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run, sidecar
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.evaluation.report import Block, Figure, KeyValues, Paragraph, Table, write_report
 from keras_pipeline.phases import gates, runner
 
@@ -12,9 +13,28 @@ WORST = 10  # species, and pairs of them, named in a table
 
 
 def write(run: Run) -> Path:
-    """Writes report.html. Sections whose artefacts aren't there yet are left out."""
+    """Writes report.html. Sections whose artefacts aren't there yet are left out.
+
+    Raises BrokenArtefact where nothing is made yet, or an artefact does not hold what its step writes.
+    """
     made = {step.title for step in runner.STEPS if all(sidecar(run.path(name)) for name in step.outputs)}
-    rows, sections = runner.status(run), []
+    if not made:
+        raise BrokenArtefact(f"{run.folder}: no step is done yet, there is nothing to report; `run` makes it")
+    rows = runner.status(run)
+    try:
+        return _write(run, made, rows)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        changed = [f"{row['step']} ({row['reason']})" for row in rows if row["state"] == "stale"]
+        if not changed:
+            raise  # a fault of ours
+        raise BrokenArtefact(
+            f"{run.folder}: an artefact does not hold what its step writes ({error!r}); not up to date are "
+            f"{', '.join(changed)}: run them again"
+        ) from error
+
+
+def _write(run: Run, made: set[str], rows: list[dict]) -> Path:
+    sections = []
     for title, phases, needed, blocks in (
         ("Phase 0: data", ("phase0",), "phase0 baseline", _data),
         ("Phases 1 and 2: teachers", ("phase1", "phase2"), "phase2 evaluate", _teachers),
