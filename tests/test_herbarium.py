@@ -225,7 +225,7 @@ def test_colour_histograms_do_not_tell_the_species(drawn):
 
 
 def test_which_colours_meet_tells_some_species_but_not_all(drawn):
-    """What a linear probe makes of neighbouring pixels; what a network learns, `make demo` shows, and its gates judge."""
+    """A linear probe of neighbouring pixels; what a network learns, `make demo` shows and its gates judge."""
     images, labels, test = _readable(*drawn)
     codes = (images // 86).astype(int) @ [9, 3, 1]  # 27 colours
     pairs = [
