@@ -47,7 +47,7 @@ CONFIG = {
     },
     "phase2": {
         "model": {"name": "mobilenetv2", "alpha": 0.35, "pretrained": False, "batch_norm_momentum": 0.8},
-        "training": {"learning_rate": 2e-3, "batch_size": 8, "epochs": 8, "warmup_epochs": 1},
+        "training": {"learning_rate": 1e-3, "batch_size": 4, "epochs": 4, "warmup_epochs": 1},
         "data": {"augmentation": "none", "image_size": 48},
         "callbacks": {"early_stopping": False},
     },
@@ -64,9 +64,9 @@ CONFIG = {
     },
     "phase4": {
         "data": {"image_size": 48},
-        "training": {"batch_size": 8, "warmup_epochs": 1},
-        "distill": {"epochs": 14, "learning_rate": 2e-3},
-        "finetune": {"epochs": 3, "learning_rate": 3e-4, "augmentation": "aggressive"},
+        "training": {"batch_size": 4, "warmup_epochs": 1},
+        "distill": {"epochs": 7, "learning_rate": 1e-3},
+        "finetune": {"epochs": 2, "learning_rate": 2e-4, "augmentation": "aggressive"},
         "callbacks": {"early_stopping": False, "save_best": False},
     },
     # Gates have their own tests; here only those stay that must hold for any model.

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -210,7 +211,12 @@ def _weights_hash(path: Path) -> str:
     import h5py  # Slow to import, and `status` never comes here.
 
     digest = hashlib.sha256()
-    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file, h5py.File(file, "r") as weights:
+    with (
+        zipfile.ZipFile(path) as archive,
+        # Inside the archive each step back would read from its beginning.
+        tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder,
+        h5py.File(archive.extract("model.weights.h5", folder), "r") as weights,
+    ):
         datasets: dict[str, Any] = {}
         weights.visititems(lambda name, item: datasets.update({name: item}) if isinstance(item, h5py.Dataset) else None)
         for name in sorted(datasets):

@@ -99,7 +99,7 @@ def fit(
     if (epoch or step) and epoch < stage.epochs:
         print(f"{stage.folder}: going on after epoch {epoch} of {stage.epochs}" + (f", step {step}" if step else ""))
         if past:
-            _restore_best(stage, past)
+            _publish_best(stage, past)  # the kill may have come while it was being written
         if step:
             model.evaluate(validation.take(1), verbose=0)  # Keras's metrics don't exist before: Backup fills them
     while epoch < stage.epochs and not _stopped_early(past, stage):
@@ -180,8 +180,8 @@ def _position(stage: Stage) -> tuple[int, int]:
     return (state["epoch"], state["step"]) if state else (0, 0)
 
 
-def _restore_best(stage: Stage, past: list[dict]) -> None:
-    """The kill may have come while best.keras was being written."""
+def _publish_best(stage: Stage, past: list[dict]) -> None:
+    """stage.best: the checkpoint of the best of the epochs so far."""
     losses = [row[stage.monitor] for row in past]
     best = losses.index(min(losses)) if stage.callbacks.save_best else len(losses) - 1
     publish(stage.checkpoints / EPOCH_FILE.format(epoch=best + 1), stage.best)
@@ -204,13 +204,10 @@ def _callbacks(
         *more,
         keras.callbacks.CSVLogger(str(stage.folder / "log.csv"), append=True),
         keras.callbacks.TensorBoard(str(stage.folder / "logs"), write_graph=False),
-        keras.callbacks.ModelCheckpoint(str(stage.checkpoints / EPOCH_FILE), monitor=stage.monitor),
-        keras.callbacks.ModelCheckpoint(
-            str(stage.best),
-            monitor=stage.monitor,
-            mode="min",
-            save_best_only=stage.callbacks.save_best,
-            initial_value_threshold=min((row[stage.monitor] for row in past), default=None),
+        keras.callbacks.ModelCheckpoint(str(stage.checkpoints / EPOCH_FILE)),
+        # A copy: to write a large model once more takes longer.
+        keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: _publish_best(stage, read_log(stage.folder / "log.csv"))
         ),
     ]
     if stage.callbacks.early_stopping:
