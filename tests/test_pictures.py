@@ -78,7 +78,7 @@ def test_a_grid_grows_by_rows():
 def test_captions_break_at_the_plus_and_end_in_an_ellipsis():
     caption = f"0.62 {LONG} hort. ex Anon. + 0.38 Viola odorata"
     grid, plain = (pictures.photo_grid(np.zeros((1, 8, 8, 3)), [text]) for text in (caption, "Viola odorata"))
-    assert grid.shape[0] - plain.shape[0] == pytest.approx(2 * 0.12 * 120, abs=1)  # three lines instead of one
+    assert grid.shape[0] - plain.shape[0] == pytest.approx(2 * 0.15 * 120, abs=1)  # three lines instead of one
     assert pictures._wrapped(f"0.62 {LONG} hort. ex Anon.", 30, 2)[-1].endswith("…")
     assert pictures._wrapped("Hyacinthoides non-scripta", 20, 2) == ["Hyacinthoides", "non-scripta"]
 
