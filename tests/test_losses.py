@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_pipeline.training.losses import EMPTY_TAIL, LogitAdjusted, cross_entropy, distillation_kl, logit_shift
+from keras_pipeline.training.losses import (
+    EMPTY_TAIL,
+    LogitAdjusted,
+    cross_entropy,
+    dense_kl,
+    dist,
+    distillation_kl,
+    logit_shift,
+    spread,
+)
 
 
 def softmax(z):
@@ -76,33 +85,93 @@ def test_temperature_squared_keeps_the_gradients_size():
     np.testing.assert_allclose(gradient, (student - teacher) / 9, atol=3e-3)
 
 
-def bucketed(student, teacher, k, temperature):
-    """The sparse loss and its gradient as explicit sums over K classes and one bucket."""
-    losses, gradients = [], []
-    for z, v in zip(student, teacher, strict=True):
-        top = np.argsort(-v)[:k]
-        rest = np.setdiff1d(np.arange(len(v)), top)
-        p, q = softmax(v / temperature), softmax(z / temperature)
-        p_rest, q_rest = p[rest].sum(), q[rest].sum()
-        kl = (p[top] * np.log(p[top] / q[top])).sum() + p_rest * np.log(p_rest / q_rest)
-        losses.append(temperature**2 * kl)
-        # d KL / d z_i = (q_i - t_i) / T, with t_i = p_i for listed classes and p_rest q_i / q_rest in the bucket.
-        target = p.copy()
-        target[rest] = p_rest * q[rest] / q_rest
-        gradients.append(temperature * (q - target))
-    return np.array(losses), np.array(gradients)
+def evenly(teacher, k, temperature):
+    """The dense distribution [N, C] that K logits and a tail stand for: what is not listed, spread evenly."""
+    p = softmax(teacher / temperature)
+    order = np.argsort(-p, axis=1)
+    for row, listed, rest in zip(p, order[:, :k], order[:, k:], strict=True):
+        row[rest] = (1 - row[listed].sum()) / max(len(rest), 1)
+    return p
+
+
+def sparse_arguments(teacher, k, temperature):
+    ids = np.argsort(-teacher, axis=1)
+    logits = np.take_along_axis(teacher, ids, 1).astype("float32")
+    tail = np.log(np.exp(logits[:, k:] / temperature).sum(1)).astype("float32")
+    return ids[:, :k], logits[:, :k], tail
 
 
 @pytest.mark.parametrize("k", [1, 4, 8])
-def test_fewer_classes_against_an_explicit_bucket(k):
+def test_fewer_classes_against_the_dense_kl_of_the_spread_tail(k):
     student, teacher = random_case()
-    ids = np.argsort(-teacher, axis=1)
-    logits = np.take_along_axis(teacher, ids, 1).astype("float32")
-    tail = np.log(np.exp(logits[:, k:] / 3.0).sum(1)).astype("float32")
-    loss, gradient = value_and_gradient(student, ids[:, :k], logits[:, :k], tail, temperature=3.0)
-    expected_loss, expected_gradient = bucketed(student, teacher, k, 3.0)
-    np.testing.assert_allclose(loss, expected_loss, atol=1e-5)
-    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-5)
+    loss, gradient = value_and_gradient(student, *sparse_arguments(teacher, k, 3.0), temperature=3.0)
+    p, q = evenly(teacher, k, 3.0), softmax(student / 3.0)
+    np.testing.assert_allclose(loss, 9 * (p * np.log(p / q)).sum(1), atol=1e-5)
+    np.testing.assert_allclose(gradient, 3 * (q - p), atol=1e-5)
+
+
+def test_one_listed_class_of_three_literal():
+    # p = (0.5, 0.25, 0.25) of which the first is listed, q = (1/3, 1/3, 1/3), T = 1:
+    # 0.5 ln 1.5 + 0.5 ln 0.75 = 0.0588915; gradient q - p = (-1/6, 1/12, 1/12)
+    teacher = np.log([[0.5, 0.4, 0.1]])
+    loss, gradient = value_and_gradient(np.zeros((1, 3)), *sparse_arguments(teacher, 1, 1.0), temperature=1.0)
+    np.testing.assert_allclose(loss, [0.0588915], atol=1e-6)
+    np.testing.assert_allclose(gradient, [[-1 / 6, 1 / 12, 1 / 12]], atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [2, 9])
+def test_a_spread_teacher_is_the_dense_one(k):
+    student, teacher = random_case()
+    arguments = dense_arguments(teacher) if k == 9 else sparse_arguments(teacher, k, 3.0)
+    dense = spread(*arguments, num_classes=9, temperature=3.0)
+    np.testing.assert_allclose(np.exp(dense), evenly(teacher, k, 3.0), atol=1e-6)
+    whole = dense_kl(student, dense, temperature=3.0)
+    np.testing.assert_allclose(whole, distillation_kl(student, *arguments, temperature=3.0), rtol=1e-4, atol=1e-5)
+
+
+def test_at_nine_thousand_classes_all_of_them_listed_is_the_dense_kl():
+    student, teacher = random_case(n=3, c=9000, scale=2.0)
+    loss, gradient = value_and_gradient(student, *dense_arguments(teacher), temperature=2.0)
+    p, q = softmax(teacher / 2), softmax(student / 2)
+    np.testing.assert_allclose(loss, 4 * (p * np.log(p / q)).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(gradient, 2 * (q - p), atol=1e-5)
+
+
+def test_dist_literal():
+    # Two photos, two classes. Student (0.6, 0.4), (0.2, 0.8); teacher (0.9, 0.1), (0.7, 0.3). Of two numbers the
+    # correlation is the sign: over classes +1 for the first photo, -1 for the second (0.2 < 0.8 against 0.7 > 0.3);
+    # over photos +1 for both classes (0.6 > 0.2 as 0.9 > 0.7). T² (1 - ρ + 1 - 1) = 0 and 2 T².
+    student, teacher = np.log([[0.6, 0.4], [0.2, 0.8]]), np.log([[0.9, 0.1], [0.7, 0.3]])
+    np.testing.assert_allclose(dist(student, teacher, temperature=1.0), [0, 2], atol=1e-5)
+    np.testing.assert_allclose(dist(2 * student, teacher, temperature=2.0), [0, 8], atol=1e-5)
+
+
+def test_dist_and_its_gradient_against_numpy():
+    student, teacher = random_case()
+    variable = tf.Variable(student.astype("float32"))
+    with tf.GradientTape() as tape:
+        loss = dist(variable, np.log(softmax(teacher / 2)), temperature=2.0)
+    q, p = softmax(student / 2), softmax(teacher / 2)
+    rows = [1 - np.corrcoef(a, b)[0, 1] for a, b in zip(q, p, strict=True)]
+    columns = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(q.T, p.T, strict=True)])
+    np.testing.assert_allclose(loss, 4 * (np.array(rows) + columns), rtol=1e-4)
+    assert np.isfinite(tape.gradient(loss, variable)).all()
+    flat = tf.Variable(np.zeros((6, 9), "float32"))  # a student that has learnt nothing
+    with tf.GradientTape() as tape:
+        loss = dist(flat, np.log(p), temperature=2.0)
+    assert np.isfinite(loss).all() and np.isfinite(tape.gradient(loss, flat)).all()
+
+
+def test_dist_does_not_mind_how_sure_the_teacher_is_and_kl_does():
+    # Correlation is blind to scale and shift of the probabilities: a teacher half as sharp gives the same loss.
+    student, teacher = random_case()
+    p = softmax(teacher)
+    blunt = 0.5 * p + 0.5 / 9
+    np.testing.assert_allclose(
+        dist(student, np.log(blunt), temperature=1.0), dist(student, np.log(p), temperature=1.0), rtol=1e-4
+    )
+    sharp, dull = (dense_kl(student, np.log(each), temperature=1.0).numpy() for each in (p, blunt))
+    assert np.abs(sharp - dull).min() > 0.01
 
 
 def test_loss_and_gradient_vanish_at_equality_and_a_shift_changes_nothing():

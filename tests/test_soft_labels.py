@@ -24,7 +24,8 @@ def records(n, layout=FULL, seed=0):
     block = np.zeros(n, layout.dtype)
     block["sample"] = 1000 + np.arange(n)
     for view in range(layout.views):
-        block["views"][:, view] = soft_labels.encode_view(2 * rng.normal(size=(n, layout.num_classes)), layout)
+        logits = 2 * rng.normal(size=(n, layout.num_classes))
+        block["views"][:, view] = soft_labels.encode_view(logits, layout, seed=7 + view)
     return block
 
 
@@ -100,7 +101,7 @@ def test_store_round_trip(tmp_path):
 def test_announced_and_written_numbers_must_agree(tmp_path):
     with pytest.raises(ValueError, match="announced 4 records, wrote 3"):
         soft_labels.write_store(tmp_path, FULL, [("train-0.tfrecord", 4, iter([records(3)]))])
-    assert not list(tmp_path.glob("*.bin"))
+    assert not list(tmp_path.glob("*.tfrecord"))
 
 
 def test_a_killed_writer_goes_on_with_the_next_shard(tmp_path):
@@ -113,12 +114,12 @@ def test_a_killed_writer_goes_on_with_the_next_shard(tmp_path):
         yield records(3, seed=number)
 
     with pytest.raises(KeyboardInterrupt):
-        soft_labels.write_store(tmp_path, FULL, [("a", 3, blocks(0)), ("b", 3, blocks(1, fail=True))])
+        soft_labels.write_store(tmp_path, FULL, [("a.tfrecord", 3, blocks(0)), ("b.tfrecord", 3, blocks(1, fail=True))])
     with pytest.raises(BrokenArtefact, match="index.json: missing"):
         soft_labels.Store(tmp_path)
-    soft_labels.write_store(tmp_path, FULL, [("a", 3, blocks(2)), ("b", 3, blocks(1))])
+    soft_labels.write_store(tmp_path, FULL, [("a.tfrecord", 3, blocks(2)), ("b.tfrecord", 3, blocks(1))])
     assert asked == [0, 1, 1]  # shard a was not computed again
-    assert {p.name for p in tmp_path.iterdir()} == {"a.bin", "b.bin", "index.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {"a.tfrecord", "b.tfrecord", "index.json"}
 
 
 @pytest.mark.parametrize(
@@ -131,10 +132,10 @@ def test_shards_of_another_teacher_or_layout_are_not_kept(tmp_path, layout, made
         yield
 
     with pytest.raises(KeyboardInterrupt):
-        shards = [("a", 3, iter([records(3)])), ("b", 3, interrupted())]
+        shards = [("a.tfrecord", 3, iter([records(3)])), ("b.tfrecord", 3, interrupted())]
         soft_labels.write_store(tmp_path, FULL, shards, made_from="teacher 1")
     fresh = records(3, layout, seed=5)
-    shards = [("a", 3, iter([fresh])), ("b", 3, iter([fresh]))]
+    shards = [("a.tfrecord", 3, iter([fresh])), ("b.tfrecord", 3, iter([fresh]))]
     soft_labels.write_store(tmp_path, layout, shards, made_from=made_from)
     store = soft_labels.Store(tmp_path)
     np.testing.assert_array_equal(store.read(store.shards[0]), fresh)
@@ -143,14 +144,14 @@ def test_shards_of_another_teacher_or_layout_are_not_kept(tmp_path, layout, made
 def test_shards_of_an_older_split_do_not_stay_behind(tmp_path):
     write(tmp_path, records(3), records(3))
     write(tmp_path, records(6))
-    assert {p.name for p in tmp_path.iterdir()} == {"train-0.tfrecord.bin", "index.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {"train-0.tfrecord", "index.json"}
 
 
 def test_truncated_shard_is_named(tmp_path):
     store = write(tmp_path, records(3))
     file = tmp_path / store.shards[0]["name"]
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(BrokenArtefact, match="train-0.tfrecord.bin: received .* bytes, expected"):
+    with pytest.raises(BrokenArtefact, match="train-0.tfrecord: received .* bytes, expected"):
         soft_labels.Store(tmp_path)
 
 
@@ -160,9 +161,10 @@ def test_flipped_byte_is_named(tmp_path):
     data = bytearray(file.read_bytes())
     data[20] ^= 1
     file.write_bytes(bytes(data))
-    for read in (lambda: store.read(store.shards[0]), store.check_contents):
-        with pytest.raises(BrokenArtefact, match="train-0.tfrecord.bin: its sha256"):
-            read()
+    with pytest.raises(BrokenArtefact, match="train-0.tfrecord: its sha256"):
+        store.check_contents()
+    with pytest.raises(BrokenArtefact, match="train-0.tfrecord: corrupt shard at byte 0"):
+        store.read(store.shards[0])
 
 
 def test_a_store_of_other_settings_is_refused(tmp_path):
@@ -178,12 +180,16 @@ def one_view(*rows):
     return block
 
 
+def combined_of(members, regions, layout, **options):
+    return np.concatenate(list(soft_labels.combine(members, np.array(regions), layout, **options)))
+
+
 def test_combine_literal():
     # Two teachers with logits (4, 0, 0, 0, 0) and (0, 0, 8, 0, 0), weights 0.5 and 0.5: mean (2, 0, 4, 0, 0),
     # at T = 2 -> (1, 0, 2, 0, 0), shifted so that the maximum is 0 and stored as logits: (-2, -4, 0, -4, -4).
     layout = dataclasses.replace(FULL, views=1)
     members = [(one_view([4, 0, 0, 0, 0]), 0.5, None), (one_view([0, 0, 8, 0, 0]), 0.5, "EU_SW")]
-    view = soft_labels.combine(members, np.array(["EU_SW"]), layout)["views"][:, 0]
+    view = combined_of(members, ["EU_SW"], layout)["views"][:, 0]
     assert view["ids"].tolist() == [[2, 0, 1, 3, 4]]
     np.testing.assert_allclose(view["logits"], [[0, -2, -4, -4, -4]], atol=2e-3)
 
@@ -192,7 +198,7 @@ def test_the_regional_teacher_is_silent_elsewhere_and_weights_are_renormalised()
     layout = dataclasses.replace(FULL, views=1)
     globally, regionally = one_view([4, 0, 1, 0, 0], [4, 0, 1, 0, 0]), one_view([0, 9, 0, 0, 0], [0, 9, 0, 0, 0])
     members = [(globally, 0.3, None), (regionally, 0.9, "EU_SW")]
-    combined = soft_labels.combine(members, np.array(["EU", "EU_SW"]), layout)["views"][:, 0]
+    combined = combined_of(members, ["EU", "EU_SW"], layout)["views"][:, 0]
     dense = soft_labels.dense_log_probabilities(combined, layout)
     np.testing.assert_allclose(dense[0], log_softmax(np.array([4, 0, 1, 0, 0]) / 2), atol=2e-3)
     mixed = 0.25 * np.array([4, 0, 1, 0, 0]) + 0.75 * np.array([0, 9, 0, 0, 0])  # 0.3 and 0.9 of 1.2
@@ -202,7 +208,7 @@ def test_the_regional_teacher_is_silent_elsewhere_and_weights_are_renormalised()
 
 def test_combine_keeps_each_view_apart():
     block = records(3)
-    combined = soft_labels.combine([(block, 1.0, None)], np.array(["EU"] * 3), FULL)
+    combined = combined_of([(block, 1.0, None)], ["EU"] * 3, FULL)
     np.testing.assert_array_equal(combined["views"]["ids"], block["views"]["ids"])
     np.testing.assert_allclose(combined["views"]["logits"], block["views"]["logits"], atol=4e-3)
     np.testing.assert_array_equal(combined["sample"], block["sample"])
@@ -211,35 +217,70 @@ def test_combine_keeps_each_view_apart():
 def test_combining_records_of_other_photos_raises():
     other = records(3)
     other["sample"] = other["sample"][::-1]
-    with pytest.raises(ValueError, match="other photos or another order"):
-        soft_labels.combine([(records(3), 0.5, None), (other, 0.5, None)], np.array(["EU"] * 3), FULL)
+    with pytest.raises(ValueError, match="other photos or views"):
+        combined_of([(records(3), 0.5, None), (other, 0.5, None)], ["EU"] * 3, FULL)
+    other = records(3)
+    other["views"]["seed"] += 1  # teachers that saw other pictures
+    with pytest.raises(ValueError, match="other photos or views"):
+        combined_of([(records(3), 0.5, None), (other, 0.5, None)], ["EU"] * 3, FULL)
 
 
-def decoded(block, layout, *, epoch, sample_id=b"sample-007"):
-    decode = soft_labels.decoder(layout)
-    return tf.function(decode)(
-        tf.constant(block[:1].tobytes()), {"sample_id": tf.constant(sample_id)}, tf.constant(epoch, tf.int64)
-    )
+def test_an_ensemble_of_probabilities_literal():
+    # Two teachers, (0.8, 0.1, 0.1) and (0.2, 0.7, 0.1), weights 0.25 and 0.75: (0.35, 0.55, 0.1). Of logits it would be
+    # (0.8^.25 0.2^.75, 0.1^.25 0.7^.75, 0.1) / sum = (0.282843, 0.430352, 0.1) / 0.813195.
+    both = np.log([[[0.8, 0.1, 0.1], [0.2, 0.7, 0.1]]])
+    weights = np.array([[0.25, 0.75]])
+    mixed = np.exp(soft_labels.ensemble(both, weights, "probabilities"))
+    np.testing.assert_allclose(mixed, [[0.35, 0.55, 0.1]], rtol=1e-12)
+    geometric = np.exp(soft_labels.ensemble(both, weights, "logits"))
+    np.testing.assert_allclose(geometric / geometric.sum(), [[0.347817, 0.529211, 0.122972]], rtol=2e-6)
+    silent = np.exp(soft_labels.ensemble(both, np.array([[1.0, 0.0]]), "probabilities"))
+    np.testing.assert_allclose(silent, [[0.8, 0.1, 0.1]], rtol=1e-12)
+
+
+def test_combine_in_probability_space_differs_and_sums_to_one():
+    layout = dataclasses.replace(FULL, views=1)
+    members = [(one_view([4, 0, 0, 0, 0]), 0.5, None), (one_view([0, 0, 8, 0, 0]), 0.5, None)]
+    view = combined_of(members, ["EU"], layout, space="probabilities")["views"][:, 0]
+    # T = 2: e^2 / (e^2 + 4) = 0.648786, e^4 / (e^4 + 4) = 0.931738; means with 1 / (e^2 + 4) and 1 / (e^4 + 4)
+    expected = np.array([0.648786 + 0.017066, 0, 0.931738 + 0.087803, 0, 0]) / 2
+    expected[[1, 3, 4]] = (0.087803 + 0.017066) / 2
+    np.testing.assert_allclose(np.exp(soft_labels.dense_log_probabilities(view, layout))[0], expected, atol=5e-4)
+
+
+def test_blocks_of_a_shard_are_combined_alike(monkeypatch):
+    block = records(5)
+    whole = combined_of([(block, 1.0, None)], ["EU"] * 5, FULL)
+    monkeypatch.setattr(soft_labels, "BLOCK", 2)
+    np.testing.assert_array_equal(combined_of([(block, 1.0, None)], ["EU"] * 5, FULL), whole)
+
+
+def selected(block, layout, *, epoch, sample_id=b"sample-007"):
+    select = soft_labels.selector(layout)
+    record = tf.constant(np.frombuffer(block[:1].tobytes(), np.uint8))
+    return tf.function(select)(record, {"sample_id": tf.constant(sample_id)}, tf.constant(epoch, tf.int64))
 
 
 @pytest.mark.parametrize("layout", [FULL, SPARSE])
 @pytest.mark.parametrize("epoch", [0, 1, 7])
-def test_decoder_picks_the_view_due_in_the_epoch(layout, epoch):
+def test_the_view_due_in_the_epoch_is_selected(layout, epoch):
     block = records(1, layout)
     block["sample"] = tf.strings.to_hash_bucket_fast("sample-007", 2**62).numpy()
-    out, view = decoded(block, layout, epoch=epoch), epoch % layout.views
-    assert out["view"] == view
-    np.testing.assert_array_equal(out["teacher_ids"], block["views"]["ids"][0, view])
-    np.testing.assert_array_equal(out["teacher_logits"], block["views"]["logits"][0, view].astype("float32"))
-    assert out["teacher_tail"] == block["views"]["tail"][0, view]
+    out, view = selected(block, layout, epoch=epoch), epoch % layout.views
+    assert out["number"] == view
+    assert out["seed"].numpy().tolist() == [block["sample"][0], 7 + view]
+    target = soft_labels.targets(out["teacher"][None], layout)
+    np.testing.assert_array_equal(target["teacher_ids"], block["views"]["ids"][:, view])
+    np.testing.assert_array_equal(target["teacher_logits"], block["views"]["logits"][:, view].astype("float32"))
+    np.testing.assert_array_equal(target["teacher_tail"], block["views"]["tail"][:, view])
 
 
-def test_decoder_refuses_another_photos_record():
+def test_another_photos_record_is_refused():
     with pytest.raises(tf.errors.InvalidArgumentError, match="out of step"):
-        decoded(records(1), FULL, epoch=0)
+        selected(records(1), FULL, epoch=0)
 
 
-@pytest.mark.parametrize("classes, k, size", [(17, 17, 80), (9000, 64, 268)])
-def test_record_size_is_what_the_documentation_says(classes, k, size):
-    layout = soft_labels.Layout("d", "c", num_classes=classes, temperature=3.0, top_k=k, views=1)
+@pytest.mark.parametrize("classes, k, views, size", [(17, 17, 1, 88), (9000, 128, 1, 532), (17, 17, 8, 648)])
+def test_record_size_is_what_the_documentation_says(classes, k, views, size):
+    layout = soft_labels.Layout("d", "c", num_classes=classes, temperature=3.0, top_k=k, views=views)
     assert layout.dtype.itemsize == size

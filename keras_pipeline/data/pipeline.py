@@ -31,10 +31,10 @@ View = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 class Companion:
     """Fixed-size records that lie beside the train shards, one for each photo, in the same order."""
 
-    folder: Path
+    folder: Path  # of a TFRecord file for each train shard, of the same name; its records hold many of ours
     record_bytes: int
-    decode: Callable[[tf.Tensor, dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]
-    # (record, photo, epoch) -> {"view": int64, other tensors handed to the model}
+    select: Callable[[tf.Tensor, dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]
+    # (record: uint8 [record_bytes], photo, epoch) -> {"number": int64 and "seed": int64 [2] of the view, other tensors}
 
 
 def parse(example: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -107,7 +107,7 @@ def training_batches(
         done: batches of the first of these epochs to leave out; their photos are read, not decoded.
         region: only photos of this region.
         repeats: of `class_repeats`; None shows each photo once an epoch.
-        companion: records zipped with the photos; its "view" replaces the epoch in the seed.
+        companion: records zipped with the photos, which say the view's number and seed.
 
     Yields:
         {"image": float32 [N, S, S, 3], "label": int64 [N], "seed": int64 [2], companion's tensors}. Within an epoch
@@ -137,11 +137,13 @@ def training_batches(
 
     def prepare(epoch, copy, example, *record):
         photo = parse(example)
-        extra = companion.decode(record[0], photo, epoch) if companion else {"view": epoch}
-        number = extra.pop("view")
-        sample_seed = augment.view_seed(augment.sample_hash(photo["sample_id"]), number, seed + copy * 7919)
-        image = view(photo["image"], sample_seed, number)
-        return {"image": image, "label": photo["label"], "seed": sample_seed, **extra}
+        if companion:
+            extra = companion.select(record[0], photo, epoch)
+        else:
+            sample = augment.sample_hash(photo["sample_id"])
+            extra = {"number": epoch, "seed": augment.view_seed(sample, epoch, seed + copy * 7919)}
+        image = view(photo["image"], extra["seed"], extra.pop("number"))
+        return {"image": image, "label": photo["label"], **extra}
 
     epoch_numbers = tf.data.Dataset.range(epochs.start, epochs.stop)
     dataset = epoch_numbers.flat_map(one_epoch).map(prepare, tf.data.AUTOTUNE, deterministic=True)
@@ -185,8 +187,9 @@ def _open(file: tf.Tensor, companion: Companion | None) -> tf.data.Dataset:
     if companion is None:
         return photos.map(lambda example: (example,))
     name = tf.strings.regex_replace(file, ".*/", "")
-    path = tf.strings.join([str(companion.folder), "/", name, ".bin"])
-    return tf.data.Dataset.zip(photos, tf.data.FixedLengthRecordDataset(path, companion.record_bytes))
+    blocks = tf.data.TFRecordDataset(tf.strings.join([str(companion.folder), "/", name]))
+    rows = blocks.map(lambda block: tf.reshape(tf.io.decode_raw(block, tf.uint8), [-1, companion.record_bytes]))
+    return tf.data.Dataset.zip(photos, rows.unbatch())
 
 
 def training_view(augmentation: str, preprocessing: Preprocessing) -> View:
@@ -217,7 +220,7 @@ def stored_view_batches(
 ) -> tf.data.Dataset:
     """One train shard in its own order as the student will see it at view `number`.
 
-    Yields {"image": float32 [N, S, S, 3], "sample": int64 [N] (hash of the sample id), "label": int64 [N]}.
+    Yields {"image": float32 [N, S, S, 3], "seed": int64 [N, 2] (hash of the sample id, the view's seed)}.
     """
     view = stored_view(preprocessing)
 
@@ -225,8 +228,8 @@ def stored_view_batches(
         photo = parse(example)
         sample = augment.sample_hash(photo["sample_id"])
         number_ = tf.constant(number, tf.int64)
-        image = view(photo["image"], augment.view_seed(sample, number_, seed), number_)
-        return {"image": image, "sample": sample, "label": photo["label"]}
+        sample_seed = augment.view_seed(sample, number_, seed)
+        return {"image": view(photo["image"], sample_seed, number_), "seed": sample_seed}
 
     dataset = tf.data.TFRecordDataset(str(shard)).map(prepare, tf.data.AUTOTUNE, deterministic=True)
     return dataset.batch(batch_size).prefetch(2)

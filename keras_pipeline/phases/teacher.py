@@ -275,10 +275,10 @@ def logits(run: Run, job: Job) -> None:
             for number in range(layout.views)
         ]
         for batches in zip(*views, strict=True):
-            block = np.zeros(len(batches[0]["sample"]), layout.dtype)
-            block["sample"] = batches[0]["sample"].numpy()
+            block = np.zeros(len(batches[0]["seed"]), layout.dtype)
             for number, batch in enumerate(batches):
-                block["views"][:, number] = soft_labels.encode_view(infer(batch["image"]), layout)
+                block["sample"], seed = batch["seed"].numpy().T
+                block["views"][:, number] = soft_labels.encode_view(infer(batch["image"]), layout, seed)
             yield block
 
     shards = info.splits["train"]["shards"]

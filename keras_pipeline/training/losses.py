@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -11,10 +13,11 @@ EMPTY_TAIL = float(np.finfo(np.float16).min)
 
 
 def distillation_kl(student_logits, teacher_ids, teacher_logits, teacher_tail, *, temperature: float):
-    """T² · KL(teacher || student) at temperature T (Hinton et al. 2015, arXiv 1503.02531, §2).
+    """T² · KL(teacher || student) at temperature T (Hinton et al. 2015, arXiv 1503.02531, §2), from a sparse teacher.
 
-    The teacher is sparse: its K largest logits and one number for all the rest, which is compared with the student's
-    mass outside those K classes. With K = C it is the dense KL.
+    The teacher is its K largest logits and one number for all the rest, which is spread evenly over the other classes:
+    the loss and its gradient T (q - p) are those of that dense distribution, of which no (N, C) array is ever made.
+    With K = C nothing is left to spread.
 
     Args:
         student_logits: float [N, C], C >= K.
@@ -30,16 +33,73 @@ def distillation_kl(student_logits, teacher_ids, teacher_logits, teacher_tail, *
     student_top = ops.take_along_axis(student, ops.cast(teacher_ids, "int32"), axis=-1)
     teacher = ops.concatenate([ops.cast(teacher_logits, "float32") / temperature, teacher_tail[:, None]], axis=-1)
     teacher = ops.log_softmax(teacher, axis=-1)
-    student_all = ops.concatenate([student_top, _log_rest(student_top)[:, None]], axis=-1)
-    # An empty tail has teacher probability exp(-65504) = 0 exactly, so that its term is 0 * finite.
-    kl = ops.sum(ops.exp(teacher) * (teacher - student_all), axis=-1)
+    top, tail = teacher[:, :-1], teacher[:, -1]
+    kl = ops.sum(ops.exp(top) * (top - student_top), axis=-1)
+    others = student.shape[-1] - top.shape[-1]
+    if others:
+        student_rest = (ops.sum(student, axis=-1) - ops.sum(student_top, axis=-1)) / others
+        # An empty tail has probability exp(-65504) = 0 exactly, so that its term is 0 * finite.
+        kl = kl + ops.exp(tail) * (tail - math.log(others) - student_rest)
     return temperature**2 * kl
 
 
-def _log_rest(log_probabilities):
-    """log(1 - Σ exp(log_probabilities)) over the last axis, finite also when nothing is left."""
-    mass = ops.minimum(ops.sum(ops.exp(log_probabilities), axis=-1), 1.0 - 1e-7)
-    return ops.log1p(-mass)
+def dense_kl(student_logits, teacher_log_probabilities, *, temperature: float):
+    """`distillation_kl` of a teacher that is known whole.
+
+    Args:
+        student_logits: float [N, C].
+        teacher_log_probabilities: float [N, C], at T; rows of exp() sum to 1.
+
+    Returns:
+        float [N], >= 0.
+    """
+    student = ops.log_softmax(ops.cast(student_logits, "float32") / temperature, axis=-1)
+    teacher = ops.cast(teacher_log_probabilities, "float32")
+    return temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+
+
+def dist(student_logits, teacher_log_probabilities, *, temperature: float):
+    """DIST (Huang et al. 2022, arXiv 2205.10536, equations 8 and 9): T² times one minus the correlation of teacher and
+    student, over the classes of each photo, and over the batch's photos for each class.
+
+    Args:
+        student_logits: float [N, C].
+        teacher_log_probabilities: float [N, C], at T.
+
+    Returns:
+        float [N], in [0, 4 T²]: the photo's own part plus the batch's common one.
+    """
+    student = ops.softmax(ops.cast(student_logits, "float32") / temperature, axis=-1)
+    teacher = ops.exp(ops.cast(teacher_log_probabilities, "float32"))
+    between_classes = 1 - _correlation(student, teacher, axis=1)
+    within_class = 1 - ops.mean(_correlation(student, teacher, axis=0))
+    return temperature**2 * (between_classes + within_class)
+
+
+def _correlation(a, b, axis: int):
+    """Pearson's; 0 where one of the two doesn't vary."""
+    a, b = (x - ops.mean(x, axis=axis, keepdims=True) for x in (a, b))
+    # Inside the root: its slope at 0 is infinite.
+    norms = ops.sqrt(ops.sum(a * a, axis=axis) + 1e-16) * ops.sqrt(ops.sum(b * b, axis=axis) + 1e-16)
+    return ops.sum(a * b, axis=axis) / norms
+
+
+def spread(teacher_ids, teacher_logits, teacher_tail, *, num_classes: int, temperature: float):
+    """A sparse teacher as the dense log-probabilities at T that `distillation_kl` means by it.
+
+    Args:
+        teacher_ids, teacher_logits, teacher_tail: as there; [N, K], [N, K], [N].
+
+    Returns:
+        float32 [N, num_classes].
+    """
+    teacher = ops.concatenate([ops.cast(teacher_logits, "float32") / temperature, teacher_tail[:, None]], axis=-1)
+    teacher = ops.log_softmax(teacher, axis=-1)
+    n, k = ops.shape(teacher_ids)
+    even = teacher[:, -1:] - math.log(max(num_classes - teacher_logits.shape[-1], 1))
+    rows = ops.repeat(ops.arange(n, dtype="int32"), k)
+    places = ops.stack([rows, ops.reshape(ops.cast(teacher_ids, "int32"), (-1,))], axis=1)
+    return ops.scatter_update(ops.tile(even, (1, num_classes)), places, ops.reshape(teacher[:, :-1], (-1,)))
 
 
 def cross_entropy(logits, labels):

@@ -1,12 +1,13 @@
 """The soft-label store: what a teacher said of each train photo, as fixed-size records beside the train shards.
 
-`soft_labels/index.json` names dataset, class list, K, T, views and shards; `<train shard>.bin` has one record a photo,
-in the shard's order:
+`soft_labels/index.json` names dataset, class list, K, T, views and shards. Each shard has the name of its train shard and
+its photos' order, so that reading is a zip. It is a TFRecord file, whose records (each with its CRC) are blocks of
 
-    sample uint64 (hash of the sample id) | V x { ids uint16[K] | logits float16[K] | tail float32 }
+    sample int64 (hash of the sample id) | V x { seed int64 | ids uint16[K] | logits float16[K] | tail float32 }
 
-tail = log Σ exp(z / T) over the classes not listed. View 0 is the clean picture; the others are made again from the
-seed. A record of 17 classes takes 80 bytes; at 9,000 classes and K = 64, 268 bytes against 36,000 for dense float32.
+tail = log Σ exp(z / T) over the classes not listed. View 0 is the clean picture; the others are made again from
+(sample, seed), as the teacher saw them. A record of 17 classes takes 88 bytes; at 9,000 classes and K = 128, 532 bytes
+against 36,000 for dense float32.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from keras_pipeline.core.artifacts import aside, file_hash, read_json, write_json
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.data import tfrecord
 from keras_pipeline.training.losses import EMPTY_TAIL
+
+BLOCK = 256  # records that are combined, and written, at once: 9,000 classes of two teachers take 74 MB as float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +38,18 @@ class Layout:
     temperature: float
     top_k: int  # min(config's top_k, num_classes)
     views: int
+    policy: str = "moderate"  # augmentation of the views after the first
 
     @property
     def dtype(self) -> np.dtype:
         k = self.top_k
-        view = np.dtype([("ids", "<u2", (k,)), ("logits", "<f2", (k,)), ("tail", "<f4")])
-        return np.dtype([("sample", "<u8"), ("views", view, (self.views,))])
+        view = np.dtype([("seed", "<i8"), ("ids", "<u2", (k,)), ("logits", "<f2", (k,)), ("tail", "<f4")])
+        return np.dtype([("sample", "<i8"), ("views", view, (self.views,))])
 
 
-def encode_view(logits: np.ndarray, layout: Layout) -> np.ndarray:
-    """float [N, C] -> structured [N] of {ids, logits, tail}; ids in falling order of logit, ties by class id.
+def encode_view(logits: np.ndarray, layout: Layout, seed: np.ndarray | int = 0) -> np.ndarray:
+    """float [N, C], int64 [N] -> structured [N] of {seed, ids, logits, tail}; ids in falling order of logit, ties by
+    class id.
 
     Raises ValueError for logits that aren't finite or have another number of classes.
     """
@@ -56,7 +63,7 @@ def encode_view(logits: np.ndarray, layout: Layout) -> np.ndarray:
     order = np.argsort(-logits, axis=1, kind="stable")
     top, rest = order[:, : layout.top_k], order[:, layout.top_k :]
     encoded = np.zeros(len(logits), layout.dtype["views"].base)
-    encoded["ids"] = top
+    encoded["seed"], encoded["ids"] = seed, top
     encoded["logits"] = np.maximum(np.take_along_axis(logits, top, 1), EMPTY_TAIL)
     encoded["tail"] = _log_sum(np.take_along_axis(logits, rest, 1) / layout.temperature)
     return encoded
@@ -70,7 +77,10 @@ def _log_sum(values: np.ndarray) -> np.ndarray:
 
 
 def dense_log_probabilities(view: np.ndarray, layout: Layout) -> np.ndarray:
-    """Structured [N] -> float64 [N, C], log-probabilities at T; the tail is spread evenly over its classes."""
+    """Structured [N] -> float64 [N, C], log-probabilities at T; the tail is spread evenly over its classes.
+
+    `losses.spread` in double precision, for sums that are to be exact.
+    """
     scaled = view["logits"].astype(np.float64) / layout.temperature
     tail = view["tail"].astype(np.float64)
     rest = max(layout.num_classes - layout.top_k, 1)
@@ -95,10 +105,11 @@ class Store:
         self.shards: list[dict] = index["shards"]
         for shard in self.shards:
             file = folder / shard["name"]
-            expected = shard["n"] * self.layout.dtype.itemsize
             received = file.stat().st_size if file.exists() else None
-            if received != expected:
-                raise BrokenArtefact(f"{file}: received {received} bytes, expected {expected}; run its step again")
+            if received != shard["bytes"]:
+                raise BrokenArtefact(
+                    f"{file}: received {received} bytes, expected {shard['bytes']}; run its step again"
+                )
 
     def check_layout(self, expected: Layout) -> None:
         """Raises BrokenArtefact unless the store was made from this dataset, class list, temperature, K and views."""
@@ -111,8 +122,9 @@ class Store:
             self._check(shard)
 
     def read(self, shard: dict) -> np.ndarray:
-        """One shard's records, structured [n]. Raises BrokenArtefact naming a shard whose sha256 is wrong."""
-        return np.fromfile(self._check(shard), self.layout.dtype)
+        """One shard's records, structured [n]. Raises BrokenArtefact naming a damaged shard and the byte."""
+        blocks = [data for _, data in tfrecord.read_records(self.folder / shard["name"])]
+        return np.frombuffer(b"".join(blocks), self.layout.dtype)
 
     def _check(self, shard: dict) -> Path:
         file = self.folder / shard["name"]
@@ -143,10 +155,10 @@ def write_store(
     same = {key: progress.get(key) for key in head} == head
     done = {entry["name"]: entry for entry in progress["shards"]} if same else {}
     for name, n, batches in shards:
-        if f"{name}.bin" not in done or not (folder / f"{name}.bin").exists():
-            done[f"{name}.bin"] = _write_shard(folder / f"{name}.bin", n, batches)
+        if name not in done or not (folder / name).exists():
+            done[name] = _write_shard(folder / name, n, batches)
             write_json(progress_file, {**head, "shards": list(done.values())})
-    for old in folder.glob("*.bin"):
+    for old in folder.glob("*.tfrecord"):
         if old.name not in done:
             old.unlink()
     write_json(folder / "index.json", {"layout": head["layout"], "shards": list(done.values())})
@@ -155,62 +167,114 @@ def write_store(
 
 def _write_shard(path: Path, n: int, batches: Iterator[np.ndarray]) -> dict:
     with aside(path) as temporary:
-        written = 0
-        with temporary.open("wb") as file:
-            for batch in batches:
-                file.write(batch.tobytes())
-                written += len(batch)
+        writer, written = tfrecord.Writer(temporary), 0
+        try:
+            for block in batches:
+                writer.add(block.tobytes())
+                written += len(block)
+            writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
         if written != n:
             raise ValueError(f"{path.name}: announced {n} records, wrote {written}; the shard was not kept")
-        return {"name": path.name, "n": n, "sha256": file_hash(temporary)}
+        return {"name": path.name, "n": n, "bytes": writer.bytes, "sha256": file_hash(temporary)}
 
 
-def combine(members: list[tuple[np.ndarray, float, str | None]], regions: np.ndarray, layout: Layout) -> np.ndarray:
-    """The region-filtered ensemble of one shard: Σ w_t z_t in logit space, as the plan, renormalised.
+def combine(
+    members: list[tuple[np.ndarray, float, str | None]], regions: np.ndarray, layout: Layout, *, space: str = "logits"
+) -> Iterator[np.ndarray]:
+    """The region-filtered ensemble of one shard, see `ensemble`, in blocks.
 
     Args:
         members: (structured records [n], weight, region_filter or None) of each teacher.
         regions: str [n], of the photos.
+        space: logits | probabilities.
 
-    Returns:
-        Structured records [n] of the same layout; log-probabilities (times T) stand for logits.
+    Yields:
+        Structured records of the same layout; log-probabilities (times T) stand for logits.
+
+    Raises ValueError when the teachers' records are of other photos, other views, or in another order.
     """
     first = members[0][0]
     for records, _, _ in members[1:]:
-        if not np.array_equal(records["sample"], first["sample"]):
-            raise ValueError("the teachers' records are of other photos or another order; run both `logits` again")
-    weights = np.array([[w if r in (None, region) else 0.0 for _, w, r in members] for region in regions])
-    weights /= weights.sum(axis=1, keepdims=True)
-    combined = np.zeros(len(first), layout.dtype)
-    combined["sample"] = first["sample"]
-    for view in range(layout.views):
-        dense = [dense_log_probabilities(records["views"][:, view], layout) for records, _, _ in members]
-        mean = np.einsum("nt,tnc->nc", weights, np.stack(dense))
-        combined["views"][:, view] = encode_view(mean * layout.temperature, layout)
-    return combined
+        if not np.array_equal(records["sample"], first["sample"]) or not np.array_equal(
+            records["views"]["seed"], first["views"]["seed"]
+        ):
+            raise ValueError(
+                "the teachers' records are of other photos or views, or in another order; run both `logits` again"
+            )
+    weights = member_weights([(weight, region) for _, weight, region in members], regions)
+    for start in range(0, len(first), BLOCK):
+        rows = slice(start, start + BLOCK)
+        combined = np.zeros(len(first[rows]), layout.dtype)
+        combined["sample"] = first["sample"][rows]
+        for view in range(layout.views):
+            dense = [dense_log_probabilities(records["views"][rows, view], layout) for records, _, _ in members]
+            together = ops.convert_to_numpy(ensemble(np.stack(dense, axis=1), weights[rows], space))
+            seed = first["views"]["seed"][rows, view]
+            combined["views"][:, view] = encode_view(together * layout.temperature, layout, seed)
+        yield combined
 
 
-def decoder(layout: Layout):
-    """For `data.pipeline.Companion`: (record bytes, photo, epoch) -> teacher tensors of the view due in that epoch."""
-    k, view_bytes = layout.top_k, layout.dtype["views"].base.itemsize
+def member_weights(members: list[tuple[float, str | None]], regions: np.ndarray) -> np.ndarray:
+    """Share of each teacher in what is said of each photo: float64 [n, t], rows sum to 1.
 
-    def decode(record: tf.Tensor, photo: dict[str, tf.Tensor], epoch: tf.Tensor) -> dict[str, tf.Tensor]:
-        sample = tf.io.decode_raw(tf.strings.substr(record, 0, 8), tf.int64)[0]
-        expected = tf.strings.to_hash_bucket_fast(photo["sample_id"], 2**62)
+    Args:
+        members: (weight, region_filter or None); a teacher with a filter speaks for photos of that region alone.
+        regions: str [n].
+    """
+    weights = np.array([[w if r in (None, region) else 0.0 for w, r in members] for region in regions])
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def ensemble(log_probabilities, weights, space: str):
+    """What several teachers say together; of arrays and of tensors, so that live teachers and stored ones agree.
+
+    Args:
+        log_probabilities: float [n, t, C], at T.
+        weights: float [n, t], rows sum to 1.
+        space: `logits`: Σ w z, the plan's (a geometric mean of the probabilities); `probabilities`: Σ w p.
+
+    Returns:
+        float [n, C], log-probabilities at T up to a constant of each row.
+    """
+    if space == "logits":
+        return ops.sum(log_probabilities * weights[:, :, None], axis=1)
+    return ops.logsumexp(log_probabilities + ops.log(weights)[:, :, None], axis=1)
+
+
+def selector(layout: Layout):
+    """For `data.pipeline.Companion`: (record uint8 [bytes], photo, epoch) -> the view due in that epoch:
+
+    {"number": int64, "seed": int64 [2], "teacher": uint8 [bytes of ids, logits and tail]}. Raises InvalidArgumentError
+    where the record is another photo's.
+    """
+    view_bytes = layout.dtype["views"].base.itemsize
+
+    def select(record: tf.Tensor, photo: dict[str, tf.Tensor], epoch: tf.Tensor) -> dict[str, tf.Tensor]:
+        sample = tf.bitcast(record[:8], tf.int64)
         check = tf.debugging.assert_equal(
-            sample, expected, "soft labels and photos are out of step; run the `logits` and `combine` steps again"
+            sample,
+            tf.strings.to_hash_bucket_fast(photo["sample_id"], 2**62),
+            "soft labels and photos are out of step; run the `logits` and `combine` steps again",
         )
-        view = epoch % layout.views
-        offset = 8 + tf.cast(view, tf.int32) * view_bytes
         with tf.control_dependencies([check]):
-            ids = tf.io.decode_raw(tf.strings.substr(record, offset, 2 * k), tf.uint16)
-        logits = tf.io.decode_raw(tf.strings.substr(record, offset + 2 * k, 2 * k), tf.float16)
-        tail = tf.io.decode_raw(tf.strings.substr(record, offset + 4 * k, 4), tf.float32)[0]
-        return {
-            "view": view,
-            "teacher_ids": tf.ensure_shape(tf.cast(ids, tf.int32), [k]),
-            "teacher_logits": tf.ensure_shape(tf.cast(logits, tf.float32), [k]),
-            "teacher_tail": tail,
-        }
+            number = epoch % layout.views
+        view = tf.slice(record, [8 + tf.cast(number, tf.int32) * view_bytes], [view_bytes])
+        return {"number": number, "seed": tf.stack([sample, tf.bitcast(view[:8], tf.int64)]), "teacher": view[8:]}
 
-    return decode
+    return select
+
+
+def targets(teacher: tf.Tensor, layout: Layout) -> dict[str, tf.Tensor]:
+    """Batch of `selector`'s "teacher", uint8 [N, bytes] -> {teacher_ids int32 [N, K], teacher_logits float32 [N, K],
+    teacher_tail float32 [N]}.
+    """
+    k = layout.top_k
+    ids, logits = (tf.reshape(teacher[:, at : at + 2 * k], [-1, k, 2]) for at in (0, 2 * k))
+    return {
+        "teacher_ids": tf.cast(tf.bitcast(ids, tf.uint16), tf.int32),
+        "teacher_logits": tf.cast(tf.bitcast(logits, tf.float16), tf.float32),
+        "teacher_tail": tf.bitcast(teacher[:, 4 * k :], tf.float32),
+    }
