@@ -53,8 +53,8 @@ def ours(info: records.DatasetInfo, name: str) -> tf.data.Dataset:
         return batches
 
     def mix(batch):
-        labels = tf.one_hot(batch["label"], len(CLASSES))
-        return augment.mix(batch["image"], labels, mixup_alpha=0.2, cutmix_alpha=1.0, seed=batch["seed"])
+        images, *mixture = augment.mix(batch["image"], mixup_alpha=0.2, cutmix_alpha=1.0, seed=batch["seed"])
+        return images, augment.mix_labels(tf.one_hot(batch["label"], len(CLASSES)), *mixture)
 
     return batches.map(mix, tf.data.AUTOTUNE).prefetch(4)
 

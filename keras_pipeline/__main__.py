@@ -20,7 +20,7 @@ PHASE_STEPS = {
     "phase0": ("audit", "validate-urls", "export", "split", "baseline"),
     "phase1": ("train", "evaluate", "logits"),
     "phase2": ("subset", "train", "evaluate", "logits"),
-    "phase3": ("combine", "check"),
+    "phase3": ("combine", "check", "export-npz", "inspect"),
     "phase4": ("distill", "finetune", "evaluate", "plot"),
     "phase5": ("calibrate", "temperature", "threshold"),
     "phase6": ("quantize", "export", "validate"),
@@ -30,7 +30,7 @@ PHASE_HELP = {
     "phase0": "audit the collection, export TFRecords, split, baseline",
     "phase1": "global teacher",
     "phase2": "regional teacher",
-    "phase3": "combined soft labels",
+    "phase3": "combined soft labels; export-npz and inspect, for people who want to look, run only by name",
     "phase4": "student: distillation, then fine-tuning",
     "phase5": "calibration and the 'not conclusive' threshold",
     "phase6": "shipped weights, SavedModel, web page, proof in a browser",
@@ -65,6 +65,14 @@ def _parser() -> argparse.ArgumentParser:
                 "--profile-input",
                 action="store_true",
                 help="of train: images/s of each stage of the input; trains nothing",
+            )
+        if phase == "phase3":
+            command.add_argument("--sample-id", metavar="ID", help="of inspect: the train photo to look at")
+        if phase == "phase4":
+            command.add_argument(
+                "--live",
+                action="store_true",
+                help="of distill: as --set phase4.distill.live=true, teachers answer live",
             )
     for name, help_text in (
         ("run", "everything that isn't up to date"),
@@ -144,6 +152,10 @@ def _config(options: argparse.Namespace):
     from keras_pipeline.core import config
 
     images, labels = getattr(options, "images", None), getattr(options, "labels", None)
+    if getattr(options, "live", False):
+        if options.step not in (None, "distill"):
+            raise ValueError(f"--live goes with distill, received {options.command} {options.step}")
+        options.set.append("phase4.distill.live=true")
     if not (images or labels):
         return config.load(options.config, options.set)
     own = [f"source.demo.{key}={json.dumps(value)}" for key, value in (("images", images), ("labels", labels))]
@@ -197,6 +209,10 @@ def _phase(run, options: argparse.Namespace) -> tuple[object, int]:
         different = runner.reproduce(run)
         return {"different": different}, int(bool(different))
     name = f"{options.command} {options.step}" if options.step else options.command
+    if getattr(options, "sample_id", None) and options.step != "inspect":
+        raise ValueError(f"--sample-id goes with inspect, received {name}")
+    if options.step in ("export-npz", "inspect"):
+        return _look(run, options), 0
     if getattr(options, "profile_input", False):
         if options.step != "train":
             raise ValueError(f"--profile-input goes with train, received {name}")
@@ -213,6 +229,16 @@ def _phase(run, options: argparse.Namespace) -> tuple[object, int]:
         print(*(f"{step}: {size}" for step, size in sizes.items()), sep="\n")
         return {"would_run": rows, "estimates": sizes}, 0
     return _gated(run, steps, options.force)
+
+
+def _look(run, options: argparse.Namespace) -> dict:
+    from keras_pipeline.phases import soft_label_views
+
+    if options.step == "export-npz":
+        return soft_label_views.export_npz(run)
+    if not options.sample_id:
+        raise ValueError("inspect needs --sample-id ID, the id of a train photo")
+    return soft_label_views.inspect(run, options.sample_id)
 
 
 def _dry_run(run, steps) -> tuple[object, int]:

@@ -158,10 +158,15 @@ def constant_images():
     return tf.broadcast_to(tf.range(16.0)[:, None, None, None], [16, 32, 32, 3])
 
 
+def mixed(images, labels, **options):
+    images, partner, keep = augment.mix(images, **options)
+    return images, augment.mix_labels(labels, partner, keep)
+
+
 @pytest.mark.parametrize("alphas", CASES)
 def test_labels_stay_distributions_in_eager_and_graph(alphas):
-    images, labels = augment.mix(IMAGES, IDENTITY, seed=SEED, **alphas)
-    graph = tf.function(lambda i, y: augment.mix(i, y, seed=SEED, **alphas))(IMAGES, IDENTITY)
+    images, labels = mixed(IMAGES, IDENTITY, seed=SEED, **alphas)
+    graph = tf.function(lambda i, y: mixed(i, y, seed=SEED, **alphas))(IMAGES, IDENTITY)
     np.testing.assert_allclose(labels.numpy().sum(1), 1.0, atol=1e-6)
     assert images.shape == IMAGES.shape and labels.numpy().min() >= 0
     np.testing.assert_allclose(graph[0], images, atol=1e-3)
@@ -170,7 +175,7 @@ def test_labels_stay_distributions_in_eager_and_graph(alphas):
 
 def test_identity_rows_show_the_mixing_matrix():
     # Each row λ on its own photo, 1 - λ on one partner; the partners are a permutation.
-    _, matrix = augment.mix(IMAGES, IDENTITY, mixup_alpha=0.8, cutmix_alpha=0.0, seed=SEED)
+    _, matrix = mixed(IMAGES, IDENTITY, mixup_alpha=0.8, cutmix_alpha=0.0, seed=SEED)
     matrix = matrix.numpy()
     off = matrix - np.diag(np.diag(matrix))
     assert ((off > 0).sum(1) <= 1).all() and ((off > 0).sum(0) <= 1).all()
@@ -178,13 +183,13 @@ def test_identity_rows_show_the_mixing_matrix():
 
 
 def test_mixup_blends_pixels_as_it_blends_labels():
-    images, matrix = augment.mix(constant_images(), IDENTITY, mixup_alpha=0.8, cutmix_alpha=0.0, seed=SEED)
+    images, matrix = mixed(constant_images(), IDENTITY, mixup_alpha=0.8, cutmix_alpha=0.0, seed=SEED)
     expected = tf.linalg.matvec(matrix, tf.range(16.0))
     np.testing.assert_allclose(images, tf.broadcast_to(expected[:, None, None, None], images.shape), atol=1e-4)
 
 
 def test_lambda_of_cutmix_is_the_share_of_pixels_kept():
-    images, matrix = augment.mix(constant_images(), IDENTITY, mixup_alpha=0.0, cutmix_alpha=0.8, seed=SEED)
+    images, matrix = mixed(constant_images(), IDENTITY, mixup_alpha=0.0, cutmix_alpha=0.8, seed=SEED)
     for row, image in zip(matrix.numpy(), images.numpy(), strict=True):
         shares = [(image[..., 0] == number).mean() for number in range(16)]
         np.testing.assert_allclose(row, shares, atol=1e-6)
@@ -192,7 +197,7 @@ def test_lambda_of_cutmix_is_the_share_of_pixels_kept():
 
 
 def test_cutmix_pastes_one_box():
-    images, _ = augment.mix(constant_images(), IDENTITY, mixup_alpha=0.0, cutmix_alpha=0.8, seed=SEED)
+    images, _ = mixed(constant_images(), IDENTITY, mixup_alpha=0.0, cutmix_alpha=0.8, seed=SEED)
     for number, image in enumerate(images.numpy()[..., 0]):
         rows, columns = np.nonzero(image != number)
         if len(rows):
@@ -203,14 +208,25 @@ def test_with_both_a_fair_coin_decides_for_each_batch():
     cut = 0
     for number in range(40):
         seed = tf.constant([number, 5], tf.int64)
-        images, _ = augment.mix(constant_images(), IDENTITY, seed=seed, **BOTH)
+        images, _ = mixed(constant_images(), IDENTITY, seed=seed, **BOTH)
         cut += (images.numpy() == np.round(images)).all()  # cut and pasted photos keep whole numbers
     assert 8 <= cut <= 32  # P(outside) = 1e-4
 
 
 def test_alpha_zero_is_off():
-    images, labels = augment.mix(IMAGES, IDENTITY, mixup_alpha=0.0, cutmix_alpha=0.0, seed=SEED)
-    assert images is IMAGES and labels is IDENTITY
+    images, labels = mixed(IMAGES, IDENTITY, mixup_alpha=0.0, cutmix_alpha=0.0, seed=SEED)
+    np.testing.assert_array_equal(images, IMAGES)
+    np.testing.assert_array_equal(labels, IDENTITY)
+
+
+def test_another_size_is_mixed_alike():
+    # A teacher at 32 px and a student at 16 px see the same mixture: same partners, λ but for the pixels of a border.
+    small = tf.image.resize(IMAGES, [16, 16])
+    for alphas in CASES:
+        _, partner, keep = augment.mix(IMAGES, seed=SEED, **alphas)
+        _, partner_small, keep_small = augment.mix(small, seed=SEED, **alphas)
+        np.testing.assert_array_equal(partner, partner_small)
+        np.testing.assert_allclose(keep, keep_small, atol=0.13)
 
 
 @pytest.mark.parametrize("alpha", [1e-6, 1e-3, 10.0])
@@ -218,7 +234,7 @@ def test_no_alpha_makes_nan(alpha):
     for number in range(5):
         seed = tf.constant([number, 1], tf.int64)
         for alphas in ({"mixup_alpha": alpha, "cutmix_alpha": 0.0}, {"mixup_alpha": 0.0, "cutmix_alpha": alpha}):
-            images, labels = augment.mix(IMAGES, IDENTITY, seed=seed, **alphas)
+            images, labels = mixed(IMAGES, IDENTITY, seed=seed, **alphas)
             assert np.isfinite(images).all() and np.isfinite(labels).all()
             np.testing.assert_allclose(labels.numpy().sum(1), 1.0, atol=1e-6)
 

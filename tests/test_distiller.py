@@ -20,19 +20,41 @@ def linear_student(policy=None):
     return model
 
 
-def batch_of(student_logits, teacher_logits):
+def batch_of(student_logits, teacher_logits, labels):
+    """x of unmixed photos; student's logits [N, C], teacher's [N, C]."""
     ids = np.argsort(-teacher_logits, axis=1)
     return {
         "image": student_logits.astype("float32").reshape(-1, 2, 2, 1),
-        "teacher_ids": ids.astype("int32"),
-        "teacher_logits": np.take_along_axis(teacher_logits, ids, 1).astype("float32"),
-        "teacher_tail": np.full(len(ids), EMPTY_TAIL, "float32"),
+        "labels": np.asarray(labels)[:, None],
+        "share": np.ones((len(ids), 1), "float32"),
+        "teacher_ids": ids.astype("int32")[:, None],
+        "teacher_logits": np.take_along_axis(teacher_logits, ids, 1).astype("float32")[:, None],
+        "teacher_tail": np.full((len(ids), 1), EMPTY_TAIL, "float32"),
     }
 
 
 def random_batch(n=6, seed=0):
     rng = np.random.default_rng(seed)
-    return batch_of(rng.normal(size=(n, CLASSES)), 2 * rng.normal(size=(n, CLASSES))), rng.integers(0, CLASSES, n)
+    student, teacher = rng.normal(size=(n, CLASSES)), 2 * rng.normal(size=(n, CLASSES))
+    labels = rng.integers(0, CLASSES, n)
+    return batch_of(student, teacher, labels), labels
+
+
+def teacher_logits(x):
+    """float [N, C] of the first photo of each mixture."""
+    logits = np.empty((len(x["image"]), CLASSES))
+    np.put_along_axis(logits, x["teacher_ids"][:, 0], x["teacher_logits"][:, 0], 1)
+    return logits
+
+
+def log_softmax(z):
+    z = z - z.max(-1, keepdims=True)
+    return z - np.log(np.exp(z).sum(-1, keepdims=True))
+
+
+def loss_of(x, y, **options):
+    model = Distiller(linear_student(), **options)
+    return float(model.compute_loss(x, y, model(x)))
 
 
 def compiled(**options):
@@ -45,8 +67,8 @@ def compiled(**options):
 def test_loss_literal():
     # T² KL = 0.5232481 (test_losses) for the two live classes; the other two have probability 0 on both sides.
     # CE of label 0 at logits (0, 0): ln 2 = 0.6931472.  0.7 * 0.5232481 + 0.3 * 0.6931472 = 0.5742178
-    x = batch_of(np.array([[0, 0, -60.0, -60]]), np.array([[2 * np.log(3), 0, -120.0, -120]]))
-    model = Distiller(linear_student(), temperature=2.0, kl_divergence=0.7, cross_entropy=0.3)
+    x = batch_of(np.array([[0, 0, -60.0, -60]]), np.array([[2 * np.log(3), 0, -120.0, -120]]), [0])
+    model = Distiller(linear_student(), temperature=2.0, soft=0.7, cross_entropy=0.3)
     assert float(model.compute_loss(x, np.array([0]), model(x))) == pytest.approx(0.5742178, rel=1e-5)
 
 
@@ -55,7 +77,7 @@ def test_weights_of_the_two_terms_act(weights):
     x, y = random_batch()
     parts = []
     for kl, ce in ((1.0, 0.0), (0.0, 1.0), weights):
-        model = Distiller(linear_student(), temperature=3.0, kl_divergence=kl, cross_entropy=ce)
+        model = Distiller(linear_student(), temperature=3.0, soft=kl, cross_entropy=ce)
         parts.append(float(model.compute_loss(x, y, model(x))))
     assert parts[0] > 0.1 and parts[1] > 0.1 and abs(parts[0] - parts[1]) > 0.1
     assert parts[2] == pytest.approx(weights[0] * parts[0] + weights[1] * parts[1], rel=1e-6)
@@ -96,29 +118,105 @@ def test_validation_without_a_teacher_is_plain_cross_entropy():
 def test_one_step_of_fit_takes_the_gradient_derived_by_hand():
     # KL alone at T = 2, learning rate 1: Δ bias = -mean over the batch of T (q - p)
     x, y = random_batch()
-    model = compiled(kl_divergence=1.0, cross_entropy=0.0)
+    model = compiled(soft=1.0, cross_entropy=0.0)
     model.fit(x, y, batch_size=6, epochs=1, verbose=0)
-    teacher = np.empty((6, 4))
-    np.put_along_axis(teacher, x["teacher_ids"], x["teacher_logits"], 1)
-    p, q = (np.exp(z / 2) / np.exp(z / 2).sum(1, keepdims=True) for z in (teacher, x["image"].reshape(6, 4)))
+    p, q = (np.exp(log_softmax(z / 2)) for z in (teacher_logits(x), x["image"].reshape(6, 4)))
     np.testing.assert_allclose(model.student.get_layer("logits").bias, -2 * (q - p).mean(0), atol=1e-6)
 
 
 def test_a_student_equal_to_its_teacher_does_not_move():
     logits = np.random.default_rng(0).normal(size=(6, CLASSES))
-    model = compiled(kl_divergence=1.0, cross_entropy=0.0)
+    model = compiled(soft=1.0, cross_entropy=0.0)
     before = model.student.get_weights()
-    model.fit(batch_of(logits, logits), np.zeros(6, int), epochs=2, verbose=0)
+    model.fit(batch_of(logits, logits, [0] * 6), np.zeros(6, int), epochs=2, verbose=0)
     for old, new in zip(before, model.student.get_weights(), strict=True):
         np.testing.assert_allclose(new, old, atol=1e-5)
 
 
+def mixture_of(x, other, share):
+    """Each photo of x mixed with the same of `other`; the picture stays that of x."""
+    pair = {name: np.concatenate([x[name], other[name]], axis=1) for name in x if name not in ("image", "share")}
+    return {"image": x["image"], "share": np.stack([share, 1 - share], axis=1).astype("float32"), **pair}
+
+
+def test_a_mixture_pulls_towards_both_teachers_and_both_labels_by_their_shares():
+    (x, y), (other, other_y) = random_batch(), random_batch(seed=1)
+    share = np.array([0.5, 0.7, 1.0, 0.2, 0.6, 0.9])
+    model = compiled(soft=1.0, cross_entropy=0.0)
+    model.fit(mixture_of(x, other, share), y, batch_size=6, epochs=1, verbose=0)
+    # KL at T = 2, rate 1: Δ bias = -mean over the batch of T (q - (λ p + (1 - λ) p'))
+    p, p2, q = (
+        np.exp(log_softmax(z / 2)) for z in (teacher_logits(x), teacher_logits(other), x["image"].reshape(6, 4))
+    )
+    target = share[:, None] * p + (1 - share[:, None]) * p2
+    np.testing.assert_allclose(model.student.get_layer("logits").bias, -2 * (q - target).mean(0), atol=1e-6)
+    hard = loss_of(mixture_of(x, other, share), y, soft=0.0, cross_entropy=1.0)
+    log_q, rows = log_softmax(x["image"].reshape(6, 4)), np.arange(6)
+    expected = -(share * log_q[rows, y] + (1 - share) * log_q[rows, other_y]).mean()
+    assert hard == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_live_teacher_is_a_stored_one_with_every_class():
+    x, y = random_batch()
+    for loss in ("kl", "dist"):
+        options = {"temperature": 2.0, "soft": 0.7, "cross_entropy": 0.3, "loss": loss}
+        live = lambda batch: log_softmax(teacher_logits(x) / 2.0)  # noqa: E731
+        alone = {"image": x["image"], "labels": x["labels"], "share": x["share"]}
+        assert loss_of(alone, y, teacher=live, **options) == pytest.approx(loss_of(x, y, **options), rel=1e-5)
+
+
+def test_dist_of_a_mixture_is_that_of_the_mixed_targets():
+    (x, y), (other, _) = random_batch(), random_batch(seed=1)
+    share = np.full(6, 0.25)
+    p, p2 = (np.exp(log_softmax(teacher_logits(each) / 2)) for each in (x, other))
+    mixed = np.log(0.25 * p + 0.75 * p2)
+    options = {"temperature": 2.0, "soft": 1.0, "cross_entropy": 0.0, "loss": "dist"}
+    alone = {"image": x["image"], "labels": x["labels"], "share": x["share"]}
+    expected = loss_of(alone, y, teacher=lambda batch: mixed, **options)
+    assert loss_of(mixture_of(x, other, share), y, **options) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_live_teacher_is_neither_trained_nor_saved():
+    x, y = random_batch()
+    teacher = linear_student()
+    before = teacher.get_weights()
+    model = compiled(teacher=lambda batch: keras.ops.log_softmax(teacher(batch["image"], training=False) / 2.0))
+    model.fit({"image": x["image"]}, y, batch_size=6, epochs=2, verbose=0)
+    for old, new in zip(before, teacher.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert len(model.trainable_variables) == 2 and not {id(v) for v in teacher.variables} & {
+        id(v) for v in model.variables
+    }
+
+
+def test_agreement_is_the_share_of_equal_answers_in_training_and_validation():
+    student = np.eye(4)[[0, 1, 2, 3]] * 3
+    x = batch_of(student, np.eye(4)[[0, 1, 3, 2]] * 3, [0] * 4)
+    model = compiled()
+    val = {"image": x["image"], "teacher_answer": np.array([0, 1, 2, 1])}
+    model.optimizer.learning_rate = 0.0
+    history = model.fit(x, np.zeros(4, int), validation_data=(val, np.zeros(4, int)), epochs=1, verbose=0).history
+    assert history["agreement"] == [0.5] and history["val_agreement"] == [0.75]
+
+
+def test_of_a_mixture_the_larger_share_answers():
+    (x, y), (other, _) = random_batch(), random_batch(seed=1)
+    share = np.array([0.9, 0.1] * 3)
+    model = compiled()
+    mixture = mixture_of(x, other, share)
+    model.compute_loss(mixture, y, model(mixture))
+    answers = np.where(share > 0.5, teacher_logits(x).argmax(1), teacher_logits(other).argmax(1))
+    expected = (x["image"].reshape(6, 4).argmax(1) == answers).mean()
+    assert float(model.agreement.result()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("loss", ["kl", "dist"])
 @pytest.mark.parametrize("jit", [False, True])
-def test_fit_under_mixed_precision(jit):
+def test_fit_under_mixed_precision(jit, loss):
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
         x, y = random_batch()
-        model = Distiller(linear_student(), temperature=3.0)
+        model = Distiller(linear_student(), temperature=3.0, loss=loss)
         model.compile(keras.optimizers.Adam(0.05), jit_compile=jit)
         history = model.fit(x, y, batch_size=6, epochs=8, verbose=0).history["loss"]
     finally:
@@ -137,9 +235,10 @@ def test_saving_the_distiller_saves_the_student_alone(tmp_path):
 
 
 def test_config_round_trip():
-    model = Distiller(linear_student(), temperature=5.0, kl_divergence=0.2, cross_entropy=0.8, name="again")
+    model = Distiller(linear_student(), temperature=5.0, soft=0.2, cross_entropy=0.8, loss="dist", name="again")
     config = model.get_config()
     copy = Distiller.from_config(config)
-    assert (copy.temperature, copy.kl_weight, copy.ce_weight, copy.name) == (5.0, 0.2, 0.8, "again")
+    assert (copy.temperature, copy.soft_weight, copy.ce_weight, copy.soft_loss) == (5.0, 0.2, 0.8, "dist")
+    assert copy.name == "again"
     assert "student" in config  # from_config leaves its argument as it was
     assert [layer.name for layer in copy.student.layers] == [layer.name for layer in model.student.layers]

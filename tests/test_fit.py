@@ -183,9 +183,9 @@ def test_a_killed_distiller_goes_on_and_leaves_the_student(tmp_path):
         return model
 
     def taught(epochs, done=0, die_in=None):
-        ids, tail = tf.tile([[0, 1, 2]], [SIZE, 1]), tf.fill([SIZE], EMPTY_TAIL)
+        ids, tail = tf.tile([[[0, 1, 2]]], [SIZE, 1, 1]), tf.fill([SIZE, 1], EMPTY_TAIL)
         return batches(epochs, done, die_in).map(
-            lambda x, y: ({"image": x, "teacher_ids": ids, "teacher_logits": x[:, :3], "teacher_tail": tail}, y)
+            lambda x, y: ({"image": x, "teacher_ids": ids, "teacher_logits": x[:, None, :3], "teacher_tail": tail}, y)
         )
 
     validation, killed = VALIDATION.map(lambda x, y: ({"image": x}, y)), stage_of(tmp_path / "killed", 3)

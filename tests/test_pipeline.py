@@ -180,7 +180,7 @@ def test_companion_records_meet_their_photos_after_all_shuffles(info, tmp_path):
     batches = train(info, range(3), companion=companion)
     assert len(batches) == 12
     for batch in batches:
-        assert set(batch) == {"image", "label", "seed", "teacher"}
+        assert set(batch) == {"image", "label", "region", "seed", "teacher"}
         assert answers(batch) == batch["label"].tolist()
 
 

@@ -51,6 +51,7 @@ ARTEFACTS = {
     "regional_logits": "artifacts/{experiment}/phase2/soft_labels",
     "soft_labels": "artifacts/{experiment}/phase3/soft_labels",
     "soft_label_check": "artifacts/{experiment}/phase3/check.json",
+    "ensemble_val": "artifacts/{experiment}/phase3/ensemble_val.npz",
     "distilled": "artifacts/{experiment}/phase4/distill/best.keras",
     "distill_history": "artifacts/{experiment}/phase4/distill/history.json",
     "student": "artifacts/{experiment}/phase4/finetune/best.keras",

@@ -225,6 +225,7 @@ class Model(Section):
     num_classes: int | None = Field(None, ge=2, description="checked against the class list, its only source")
     alpha: float = Field(1.0, gt=0, le=2, description="width multiplier of mobilenetv2")
     dropout_rate: float = Field(0.2, ge=0, lt=1, description="before the student's head (teachers: regularization)")
+    head_rank: int | None = Field(None, ge=1, description="the head's kernel as a product of this rank; null: whole")
     batch_norm_momentum: float = Field(0.9, gt=0, lt=1, description="Keras's 0.999 lags behind in short runs")
 
     @property
@@ -348,7 +349,7 @@ class RegionalTeacher(Teacher):
 
 
 class LossWeights(Section):
-    kl_divergence: float = Field(0.7, ge=0, description="weight of T² · KL(teacher || student)")
+    kl_divergence: float = Field(0.7, ge=0, description="weight of the teachers' term: T² · KL(teacher || student)")
     cross_entropy: float = Field(0.3, ge=0, description="weight of the hard labels' cross-entropy")
 
     @model_validator(mode="after")
@@ -360,6 +361,7 @@ class LossWeights(Section):
 
 class Distillation(Section):
     temperature: float = Field(3.0, gt=0, le=100, description="softens both sides of the KL (Hinton 2015)")
+    loss: Literal["kl", "dist"] = Field("kl", description="the teachers' term: KL, or DIST (arXiv 2205.10536)")
     loss_weights: LossWeights = LossWeights()
 
 
@@ -372,7 +374,7 @@ class EnsembleMember(Section):
 
 
 class SoftLabels(Section):
-    top_k: int = Field(64, ge=1, le=4096, description="logits kept a photo; the rest as one tail sum")
+    top_k: int = Field(128, ge=1, le=16384, description="logits kept a photo; the rest as one tail sum")
     views: int = Field(
         1, ge=1, le=64, description="stored views a photo; 1 is the plan's clean one, more are augmented"
     )
@@ -385,6 +387,7 @@ class Phase3(Section):
         EnsembleMember(path="phase1/best.keras", weight=0.5),
         EnsembleMember(path="phase2/best.keras", weight=0.5, region_filter="EU_SW"),
     ]
+    ensemble: Literal["logits", "probabilities"] = Field("logits", description="where the teachers are averaged")
     soft_labels: SoftLabels = SoftLabels()
 
     @model_validator(mode="after")
@@ -420,6 +423,19 @@ class Stage(Section):
 class Distill(Section):
     epochs: int = Field(10, ge=1, description="passes over the train split, on the views the teachers saw")
     learning_rate: float = Field(1e-4, gt=0, lt=10, description="peak, after warm-up")
+    live: bool = Field(False, description="the teachers answer the student's own views as it trains; none are stored")
+    augmentation: Augmentation = Field("moderate", description="of the views with live: true; stored ones are moderate")
+    mixup_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 switches it off")
+    cutmix_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 switches it off")
+
+    @model_validator(mode="after")
+    def _stored(self) -> Distill:
+        if not self.live and self.augmentation != "moderate":
+            raise ValueError(
+                f"augmentation {self.augmentation} needs live: true; the first stored view is clean, the others are "
+                "moderate, and phase3.soft_labels.views says how many there are"
+            )
+        return self
 
 
 class StudentData(Section):

@@ -123,24 +123,24 @@ def _colour(image: tf.Tensor, policy: Policy, draws: tf.Tensor) -> tf.Tensor:
 
 
 def mix(
-    images: tf.Tensor, labels: tf.Tensor, *, mixup_alpha: float, cutmix_alpha: float, seed: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+    images: tf.Tensor, *, mixup_alpha: float, cutmix_alpha: float, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """MixUp (arXiv 1710.09412) or CutMix (arXiv 1905.04899), one of them a batch, each photo with its own λ.
 
     Args:
         images: [N, S, S, 3].
-        labels: [N, C], rows that sum to 1.
         mixup_alpha, cutmix_alpha: Beta(α, α); 0 switches that one off. With both on, a fair coin a batch decides.
-        seed: int64 [2].
+        seed: int64 [2]; the same one makes the same partners, and at another S the same mixture.
 
     Returns:
-        Images and labels of the same shapes; λ of CutMix is the share of pixels really kept.
+        Images of the same shape, partner int32 [N] (a permutation), λ float32 [N]: what was mixed is λ of photo i and
+        1 - λ of photo partner[i]. λ of CutMix is the share of pixels really kept.
     """
-    if not mixup_alpha and not cutmix_alpha:
-        return images, labels
     n = tf.shape(images)[0]
+    if not mixup_alpha and not cutmix_alpha:
+        return images, tf.range(n), tf.ones([n])
     partner = tf.argsort(tf.random.stateless_uniform([n], seed + 2))
-    others, other_labels = tf.gather(images, partner), tf.gather(labels, partner)
+    others = tf.gather(images, partner)
 
     def mixup():
         keep = _beta(n, mixup_alpha, seed + 3)
@@ -154,7 +154,12 @@ def mix(
         mixed, keep = tf.cond(tf.random.stateless_uniform([], seed) < 0.5, mixup, cutmix)
     else:
         mixed, keep = mixup() if mixup_alpha else cutmix()
-    return mixed, keep[:, None] * labels + (1 - keep)[:, None] * other_labels
+    return mixed, partner, keep
+
+
+def mix_labels(labels: tf.Tensor, partner: tf.Tensor, keep: tf.Tensor) -> tf.Tensor:
+    """Labels [N, C], rows that sum to 1, as `mix` has mixed their photos."""
+    return keep[:, None] * labels + (1 - keep)[:, None] * tf.gather(labels, partner)
 
 
 def _beta(n: tf.Tensor, alpha: float, seed: tf.Tensor) -> tf.Tensor:

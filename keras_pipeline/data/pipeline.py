@@ -23,8 +23,9 @@ FEATURES = {
     for field, name in FEATURE_NAMES.items()
 }
 
-# (JPEG bytes: scalar string, seed: int64 [2], number of the epoch or stored view: int64) -> float32 [S, S, 3], 0..255
-View = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+# (JPEG bytes: scalar string, seed: int64 [2], number of the epoch or stored view: int64) -> float32 [S, S, 3], 0..255,
+# or {"image": one, other names: the same view at other sizes}
+View = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor | dict[str, tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +111,9 @@ def training_batches(
         companion: records zipped with the photos, which say the view's number and seed.
 
     Yields:
-        {"image": float32 [N, S, S, 3], "label": int64 [N], "seed": int64 [2], companion's tensors}. Within an epoch
-        the photos left over after the last full batch are dropped, other ones each epoch.
+        {"image": float32 [N, S, S, 3], "label": int64 [N], "region": string [N], "seed": int64 [2], the view's other
+        sizes, companion's tensors}. Within an epoch the photos left over after the last full batch are dropped, other
+        ones each epoch.
     """
     per_epoch = steps_per_epoch(info, batch_size, region) * batch_size
     files = [str(path) for path in info.shards("train")]
@@ -142,8 +144,9 @@ def training_batches(
         else:
             sample = augment.sample_hash(photo["sample_id"])
             extra = {"number": epoch, "seed": augment.view_seed(sample, epoch, seed + copy * 7919)}
-        image = view(photo["image"], extra["seed"], extra.pop("number"))
-        return {"image": image, "label": photo["label"], **extra}
+        seen = view(photo["image"], extra["seed"], extra.pop("number"))
+        seen = seen if isinstance(seen, dict) else {"image": seen}
+        return {**seen, "label": photo["label"], "region": photo["region"], **extra}
 
     epoch_numbers = tf.data.Dataset.range(epochs.start, epochs.stop)
     dataset = epoch_numbers.flat_map(one_epoch).map(prepare, tf.data.AUTOTUNE, deterministic=True)

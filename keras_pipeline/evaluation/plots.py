@@ -27,10 +27,11 @@ _PANELS = (  # title, the keys a Keras history may use for it, logarithmic
     ("Top-1 accuracy", ("top1", "top1_accuracy", "accuracy", "sparse_categorical_accuracy"), False),
     ("Top-5 accuracy", ("top5", "top5_accuracy", "sparse_top_k_categorical_accuracy"), False),
     ("Macro recall", ("macro_recall",), False),
+    ("Agreement with the teachers", ("agreement",), False),
     ("Learning rate", ("learning_rate", "lr"), True),
     ("Gradient norm", ("gradient_norm",), True),
 )
-_SHARES = {"Top-1 accuracy", "Top-5 accuracy", "Macro recall"}  # never above 1
+_SHARES = {"Top-1 accuracy", "Top-5 accuracy", "Macro recall", "Agreement with the teachers"}  # never above 1
 _LABELS = ("training", "validation")
 
 
@@ -107,8 +108,8 @@ def risk_coverage(
 
 
 def training_curves(histories: Sequence[tuple[str, History]], path: str | Path) -> None:
-    """Loss, top-1, top-5, macro recall, learning rate and gradient norm by epoch, training against validation, phases
-    one after the other; a panel for each that was recorded.
+    """Loss, top-1, top-5, macro recall, agreement, learning rate and gradient norm by epoch, training against
+    validation, phases one after the other; a panel for each that was recorded.
 
     Args:
         histories: `(title, {metric: one value an epoch})` in order of time, e.g. distillation, then fine-tuning; keys

@@ -11,6 +11,8 @@ from keras_pipeline.core.config import GLOBAL_TEACHER, Model
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.models import mobilenet
 
+HEAD = {"low_rank", "logits"}  # layers that no backbone has
+
 
 def build_classifier(
     model: Model, *, num_classes: int, image_size: int, dropout: float, rematerialisation: bool = False
@@ -25,6 +27,9 @@ def build_classifier(
         )
     features = build_backbone(model, image_size, rematerialisation=rematerialisation)
     x = keras.layers.Dropout(dropout, name="dropout")(features.output)
+    if model.head_rank:
+        # The kernel as a product of two: of 1,280 x 9,000 numbers 256 x (1,280 + 9,000) are left.
+        x = keras.layers.Dense(model.head_rank, use_bias=False, name="low_rank")(x)
     # float32 whatever the precision policy: softmax over 9,000 classes overflows half precision.
     logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
     return keras.Model(features.inputs[0], logits, name=model.name)
@@ -49,7 +54,7 @@ def build_backbone(model: Model, image_size: int, *, rematerialisation: bool = F
 def freeze_backbone(model: keras.Model, frozen: bool) -> None:
     """Freezes everything but the head. Keras then also runs BatchNorm in inference mode."""
     for layer in model.layers:
-        layer.trainable = layer.name == "logits" or not frozen
+        layer.trainable = layer.name in HEAD or not frozen
 
 
 def load_classifier(path: Path) -> keras.Model:

@@ -10,12 +10,16 @@ from keras_pipeline.core.errors import BrokenArtefact
 
 
 def trained(run: Run, model_name: str, info, *, image_size: int | None = None):
-    """A model artefact. Raises BrokenArtefact where it was trained on another dataset, whose classes may be others, or
+    """A model artefact, see `load`."""
+    return load(run, run.path(model_name), info, image_size=image_size)
+
+
+def load(run: Run, path: Path, info, *, image_size: int | None = None):
+    """A `.keras` file. Raises BrokenArtefact where it was trained on another dataset, whose classes may be others, or
     takes photos of another size.
     """
     from keras_pipeline.models import heads
 
-    path = run.path(model_name)
     learnt = (sidecar(path) or {}).get("inputs", {}).get("dataset")
     present = (sidecar(run.path("dataset")) or {}).get("content_hash")
     if learnt and present and learnt != present:
@@ -38,17 +42,24 @@ def trained(run: Run, model_name: str, info, *, image_size: int | None = None):
 
 def predict_split(run: Run, model_name: str, split: str, image_size: int):
     """(predictions of a model artefact over a split, dataset info); of train, its first shard only."""
-    from keras_pipeline.data import pipeline, records
-    from keras_pipeline.data.preprocess import Preprocessing
-    from keras_pipeline.evaluation.predict import predict
+    from keras_pipeline.data import records
 
     info = records.load_info(run.path("dataset"))
     model = trained(run, model_name, info, image_size=image_size)
+    return predict_with(run, model, split, info, f"{model_name} on {split}"), info
+
+
+def predict_with(run: Run, model, split: str, info, description: str):
+    """As `predict_split`, of a model in hand."""
+    from keras_pipeline.data import pipeline
+    from keras_pipeline.data.preprocess import Preprocessing
+    from keras_pipeline.evaluation.predict import predict
+
     max_shards = 1 if split == "train" else None
     n = sum(shard["n"] for shard in info.splits[split]["shards"][:max_shards])
-    preprocessing = Preprocessing(image_size, run.config.dataset.short_side)
+    preprocessing = Preprocessing(model.input_shape[1], run.config.dataset.short_side)
     batches = pipeline.evaluation_batches(info, split, preprocessing, max_shards=max_shards)
-    return predict(model, batches, n, f"{model_name} on {split}"), info
+    return predict(model, batches, n, description)
 
 
 def soft_label_layout(run: Run, info):

@@ -38,6 +38,6 @@ STEPS = [
     ),
     Step(
         "phase1", "logits", logits, ("dataset", "teacher"), ("teacher_logits",),
-        ("seed", "phase3.distillation.temperature", "phase3.soft_labels"), 2,
+        ("seed", "phase3.distillation.temperature", "phase3.soft_labels"), 3,
     ),
 ]  # fmt: skip

@@ -87,6 +87,6 @@ STEPS = [
     ),
     Step(
         "phase2", "logits", logits, ("dataset", "regional"), ("regional_logits",),
-        ("seed", "phase3.distillation.temperature", "phase3.soft_labels"), 2,
+        ("seed", "phase3.distillation.temperature", "phase3.soft_labels"), 3,
     ),
 ]  # fmt: skip

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from keras_pipeline.core.artifacts import Run, Step, write_json
+from keras_pipeline.core.artifacts import Run, Step, aside, write_json
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.pretrained import check_available
-from keras_pipeline.phases import build
+from keras_pipeline.core.progress import progress
+from keras_pipeline.phases import build, teaching
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+AGREEING = 256  # photos, drawn by the seed, on which each teacher is asked again
+LEAST_AGREEMENT = 0.98  # float16 may turn round two answers that are as good as equal
 
 
 def combine(run: Run) -> None:
@@ -17,12 +27,15 @@ def combine(run: Run) -> None:
 
     info = records.load_info(run.path("dataset"))
     layout = build.soft_label_layout(run, info)
-    members = [(_store(run, member.path, layout), member) for member in run.config.phase3.teachers]
+    members = [(teaching.teacher_store(run, member.path, layout), member) for member in run.config.phase3.teachers]
+    tails: list[np.ndarray] = []
 
     def records_of(position: int, path: Path):
         regions = np.array([records.decode(example).region for example in records.read_shard(path)])
         answers = [(store.read(store.shards[position]), m.weight, m.region_filter) for store, m in members]
-        yield soft_labels.combine(answers, regions, layout)
+        for block in soft_labels.combine(answers, regions, layout, space=run.config.phase3.ensemble):
+            tails.append(soft_labels.tail_mass(block["views"][:, 0], layout))
+            yield block
 
     shards = info.splits["train"]["shards"]
     soft_labels.write_store(
@@ -31,56 +44,172 @@ def combine(run: Run) -> None:
         ((s["name"], s["n"], records_of(position, info.folder / s["name"])) for position, s in enumerate(shards)),
         made_from=run.made_from,
     )
-
-
-def _store(run: Run, teacher_path: str, layout):
-    """The store beside a teacher's .keras file, of the same layout as everything else."""
-    from keras_pipeline.training.soft_labels import Store
-
-    store = Store((run.folder / teacher_path).parent / "soft_labels")
-    store.check_layout(layout)
-    return store
+    tail = float(np.concatenate(tails).mean()) if tails else 0.0  # of the shards that this run has written
+    if tail > 0.5:
+        print(
+            f"warning: at T {layout.temperature:g}, {tail:.0%} of what the teachers say lies outside the "
+            f"{layout.top_k} classes stored of each photo, and is spread evenly: the student learns little of it; "
+            "lower phase3.distillation.temperature (1 keeps nearly all of it), or raise phase3.soft_labels.top_k"
+        )
 
 
 def check(run: Run) -> None:
-    """Shape, sums, the stored ensemble's own accuracy, and the student's size."""
+    """Shape, sums, what teachers and ensemble are worth on each split, whether the stored answers are the teachers',
+    and the student's size.
+    """
     import numpy as np
 
     from keras_pipeline.data import records
     from keras_pipeline.training import soft_labels
 
     info = records.load_info(run.path("dataset"))
+    layout = build.soft_label_layout(run, info)
     store = soft_labels.Store(run.path("soft_labels"))
-    store.check_layout(build.soft_label_layout(run, info))
-    rows, hits, deviation, tail = 0, 0, 0.0, []
-    for entry, shard in zip(store.shards, info.shards("train"), strict=True):
-        block = store.read(entry)
-        labels = np.array([records.decode(example).label for example in records.read_shard(shard)])
-        dense = soft_labels.dense_log_probabilities(block["views"][:, 0], store.layout)
-        deviation = max(deviation, float(np.abs(np.exp(dense).sum(axis=1) - 1).max()))
-        hits += int((dense.argmax(axis=1) == labels).sum())
-        rows += len(block)
-        tail.append(soft_labels.tail_mass(block["views"][:, 0], store.layout))
+    store.check_layout(layout)
+    members = run.config.phase3.teachers
+    stores = [teaching.teacher_store(run, member.path, layout) for member in members]
+    asked = _asked(run, sum(shard["n"] for shard in store.shards))
+    rows, deviation, tail, samples = 0, 0.0, [], []
+    hits = np.zeros(1 + len(members), int)
+    for position, path in enumerate(info.shards("train")):
+        said = [each.read(each.shards[position]) for each in (store, *stores)]
+        labels = np.empty(len(said[0]), int)
+        for i, example in enumerate(records.read_shard(path)):
+            photo = records.decode(example)
+            labels[i] = photo.label
+            if rows + i in asked:
+                samples.append((photo.image, [block[i] for block in said[1:]]))
+        hits += [int((block["views"]["ids"][:, 0, 0] == labels).sum()) for block in said]
+        for start in range(0, len(labels), soft_labels.BLOCK):
+            views = said[0]["views"][start : start + soft_labels.BLOCK, 0]
+            sums = np.exp(soft_labels.dense_log_probabilities(views, layout)).sum(axis=1)
+            deviation = max(deviation, float(np.abs(sums - 1).max()))
+        rows += len(labels)
+        tail.append(soft_labels.tail_mass(said[0]["views"][:, 0], layout))
+    judged, answers = _judge(run, info, samples)
+    with aside(run.path("ensemble_val")) as temporary:
+        np.savez_compressed(temporary, **answers)
+    for entry, n in zip(judged, hits, strict=True):
+        entry["train_top1"] = n / rows
     result = {
         "shape": [rows, len(info.classes)],
         "sum_max_deviation": deviation,
-        "train_top1": hits / rows,
+        "train_top1": judged[0]["train_top1"],
         "tail_mass": float(np.concatenate(tail).mean()),
-        "bytes_per_photo": store.layout.dtype.itemsize,
+        "bytes_per_photo": layout.dtype.itemsize,
+        "ensemble": judged[0],
+        "teachers": judged[1:],
         "student": _student_size(run, info),
     }
     write_json(run.path("soft_label_check"), result)
-    print(
-        f"soft labels {result['shape']}, ensemble top-1 on train {result['train_top1']:.3f}; "
-        f"student {result['student']}"
+    for entry in judged:
+        print(
+            f"{entry['name']}: top-1 on train {entry['train_top1']:.3f}, val {entry['val_top1']:.3f}, "
+            f"test {entry['test_top1']:.3f}"
+            + (
+                f"; {entry['agreement']:.1%} of {entry['asked']} stored answers are the teacher's"
+                if "asked" in entry
+                else ""
+            )
+        )
+    print(f"soft labels {result['shape']}, {result['tail_mass']:.1%} outside the stored classes; {result['student']}")
+
+
+def _asked(run: Run, n: int) -> set[int]:
+    """Positions, among n train photos, of those on which the teachers are asked again."""
+    import numpy as np
+
+    return set(np.random.default_rng(run.config.seed).choice(n, min(AGREEING, n), replace=False).tolist())
+
+
+def _judge(run: Run, info, samples: list[tuple]) -> tuple[list[dict], dict]:
+    """([figures of the ensemble, of each teacher], {sample_id, answer} of the ensemble over val).
+
+    Raises BrokenArtefact where a teacher does not say what is stored as its word.
+    """
+    from keras_pipeline.evaluation.predict import inference
+
+    models = [build.load(run, run.folder / member.path, info) for member in run.config.phase3.teachers]
+    entries: list[dict] = [{"name": "ensemble"}]
+    for number, (member, model) in enumerate(zip(run.config.phase3.teachers, models, strict=True)):
+        agreement = _agreement(run, model, [(image, record[number]) for image, record in samples])
+        if agreement < LEAST_AGREEMENT:
+            raise BrokenArtefact(
+                f"{run.folder / member.path}: of {len(samples)} stored answers {agreement:.1%} are the teacher's, "
+                f"expected {LEAST_AGREEMENT:.0%} or more: the soft labels are another model's, or of other views; run "
+                "its `logits` again with --force, then `phase3 combine`"
+            )
+        entries.append({"name": member.path, "agreement": agreement, "asked": len(samples)})
+    asked = [(model.input_shape[1], inference(model)) for model in models]
+    said = {split: _answers(run, info, split, asked) for split in ("val", "test")}
+    for split, (labels, _, answers) in said.items():
+        for entry, column in zip(entries, answers.T, strict=True):
+            entry[f"{split}_top1"] = float((column == labels).mean())
+    _, ids, answers = said["val"]
+    return entries, {"sample_id": ids, "answer": answers[:, 0]}
+
+
+def _answers(run: Run, info, split: str, asked: list[tuple]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(labels [n], sample ids [n], first answers int [n, 1 + t] of the ensemble and of each teacher).
+
+    Args:
+        asked: (image size, inference) of each teacher. Batch by batch, because 85,000 photos of 9,000 classes would be
+            3 GB a teacher.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    from keras_pipeline.data import pipeline
+    from keras_pipeline.data.preprocess import Preprocessing
+    from keras_pipeline.evaluation.predict import decoded
+    from keras_pipeline.training import soft_labels
+
+    members, temperature = run.config.phase3.teachers, run.config.phase3.distillation.temperature
+    short_side = run.config.dataset.short_side
+    photos = [pipeline.evaluation_batches(info, split, Preprocessing(size, short_side)) for size, _ in asked]
+    labels, ids, answers = [], [], []
+    for batches in progress(tf.data.Dataset.zip(*photos), description=f"teachers on {split}", unit="batches"):
+        logits = np.stack([infer(b["image"]) for b, (_, infer) in zip(batches, asked, strict=True)], axis=1)
+        scaled = (logits - logits.max(axis=2, keepdims=True)).astype(np.float64) / temperature
+        dense = scaled - np.log(np.exp(scaled).sum(axis=2, keepdims=True))
+        regions = decoded(batches[0]["region"].numpy())
+        weights = soft_labels.member_weights([(m.weight, m.region_filter) for m in members], regions)
+        together = np.asarray(soft_labels.ensemble(dense, weights, run.config.phase3.ensemble))
+        answers.append(np.concatenate([together[:, None], dense], axis=1).argmax(axis=2))
+        labels.append(batches[0]["label"].numpy())
+        ids.append(decoded(batches[0]["sample_id"].numpy()))
+    return np.concatenate(labels), np.concatenate(ids), np.concatenate(answers)
+
+
+def _agreement(run: Run, model, samples: list[tuple]) -> float:
+    """Share of (JPEG, stored record) for which the model, shown a stored view again, has the stored first answer."""
+    import numpy as np
+    import tensorflow as tf
+
+    from keras_pipeline.data import pipeline
+    from keras_pipeline.data.preprocess import Preprocessing
+    from keras_pipeline.evaluation.predict import inference
+
+    view, infer = (
+        pipeline.stored_view(Preprocessing(model.input_shape[1], run.config.dataset.short_side)),
+        inference(model),
     )
+    equal = 0
+    for start in range(0, len(samples), 64):
+        images, stored = [], []
+        for i, (image, record) in enumerate(samples[start : start + 64]):
+            number = i % len(record["views"])  # each view in its turn
+            seed = tf.constant([record["sample"], record["views"]["seed"][number]], tf.int64)
+            images.append(view(tf.constant(image), seed, tf.constant(number, tf.int64)))
+            stored.append(record["views"]["ids"][number, 0])
+        equal += int((infer(tf.stack(images)).argmax(axis=1) == np.array(stored)).sum())
+    return equal / len(samples)
 
 
 def _student_size(run: Run, info) -> dict:
     """Builds, saves and reloads the student; equal outputs or ValueError. Sizes in MB (10^6 bytes) of the weights."""
     import numpy as np
 
-    from keras_pipeline.core.artifacts import aside
     from keras_pipeline.models import heads
 
     student = build.student(run, len(info.classes))
@@ -102,12 +231,15 @@ def _student_size(run: Run, info) -> dict:
 
 STEPS = [
     Step(
-        "phase3", "combine", combine, ("dataset", "teacher_logits", "regional_logits"), ("soft_labels",),
-        ("phase3.teachers", "phase3.distillation.temperature", "phase3.soft_labels"), 1,
+        "phase3", "combine", combine, ("dataset",), ("soft_labels",),
+        ("phase3.teachers", "phase3.ensemble", "phase3.distillation.temperature", "phase3.soft_labels"), 2,
+        more_inputs=teaching.teachers_inputs("{name}_logits"),
     ),
     Step(
-        "phase3", "check", check, ("dataset", "soft_labels"), ("soft_label_check",),
-        ("seed", "phase3.model", "phase4.data"), 1,
+        "phase3", "check", check, ("dataset", "soft_labels"), ("soft_label_check", "ensemble_val"),
+        ("seed", "phase3.model", "phase3.teachers", "phase3.ensemble", "phase3.distillation.temperature",
+         "phase4.data"), 2,
         check=lambda run: check_available(run.config.phase3.model, "phase3.model.pretrained"),
+        more_inputs=teaching.teachers_inputs("{name}", "{name}_logits"),
     ),
 ]  # fmt: skip

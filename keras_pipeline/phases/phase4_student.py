@@ -3,51 +3,34 @@
 from __future__ import annotations
 
 from keras_pipeline.core.artifacts import Run, Step, write_json
+from keras_pipeline.core.config import Config
 from keras_pipeline.core.pretrained import check_available
-from keras_pipeline.phases import build, evaluating
+from keras_pipeline.phases import build, evaluating, teaching
 
 
 def distill(run: Run) -> None:
     import keras
 
-    from keras_pipeline.data import pipeline, records
-    from keras_pipeline.data.preprocess import Preprocessing
-    from keras_pipeline.training import fit, soft_labels
+    from keras_pipeline.data import records
+    from keras_pipeline.training import fit
     from keras_pipeline.training.distiller import Distiller
 
     keras.utils.set_random_seed(run.config.seed)
     info = records.load_info(run.path("dataset"))
-    store = soft_labels.Store(run.path("soft_labels"))
-    store.check_layout(build.soft_label_layout(run, info))
-    store.check_contents()  # Training reads the shards as raw bytes, and would learn from damaged ones.
-    companion = pipeline.Companion(store.folder, store.layout.dtype.itemsize, soft_labels.decoder(store.layout))
-    preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
     settings = run.config.phase3.distillation
+    taught = teaching.live(run, info) if run.config.phase4.distill.live else teaching.stored(run, info)
     model = Distiller(
         build.student(run, len(info.classes)),
         temperature=settings.temperature,
-        kl_divergence=settings.loss_weights.kl_divergence,
+        soft=settings.loss_weights.kl_divergence,
         cross_entropy=settings.loss_weights.cross_entropy,
+        loss=settings.loss,
+        teacher=taught.teacher,
     )
-
-    def batches(epochs: range, done: int):
-        dataset = pipeline.training_batches(
-            info,
-            pipeline.stored_view(preprocessing),
-            batch_size=run.config.phase4.training.batch_size,
-            seed=run.config.seed,
-            epochs=epochs,
-            done=done,
-            companion=companion,
-        )
-        teacher = ("teacher_ids", "teacher_logits", "teacher_tail")
-        return dataset.map(lambda b: ({"image": b["image"], **{k: b[k] for k in teacher}}, b["label"]))
-
-    validation = pipeline.evaluation_batches(info, "val", preprocessing)
-    validation = validation.map(lambda batch: ({"image": batch["image"]}, batch["label"]))
     stage = _stage(run, info, "distill")
     _compile(run, model, stage, run.config.phase4.distill.learning_rate)
-    write_json(run.path("distill_history"), {"epochs": fit.fit(model, batches, validation, stage)})
+    rows = fit.fit(model, taught.batches, taught.validation, stage)
+    write_json(run.path("distill_history"), {"epochs": rows})
 
 
 def finetune(run: Run) -> None:
@@ -134,11 +117,16 @@ def plot(run: Run) -> None:
     print(run.path("curves"))
 
 
+def _teachers(config: Config) -> tuple[str, ...]:
+    """Where the teachers' word comes from."""
+    return teaching.teachers_inputs("{name}")(config) if config.phase4.distill.live else ("soft_labels", "ensemble_val")
+
+
 STEPS = [
     Step(
-        "phase4", "distill", distill, ("dataset", "soft_labels"), ("distilled", "distill_history"),
-        ("seed", "deterministic", "phase3.model", "phase3.distillation", "phase4.data", "phase4.training",
-         "phase4.distill", "phase4.callbacks"), 3,
+        "phase4", "distill", distill, ("dataset",), ("distilled", "distill_history"),
+        ("seed", "deterministic", "phase3.model", "phase3.distillation", "phase3.teachers", "phase3.ensemble",
+         "phase4.data", "phase4.training", "phase4.distill", "phase4.callbacks"), 4, more_inputs=_teachers,
         check=lambda run: check_available(run.config.phase3.model, "phase3.model.pretrained"),
         clean=lambda run: build.remove_backup(run.path("distilled").parent),
     ),

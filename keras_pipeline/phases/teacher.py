@@ -211,13 +211,13 @@ def batches(run: Run, job: Job, info, repeats: np.ndarray | None) -> Batches:
     smoothing = settings.regularization.label_smoothing
 
     def mixed(batch):
-        images, labels = augment.mix(
+        images, partner, keep = augment.mix(
             batch["image"],
-            tf.one_hot(batch["label"], classes),
             mixup_alpha=settings.regularization.mixup_alpha,
             cutmix_alpha=settings.regularization.cutmix_alpha,
             seed=batch["seed"],
         )
+        labels = augment.mix_labels(tf.one_hot(batch["label"], classes), partner, keep)
         return images, (1 - smoothing) * labels + smoothing / classes
 
     def make(epochs: range, done: int) -> tf.data.Dataset:

@@ -2,49 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
 from keras import ops
 
-from keras_pipeline.training.losses import cross_entropy, distillation_kl
+from keras_pipeline.training.losses import cross_entropy, dense_kl, dist, distillation_kl, spread
 
 
 @keras.saving.register_keras_serializable("keras_pipeline")
 class Distiller(keras.Model):
-    """loss = kl_divergence · T² · KL(teacher || student) + cross_entropy · CE(label, student).
+    """loss = soft · (T² · KL(teacher || student), or DIST) + cross_entropy · CE(label, student).
 
-    Teacher outputs arrive as data: `fit` on ({"image", "teacher_ids", "teacher_logits", "teacher_tail"}, label). On
-    batches without them (validation) the loss is the cross-entropy alone. Saving it saves the student.
+    `fit` on (x, label int [N]). x holds "image", and of each of the M photos that were mixed into it (1: none was)
+    "labels" int [N, M] and "share" float [N, M], rows of which sum to 1; without them, `label` counts alone. What the
+    teacher says is data too: "teacher_ids" [N, M, K], "teacher_logits" [N, M, K], "teacher_tail" [N, M]
+    (see `losses.distillation_kl`). With a live teacher it comes of x itself. On batches without a teacher's word
+    (validation) the loss is the cross-entropy alone; "teacher_answer" int [N] there makes `agreement` known.
+
+    The metric `agreement` is the share of photos for which teacher and student answer alike. Saving saves the student.
     """
 
     def __init__(
-        self, student: keras.Model, *, temperature: float = 3.0, kl_divergence: float = 0.7, cross_entropy: float = 0.3,
+        self,
+        student: keras.Model,
+        *,
+        temperature: float = 3.0,
+        soft: float = 0.7,
+        cross_entropy: float = 0.3,
+        loss: str = "kl",
+        teacher: Callable | None = None,
         **kwargs,
-    ) -> None:  # fmt: skip
+    ) -> None:
+        """
+        Args:
+            student: image [N, S, S, 3] -> logits [N, C].
+            temperature: T > 0 of both sides.
+            soft: weight of the teacher's term.
+            cross_entropy: weight of the labels' term.
+            loss: kl | dist, the teacher's term.
+            teacher: live: x -> log-probabilities [N, C] at T. A function, whose models are neither trained nor saved.
+        """
         super().__init__(**kwargs)
         self.student = student
-        self.temperature = temperature
-        self.kl_weight = kl_divergence
-        self.ce_weight = cross_entropy
+        self.temperature, self.soft_weight, self.ce_weight = temperature, soft, cross_entropy
+        self.soft_loss, self.teacher = loss, teacher
+        self.agreement = keras.metrics.Mean(name="agreement")
         self.built = True  # The student brings all the weights; BackupAndRestore asks before the first batch.
 
     def call(self, inputs, training=None):
         return self.student(inputs["image"], training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        loss = cross_entropy(y_pred, y)
-        if "teacher_ids" in x:
-            kl = distillation_kl(
-                y_pred, x["teacher_ids"], x["teacher_logits"], x["teacher_tail"], temperature=self.temperature
-            )
-            loss = self.kl_weight * kl + self.ce_weight * loss
+        labels, share = x.get("labels"), x.get("share")
+        if labels is None:
+            labels = ops.reshape(y, (-1, 1))
+            share = ops.ones_like(labels, dtype="float32")
+        loss = sum(share[:, m] * cross_entropy(y_pred, labels[:, m]) for m in range(labels.shape[1]))
+        soft, answer = self._compare(x, y_pred, share, training)
+        if soft is not None:
+            loss = self.soft_weight * soft + self.ce_weight * loss
+        if answer is not None:
+            self.agreement.update_state(ops.cast(ops.argmax(y_pred, axis=-1) == ops.cast(answer, "int32"), "float32"))
         if sample_weight is not None:
             loss = loss * ops.cast(ops.reshape(sample_weight, (-1,)), loss.dtype)
         total = ops.mean(loss)
         for penalty in self.losses:
             total = total + penalty
         return total
+
+    def _compare(self, x, y_pred, share, training):
+        """(the teacher's term [N] or None, the teacher's answer int [N] or None)"""
+        if self.teacher is not None:
+            dense = ops.stop_gradient(self.teacher(x))
+            answer = ops.argmax(dense, axis=-1)
+            if not training:
+                return None, answer
+            term = dense_kl if self.soft_loss == "kl" else dist
+            return term(y_pred, dense, temperature=self.temperature), answer
+        if "teacher_ids" not in x:
+            return None, x.get("teacher_answer")
+        parts = [
+            (share[:, m], x["teacher_ids"][:, m], x["teacher_logits"][:, m], x["teacher_tail"][:, m])
+            for m in range(share.shape[1])
+        ]
+        answer = ops.take_along_axis(x["teacher_ids"][:, :, 0], ops.argmax(share, axis=1)[:, None], axis=1)[:, 0]
+        if self.soft_loss == "kl":
+            # The mean KL to two targets and the KL to their mixture differ by what the student can't change.
+            kl = (s * distillation_kl(y_pred, *said, temperature=self.temperature) for s, *said in parts)
+            return sum(kl), answer
+        options = {"num_classes": y_pred.shape[-1], "temperature": self.temperature}
+        dense = ops.log(sum(s[:, None] * ops.exp(spread(*said, **options)) for s, *said in parts))
+        return dist(y_pred, dense, temperature=self.temperature), answer
 
     def save(self, filepath: str | Path, overwrite: bool = True, **kwargs) -> None:
         self.student.save(filepath, overwrite=overwrite, **kwargs)
@@ -54,8 +104,9 @@ class Distiller(keras.Model):
             **super().get_config(),
             "student": keras.saving.serialize_keras_object(self.student),
             "temperature": self.temperature,
-            "kl_divergence": self.kl_weight,
+            "soft": self.soft_weight,
             "cross_entropy": self.ce_weight,
+            "loss": self.soft_loss,
         }
 
     @classmethod

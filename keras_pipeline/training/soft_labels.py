@@ -1,7 +1,7 @@
 """The soft-label store: what a teacher said of each train photo, as fixed-size records beside the train shards.
 
-`soft_labels/index.json` names dataset, class list, K, T, views and shards. Each shard has the name of its train shard and
-its photos' order, so that reading is a zip. It is a TFRecord file, whose records (each with its CRC) are blocks of
+`soft_labels/index.json` names dataset, class list, K, T, views and shards. Each shard has the name of its train shard
+and its photos' order, so that reading is a zip. It is a TFRecord file, whose records (each with its CRC) are blocks of
 
     sample int64 (hash of the sample id) | V x { seed int64 | ids uint16[K] | logits float16[K] | tail float32 }
 
