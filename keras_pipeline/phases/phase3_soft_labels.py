@@ -48,7 +48,7 @@ def combine(run: Run) -> None:
     if tail > 0.5:
         print(
             f"warning: at T {layout.temperature:g}, {tail:.0%} of what the teachers say lies outside the "
-            f"{layout.top_k} classes stored of each photo, and is spread evenly: the student learns little of it; "
+            f"{layout.top_k} classes stored of each photo, only its sum is kept, and the student learns little of it; "
             "lower phase3.distillation.temperature (1 keeps nearly all of it), or raise phase3.soft_labels.top_k"
         )
 

@@ -13,11 +13,11 @@ EMPTY_TAIL = float(np.finfo(np.float16).min)
 
 
 def distillation_kl(student_logits, teacher_ids, teacher_logits, teacher_tail, *, temperature: float):
-    """T² · KL(teacher || student) at temperature T (Hinton et al. 2015, arXiv 1503.02531, §2), from a sparse teacher.
+    """T² · KL(teacher || student) at temperature T (Hinton et al. 2015, arXiv 1503.02531, §2).
 
-    The teacher is its K largest logits and one number for all the rest, which is spread evenly over the other classes:
-    the loss and its gradient T (q - p) are those of that dense distribution, of which no (N, C) array is ever made.
-    With K = C nothing is left to spread.
+    The teacher is sparse: its K largest logits and one number for all the rest, which is compared with the student's
+    mass outside those K classes. With K = C it is the dense KL. Of how the rest is shared out nothing is said, so that
+    nothing false is taught of it: the value is never above the dense one.
 
     Args:
         student_logits: float [N, C], C >= K.
@@ -33,14 +33,16 @@ def distillation_kl(student_logits, teacher_ids, teacher_logits, teacher_tail, *
     student_top = ops.take_along_axis(student, ops.cast(teacher_ids, "int32"), axis=-1)
     teacher = ops.concatenate([ops.cast(teacher_logits, "float32") / temperature, teacher_tail[:, None]], axis=-1)
     teacher = ops.log_softmax(teacher, axis=-1)
-    top, tail = teacher[:, :-1], teacher[:, -1]
-    kl = ops.sum(ops.exp(top) * (top - student_top), axis=-1)
-    others = student.shape[-1] - top.shape[-1]
-    if others:
-        student_rest = (ops.sum(student, axis=-1) - ops.sum(student_top, axis=-1)) / others
-        # An empty tail has probability exp(-65504) = 0 exactly, so that its term is 0 * finite.
-        kl = kl + ops.exp(tail) * (tail - math.log(others) - student_rest)
+    student_all = ops.concatenate([student_top, _log_rest(student_top)[:, None]], axis=-1)
+    # An empty tail has teacher probability exp(-65504) = 0 exactly, so that its term is 0 * finite.
+    kl = ops.sum(ops.exp(teacher) * (teacher - student_all), axis=-1)
     return temperature**2 * kl
+
+
+def _log_rest(log_probabilities):
+    """log(1 - Σ exp(log_probabilities)) over the last axis, finite also when nothing is left."""
+    mass = ops.minimum(ops.sum(ops.exp(log_probabilities), axis=-1), 1.0 - 1e-7)
+    return ops.log1p(-mass)
 
 
 def dense_kl(student_logits, teacher_log_probabilities, *, temperature: float):
@@ -85,10 +87,10 @@ def _correlation(a, b, axis: int):
 
 
 def spread(teacher_ids, teacher_logits, teacher_tail, *, num_classes: int, temperature: float):
-    """A sparse teacher as the dense log-probabilities at T that `distillation_kl` means by it.
+    """A sparse teacher as dense log-probabilities at T, the tail spread evenly: for a loss that has to see every class.
 
     Args:
-        teacher_ids, teacher_logits, teacher_tail: as there; [N, K], [N, K], [N].
+        teacher_ids, teacher_logits, teacher_tail: of `distillation_kl`; [N, K], [N, K], [N].
 
     Returns:
         float32 [N, num_classes].
