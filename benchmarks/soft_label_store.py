@@ -196,8 +196,8 @@ def the_plans(folder: Path, world: World) -> None:
     size, times = (folder / "plan.npz").stat().st_size, 850_000 / STORED
     print(
         f"the plan's npz: {size / STORED:.0f} bytes a photo, written in {written:.2f} s; a batch takes {loaded:.2f} s "
-        f"and {peak / 1e6:.0f} MB; at 850,000 photos {size * times / 1e9:.1f} GB on disk, {peak * times / 1e9:.1f} GB in "
-        f"memory and {loaded * times:.0f} s a batch"
+        f"and {peak / 1e6:.0f} MB; at 850,000 photos {size * times / 1e9:.1f} GB on disk, {peak * times / 1e9:.1f} GB "
+        f"in memory and {loaded * times:.0f} s a batch"
     )
 
 

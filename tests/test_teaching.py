@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config import from_dict
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.data import augment, records
 from keras_pipeline.data.preprocess import Preprocessing
@@ -33,33 +34,46 @@ def log_softmax(z):
     return z - np.log(np.exp(z).sum(-1, keepdims=True))
 
 
-@pytest.fixture
-def taught(make_config, dataset_json):
-    """(sections) -> a run over the small dataset whose two teachers have stored what they say, and its info."""
+def config_of(root, **sections):
+    given = {
+        "dataset": {"short_side": 36},
+        "phase1": {"data": {"image_size": SIZES["teacher"]}, "model": SMALL},
+        "phase2": {"data": {"image_size": SIZES["regional"]}, "model": SMALL},
+        "phase4": {"data": {"image_size": 32}, "training": {"batch_size": 8}},
+        "phase3": {"distillation": {"temperature": T}, "soft_labels": {"views": 2}, "model": SMALL},
+    }
+    for key, value in sections.items():
+        given[key] = {**given[key], **value}
+    return from_dict({"experiment": "tiny", "root": str(root), **given})
 
-    def make(combined=True, **sections):
-        given = {
-            "dataset": {"short_side": 36},
-            "phase1": {"data": {"image_size": SIZES["teacher"]}, "model": {"name": "mobilenetv2", "pretrained": False}},
-            "phase2": {
-                "data": {"image_size": SIZES["regional"]},
-                "model": {"name": "mobilenetv2", "pretrained": False},
-            },
-            "phase4": {"data": {"image_size": 32}, "training": {"batch_size": 8}},
-            "phase3": {"distillation": {"temperature": T}, "soft_labels": {"views": 2}},
-        }
-        for key, value in sections.items():
-            given[key] = {**given.get(key, {}), **value}
-        given["phase3"]["model"] = SMALL
-        run = Run(make_config(**given), None)
-        shutil.copytree(dataset_json.parent, run.path("dataset").parent)
-        for seed, (name, size) in enumerate(SIZES.items()):
-            run.path(name).parent.mkdir(parents=True)
-            linear(size, seed).save(run.path(name))
-            teacher.logits(run, teacher.Job(name, getattr(run.config, {"teacher": "phase1"}.get(name, "phase2"))))
-        run.path("soft_labels").parent.mkdir(parents=True)
-        if combined:
-            phase3_soft_labels.combine(run)
+
+def store(run):
+    for name, settings in (("teacher", run.config.phase1), ("regional", run.config.phase2)):
+        teacher.logits(run, teacher.Job(name, settings))
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory, dataset_json):
+    """Root of a run over the small dataset: two teachers, what they say of it, combined and checked."""
+    run = Run(config_of(tmp_path_factory.mktemp("answered")), None)
+    shutil.copytree(dataset_json.parent, run.path("dataset").parent)
+    for seed, (name, size) in enumerate(SIZES.items()):
+        run.path(name).parent.mkdir(parents=True)
+        linear(size, seed).save(run.path(name))
+    store(run)
+    run.path("soft_labels").parent.mkdir(parents=True)
+    phase3_soft_labels.combine(run)
+    phase3_soft_labels.check(run)
+    return run.config.root
+
+
+@pytest.fixture
+def taught(answered, tmp_path):
+    """(sections) -> a run of these settings in a copy of it, and its info."""
+
+    def make(**sections):
+        shutil.copytree(answered, tmp_path / "root")
+        run = Run(config_of(tmp_path / "root", **sections), None)
         return run, records.load_info(run.path("dataset"))
 
     return make
@@ -86,6 +100,7 @@ def photos_of(info, split):
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_what_is_stored_is_the_teachers_word_on_the_picture_that_the_student_sees(taught, epoch):
     run, info = taught(phase3={"teachers": [{"path": "phase1/best.keras", "weight": 1.0}]})
+    phase3_soft_labels.combine(run)
     seen = one_epoch(teaching.stored(run, info), range(epoch, epoch + 1))
     assert len(seen) == 2  # of 8 photos each
     model = models_of(run)[0]
@@ -98,7 +113,7 @@ def test_what_is_stored_is_the_teachers_word_on_the_picture_that_the_student_see
 
 
 def test_live_teachers_see_the_students_view_at_their_own_size(taught):
-    run, info = taught(phase4={"distill": {"live": True}}, combined=False)
+    run, info = taught(phase4={"distill": {"live": True}})
     made = teaching.live(run, info)
     photos = {photo.label: photo for photo in photos_of(info, "train")}
     assert photos
@@ -117,6 +132,8 @@ def test_live_teachers_see_the_students_view_at_their_own_size(taught):
 def test_live_and_stored_teachers_agree_on_clean_views(taught):
     # With one stored view, the clean one, and live: none, both show the same pictures.
     run, info = taught(phase3={"soft_labels": {"views": 1}}, phase4={"distill": {"live": True, "augmentation": "none"}})
+    store(run)
+    phase3_soft_labels.combine(run)
     live, stored = teaching.live(run, info), teaching.stored(run, info)
     for (x, y), (again, same) in zip(one_epoch(live), one_epoch(stored), strict=True):
         np.testing.assert_array_equal(x["image"], again["image"])
@@ -148,7 +165,6 @@ def test_mixed_photos_bring_both_their_labels_and_teachers(taught, live):
 @pytest.mark.parametrize("live", [False, True])
 def test_validation_knows_what_the_teachers_answer(taught, live):
     run, info = taught(phase4={"distill": {"live": live}})
-    phase3_soft_labels.check(run)
     made = teaching.live(run, info) if live else teaching.stored(run, info)
     student = linear(32, seed=9)
     model = Distiller(student, temperature=T, teacher=made.teacher)
@@ -186,17 +202,19 @@ def test_the_check_measures_teachers_and_ensemble_on_every_split(taught, capsys)
 def test_stored_answers_of_another_model_are_named(taught):
     run, _ = taught()
     linear(SIZES["regional"], seed=77).save(run.path("regional"))
-    with pytest.raises(
-        BrokenArtefact, match=r"phase2/best.keras: of 23 stored answers .* the teacher's, expected 98"
-    ):
+    with pytest.raises(BrokenArtefact, match=r"phase2/best.keras: of 23 stored answers .* the teacher's, expected 98"):
         phase3_soft_labels.check(run)
 
 
 def test_a_temperature_that_leaves_most_in_the_tail_is_warned_of(taught, capsys):
-    taught(phase3={"distillation": {"temperature": 50.0}, "soft_labels": {"top_k": 1}})
-    assert "at T 50, 67% of what the teachers say lies outside the 1 classes stored" in capsys.readouterr().out
-    taught_again = capsys.readouterr().out
-    assert "warning" not in taught_again
+    run, _ = taught()
+    phase3_soft_labels.combine(run)
+    assert "warning" not in capsys.readouterr().out
+    hot = config_of(run.config.root, phase3={"distillation": {"temperature": 50.0}, "soft_labels": {"top_k": 1}})
+    run = Run(hot, None)
+    store(run)
+    phase3_soft_labels.combine(run)
+    assert "at T 50, 66% of what the teachers say lies outside the 1 classes stored" in capsys.readouterr().out
 
 
 def test_the_plans_arrays(taught):
