@@ -9,6 +9,7 @@ from keras_pipeline.core.config import VIT_PRESETS, Model
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.models import depth, heads, mobilenet, vit, weights
 from keras_pipeline.training.schedule import build_optimizer
+from keras_pipeline.web.quantize import fold_batch_norm
 
 SMALL = Model(name="mobilenetv2", alpha=0.35, pretrained=False)
 
@@ -42,6 +43,36 @@ def test_mobilenet_has_the_published_number_of_parameters(alpha, parameters):
         Model(name="mobilenetv2", alpha=alpha, pretrained=False), num_classes=17, image_size=32, dropout=0.2
     )
     assert model.count_params() == parameters
+
+
+@pytest.mark.parametrize(
+    "rank, parameters, megabytes",
+    # A whole head is 9,000 * 1,281 = 11,529,000, of rank 256 it is 1,280 * 256 + 256 * 9,000 + 9,000 = 2,640,680.
+    [(None, 2_257_984 + 11_529_000, 55.1), (256, 2_257_984 + 2_640_680, 19.6)],
+)
+def test_a_head_of_9000_classes_whole_and_factorised(rank, parameters, megabytes):
+    settings = Model(name="mobilenetv2", pretrained=False, head_rank=rank)
+    model = heads.build_classifier(settings, num_classes=9000, image_size=32, dropout=0.2)
+    assert model.count_params() == parameters
+    assert parameters * 4e-6 == pytest.approx(megabytes, abs=0.05)  # MB of float32; the plan's limit is 20
+
+
+def test_a_factorised_head_is_the_product_of_its_two_and_trains_alone(images, tmp_path):
+    keras.utils.set_random_seed(0)
+    settings = SMALL.model_copy(update={"head_rank": 2})
+    model = heads.build_classifier(settings, num_classes=5, image_size=32, dropout=0.0)
+    low, logits = model.get_layer("low_rank"), model.get_layer("logits")
+    features = keras.Model(model.inputs, low.input)(images, training=False)
+    whole = low.kernel.numpy() @ logits.kernel.numpy()
+    np.testing.assert_allclose(model(images, training=False), features @ whole + logits.bias, atol=1e-5)
+    assert np.linalg.matrix_rank(whole) == 2
+    heads.freeze_backbone(model, True)
+    assert {v.path for v in model.trainable_variables} == {"low_rank/kernel", "logits/kernel", "logits/bias"}
+    model.save(tmp_path / "student.keras")
+    again = heads.load_classifier(tmp_path / "student.keras")
+    np.testing.assert_array_equal(again(images, training=False), model(images, training=False))
+    folded = fold_batch_norm(model)
+    np.testing.assert_allclose(folded(images, training=False), model(images, training=False), atol=1e-4)
 
 
 def test_vit_tiny_has_the_published_number_of_parameters(vit_tiny):
