@@ -378,3 +378,27 @@ def test_a_report_of_an_artefact_that_was_edited_names_its_step(experiment, caps
     assert cli.main(["report", "--config", str(config)]) == 3
     err = capsys.readouterr().err
     assert "does not hold what its step writes (KeyError" in err and "phase0 audit (audit is not as" in err
+
+
+def test_live_is_the_config_key_and_goes_with_distill(experiment, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "_phase", lambda run, options: (asked.append(run.config.phase4.distill.live), 0))
+    assert cli.main(["phase4", "distill", "--live", "--config", str(experiment())]) == 0
+    assert cli.main(["phase4", "distill", "--config", str(experiment())]) == 0
+    assert asked == [True, False]
+    assert cli.main(["phase4", "evaluate", "--live", "--config", str(experiment())]) == 2
+    assert "--live goes with distill, received phase4 evaluate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["inspect"], 2, "inspect needs --sample-id"),
+        (["check", "--sample-id", "x"], 2, "--sample-id goes with inspect, received phase3 check"),
+        (["inspect", "--sample-id", "x"], 3, "dataset.json: missing; the step that writes it has not run"),
+        (["export-npz"], 3, "dataset.json: missing; the step that writes it has not run"),
+    ],
+)
+def test_looking_at_soft_labels_that_are_not_there(experiment, capsys, arguments, code, message):
+    assert cli.main(["phase3", *arguments, "--config", str(experiment())]) == code
+    assert message in capsys.readouterr().err
