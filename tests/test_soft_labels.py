@@ -75,6 +75,18 @@ def test_tail_mass():
     )
 
 
+def test_total_is_one_unless_a_record_is_broken():
+    views = soft_labels.encode_view(np.random.default_rng(0).normal(size=(4, 5)) * 3, SPARSE)
+    np.testing.assert_allclose(soft_labels.total(views, SPARSE), 1, atol=1e-12)
+    views["ids"][1] = [2, 2]  # a class twice: the smaller of its two shares is all that is left
+    views["ids"][2, 1] = 5  # no such class
+    views["tail"][3] = np.nan
+    sums = soft_labels.total(views, SPARSE)
+    shares = np.exp(np.append(views["logits"][1] / 2.0, views["tail"][1]))
+    assert sums[0] == pytest.approx(1) and sums[1] == pytest.approx(1 - shares[0] / shares.sum(), abs=1e-6)
+    assert sums[2] < 0.999 and np.isnan(sums[3])
+
+
 def test_a_certain_teacher_is_stored_finitely():
     view = soft_labels.encode_view(np.array([[1e6, 0.0, 0.0, 0.0, 0.0]]), SPARSE)
     assert view["tail"][0] == EMPTY_TAIL

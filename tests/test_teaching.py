@@ -206,6 +206,20 @@ def test_stored_answers_of_another_model_are_named(taught):
         phase3_soft_labels.check(run)
 
 
+def test_a_record_with_a_class_twice_is_named(taught):
+    run, _ = taught()
+    store = soft_labels.Store(run.path("soft_labels"))
+    shards = []
+    for position, shard in enumerate(store.shards):
+        block = store.read(shard).copy()
+        if position == 1:
+            block["views"]["ids"][2, 0, 1] = block["views"]["ids"][2, 0, 0]
+        shards.append((shard["name"], len(block), iter([block])))
+    soft_labels.write_store(run.path("soft_labels"), store.layout, shards)
+    with pytest.raises(BrokenArtefact, match=rf"{store.shards[1]['name']}: probabilities of a record sum to 1 ± 0"):
+        phase3_soft_labels.check(run)
+
+
 def test_a_temperature_that_leaves_most_in_the_tail_is_warned_of(taught, capsys):
     run, _ = taught()
     phase3_soft_labels.combine(run)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 AGREEING = 256  # photos, drawn by the seed, on which each teacher is asked again
+SUM_ERROR = 1e-5  # of the plan
 LEAST_AGREEMENT = 0.98  # float16 may turn round two answers that are as good as equal
 
 
@@ -81,9 +82,15 @@ def check(run: Run) -> None:
                 samples.append((photo.image, [block[i] for block in said[1:]]))
         hits += [int((block["views"]["ids"][:, 0, 0] == labels).sum()) for block in said]
         for start in range(0, len(labels), soft_labels.BLOCK):
-            views = said[0]["views"][start : start + soft_labels.BLOCK, 0]
-            sums = np.exp(soft_labels.dense_log_probabilities(views, layout)).sum(axis=1)
-            deviation = max(deviation, float(np.abs(sums - 1).max()))
+            for views in said[0]["views"][start : start + soft_labels.BLOCK].T:
+                off = float(np.abs(soft_labels.total(views, layout) - 1).max())
+                if not off <= SUM_ERROR:
+                    raise BrokenArtefact(
+                        f"{store.folder / store.shards[position]['name']}: probabilities of a record sum to 1 ± "
+                        f"{off:g}, expected ± {SUM_ERROR:g}: a class listed twice, or numbers that are none; run "
+                        "`phase3 combine` again with --force"
+                    )
+                deviation = max(deviation, off)
         rows += len(labels)
         tail.append(soft_labels.tail_mass(said[0]["views"][:, 0], layout))
     judged, answers = _judge(run, info, samples)

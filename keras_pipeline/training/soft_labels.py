@@ -89,6 +89,20 @@ def dense_log_probabilities(view: np.ndarray, layout: Layout) -> np.ndarray:
     return dense - np.log(np.exp(dense).sum(axis=1, keepdims=True))
 
 
+def total(view: np.ndarray, layout: Layout) -> np.ndarray:
+    """Structured [N] -> float64 [N], the probabilities at T of all classes summed up: 1, unless a class is listed twice
+    or is none of the class list, or a number is not finite (then NaN).
+    """
+    listed = np.concatenate([view["logits"].astype(np.float64) / layout.temperature, view["tail"][:, None]], axis=1)
+    shares = np.exp(listed - listed.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    by_class = np.zeros((len(view), layout.num_classes))
+    known = view["ids"] < layout.num_classes
+    rows = np.broadcast_to(np.arange(len(view))[:, None], known.shape)
+    by_class[rows[known], view["ids"][known]] = shares[:, :-1][known]
+    return by_class.sum(axis=1) + shares[:, -1]
+
+
 def tail_mass(view: np.ndarray, layout: Layout) -> np.ndarray:
     """Structured [N] -> float64 [N], the probability at T outside the K listed classes."""
     top = _log_sum(view["logits"].astype(np.float64) / layout.temperature)
