@@ -42,24 +42,17 @@ def load(run: Run, path: Path, info, *, image_size: int | None = None):
 
 def predict_split(run: Run, model_name: str, split: str, image_size: int):
     """(predictions of a model artefact over a split, dataset info); of train, its first shard only."""
-    from keras_pipeline.data import records
-
-    info = records.load_info(run.path("dataset"))
-    model = trained(run, model_name, info, image_size=image_size)
-    return predict_with(run, model, split, info, f"{model_name} on {split}"), info
-
-
-def predict_with(run: Run, model, split: str, info, description: str):
-    """As `predict_split`, of a model in hand."""
-    from keras_pipeline.data import pipeline
+    from keras_pipeline.data import pipeline, records
     from keras_pipeline.data.preprocess import Preprocessing
     from keras_pipeline.evaluation.predict import predict
 
+    info = records.load_info(run.path("dataset"))
+    model = trained(run, model_name, info, image_size=image_size)
     max_shards = 1 if split == "train" else None
     n = sum(shard["n"] for shard in info.splits[split]["shards"][:max_shards])
-    preprocessing = Preprocessing(model.input_shape[1], run.config.dataset.short_side)
+    preprocessing = Preprocessing(image_size, run.config.dataset.short_side)
     batches = pipeline.evaluation_batches(info, split, preprocessing, max_shards=max_shards)
-    return predict(model, batches, n, description)
+    return predict(model, batches, n, f"{model_name} on {split}"), info
 
 
 def soft_label_layout(run: Run, info):

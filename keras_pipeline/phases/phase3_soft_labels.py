@@ -101,7 +101,6 @@ def check(run: Run) -> None:
     result = {
         "shape": [rows, len(info.classes)],
         "sum_max_deviation": deviation,
-        "train_top1": judged[0]["train_top1"],
         "tail_mass": float(np.concatenate(tail).mean()),
         "bytes_per_photo": layout.dtype.itemsize,
         "ensemble": judged[0],

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keras_pipeline.core.artifacts import Run, aside
 from keras_pipeline.core.progress import progress
 from keras_pipeline.phases import build, teaching
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def export_npz(run: Run) -> dict:
@@ -37,30 +43,36 @@ def export_npz(run: Run) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     for name, (store, key, of, confident) in made.items():
         with aside(folder / f"{name}.npz") as temporary:
-            _write_npz(temporary, store, len(ids), key, of, {"indices": ids}, confident)
+            shards = progress(store.shards, description=name, unit="shards")
+            blocks = (block for shard in shards for block in _dense_blocks(store, shard))
+            _write_npz(temporary, blocks, key, (len(ids), layout.num_classes), of, {"indices": ids}, confident)
         print(folder / f"{name}.npz")
     return {"written": [str(folder / f"{name}.npz") for name in made]}
 
 
-def _write_npz(path: Path, store, n: int, key: str, of, arrays: dict, confident: bool) -> None:
-    """One array after the other, `key` block by block: NumPy's own `savez` wants it in memory."""
-    import zipfile
-
-    import numpy as np
-
+def _dense_blocks(store, shard: dict) -> Iterator[np.ndarray]:
+    """Log-probabilities at T of a shard's clean views, float64 [BLOCK, C] at a time."""
     from keras_pipeline.training import soft_labels
 
-    layout, confidences = store.layout, []
+    views = store.read(shard)["views"][:, 0]
+    for start in range(0, len(views), soft_labels.BLOCK):
+        yield soft_labels.dense_log_probabilities(views[start : start + soft_labels.BLOCK], store.layout)
+
+
+def _write_npz(
+    path: Path, blocks: Iterator, key: str, shape: tuple[int, int], of: Callable, arrays: dict, confident: bool
+) -> None:
+    """`of` the blocks as float32 `key`, one after the other: NumPy's own `savez` wants it whole in memory."""
+    import numpy as np
+
+    confidences = []
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         with archive.open(f"{key}.npy", "w", force_zip64=True) as out:
-            header = {"descr": "<f4", "fortran_order": False, "shape": (n, layout.num_classes)}
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(out, header)
-            for shard in progress(store.shards, description=path.name.removeprefix(".writing-"), unit="shards"):
-                views = store.read(shard)["views"][:, 0]
-                for start in range(0, len(views), soft_labels.BLOCK):
-                    dense = soft_labels.dense_log_probabilities(views[start : start + soft_labels.BLOCK], layout)
-                    confidences.append(np.exp(dense.max(axis=1)).astype("<f4"))
-                    out.write(of(dense).astype("<f4").tobytes())
+            for dense in blocks:
+                confidences.append(np.exp(dense.max(axis=1)).astype("<f4"))
+                out.write(of(dense).astype("<f4").tobytes())
         if confident:
             arrays = {**arrays, "confidences": np.concatenate(confidences)}
         for name, array in arrays.items():

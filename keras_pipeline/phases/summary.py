@@ -183,7 +183,7 @@ def _student(run: Run) -> list[Block]:
                 f"{run.config.phase4.data.image_size} px",
                 "parameters": check["student"]["parameters"],
                 "soft labels": f"{check['shape'][0]} x {check['shape'][1]}, {check['bytes_per_photo']} bytes a photo",
-                "ensemble top-1 on train": check["train_top1"],
+                "ensemble top-1 on train": check["ensemble"]["train_top1"],
             }
         ),
         Table(["split", "photos", "top-1", "top-5", "loss"], rows, "Student (train: first shard, clean views)"),

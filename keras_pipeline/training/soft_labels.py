@@ -38,7 +38,6 @@ class Layout:
     temperature: float
     top_k: int  # min(config's top_k, num_classes)
     views: int
-    policy: str = "moderate"  # augmentation of the views after the first
 
     @property
     def dtype(self) -> np.dtype:
