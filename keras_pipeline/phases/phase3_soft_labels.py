@@ -81,16 +81,7 @@ def check(run: Run) -> None:
             if rows + i in asked:
                 samples.append((photo.image, [block[i] for block in said[1:]]))
         hits += [int((block["views"]["ids"][:, 0, 0] == labels).sum()) for block in said]
-        for start in range(0, len(labels), soft_labels.BLOCK):
-            for views in said[0]["views"][start : start + soft_labels.BLOCK].T:
-                off = float(np.abs(soft_labels.total(views, layout) - 1).max())
-                if not off <= SUM_ERROR:
-                    raise BrokenArtefact(
-                        f"{store.folder / store.shards[position]['name']}: probabilities of a record sum to 1 ± "
-                        f"{off:g}, expected ± {SUM_ERROR:g}: a class listed twice, or numbers that are none; run "
-                        "`phase3 combine` again with --force"
-                    )
-                deviation = max(deviation, off)
+        deviation = max(deviation, _deviation(said[0]["views"], layout, store.folder / store.shards[position]["name"]))
         rows += len(labels)
         tail.append(soft_labels.tail_mass(said[0]["views"][:, 0], layout))
     judged, answers = _judge(run, info, samples)
@@ -119,6 +110,22 @@ def check(run: Run) -> None:
             )
         )
     print(f"soft labels {result['shape']}, {result['tail_mass']:.1%} outside the stored classes; {result['student']}")
+
+
+def _deviation(views: np.ndarray, layout, shard: Path) -> float:
+    """How far from 1 a record's probabilities sum up. Raises BrokenArtefact naming the shard where that is too far."""
+    import numpy as np
+
+    from keras_pipeline.training import soft_labels
+
+    blocks = (views[start : start + soft_labels.BLOCK].ravel() for start in range(0, len(views), soft_labels.BLOCK))
+    largest = float(np.max([np.abs(soft_labels.total(block, layout) - 1).max() for block in blocks]))
+    if not largest <= SUM_ERROR:  # NaN too
+        raise BrokenArtefact(
+            f"{shard}: probabilities of a record sum to 1 ± {largest:g}, expected ± {SUM_ERROR:g}: a class listed "
+            "twice, or numbers that are none; run `phase3 combine` again with --force"
+        )
+    return largest
 
 
 def _asked(run: Run, n: int) -> set[int]:
