@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,25 +88,23 @@ def inspect(run: Run, sample_id: str) -> dict:
     """
     import numpy as np
 
-    from keras_pipeline.data import records
+    from keras_pipeline.data import augment, records
     from keras_pipeline.training import soft_labels
 
     info = records.load_info(run.path("dataset"))
     layout = build.soft_label_layout(run, info)
-    place = next(
-        (
-            (position, row, photo)
-            for position, path in enumerate(info.shards("train"))
-            for row, photo in enumerate(map(records.decode, records.read_shard(path)))
-            if photo.sample_id == sample_id
-        ),
-        None,
-    )
-    if place is None:
+    combined = soft_labels.Store(run.path("soft_labels"))
+    combined.check_layout(layout)
+    sample = int(augment.sample_hash(sample_id))
+    # Of the soft labels a shard is some MB, of the photos a thousand times that.
+    found = ((at, np.flatnonzero(combined.read(s)["sample"] == sample)) for at, s in enumerate(combined.shards))
+    position, rows = next(((at, rows) for at, rows in found if len(rows)), (None, None))
+    if position is None:
         raise ValueError(f"--sample-id: received {sample_id!r}, which no train photo has; only those have soft labels")
-    position, row, photo = place
+    row = int(rows[0])
+    photo = records.decode(next(islice(records.read_shard(info.shards("train")[position]), row, None)))
     stores = {member.path: teaching.teacher_store(run, member.path, layout) for member in run.config.phase3.teachers}
-    stores["ensemble"] = soft_labels.Store(run.path("soft_labels"))
+    stores["ensemble"] = combined
     result = {"sample_id": sample_id, "latin_name": photo.latin_name, "region": photo.region,
               "shard": info.splits["train"]["shards"][position]["name"], "row": row, "said": {}}  # fmt: skip
     print(

@@ -23,6 +23,7 @@ from keras import ops
 from keras_pipeline.core.artifacts import aside, file_hash, read_json, write_json
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.data import tfrecord
+from keras_pipeline.data.augment import sample_hash
 from keras_pipeline.training.losses import EMPTY_TAIL
 
 BLOCK = 256  # records that are combined, and written, at once: 9,000 classes of two teachers take 74 MB as float64
@@ -269,7 +270,7 @@ def selector(layout: Layout):
         sample = tf.bitcast(record[:8], tf.int64)
         check = tf.debugging.assert_equal(
             sample,
-            tf.strings.to_hash_bucket_fast(photo["sample_id"], 2**62),
+            sample_hash(photo["sample_id"]),
             "soft labels and photos are out of step; run the `logits` and `combine` steps again",
         )
         with tf.control_dependencies([check]):
