@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV, calibration_curve
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import log_loss
 
 from keras_pipeline.evaluation import calibration
-from keras_pipeline.evaluation.metrics import confidence_and_correct, nll, softmax
+from keras_pipeline.evaluation.calibration import equal_mass, equal_width
+from keras_pipeline.evaluation.metrics import nll, softmax
+from keras_pipeline.evaluation.scores import Prior, Scores, score
 
 # Four photos, two bins of width 1/2. (0, .5]: confidence 0.3, accuracy 1/2, gap 0.2.
 # (.5, 1]: confidence (0.7 + 0.9) / 2 = 0.8, accuracy 1/2, gap 0.3. ECE = (2 * 0.2 + 2 * 0.3) / 4 = 0.25; MCE = 0.3.
@@ -22,20 +28,20 @@ def labelled_by(temperature, n=4000, c=5, seed=0):
 
 
 def test_bins_literal():
-    low, high = calibration.reliability_bins(CONFIDENCE, CORRECT, bins=2)
+    low, high = calibration.reliability_bins(CONFIDENCE, CORRECT, equal_width(2))
     assert low == pytest.approx({"lower": 0.0, "upper": 0.5, "n": 2, "confidence": 0.3, "accuracy": 0.5})
     assert high == pytest.approx({"lower": 0.5, "upper": 1.0, "n": 2, "confidence": 0.8, "accuracy": 0.5})
 
 
 def test_bins_are_open_below_and_closed_above():
-    table = calibration.reliability_bins([0.0, 0.25, 0.26, 1.0], [0, 0, 0, 1], bins=4)
+    table = calibration.reliability_bins([0.0, 0.25, 0.26, 1.0], [0, 0, 0, 1], equal_width(4))
     assert [b["n"] for b in table] == [2, 1, 0, 1]
     assert table[2]["confidence"] is None and table[2]["accuracy"] is None
 
 
 def test_ece_and_mce_literal():
-    assert calibration.expected_calibration_error(CONFIDENCE, CORRECT, bins=2) == pytest.approx(0.25)
-    assert calibration.maximum_calibration_error(CONFIDENCE, CORRECT, bins=2) == pytest.approx(0.3)
+    assert calibration.expected_calibration_error(CONFIDENCE, CORRECT, equal_width(2)) == pytest.approx(0.25)
+    assert calibration.maximum_calibration_error(CONFIDENCE, CORRECT, equal_width(2)) == pytest.approx(0.3)
 
 
 def test_ece_agrees_with_a_direct_sum_over_bins():
@@ -45,43 +51,135 @@ def test_ece_agrees_with_a_direct_sum_over_bins():
     for m in range(1, 16):
         mask = (confidence > (m - 1) / 15) & (confidence <= m / 15)
         expected += abs(correct[mask].sum() - confidence[mask].sum()) / 500
-    assert calibration.expected_calibration_error(confidence, correct) == pytest.approx(expected, abs=1e-12)
+    found = calibration.expected_calibration_error(confidence, correct, equal_width(15))
+    assert found == pytest.approx(expected, abs=1e-12)
 
 
 def test_ece_of_a_model_that_is_always_sure_is_its_error_rate():
     correct = np.arange(100) < 73
-    assert calibration.expected_calibration_error(np.ones(100), correct) == pytest.approx(0.27)
+    assert calibration.expected_calibration_error(np.ones(100), correct, equal_width(15)) == pytest.approx(0.27)
 
 
 def test_ece_ignores_the_order_of_photos():
     order = [2, 0, 3, 1]
-    one = calibration.expected_calibration_error(CONFIDENCE, CORRECT)
-    assert calibration.expected_calibration_error(CONFIDENCE[order], CORRECT[order]) == pytest.approx(one)
+    one = calibration.expected_calibration_error(CONFIDENCE, CORRECT, equal_width(15))
+    other = calibration.expected_calibration_error(CONFIDENCE[order], CORRECT[order], equal_width(15))
+    assert other == pytest.approx(one)
 
 
-def test_null_ece_literal():
+def test_ece_of_a_published_example():
+    # M. Pavlovic, 'Expected Calibration Error (ECE): A Step-by-Step Visual Explanation', 2023: 9 samples, 5 bins.
+    confidence = [0.78, 0.64, 0.92, 0.58, 0.51, 0.85, 0.70, 0.63, 0.83]
+    correct = [1, 1, 0, 1, 0, 1, 1, 0, 1]
+    found = calibration.expected_calibration_error(confidence, correct, equal_width(5))
+    assert found == pytest.approx(0.104444, abs=1e-6)
+
+
+@pytest.mark.parametrize(("strategy", "edges"), [("uniform", lambda c: equal_width(10)), ("quantile", equal_mass)])
+def test_bins_agree_with_sklearn(strategy, edges):
+    rng = np.random.default_rng(0)
+    confidence = rng.random(1000)
+    correct = rng.random(1000) < confidence
+    edges = edges(confidence) if strategy == "uniform" else edges(confidence, 10)
+    table = calibration.reliability_bins(confidence, correct, edges)
+    accuracy, mean = calibration_curve(correct, confidence, n_bins=10, strategy=strategy)
+    if strategy == "uniform":
+        np.testing.assert_allclose([b["accuracy"] for b in table], accuracy, atol=1e-12)
+        np.testing.assert_allclose([b["confidence"] for b in table], mean, atol=1e-12)
+    else:  # where a photo lies on an edge, sklearn interpolates: one photo of 100 may change its bin
+        assert [b["n"] for b in table] == [100] * 10
+        np.testing.assert_allclose([b["confidence"] for b in table], mean, atol=0.002)
+
+
+def test_equal_mass_literal():
+    # Two photos in each of three bins; the edge is the last confidence of a bin, which belongs to it.
+    np.testing.assert_array_equal(equal_mass([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 3), [0.0, 0.2, 0.4, 1.0])
+    np.testing.assert_array_equal(equal_mass([0.9] * 5 + [1.0], 3), [0.0, 0.9, 1.0])  # equal ones can't be parted
+
+
+def null_ece(confidence, bins=15, **options):
+    return calibration.null_errors(confidence, equal_width(bins), **options)[:, 0].mean()
+
+
+def test_null_errors_literal():
     # One bin, n photos of confidence 1/2: ECE is |Binomial(n, 1/2)/n - 1/2|. For n = 2 it is 1/2, 0, 0, 1/2: mean 1/4.
-    value = calibration.ece_null([0.5, 0.5], bins=1, repeats=20_000, seed=0)
-    assert value == pytest.approx(0.25, abs=0.01)  # standard error 0.25 / sqrt(20,000) = 0.0018
+    drawn = calibration.null_errors([0.5, 0.5], equal_width(1), repeats=20_000)
+    assert drawn.mean(axis=0) == pytest.approx([0.25, 0.25], abs=0.01)  # standard error 0.25 / sqrt(20,000) = 0.0018
+    # Two bins of one photo each, of confidence .4 and .6: each misses by .6 in 4 of 10 draws and by .4 otherwise. The
+    # ECE is their mean, .48; the larger of the two is .6 unless both miss by .4, .6 - .2 * .6 * .6.
+    drawn = calibration.null_errors([0.4, 0.6], equal_width(2), repeats=20_000)
+    assert drawn.mean(axis=0) == pytest.approx([0.48, 0.528], abs=0.005)
 
 
 def test_null_ece_is_what_a_calibrated_model_shows():
     rng = np.random.default_rng(1)
     confidence = rng.beta(4, 1, 400)
-    shown = [calibration.expected_calibration_error(confidence, rng.random(400) < confidence) for _ in range(200)]
-    assert calibration.ece_null(confidence) == pytest.approx(np.mean(shown), rel=0.1)
+    edges = equal_width(15)
+    shown = [
+        calibration.expected_calibration_error(confidence, rng.random(400) < confidence, edges) for _ in range(200)
+    ]
+    assert null_ece(confidence) == pytest.approx(np.mean(shown), rel=0.1)
 
 
 def test_null_ece_is_seeded_and_falls_with_n():
     confidence = np.random.default_rng(2).beta(4, 1, 6400)
-    assert calibration.ece_null(confidence, seed=3) == calibration.ece_null(confidence, seed=3)
+    assert null_ece(confidence, seed=3) == null_ece(confidence, seed=3)
     # the noise of each bin falls as 1 / sqrt(n): 64 times the photos, an eighth of the error
-    ratio = calibration.ece_null(confidence[:100]) / calibration.ece_null(confidence)
-    assert ratio == pytest.approx(8.0, rel=0.2)
+    assert null_ece(confidence[:100]) / null_ece(confidence) == pytest.approx(8.0, rel=0.2)
 
 
 def test_null_ece_of_certainty_is_zero():
-    assert calibration.ece_null(np.ones(50)) == 0.0
+    assert null_ece(np.ones(50)) == 0.0
+
+
+def scores_of(confidence, correct):
+    """Of a model with two classes: p and 1 - p."""
+    logits = np.log(np.stack([confidence, 1 - confidence], axis=1))
+    return score(logits, 1 - np.asarray(correct).astype(int))
+
+
+def test_quality_literal():
+    # ECE and MCE as above; NLL -(ln .7 + ln .4 + ln .3 + ln .9) / 4; Brier 2 (.3² + .6² + .7² + .1²) / 4.
+    scores = scores_of(np.array([0.7, 0.6, 0.7, 0.9]), [1, 0, 0, 1])
+    found = calibration.quality(scores, list("abcd"), bins=2)
+    assert found["nll"]["value"] == pytest.approx(-np.log(0.7 * 0.4 * 0.3 * 0.9) / 4)
+    assert found["brier"]["value"] == pytest.approx(2 * (0.09 + 0.36 + 0.49 + 0.01) / 4)
+    # All four in (.5, 1]: confidence 2.9 / 4, accuracy 1/2.
+    assert found["ece"]["value"] == found["mce"]["value"] == pytest.approx(2.9 / 4 - 0.5)
+    assert (found["n"], found["groups"], "fewer_photos_than_bins" in found) == (4, 4, False)
+    assert calibration.quality(scores, list("abcd"), bins=5)["fewer_photos_than_bins"] == "4 photos in 5 bins"
+
+
+def test_photos_of_one_group_widen_the_interval():
+    rng = np.random.default_rng(0)
+    plants = rng.beta(4, 1, 100)
+    confidence, correct = np.repeat(plants, 9), np.repeat(rng.random(100) < plants, 9)
+    scores = scores_of(np.maximum(confidence, 0.5), correct)
+    widths = [
+        np.diff(calibration.quality(scores, groups)["nll"]["interval"])[0]
+        for groups in (np.repeat(np.arange(100), 9), np.arange(900))
+    ]
+    assert widths[0] / widths[1] == pytest.approx(3.0, rel=0.2)  # as if there were 100 photos, not 900
+
+
+@pytest.mark.parametrize(
+    ("truth", "least"), [(lambda c: c, 0.94), (lambda c: c - 0.03, 0.80), (lambda c: c**1.4, 0.84)],
+    ids=["calibrated", "3 points too sure", "overconfident"],
+)  # fmt: skip
+def test_intervals_hold_the_true_ece(truth, least):
+    rng = np.random.default_rng(0)
+    many = rng.beta(4, 0.8, 400_000)
+    table = calibration.reliability_bins(many, np.zeros(len(many)), equal_width(15))
+    index = np.digitize(many, equal_width(15)[1:-1], right=True)
+    wanted = [np.mean(truth(many[index == m])) if b["n"] else 0 for m, b in enumerate(table)]
+    true = sum(b["n"] * abs(w - (b["confidence"] or 0)) for b, w in zip(table, wanted, strict=True)) / len(many)
+    held = 0
+    for world in range(100):
+        confidence = rng.beta(4, 0.8, 300)
+        vectors = (confidence, rng.random(300) < truth(confidence), np.ones(300), np.ones(300), confidence, confidence)
+        low, high = calibration.quality(Scores(*vectors), np.arange(300), replicates=200, seed=world)["ece"]["interval"]
+        held += low <= true <= high
+    assert held / 100 >= least
 
 
 def test_temperature_literal():
@@ -99,6 +197,36 @@ def test_temperature_is_recovered_and_agrees_with_another_minimiser(true_tempera
     )
     assert fitted == pytest.approx(true_temperature, rel=0.08)  # 4000 photos leave about 2 %
     assert fitted == pytest.approx(np.exp(other.x), rel=1e-6)
+
+
+class Echo(ClassifierMixin, BaseEstimator):
+    """A classifier whose decision function is what it is given."""
+
+    def __init__(self, classes=5):
+        self.classes, self.classes_ = classes, np.arange(classes)
+
+    def fit(self, x, y):
+        return self
+
+    def decision_function(self, x):
+        return x
+
+    def predict(self, x):
+        return x.argmax(axis=1)
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+
+@pytest.mark.parametrize("true_temperature", [0.5, 2.5])
+def test_temperature_agrees_with_sklearn(true_temperature):
+    logits, labels = labelled_by(true_temperature)
+    other = CalibratedClassifierCV(FrozenEstimator(Echo()), method="temperature", ensemble=False).fit(logits, labels)
+    fitted = calibration.fit_temperature(logits, labels)
+    # sklearn's search stops a little before the minimum: ours is never the worse
+    assert fitted == pytest.approx(1 / other.calibrated_classifiers_[0].calibrators[0].beta_, rel=1e-4)
+    assert nll(logits, labels, fitted) <= log_loss(labels, other.predict_proba(logits)) + 1e-12
+    assert nll(logits, labels, fitted) == pytest.approx(log_loss(labels, other.predict_proba(logits)), abs=1e-6)
 
 
 def test_temperature_scales_with_the_logits():
@@ -132,36 +260,28 @@ def test_too_few_photos_and_one_class_are_refused():
         calibration.fit_temperature(np.zeros((30, 3)), np.ones(30, int))
 
 
-def test_report_fits_on_one_split_and_measures_on_the_other():
-    fit, test = labelled_by(2.5, n=1000, seed=1), labelled_by(2.5, n=2000, seed=2)
-    report = calibration.calibration_report(*fit, *test, bins=10)
-    assert report["temperature"] == calibration.fit_temperature(*fit)
-    assert (report["n_fit"], report["n"], report["temperature_at_bound"]) == (1000, 2000, False)
-    assert report["nll_before"] == nll(*test)
-    assert report["nll_after"] == nll(*test, report["temperature"])
-    assert report["ece_after"] < 0.1 < report["ece_before"]
-    assert report["ece_after"] < 3 * report["ece_null"]  # a calibrated model is within its own noise
-    assert report["mce_after"] < report["mce_before"]
+def test_very_many_logits_are_searched_from_a_sample(monkeypatch):
+    logits, labels = labelled_by(1.7, n=20_000)
+    whole = calibration.fit_temperature(logits, labels)
+    passes = []
+    slope = calibration._nll_slope
+    monkeypatch.setattr(calibration, "SCOUTS", 50_000)
+    monkeypatch.setattr(calibration, "_nll_slope", lambda z, *rest: passes.append(len(z)) or slope(z, *rest))
+    assert calibration.fit_temperature(logits, labels) == pytest.approx(whole, rel=1e-6)
+    assert passes.count(20_000) <= 6 < passes.count(10_000)
+    # A sample that points elsewhere costs time, not truth: here every other photo is of another temperature.
+    logits[::2] *= 5
+    monkeypatch.setattr(calibration, "SCOUTS", 1 << 26)
+    whole = calibration.fit_temperature(logits, labels)
+    monkeypatch.setattr(calibration, "SCOUTS", 50_000)
+    assert calibration.fit_temperature(logits, labels) == pytest.approx(whole, rel=1e-6)
 
 
-def test_report_counts_every_error_in_the_same_bins():
-    fit, test = labelled_by(2.5, n=500, seed=1), labelled_by(2.5, n=500, seed=2)
-    report = calibration.calibration_report(*fit, *test, bins=4)
-    confidence, correct = confidence_and_correct(*test, temperature=report["temperature"])
-    assert report["ece_null"] == calibration.ece_null(confidence, bins=4)
-    assert report["ece_after"] == calibration.expected_calibration_error(confidence, correct, bins=4)
-    assert report["mce_after"] == calibration.maximum_calibration_error(confidence, correct, bins=4)
-
-
-def test_report_says_when_the_temperature_ran_into_a_bound():
-    labels = np.arange(30) % 3
-    report = calibration.calibration_report(np.eye(3)[labels], labels, np.eye(3)[labels], labels)
-    assert (report["temperature"], report["temperature_at_bound"]) == (0.05, True)
-
-
-def test_report_refuses_splits_of_different_classes():
-    with pytest.raises(ValueError, match="same classes"):
-        calibration.calibration_report(np.zeros((30, 3)), np.arange(30) % 3, np.zeros((30, 4)), np.arange(30) % 3)
+def test_a_prior_is_added_after_the_temperature():
+    # Logits (a, 0), prior (b, 0): label 0 in 3 of 4 photos where a / T + b = ln 3.
+    logits, labels = np.tile([[2.0, 0.0]], (40, 1)), np.tile([0, 0, 0, 1], 10)
+    prior = Prior(np.array([[0.5, 0.0], [9.0, 9.0]]), np.zeros(40, int))
+    assert calibration.fit_temperature(logits, labels, prior=prior) == pytest.approx(2 / (np.log(3) - 0.5), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -177,4 +297,4 @@ def test_report_refuses_splits_of_different_classes():
 )
 def test_malformed_confidences_are_refused(confidence, correct, bins, message):
     with pytest.raises(ValueError, match=message):
-        calibration.reliability_bins(confidence, correct, bins=bins)
+        calibration.reliability_bins(confidence, correct, equal_width(bins))

@@ -9,12 +9,13 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "keras_pipeline"
 LEVELS = [{"core"}, {"ingest", "data", "models"}, {"training", "evaluation", "web"}, {"phases", "demo"}, {"__main__"}]
 # Files in phases/ that are no phases, and whom of their own folder they may import; "phase*" stands for any phase.
-HELPERS = {"teacher", "build", "evaluating", "teaching"}
+HELPERS = {"teacher", "build", "evaluating", "teaching", "calibrating"}
 WITHIN_PHASES = {
     "teacher": {"build"},
     "build": set(),
     "evaluating": {"build"},
     "teaching": {"build"},
+    "calibrating": {"build"},
     "audit_report": set(),
     "shard_index": set(),
     "input_profile": {"teacher"},
@@ -24,7 +25,7 @@ WITHIN_PHASES = {
     "gates": set(),
     "doctor": set(),
     "runner": {"phase*", "gates", "input_profile"},
-    "summary": {"runner", "gates"},
+    "summary": {"runner", "gates", "calibrating"},
     "phase7_manifest": {"gates"} | HELPERS,
 }
 

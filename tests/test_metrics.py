@@ -86,20 +86,6 @@ def test_topk_agrees_with_sklearn(k):
     assert metrics.topk_accuracy(logits, labels, k) == pytest.approx(expected, abs=1e-12)
 
 
-def test_confidence_and_correct():
-    confidence, correct = metrics.confidence_and_correct(np.log([[3.0, 1.0], [1.0, 4.0]]), [0, 0])
-    np.testing.assert_allclose(confidence, [0.75, 0.8])
-    np.testing.assert_array_equal(correct, [True, False])
-
-
-def test_temperature_moves_confidence_but_never_the_answer():
-    logits, labels = random_case()
-    plain, correct = metrics.confidence_and_correct(logits, labels)
-    flat, correct_flat = metrics.confidence_and_correct(logits, labels, temperature=4.0)
-    assert (flat < plain).all()
-    np.testing.assert_array_equal(correct, correct_flat)
-
-
 def test_per_class_recall_literal():
     # class 0: 1 of 1; class 1: rows 1 and 3, neither first; class 2 has no photo here
     rows = [0, 1, 3]

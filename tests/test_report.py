@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_pipeline.evaluation import plots, report
-from keras_pipeline.evaluation.calibration import reliability_bins
+from keras_pipeline.evaluation.calibration import equal_width, reliability_bins
 
 GATE = {"name": "Student top-1", "status": "met", "value": 0.912, "target": "≥ 0.70", "reason": ""}
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -126,12 +126,13 @@ def draw_all(folder):
     """Every figure once, from the same numbers each time."""
     rng = np.random.default_rng(0)
     confidence = rng.beta(4, 1, 200)
-    bins = reliability_bins(confidence, rng.random(200) < confidence)
+    bins = reliability_bins(confidence, rng.random(200) < confidence, equal_width(15))
     run = {"loss": [2.0, 1.0], "val_loss": [2.1, 1.2], "learning_rate": [1e-3, 0.0]}
     plots.class_histogram({f"species {i}": 1000 // (i + 1) for i in range(60)}, folder / "many.png")
     plots.class_histogram({"Bellis perennis": 0}, folder / "few.png")
-    plots.reliability_diagram(bins, bins, folder / "reliability.png")
-    plots.risk_coverage([0.5, 1.0], [0.0, 0.1], folder / "risk.png", chosen=(0.5, 0.0))
+    plots.reliability_diagram({"": (bins, bins)}, folder / "reliability.png")
+    plots.reliability_diagram({"EU": (bins, bins), "EU_SW": (bins, bins)}, folder / "regions.png")
+    plots.risk_coverage([0.5, 1.0], [0.0, 0.1], folder / "risk.png", chosen=(0.5, 0.0), target=0.95, area=0.05)
     plots.training_curves([("distillation", run), ("fine-tuning", run), ("skipped", {})], folder / "curves.png")
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
 
@@ -140,7 +141,7 @@ def test_figures_are_the_same_bytes_twice_and_name_no_software(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first = draw_all(tmp_path / "a")
-    assert len(first) == 5
+    assert len(first) == 6
     assert first == draw_all(tmp_path / "b")
     assert not any(b"Software" in data or b"matplotlib" in data for data in first.values())
 

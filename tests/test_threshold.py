@@ -5,6 +5,9 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from keras_pipeline.evaluation import threshold
+from keras_pipeline.evaluation.calibration import fit_temperature
+from keras_pipeline.evaluation.metrics import softmax
+from keras_pipeline.evaluation.scores import score
 
 
 def photos(*groups):
@@ -39,9 +42,9 @@ def test_start_count_literal():
 
 
 def test_chooses_the_last_threshold_before_the_first_failure():
-    # 200 of 200 right at 0.90, 100 of 100 at 0.70, 0 of 60 at 0.50: down to 0.51 all 300 are right.
+    # 200 of 200 right at 0.90, 100 of 100 at 0.70, 0 of 60 at 0.50: down to 0.505 all 300 are right.
     result = threshold.choose_threshold(*photos((0.9, 200, 200), (0.7, 100, 100), (0.5, 60, 0)))
-    assert (result["threshold"], result["precision"], result["n"]) == (0.51, 1.0, 360)
+    assert (result["threshold"], result["precision"], result["n"]) == (0.505, 1.0, 360)
     assert result["coverage"] == pytest.approx(300 / 360)
     assert result["precision_lower_bound"] == pytest.approx(0.05 ** (1 / 300))
     assert (result["target_met"], result["shortfall"]) == (True, 0.0)
@@ -98,7 +101,7 @@ def test_the_order_of_photos_does_not_matter():
 
 
 def test_the_grid_is_fixed_and_falls():
-    assert (threshold.GRID[0], threshold.GRID[-1], len(threshold.GRID)) == (0.999, 0.4, 62)
+    assert (threshold.GRID[0], threshold.GRID[-1], len(threshold.GRID)) == (0.999, 0.4, 124)
     assert all(a > b for a, b in zip(threshold.GRID, threshold.GRID[1:], strict=False))
 
 
@@ -129,6 +132,119 @@ def test_promises_are_false_no_more_often_than_stated(rate):
     # 500 worlds at 5 % give 25; 41 is what an exactly 5 % procedure exceeds once in a thousand runs
     assert broken <= binom.ppf(0.999, 500, 0.05) == 41
     assert broken_by_eye > 0.4 * 500  # what the tests are for
+
+
+LOGITS = 17
+
+
+def world(rng, n, temperature):
+    """Logits of a model that is right where it is sure once they are divided by the temperature, and their labels."""
+    logits = rng.normal(size=(n, LOGITS)) * 1.5
+    logits[np.arange(n), rng.integers(0, LOGITS, n)] += 1.5 * rng.gamma(3, 1.5, n)
+    labels = (softmax(logits).cumsum(axis=1) < rng.random((n, 1))).sum(axis=1).clip(max=LOGITS - 1)
+    return logits * temperature, labels
+
+
+def oracle(truth):
+    """The coverage of one who knows how often each answer is right."""
+    sure = np.sort(truth)[::-1]
+    return (np.cumsum(sure) / np.arange(1, len(sure) + 1) >= 0.95).mean()
+
+
+def test_in_200_worlds_temperature_and_threshold_keep_their_promise():
+    # benchmarks/calibration_worlds.py does the same with 10,000 and 100,000 photos, and 9,000 classes.
+    n, temperature = 1000, 2.0
+    rng = np.random.default_rng(n)
+    logits, _ = world(rng, 10_000, temperature)
+    truth = softmax(logits, temperature).max(axis=1)  # of right answers, given the photo
+    broken, coverage = 0, []
+    for _ in range(200):
+        rows = rng.integers(0, len(logits), n)
+        drawn = (softmax(logits[rows], temperature).cumsum(axis=1) < rng.random((n, 1))).sum(axis=1)
+        labels = drawn.clip(max=LOGITS - 1)
+        fitted = fit_temperature(logits[rows], labels)
+        scores = score(logits[rows], labels, fitted)
+        result = threshold.choose_threshold(scores.confidence, scores.correct)
+        answered = truth[score(logits, np.zeros(len(logits), int), fitted).confidence >= result["threshold"]]
+        broken += result["target_met"] and answered.mean() < 0.95
+        coverage.append(len(answered) / len(logits))
+    print(f"n {n}: {broken} of 200 promises false, coverage {np.mean(coverage):.3f}, at best {oracle(truth):.3f}")
+    assert broken <= 18  # binom.ppf(0.99, 200, 0.05)
+
+
+@pytest.mark.parametrize("n", [10_000, 100_000])
+def test_with_many_photos_the_promise_holds_and_costs_little(n):
+    rng = np.random.default_rng(0)
+    confidence = rng.beta(4, 0.6, n)
+    results = [threshold.choose_threshold(confidence, rng.random(n) < confidence) for _ in range(200)]
+    broken = sum(confidence[confidence >= each["threshold"]].mean() < 0.95 for each in results if each["target_met"])
+    coverage = np.mean([each["coverage"] for each in results])
+    print(f"n {n:,}: {broken} of 200 promises false, coverage {coverage:.3f}, at best {oracle(confidence):.3f}")
+    assert broken <= 18
+    assert n < 100_000 or coverage > oracle(confidence) - 0.03
+    # What the bound alone costs, if every number of right answers is the expected one.
+    sure, covered = np.sort(confidence)[::-1], np.arange(1, n + 1)
+    bounds = threshold.precision_lower_bound(np.cumsum(sure), covered, confidence_level=0.95)
+    assert coverage > (bounds >= 0.95).mean() - 0.005
+
+
+def test_the_genus_below_the_species_threshold_keeps_its_promise_too():
+    # The same photos choose the species' threshold, and then, among those it leaves open, the genus's.
+    rng = np.random.default_rng(3)
+
+    def draw(n):
+        genus, species = rng.beta(6, 0.5, n), rng.beta(2, 0.8, n)  # p(genus right), p(species right | genus right)
+        return genus, genus * species
+
+    many_genus, many_species = draw(400_000)
+    broken = met = 0
+    for _ in range(200):
+        genus, species = draw(2000)
+        genus_right = rng.random(2000) < genus
+        right = genus_right & (rng.random(2000) < species / genus)
+        first = threshold.choose_threshold(species, right)["threshold"]
+        left = species < first
+        second = threshold.choose_threshold(genus[left], genus_right[left])
+        named = many_genus[(many_species < first) & (many_genus >= second["threshold"])]
+        met += second["target_met"]
+        broken += second["target_met"] and named.mean() < 0.95
+    print(f"genus: {met} of 200 promises made, {broken} false")
+    assert broken <= 18 < 100 < met
+
+
+def test_one_photo_of_each_group():
+    groups = np.array(["b", "a", "b", "b", "c"])
+    chosen = threshold.one_of_each(groups, seed=0)
+    assert sorted(groups[chosen]) == ["a", "b", "c"]
+    assert (np.diff(chosen) > 0).all()
+    assert {int(i) for seed in range(50) for i in threshold.one_of_each(groups, seed=seed)} == {0, 1, 2, 3, 4}
+
+
+def test_photos_needed_literal():
+    # 98 of 100 right: (98 + 1) / 102 = .970588; power .8 at level .95 against .95:
+    # ((1.644854 * sqrt(.0475) + .841621 * sqrt(.970588 * .029412)) / .020588)^2 = 591.4, and half of all photos count.
+    assert threshold.photos_needed([100], [98], 200, 0.95, 0.95) == 1183
+    # 57 of 57, 58 / 59 = .983051: 199.6 by the same sum. Of two the cheaper counts: 199.6 * 114 / 57 = 399.2.
+    assert threshold.photos_needed([57], [57], 57, 0.95, 0.95) == 200
+    assert threshold.photos_needed([57, 100], [57, 98], 114, 0.95, 0.95) == 400
+
+
+def test_no_number_of_photos_helps_a_model_that_errs_where_it_is_surest():
+    assert threshold.photos_needed([100, 200], [94, 180], 300, 0.95, 0.95) is None
+    assert threshold.photos_needed([3], [3], 3, 0.95, 0.95) is None  # three of three prove nothing
+    result = threshold.choose_threshold(*photos((0.9, 100, 60)))
+    assert (result["target_met"], result["photos_needed"]) == (False, None)
+
+
+def test_a_promise_that_was_made_needs_no_more_photos():
+    assert threshold.choose_threshold(*photos((0.9, 200, 200)))["photos_needed"] is None
+
+
+def test_as_many_photos_as_said_suffice_four_times_in_five():
+    needed = threshold.photos_needed([100], [98], 100, 0.95, 0.95)
+    right = np.random.default_rng(0).binomial(needed, 99 / 102, 4000)
+    bounds = threshold.precision_lower_bound(right, needed, confidence_level=0.95)
+    assert (bounds >= 0.95).mean() == pytest.approx(0.8, abs=0.03)
 
 
 def test_scan_is_the_plans_table():

@@ -457,10 +457,19 @@ class Phase4(Section):
         return self
 
 
+class RegionPriors(Section):
+    """What a photo's region says of its species, from the train split's counts; measured always, shipped if asked."""
+
+    ship: bool = Field(False, description="the page asks for the region, and lets it count")
+    smoothing: float = Field(100.0, gt=0, le=1e9, description="photos of no region mixed into each region's")
+    floor: float = Field(0.02, gt=0, le=1, description="the least that a region leaves of a species' probability")
+
+
 class Phase5(Section):
-    bins: int = Field(15, ge=2, le=1000, description="equal-width confidence bins of ECE and MCE (Guo 2017)")
+    bins: int = Field(15, ge=2, le=1000, description="confidence bins of ECE and MCE (Guo 2017)")
     target_precision: float = Field(0.95, gt=0, lt=1, description="promised for conclusive answers")
     confidence_level: float = Field(0.95, gt=0, lt=1, description="of the promise (one-sided)")
+    region_priors: RegionPriors = RegionPriors()
 
 
 class Phase6(Section):

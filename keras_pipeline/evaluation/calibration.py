@@ -3,36 +3,59 @@
 Guo et al. 2017, 'On Calibration of Modern Neural Networks' (arXiv 1706.04599), unless said otherwise.
 """
 
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
-from keras_pipeline.evaluation.metrics import check_logits_and_labels, confidence_and_correct, nll, row_blocks
+from keras_pipeline.evaluation.intervals import REPLICATES, TAIL, cluster_bootstrap, limits_of
+from keras_pipeline.evaluation.metrics import by_blocks, check_logits_and_labels
+from keras_pipeline.evaluation.scores import Prior, Scores, score
 
 TEMPERATURE_BOUNDS = (0.05, 20.0)  # beyond these a softmax over trained logits is one-hot or uniform
 MIN_PHOTOS = 20  # below this one photo moves the temperature by more than the correction is worth
+SCOUTS = 1 << 26  # logits that are looked at first: a full pass over 9e8 of them takes seconds
+NULL_REPEATS = 200  # two digits
 
 Bin = dict[str, float | int | None]
 
 
-def reliability_bins(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15) -> list[Bin]:
-    """Photos grouped by confidence into equal-width bins ((m-1)/M, m/M] (section 2, 'Reliability Diagrams').
+def equal_width(bins: int) -> NDArray[np.float64]:
+    """The M + 1 edges of equal-width bins over [0, 1]. ValueError for bins below 1."""
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, received {bins}: the literature uses 15.")
+    return np.linspace(0.0, 1.0, bins + 1)
+
+
+def equal_mass(confidence: ArrayLike, bins: int) -> NDArray[np.float64]:
+    """Edges between which as good as equal numbers of photos lie (Nixon et al. 2019, arXiv 1904.01685, section 3.3).
+
+    Fewer than M bins where many photos share one confidence, or where there are fewer photos than bins.
+    """
+    ranked = np.sort(confidence)
+    last = -(-len(ranked) * np.arange(1, bins) // bins) - 1  # in whole numbers: a quantile's 0.3 n may round up
+    return np.unique(np.concatenate([[0.0], ranked[last], [1.0]]))
+
+
+def reliability_bins(confidence: ArrayLike, correct: ArrayLike, edges: ArrayLike) -> list[Bin]:
+    """Photos grouped by confidence into bins (e_{m-1}, e_m] (section 2, 'Reliability Diagrams').
 
     Args:
         confidence: [n], in [0, 1].
         correct: bool or 0/1 [n].
-        bins: M >= 1.
+        edges: [M + 1] from 0 to 1, rising; of `equal_width` or `equal_mass`.
 
     Returns:
         M dictionaries `{lower, upper, n, confidence, accuracy}` in ascending order; the means are None where n = 0.
 
     Raises:
-        ValueError: lengths that differ, no photos, confidence outside [0, 1], correct not 0/1, bins below 1.
+        ValueError: lengths that differ, no photos, confidence outside [0, 1], correct not 0/1.
     """
     confidence, correct = check_confidence(confidence, correct)
-    edges, index = _assign(confidence, bins)
+    edges = np.asarray(edges, np.float64)
+    bins, index = len(edges) - 1, _assign(confidence, edges)
     counts = np.bincount(index, minlength=bins)
     confidence_sum = np.bincount(index, confidence, bins)
     correct_sum = np.bincount(index, correct, bins)
@@ -48,60 +71,131 @@ def reliability_bins(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 1
     ]
 
 
-def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15) -> float:
+def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, edges: ArrayLike) -> float:
     """ECE (eq. 3): the mean of |accuracy - confidence| over bins, weighted by photos; in [0, 1]."""
-    table = [b for b in reliability_bins(confidence, correct, bins=bins) if b["n"]]
-    return float(sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in table) / sum(b["n"] for b in table))
+    return _errors(confidence, correct, edges)[0]
 
 
-def maximum_calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15) -> float:
+def maximum_calibration_error(confidence: ArrayLike, correct: ArrayLike, edges: ArrayLike) -> float:
     """MCE (eq. 5): the largest |accuracy - confidence| of any bin that holds a photo; in [0, 1].
 
     A bin with a single photo counts in full, as in the paper: read it beside the bins' counts.
     """
-    table = [b for b in reliability_bins(confidence, correct, bins=bins) if b["n"]]
-    return max(abs(b["accuracy"] - b["confidence"]) for b in table)
+    return _errors(confidence, correct, edges)[1]
 
 
-def ece_null(confidence: ArrayLike, *, bins: int = 15, repeats: int = 200, seed: int = 0) -> float:
-    """The ECE that a perfectly calibrated model with these confidences would show, by chance alone.
+def _errors(confidence: ArrayLike, correct: ArrayLike, edges: ArrayLike) -> tuple[float, float]:
+    confidence, correct = check_confidence(confidence, correct)
+    ece, mce = _gaps(correct - confidence, _assign(confidence, edges), len(edges) - 1)
+    return float(ece), float(mce)
 
-    ECE is biased upwards in small samples, so an ECE says something only above this figure. Monte-Carlo mean over
-    `repeats` draws of correct ~ Bernoulli(confidence), the 'consistency resampling' of Bröcker & Smith 2007
-    (doi 10.1175/WAF993.1); its standard error is below 1 / sqrt(n * repeats).
+
+def _gaps(
+    gap: NDArray[np.float64], index: NDArray[np.intp], bins: int, weight: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """[ECE, MCE] from correct - confidence of each photo, its bin, and how often it counts."""
+    weight = np.ones(len(gap)) if weight is None else weight
+    photos, gaps = np.bincount(index, weight, bins), np.abs(np.bincount(index, weight * gap, bins))
+    return np.array([gaps.sum() / photos.sum(), (gaps[photos > 0] / photos[photos > 0]).max()])
+
+
+def null_errors(
+    confidence: ArrayLike, edges: ArrayLike, *, repeats: int = NULL_REPEATS, seed: int = 0
+) -> NDArray[np.float64]:
+    """[ECE, MCE] that a perfectly calibrated model with these confidences would show, by chance alone.
+
+    ECE is biased upwards in small samples, so an ECE says something only above this figure: `repeats` draws of correct
+    ~ Bernoulli(confidence), the 'consistency resampling' of Bröcker & Smith 2007 (doi 10.1175/WAF993.1). The standard
+    error of the mean ECE is below 1 / sqrt(n * repeats). Photos count as independent here; where several of a group
+    are right or wrong together, chance alone does more.
 
     Args:
         confidence: [n], in [0, 1].
-        bins: >= 1, as in the ECE that it is compared with.
+        edges: as in the ECE that it is compared with.
         repeats: >= 1.
         seed: of the draws.
 
+    Returns:
+        float64 [repeats, 2]
+
     Raises:
-        ValueError: no photos, confidence outside [0, 1], bins or repeats below 1.
+        ValueError: no photos, confidence outside [0, 1], repeats below 1.
     """
     confidence, _ = check_confidence(confidence, np.zeros(np.shape(confidence)))
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, received {repeats}: 200 gives two digits.")
-    _, index = _assign(confidence, bins)
+    index, bins = _assign(confidence, edges), len(edges) - 1
     rng = np.random.default_rng(seed)
-    total = 0.0
-    for _ in range(repeats):
-        gap = np.bincount(index, (rng.random(len(confidence)) < confidence) - confidence, bins)
-        total += np.abs(gap).sum() / len(confidence)
-    return float(total / repeats)
+    draws = ((rng.random(len(confidence)) < confidence) - confidence for _ in range(repeats))
+    return np.stack([_gaps(gap, index, bins) for gap in draws])
 
 
-def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature T that minimises the negative log likelihood of softmax(logits / T) (section 4.2, eq. 9).
+def quality(
+    scores: Scores, group_ids: Sequence[str], *, bins: int = 15, replicates: int = REPLICATES, seed: int = 0
+) -> dict[str, object]:
+    """What probabilities are worth on photos that fitted nothing, each figure with its 95 % interval over groups.
+
+    Args:
+        scores: of n photos.
+        group_ids: n names; photos of one group are not independent.
+        bins: M of ECE and MCE.
+        replicates: of the bootstrap, >= 100.
+        seed: of the draws.
+
+    Returns:
+        `n, groups`; `nll` (nats), `brier`: {value, interval}, the percentile bootstrap's; `ece, mce` (equal-width bins)
+        and `ece_equal_mass`: {value, interval, null, null_interval}, null being what perfect calibration shows by
+        chance, mean and 95 % of it. An ECE lies above the truth by what chance adds, and a replicate's lies above it
+        twice: hence the basic bootstrap (Davison & Hinkley 1997, section 5.2), mirrored at the value. Truths near 0
+        can't be told from 0, and the interval begins there where the value lies inside the null's. In simulated worlds
+        of 170 to 10,000 photos it held the truth in 84 to 97 % (tests/test_calibration.py); the plain percentiles held
+        it in 0 to 94 %. `fewer_photos_than_bins` is said where it is so.
+    """
+    n = len(scores)
+    check_confidence(scores.confidence, scores.correct)
+    gap = scores.correct - scores.confidence
+    layouts = {"ece": equal_width(bins), "ece_equal_mass": equal_mass(scores.confidence, bins)}
+    places = {name: (_assign(scores.confidence, edges), len(edges) - 1) for name, edges in layouts.items()}
+
+    def figures(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+        ece, mce = _gaps(gap, *places["ece"], weight)
+        by_mass, _ = _gaps(gap, *places["ece_equal_mass"], weight)
+        return np.array([ece, mce, by_mass, weight @ scores.nll / weight.sum(), weight @ scores.brier / weight.sum()])
+
+    values, samples = cluster_bootstrap(figures, group_ids, replicates, seed)
+    limits = limits_of(samples)
+    nulls = {name: null_errors(scores.confidence, edges, seed=seed) for name, edges in layouts.items()}
+    by_chance = (nulls["ece"][:, 0], nulls["ece"][:, 1], nulls["ece_equal_mass"][:, 0])
+    result: dict[str, object] = {"n": n, "groups": len(np.unique(group_ids))}
+    for name, value, (low, high), null in zip(
+        ("ece", "mce", "ece_equal_mass"), values, limits, by_chance, strict=False
+    ):
+        null_low, null_high = np.quantile(null, [TAIL, 1 - TAIL])
+        low, high = 2 * value - high, 2 * value - low
+        low = 0.0 if value <= null_high else max(low, 0.0)
+        result[name] = {
+            "value": float(value),
+            "interval": [float(low), float(np.clip(high, value, 1.0))],
+            "null": float(null.mean()),
+            "null_interval": [float(null_low), float(null_high)],
+        }
+    for name, value, interval in zip(("nll", "brier"), values[3:], limits[3:], strict=True):
+        result[name] = {"value": float(value), "interval": interval.tolist()}
+    return result | ({"fewer_photos_than_bins": f"{n} photos in {bins} bins"} if n < bins else {})
+
+
+def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, prior: Prior | None = None) -> float:
+    """The temperature T that minimises the negative log likelihood of softmax(logits / T + prior) (section 4.2, eq. 9).
 
     The NLL is convex in 1/T, so its only minimum is the zero of its derivative, found to a relative 1e-7. Where there
     is none inside `TEMPERATURE_BOUNDS` the bound itself is returned: the lower one where every photo is right (the
     likelihood then grows for ever as T falls), the upper one where the logits say no more than chance. A caller
-    should say so: `calibration_report` does, as `temperature_at_bound`.
+    should say so.
 
     Args:
-        logits: [n, C], finite, n >= 20, from photos that chose neither the weights nor the epoch.
+        logits: [n, C], finite, n >= 20, from photos that chose neither the weights nor the epoch; may be memory-mapped.
         labels: integer [n], in [0, C), at least two different ones.
+        prior: of each photo's region; None adds nothing.
 
     Returns:
         T in [0.05, 20]; exactly 1.0 unless T strictly lowers the NLL on these photos.
@@ -111,59 +205,53 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     """
     logits, labels = check_logits_and_labels(logits, labels)
     _check_fit_data(labels)
-    low, high = np.log(TEMPERATURE_BOUNDS)
 
-    @cache  # the search asks for its two ends again, and at full size one pass over the logits takes seconds
+    @cache  # a search asks for its two ends again, and at full size one pass over the logits takes seconds
     def slope(log_temperature: float) -> float:
-        return _nll_slope(logits, labels, float(np.exp(log_temperature)))
+        return _nll_slope(logits, labels, prior, float(np.exp(log_temperature)))
 
+    found = _zero(slope, *_bracket(logits, labels, prior, slope))
+    ends = dict(zip(np.log(TEMPERATURE_BOUNDS), TEMPERATURE_BOUNDS, strict=True))  # exp(log(20)) is a little less
+    temperature = ends.get(found, float(np.exp(found)))
+    before, after = (score(logits, labels, t, prior=prior).nll.mean() for t in (1.0, temperature))
+    return temperature if after < before else 1.0
+
+
+def _bracket(logits: NDArray, labels: NDArray, prior: Prior | None, slope: Callable[[float], float]) -> NDArray:
+    """Log-temperatures between which the zero lies: near that of evenly drawn photos where there are very many."""
+    bounds = np.log(TEMPERATURE_BOUNDS)
+    step = -(-logits.size // SCOUTS)
+    if step == 1:
+        return bounds
+    some = None if prior is None else Prior(prior.added, prior.row[::step])
+    scouts = np.asarray(logits[::step]), labels[::step], some
+    near = _zero(cache(lambda log_temperature: _nll_slope(*scouts, float(np.exp(log_temperature)))), *bounds)
+    closer = np.clip([near - 0.05, near + 0.05], *bounds)
+    return closer if slope(closer[0]) > 0 > slope(closer[1]) else bounds
+
+
+def _zero(slope: Callable[[float], float], low: float, high: float) -> float:
+    """Where the slope, which falls from above 0 to below it, is 0; an end where it isn't."""
     if slope(low) <= 0:  # still falling towards sharper: no minimum above the lower bound
-        temperature = TEMPERATURE_BOUNDS[0]
-    elif slope(high) >= 0:
-        temperature = TEMPERATURE_BOUNDS[1]
-    else:
-        temperature = float(np.exp(brentq(slope, low, high, xtol=1e-7)))
-    return temperature if nll(logits, labels, temperature) < nll(logits, labels) else 1.0
+        return low
+    return high if slope(high) >= 0 else brentq(slope, low, high, xtol=1e-7)
 
 
-def calibration_report(
-    fit_logits: ArrayLike, fit_labels: ArrayLike, test_logits: ArrayLike, test_labels: ArrayLike, *, bins: int = 15
-) -> dict[str, float | int | bool]:
-    """Fits T on one set of photos and measures what it does on another.
+def _nll_slope(logits: NDArray, labels: NDArray, prior: Prior | None, temperature: float) -> float:
+    """d NLL / d(1/T) = mean(E_p[z] - z_label), rising in 1/T since the NLL is convex there."""
 
-    Args:
-        fit_logits: [n_fit, C] of the calibration split.
-        fit_labels: integer [n_fit].
-        test_logits: [n, C] of the test split, same weights.
-        test_labels: integer [n].
-        bins: M of ECE and MCE.
+    def of(rows: slice) -> float:
+        block = logits[rows].astype(np.float64)
+        block -= block.max(axis=1, keepdims=True)  # shifts both terms alike
+        scaled = block / temperature
+        if prior is not None:
+            scaled += prior.of(rows)
+            scaled -= scaled.max(axis=1, keepdims=True)
+        weights = np.exp(scaled, out=scaled)
+        expected = np.einsum("ij,ij->i", weights, block) / weights.sum(axis=1)
+        return float((expected - np.take_along_axis(block, labels[rows, None], axis=1)[:, 0]).sum())
 
-    Returns:
-        `temperature, temperature_at_bound, n_fit` from the fit; on the test split `n`, `ece_before, mce_before,
-        nll_before` at T = 1, `ece_after, mce_after, nll_after` at T, and `ece_null`, the ECE that the calibrated
-        confidences would show if they were exactly right.
-
-    Raises:
-        ValueError: as `fit_temperature`, or class counts that differ between the two sets.
-    """
-    if np.shape(fit_logits)[1:] != np.shape(test_logits)[1:]:
-        raise ValueError(
-            f"Fit and test logits must have the same classes, received shapes {np.shape(fit_logits)} and "
-            f"{np.shape(test_logits)}: predict both splits with the same weights."
-        )
-    temperature = fit_temperature(fit_logits, fit_labels)
-    report = {
-        "temperature": temperature,
-        "temperature_at_bound": temperature in TEMPERATURE_BOUNDS,
-        "n_fit": len(np.asarray(fit_labels)),
-        "n": len(np.asarray(test_labels)),
-    }
-    for moment, t in (("before", 1.0), ("after", temperature)):
-        confidence, correct = confidence_and_correct(test_logits, test_labels, temperature=t)
-        report[f"ece_{moment}"] = expected_calibration_error(confidence, correct, bins=bins)
-        report[f"mce_{moment}"] = maximum_calibration_error(confidence, correct, bins=bins)
-        report[f"nll_{moment}"] = nll(test_logits, test_labels, t)
-    return report | {"ece_null": ece_null(confidence, bins=bins)}
+    return sum(by_blocks(logits.shape, of)) / len(labels)
 
 
 def check_confidence(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -184,12 +272,9 @@ def check_confidence(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray
     return confidence, correct.astype(bool)
 
 
-def _assign(confidence: NDArray[np.float64], bins: int) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """The M + 1 edges, and the bin of each photo; 0.0 itself joins the first bin, which the paper leaves open."""
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, received {bins}: the literature uses 15.")
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    return edges, np.digitize(confidence, edges[1:-1], right=True)
+def _assign(confidence: NDArray[np.float64], edges: ArrayLike) -> NDArray[np.intp]:
+    """The bin of each photo; 0.0 itself joins the first one, which the paper leaves open."""
+    return np.digitize(confidence, np.asarray(edges)[1:-1], right=True)
 
 
 def _check_fit_data(labels: NDArray) -> None:
@@ -203,15 +288,3 @@ def _check_fit_data(labels: NDArray) -> None:
             f"A temperature needs photos of at least 2 classes, received only class {labels[0]}: "
             "draw the calibration split from all classes."
         )
-
-
-def _nll_slope(logits: NDArray, labels: NDArray, temperature: float) -> float:
-    """d NLL / d(1/T) = mean(E_p[z] - z_label), rising in 1/T since the NLL is convex there."""
-    total = 0.0
-    for rows in row_blocks(logits.shape):
-        block = logits[rows].astype(np.float64)
-        block -= block.max(axis=1, keepdims=True)  # shifts both terms alike
-        weights = np.exp(block / temperature)
-        expected = np.einsum("ij,ij->i", weights, block) / weights.sum(axis=1)
-        total += float((expected - np.take_along_axis(block, labels[rows, None], axis=1)[:, 0]).sum())
-    return total / len(labels)

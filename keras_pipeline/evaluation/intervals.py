@@ -71,9 +71,9 @@ def accuracy_intervals(
         photos = weight.sum()
         return np.array([hits.sum() / photos, weight @ right_in_5 / photos, np.nanmean(recalls), *by_region])
 
-    estimates, samples = _bootstrap(figures, group_ids, replicates, seed)
+    estimates, samples = cluster_bootstrap(figures, group_ids, replicates, seed)
     samples[:, 2] += estimates[2] - samples[:, 2].mean()
-    limits = np.clip(_limits(samples), 0.0, 1.0)
+    limits = np.clip(limits_of(samples), 0.0, 1.0)
     certain = ~(limits[:, 0] < limits[:, 1])
     limits[certain] = share_interval(estimates, np.r_[[groups] * 3, region_groups])[certain]
     top1, top5, macro_recall, *by_region = limits.tolist()
@@ -158,7 +158,7 @@ def compare(
         by_region = _shares(np.bincount(region, gains), np.bincount(region, weight))
         return np.array([gains.sum() / weight.sum(), *by_region])
 
-    limits = _limits(_bootstrap(figures, group_ids, replicates, seed)[1])
+    limits = limits_of(cluster_bootstrap(figures, group_ids, replicates, seed)[1])
     areas = {"all": slice(None)} | {str(name): region == i for i, name in enumerate(names)}
     return {
         name: _comparison(first[own], second[own], group_ids[own], interval)
@@ -178,10 +178,23 @@ def groups_per(index: ArrayLike, group_ids: Sequence[str], size: int) -> NDArray
     return np.bincount(pairs // len(names), minlength=size)
 
 
-def _bootstrap(
-    figures: Callable[[NDArray[np.float64]], NDArray[np.float64]], group_ids: NDArray, replicates: int, seed: int
+def cluster_bootstrap(
+    figures: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    group_ids: Sequence[str],
+    replicates: int = REPLICATES,
+    seed: int = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Figures [m] of the photos as they are, and [replicates, m] of the replicates, NaN where one lacks the region."""
+    """Draws as many groups as there are, with replacement, again and again.
+
+    Args:
+        figures: how often each photo counts, float64 [n] -> figures [m].
+        group_ids: n names.
+        replicates: >= 100.
+        seed: of the draws.
+
+    Returns:
+        Figures [m] of the photos as they are, and [replicates, m] of the replicates.
+    """
     if replicates < MIN_REPLICATES:
         raise ValueError(f"replicates: received {replicates}, expected at least {MIN_REPLICATES}: {REPLICATES} do well")
     names, group = np.unique(group_ids, return_inverse=True)
@@ -195,8 +208,8 @@ def _bootstrap(
     return figures(np.ones(len(group))), np.stack([figures(weights()) for _ in range(replicates)])
 
 
-def _limits(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[replicates, m] -> [m, 2]"""
+def limits_of(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[replicates, m] -> [m, 2], where the middle 95 % of the replicates lie; NaN among them don't count."""
     return np.nanpercentile(samples, [100 * TAIL, 100 * (1 - TAIL)], axis=0).T
 
 

@@ -4,7 +4,9 @@ Everything here is a sum over photos, taken in blocks of rows: at full size the 
 [85,000, 9,000], and a float64 copy of them (6 GB) would not fit beside the original.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +16,7 @@ from keras_pipeline.evaluation.intervals import accuracy_intervals, groups_per, 
 
 # A recall over fewer test photos says too little to fail a run or to be called the worst.
 MIN_CLASS_PHOTOS = 20
+T = TypeVar("T")
 _BLOCK_ELEMENTS = 1 << 18  # 2 MB as float64: stays in the cache, and the loop still costs nothing
 
 
@@ -35,7 +38,7 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
 
 def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     """log softmax(logits / temperature), float64 [n, C]; arguments and errors as `softmax`."""
-    _check_temperature(temperature)
+    check_temperature(temperature)
     scaled = check_logits(logits).astype(np.float64) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
     scaled -= np.log(np.exp(scaled).sum(axis=1, keepdims=True))
@@ -59,24 +62,6 @@ def nll(logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0) -> float
         log_probabilities = log_softmax(logits[rows], temperature)
         total -= float(np.take_along_axis(log_probabilities, labels[rows, None], axis=1).sum())
     return total / len(labels)
-
-
-def confidence_and_correct(
-    logits: ArrayLike, labels: ArrayLike, *, temperature: float = 1.0
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The two vectors from which calibration and the threshold are computed.
-
-    Returns:
-        confidence: float64 [n], the highest class probability of each photo, in [1/C, 1].
-        correct: bool [n], whether the first class with the highest logit is the label.
-
-    Raises:
-        ValueError: as `nll`.
-    """
-    logits, labels = check_logits_and_labels(logits, labels)
-    blocks = [softmax(logits[rows], temperature).max(axis=1) for rows in row_blocks(logits.shape)]
-    # The class comes from the logits, not from the probabilities: those round to ties that the logits do not have.
-    return np.concatenate(blocks), first_guesses(logits) == labels
 
 
 def first_guesses(logits: ArrayLike) -> NDArray[np.int64]:
@@ -203,7 +188,13 @@ def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, shape[0], step))
 
 
-def _check_temperature(temperature: float) -> None:
+def by_blocks(shape: tuple[int, ...], work: Callable[[slice], T]) -> list[T]:
+    """`work` of each of `row_blocks`, on all cores: NumPy lets other threads run while it computes."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(work, row_blocks(shape)))
+
+
+def check_temperature(temperature: float) -> None:
     if not (np.isfinite(temperature) and temperature > 0):
         raise ValueError(f"Temperature must be finite and above 0, received {temperature}: 1.0 leaves logits alone.")
 

@@ -62,28 +62,37 @@ def class_histogram(counts: dict[str, int], path: str | Path, *, rare_below: int
     save_png(figure, path)
 
 
-def reliability_diagram(before: Sequence[dict], after: Sequence[dict], path: str | Path) -> None:
+def reliability_diagram(tables: dict[str, tuple[Sequence[dict], Sequence[dict]]], path: str | Path) -> None:
     """Accuracy against confidence, before and after the temperature, with the photos of each bin below.
 
     Args:
-        before: bins as `calibration.reliability_bins` returns them, at T = 1.
-        after: the same at the fitted temperature.
+        tables: {row's title, '' for none: (bins as `calibration.reliability_bins` returns them at T = 1, the same at
+            the fitted temperature)}.
         path: of the PNG.
     """
-    figure, panels = new_figure(8.5, 5.6, columns=2, rows=2, heights=(3, 1))
-    most = max(1, *(b["n"] for b in [*before, *after]))
-    for column, (title, table) in enumerate((("Before (T = 1)", before), ("After temperature", after))):
-        _reliability_panel(panels[column], table)
-        _count_panel(panels[2 + column], table, most)
-        panels[column].set_title(title)
-    panels[0].set_ylabel("accuracy")
-    panels[2].set_ylabel("photos")
+    n = len(tables)
+    figure, panels = new_figure(8.5, 0.6 + 5.0 * n, columns=2, rows=2 * n, heights=(3, 1) * n)
+    for row, (name, pair) in enumerate(tables.items()):
+        most = max(1, *(b["n"] for table in pair for b in table))
+        for column, (moment, table) in enumerate(zip(("before (T = 1)", "after temperature"), pair, strict=True)):
+            upper, lower = panels[4 * row + column], panels[4 * row + 2 + column]
+            _reliability_panel(upper, table)
+            _count_panel(lower, table, most)
+            upper.set_title(f"{short_name(name)}, {moment}" if name else moment.capitalize())
+        panels[4 * row].set_ylabel("accuracy")
+        panels[4 * row + 2].set_ylabel("photos")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     save_png(figure, path)
 
 
 def risk_coverage(
-    coverage: ArrayLike, risk: ArrayLike, path: str | Path, *, chosen: tuple[float, float] | None, target: float = 0.95
+    coverage: ArrayLike,
+    risk: ArrayLike,
+    path: str | Path,
+    *,
+    chosen: tuple[float, float] | None,
+    target: float,
+    area: float,
 ) -> None:
     """Share of wrong answers against the share of photos answered.
 
@@ -93,10 +102,11 @@ def risk_coverage(
         path: of the PNG.
         chosen: (coverage, risk) at the threshold that the app uses, marked; None draws no mark.
         target: precision promised; 1 - target is drawn as a line.
+        area: under the curve (AURC).
     """
     coverage, risk = np.asarray(coverage, float), np.asarray(risk, float)
     figure, (axes,) = new_figure(6.5, 4.0, columns=1)
-    axes.step(100 * coverage, 100 * risk, where="post", color=BLUE, label="wrong among answered")
+    axes.step(100 * coverage, 100 * risk, where="post", color=BLUE, label=f"wrong among answered (AURC {area:.4f})")
     allowed = 100 * (1 - target)
     axes.axhline(allowed, color=GREY, linestyle="--", linewidth=1, label=f"target: at most {allowed:.3g} % wrong")
     if chosen is not None:

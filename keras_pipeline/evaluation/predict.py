@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
 
 
@@ -31,29 +34,59 @@ def inference(model: keras.Model) -> Callable[[tf.Tensor], np.ndarray]:
     return lambda image: call(image).numpy()
 
 
-def predict(model: keras.Model, batches: tf.data.Dataset, n: int, description: str = "predict") -> Predictions:
+def predict(
+    model: keras.Model, batches: tf.data.Dataset, n: int, description: str = "predict", *, file: Path | None = None
+) -> Predictions:
     """Runs `model` (image -> logits) over batches of {"image", "label", "sample_id", "region", "group_id"}.
+
+    Args:
+        file: where the logits are to lie, as a memory-mapped `.npy`; None keeps them in memory.
 
     Raises ValueError unless exactly `n` photos came, or when a logit isn't finite.
     """
-    infer = inference(model)
-    columns: dict[str, list[np.ndarray]] = {k: [] for k in ("logits", "label", "sample_id", "region", "group_id")}
+    infer, shape = inference(model), (n, model.output_shape[-1])
+    logits = np.lib.format.open_memmap(file, "w+", np.float32, shape) if file else np.empty(shape, np.float32)
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "sample_id", "region", "group_id")}
+    received = 0
     with progress(total=n, description=description) as bar:
         for batch in batches:
-            columns["logits"].append(infer(batch["image"]))
-            for name in ("label", "sample_id", "region", "group_id"):
-                columns[name].append(batch[name].numpy())
-            bar.update(len(columns["label"][-1]))
-    arrays = {name: np.concatenate(parts) for name, parts in columns.items() if parts}
-    received = len(arrays.get("label", ()))
+            found = infer(batch["image"])
+            if received + len(found) <= n:
+                logits[received : received + len(found)] = found
+            received += len(found)
+            if not np.isfinite(found).all():
+                raise ValueError(
+                    f"{description}: the model answers NaN or infinity; train it again at a lower learning rate"
+                )
+            for name, parts in columns.items():
+                parts.append(batch[name].numpy())
+            bar.update(len(found))
     if received != n:
         raise ValueError(
             f"{description}: received {received} photos, expected {n}: the shards don't match dataset.json"
         )
-    if not np.isfinite(arrays["logits"]).all():
-        raise ValueError(f"{description}: the model answers NaN or infinity; train it again at a lower learning rate")
-    texts = (decoded(arrays[name]) for name in ("sample_id", "region", "group_id"))
-    return Predictions(arrays["logits"], arrays["label"], *texts)
+    arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return Predictions(
+        logits, arrays["label"], *(decoded(arrays[name]) for name in ("sample_id", "region", "group_id"))
+    )
+
+
+def save(predictions: Predictions, folder: Path, name: str) -> None:
+    """`<name>.npz` beside `<name>.npy`, where `predict` has put the logits."""
+    columns = dataclasses.asdict(dataclasses.replace(predictions, logits=np.empty(0)))
+    np.savez(folder / f"{name}.npz", **{key: values for key, values in columns.items() if key != "logits"})
+
+
+def load(folder: Path, name: str) -> Predictions:
+    """What `predict` and `save` left; the logits stay on disk. Raises BrokenArtefact where that can't be read."""
+    try:
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
+            columns = {field.name: file[field.name] for field in dataclasses.fields(Predictions)[1:]}
+        return Predictions(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False), **columns)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BrokenArtefact(
+            f"{folder / name}.npz, .npy: no predictions can be read from them ({error}); run `phase5 calibrate --force`"
+        ) from error
 
 
 def decoded(texts: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ by tests in a fixed order: 'Learn then Test' (Angelopoulos et al. 2021, arXiv 21
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +16,7 @@ from keras_pipeline.evaluation.calibration import check_confidence
 
 # The order of the tests: from the surest answers down, fixed before any photo is seen. It ends at 0.40, where the
 # plan's own scan begins: below that an answer is more likely wrong than right, whatever the average above says.
-GRID: tuple[float, ...] = (0.999, 0.995, *(percent / 100 for percent in range(99, 39, -1)))
+GRID: tuple[float, ...] = (0.999, 0.998, 0.997, 0.996, *(thousandth / 1000 for thousandth in range(995, 399, -5)))
 
 _SCAN = tuple(percent / 100 for percent in range(40, 95, 5))  # np.arange(0.4, 0.95, 0.05) without its rounding noise
 _POWER = 0.8  # customary; only decides how many photos the first test waits for
@@ -39,8 +40,9 @@ def choose_threshold(
     Returns:
         `threshold`: an answer counts as conclusive where confidence >= threshold; `precision` (None where no photo
         reaches it) and `coverage` measured there on these photos; `precision_lower_bound`, at least the target where
-        `target_met`; `shortfall` = target - bound, 0.0 where met; `n`. Where the target is missed, `threshold` is the
-        first one tested, the only one whose bound needs no discount for having been picked among many.
+        `target_met`; `shortfall` = target - bound, 0.0 where met; `n`; `photos_needed`, see the function of this name,
+        None where met. Where the target is missed, `threshold` is the first one tested, the only one whose bound needs
+        no discount for having been picked among many.
 
     Raises:
         ValueError: as `check_confidence`, or target or confidence_level outside (0, 1).
@@ -56,7 +58,34 @@ def choose_threshold(
         "precision_lower_bound": float(bounds[chosen]),
         "target_met": met,
         "shortfall": 0.0 if met else float(target - bounds[chosen]),
+        "photos_needed": None if met else photos_needed(covered, right, len(confidence), target, confidence_level),
     }
+
+
+def one_of_each(group_ids: Sequence[str], *, seed: int) -> NDArray[np.intp]:
+    """Positions, rising, of one photo of each group, drawn by the seed: photos that are independent of one another."""
+    order = np.random.default_rng(seed).permutation(len(group_ids))
+    return np.sort(order[np.unique(np.asarray(group_ids)[order], return_index=True)[1]])
+
+
+def photos_needed(covered: ArrayLike, right: ArrayLike, n: int, target: float, confidence_level: float) -> int | None:
+    """With how many photos the promise could be expected (power 0.8) to be made, if these ones are as others are.
+
+    At each threshold the precision is taken for (right + 1) / (covered + 2), Laplace's, so that three photos out of
+    three are no proof; the cheapest threshold counts. None where that is nowhere above the target: the model errs too
+    often even where it is surest, or so few photos say nothing.
+
+    Args:
+        covered, right: integer [m], photos answered, and answered correctly, at each threshold.
+        n: photos in all.
+    """
+    covered, right = np.asarray(covered, np.float64), np.asarray(right, np.float64)
+    truth = (right + 1) / (covered + 2)
+    hopeful = truth > target
+    if not hopeful.any():
+        return None
+    wanted = _comfortable(target, truth[hopeful], confidence_level) * n / covered[hopeful]
+    return math.ceil(max(wanted.min(), n + 1))
 
 
 def evaluate_threshold(confidence: ArrayLike, correct: ArrayLike, threshold: float) -> dict[str, float | int | None]:
@@ -125,14 +154,19 @@ def start_count(n: int, target: float, confidence_level: float) -> int:
     begin below the thresholds of interest (a third beat a fifth, a half and two thirds in simulated worlds of 136 to
     2000 photos); and never fewer than can pass at all, all of them right (59 for 0.95 at 0.95).
     """
-    truth = (1.0 + target) / 2.0
-    noise = norm.ppf(confidence_level) * math.sqrt(target * (1 - target)) + norm.ppf(_POWER) * math.sqrt(
-        truth * (1 - truth)
-    )
-    comfortable = math.ceil((noise / (truth - target)) ** 2)
+    comfortable = math.ceil(_comfortable(target, (1.0 + target) / 2.0, confidence_level))
     possible = math.ceil(math.log(1.0 - confidence_level) / math.log(target))
     wanted = max(possible, min(comfortable, n // 3))
     return wanted if wanted <= n else max(1, n // 3)
+
+
+def _comfortable(target: float, truth: ArrayLike, confidence_level: float) -> NDArray[np.float64]:
+    """Photos for a test of power `_POWER` that `truth`, a precision, is above `target`; no fewer than can pass."""
+    truth = np.asarray(truth, np.float64)
+    noise = norm.ppf(confidence_level) * math.sqrt(target * (1 - target)) + norm.ppf(_POWER) * np.sqrt(
+        truth * (1 - truth)
+    )
+    return np.maximum((noise / (truth - target)) ** 2, math.log(1.0 - confidence_level) / math.log(target))
 
 
 def _counts(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -40,8 +40,12 @@ def load(run: Run, path: Path, info, *, image_size: int | None = None):
     return model
 
 
-def predict_split(run: Run, model_name: str, split: str, image_size: int):
-    """(predictions of a model artefact over a split, dataset info); of train, its first shard only."""
+def predict_split(run: Run, model_name: str, split: str, image_size: int, *, file: Path | None = None):
+    """(predictions of a model artefact over a split, dataset info); of train, its first shard only.
+
+    Args:
+        file: where the logits are to lie, see `evaluation.predict`.
+    """
     from keras_pipeline.data import pipeline, records
     from keras_pipeline.data.preprocess import Preprocessing
     from keras_pipeline.evaluation.predict import predict
@@ -52,7 +56,7 @@ def predict_split(run: Run, model_name: str, split: str, image_size: int):
     n = sum(shard["n"] for shard in info.splits[split]["shards"][:max_shards])
     preprocessing = Preprocessing(image_size, run.config.dataset.short_side)
     batches = pipeline.evaluation_batches(info, split, preprocessing, max_shards=max_shards)
-    return predict(model, batches, n, f"{model_name} on {split}"), info
+    return predict(model, batches, n, f"{model_name} on {split}", file=file), info
 
 
 def soft_label_layout(run: Run, info):
@@ -92,43 +96,3 @@ def draw_curves(stages: dict[str, list[dict]], path: Path) -> None:
 def remove_backup(stage: Path) -> None:
     """What only a restart of the stage's training needs, once its artefacts are safe."""
     shutil.rmtree(stage / "backup", ignore_errors=True)
-
-
-def calibration(run: Run, model_name: str, fit_logits, fit_labels, test_logits, test_labels) -> dict:
-    """`calibration.json` of a model: fitted on the calibration split, its figures from the test split."""
-    from keras_pipeline.evaluation import calibration as calibrations
-    from keras_pipeline.evaluation import metrics, threshold
-
-    settings = run.config.phase5
-    report = calibrations.calibration_report(fit_logits, fit_labels, test_logits, test_labels, bins=settings.bins)
-    fitted = metrics.confidence_and_correct(fit_logits, fit_labels, temperature=report["temperature"])
-    tested = metrics.confidence_and_correct(test_logits, test_labels, temperature=report["temperature"])
-    chosen = threshold.choose_threshold(
-        *fitted, target=settings.target_precision, confidence_level=settings.confidence_level
-    )
-    judged = threshold.evaluate_threshold(*tested, chosen["threshold"])
-    return {
-        **report,
-        **{key: chosen[key] for key in ("threshold", "precision_lower_bound", "target_met", "shortfall")},
-        "target_precision": settings.target_precision,
-        "precision": judged["precision"],
-        "coverage": judged["coverage"],
-        "threshold_scan": threshold.threshold_scan(*tested),
-        "model": model_name,
-        "weights_hash": content_hash(run.path(model_name)),
-    }
-
-
-def describe_calibration(result: dict) -> str:
-    precision = "-" if result["precision"] is None else f"{result['precision']:.3f}"
-    bound = (
-        "; the temperature stands at its bound: too few photos, or a model that knows nothing"
-        if result["temperature_at_bound"]
-        else ""
-    )
-    promise = "" if result["target_met"] else f"; the promise falls short of the target by {result['shortfall']:.3f}"
-    return (
-        f"T {result['temperature']:.3f}, ECE {result['ece_after']:.4f} (null {result['ece_null']:.4f}); threshold "
-        f"{result['threshold']:.2f}: precision {precision}, coverage {result['coverage']:.3f} on test, promised "
-        f">= {result['precision_lower_bound']:.3f}{promise}{bound}"
-    )

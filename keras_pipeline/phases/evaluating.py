@@ -127,8 +127,9 @@ def _answers(predictions) -> dict[str, np.ndarray]:
     import numpy as np
 
     from keras_pipeline.evaluation import metrics
+    from keras_pipeline.evaluation.scores import score
 
-    confidence, _ = metrics.confidence_and_correct(predictions.logits, predictions.labels)
+    confidence = score(predictions.logits, predictions.labels).confidence
     columns = (
         predictions.sample_ids, predictions.regions, predictions.group_ids, predictions.labels,
         metrics.first_guesses(predictions.logits), confidence.astype(np.float32),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run, Step, aside, content_hash, write_json
-from keras_pipeline.phases import build
+from keras_pipeline.phases import build, calibrating
 
 
 def quantize(run: Run) -> None:
@@ -19,17 +21,18 @@ def quantize(run: Run) -> None:
     with aside(run.path("shipped")) as temporary:
         shipped.save(temporary)
     size = run.config.phase4.data.image_size
-    before, _ = build.predict_split(run, "student", "test", size)
-    after, _ = build.predict_split(run, "shipped", "test", size)
-    fit, _ = build.predict_split(run, "shipped", "calibration", size)
-    cost = rounding.compare_models(before.logits, after.logits, after.labels)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=run.path("quantization").parent) as folder:
+        before, _ = build.predict_split(run, "student", "test", size, file=Path(folder) / "before.npy")
+        fit, after = calibrating.predict(run, "shipped", Path(folder))
+        cost = rounding.compare_models(before.logits, after.logits, after.labels)
+        calibration, _ = calibrating.calibration(run, "shipped", fit, after)
     megabytes = rounding.weight_megabytes(shipped)
     result = {"type": run.config.phase6.quantization, "megabytes": megabytes, **cost, "tensors": tensors}
     write_json(run.path("quantization"), result)
-    calibration = build.calibration(run, "shipped", fit.logits, fit.labels, after.logits, after.labels)
     write_json(run.path("shipped_calibration"), calibration)
     print(f"{run.config.phase6.quantization}: {cost}")
-    print(build.describe_calibration(calibration))
+    print(calibrating.describe_temperature(calibration))
+    print(calibrating.describe(calibration))
     _refuse_costly_rounding(run, cost)
 
 
@@ -97,8 +100,9 @@ def validate(run: Run) -> None:
 
 STEPS = [
     Step(
-        "phase6", "quantize", quantize, ("dataset", "student"), ("shipped", "quantization", "shipped_calibration"),
-        ("phase4.data", "phase5", "phase6.quantization", "phase6.max_top1_loss"), 1,
+        "phase6", "quantize", quantize, ("dataset", "assignment", "student"),
+        ("shipped", "quantization", "shipped_calibration"),
+        ("seed", "phase4.data", "phase5", "phase6.quantization", "phase6.max_top1_loss"), 2,
     ),
     Step(
         "phase6", "export", export, ("dataset", "shipped", "shipped_calibration"), ("saved_model", "web", "export"),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_pipeline.core.artifacts import Run, aside
+from keras_pipeline.core.npz import NpzWriter
 from keras_pipeline.core.progress import progress
 from keras_pipeline.phases import build, teaching
 
@@ -43,42 +43,30 @@ def export_npz(run: Run) -> dict:
     folder = run.path("soft_labels").with_name("npz")
     folder.mkdir(parents=True, exist_ok=True)
     for name, (store, key, of, confident) in made.items():
-        with aside(folder / f"{name}.npz") as temporary:
-            shards = progress(store.shards, description=name, unit="shards")
-            blocks = (block for shard in shards for block in _dense_blocks(store, shard))
-            _write_npz(temporary, blocks, key, (len(ids), layout.num_classes), of, {"indices": ids}, confident)
+        confidences: list[np.ndarray] = []
+        with aside(folder / f"{name}.npz") as temporary, NpzWriter(temporary) as npz:
+            npz.add_blocks(key, (len(ids), layout.num_classes), map(of, _dense_blocks(store, name, confidences)))
+            npz.add("indices", ids)
+            if confident:
+                npz.add("confidences", np.concatenate(confidences))
         print(folder / f"{name}.npz")
     return {"written": [str(folder / f"{name}.npz") for name in made]}
 
 
-def _dense_blocks(store, shard: dict) -> Iterator[np.ndarray]:
-    """Log-probabilities at T of a shard's clean views, float64 [BLOCK, C] at a time."""
-    from keras_pipeline.training import soft_labels
-
-    views = store.read(shard)["views"][:, 0]
-    for start in range(0, len(views), soft_labels.BLOCK):
-        yield soft_labels.dense_log_probabilities(views[start : start + soft_labels.BLOCK], store.layout)
-
-
-def _write_npz(
-    path: Path, blocks: Iterator, key: str, shape: tuple[int, int], of: Callable, arrays: dict, confident: bool
-) -> None:
-    """`of` the blocks as float32 `key`, one after the other: NumPy's own `savez` wants it whole in memory."""
+def _dense_blocks(store, name: str, confidences: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Log-probabilities at T of the clean views, float64 [BLOCK, C] at a time; appends each block's largest
+    probabilities, float32 [BLOCK].
+    """
     import numpy as np
 
-    confidences = []
-    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
-        with archive.open(f"{key}.npy", "w", force_zip64=True) as out:
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(out, header)
-            for dense in blocks:
-                confidences.append(np.exp(dense.max(axis=1)).astype("<f4"))
-                out.write(of(dense).astype("<f4").tobytes())
-        if confident:
-            arrays = {**arrays, "confidences": np.concatenate(confidences)}
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w") as out:
-                np.lib.format.write_array(out, array, allow_pickle=False)
+    from keras_pipeline.training import soft_labels
+
+    for shard in progress(store.shards, description=name, unit="shards"):
+        views = store.read(shard)["views"][:, 0]
+        for start in range(0, len(views), soft_labels.BLOCK):
+            dense = soft_labels.dense_log_probabilities(views[start : start + soft_labels.BLOCK], store.layout)
+            confidences.append(np.exp(dense.max(axis=1)).astype("<f4"))
+            yield dense
 
 
 def inspect(run: Run, sample_id: str) -> dict:

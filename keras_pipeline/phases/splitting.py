@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from keras_pipeline.ingest.split import Ties
 
-TABLE = ["sample_id", "group_id", "split", "place", "latin_name", "reason"]  # columns of assignment.parquet
+# Columns of assignment.parquet.
+TABLE = ["sample_id", "group_id", "observation_id", "split", "place", "latin_name", "region", "reason"]
 LISTED = 10_000  # pairs in near_duplicates.csv; a placeholder picture alone can make as many
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from keras_pipeline.core.artifacts import Run, sidecar
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.evaluation.report import Block, Figure, KeyValues, Paragraph, Table, write_report
-from keras_pipeline.phases import gates, runner
+from keras_pipeline.phases import calibrating, gates, runner
 
 WORST = 10  # species, and pairs of them, named in a table
 
@@ -199,14 +199,19 @@ def _calibration(run: Run) -> list[Block]:
         columns = {"float student": floating, "as shipped": run.read("shipped_calibration")}
     else:
         columns = {"float student": floating}
-    for key in ("temperature", "ece_before", "ece_after", "ece_null", "mce_after", "threshold", "precision",
-                "precision_lower_bound", "coverage"):  # fmt: skip
+    rows.append(["temperature", *(column["temperature"] for column in columns.values())])
+    for moment in ("before", "after"):
+        for name in ("ece", "ece_equal_mass", "mce", "nll", "brier"):
+            cells = [_with_interval(column[moment][name]) for column in columns.values()]
+            rows.append([f"{_FIGURES[name]}, {moment}", *cells])
+    rows.append(["ECE of perfect calibration at this n", *(column["ece_null"] for column in columns.values())])
+    for key in ("threshold", "precision", "precision_lower_bound", "coverage", "aurc"):
         rows.append([key.replace("_", " "), *(column[key] for column in columns.values())])
     scan = [[row["threshold"], row["accuracy"], row["coverage"]] for row in floating["threshold_scan"]]
     promise = (
         "The threshold keeps its promise on the calibration split."
         if floating["target_met"]
-        else f"The target could not be promised: the bound falls short by {floating['shortfall']:.3f}."
+        else f"The target could not be promised: {calibrating.shortfall(floating)}."
     )
     return [
         Paragraph(
@@ -214,9 +219,20 @@ def _calibration(run: Run) -> list[Block]:
         ),
         Table(["figure", *columns], rows, "Calibration"),
         Figure(run.path("reliability"), "Reliability before and after temperature scaling, test split"),
+        Figure(run.path("reliability_regions"), "The same by region"),
         Figure(run.path("risk_coverage"), "Share of wrong answers against share of photos answered, test split"),
         Table(["threshold", "accuracy", "coverage"], scan, "Threshold scan, test split"),
     ]
+
+
+_FIGURES = {
+    "ece": "ECE", "ece_equal_mass": "ECE, bins of equal mass", "mce": "MCE", "nll": "NLL", "brier": "Brier",
+}  # fmt: skip
+
+
+def _with_interval(figure: dict) -> str:
+    low, high = figure["interval"]
+    return f"{figure['value']:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def _export(run: Run) -> list[Block]:

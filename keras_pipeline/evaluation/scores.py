@@ -1,0 +1,126 @@
+"""What calibration and thresholds have to know of each photo, from one pass over the logits.
+
+At full size the logits are [85,000, 9,000], lie on disk and are read in blocks of rows; the vectors kept of them fit
+anywhere.
+"""
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
+
+from keras_pipeline.core.taxonomy import genus
+from keras_pipeline.evaluation.metrics import (
+    by_blocks,
+    check_logits_and_labels,
+    check_temperature,
+    log_softmax,
+    row_blocks,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """What a photo's region adds to the log-probability of each class, see `priors.log_ratios`."""
+
+    added: NDArray[np.float64]  # [R, C]
+    row: NDArray[np.intp]  # [n], the row of `added` that is due to each photo
+
+    def of(self, rows: slice | NDArray) -> NDArray[np.float64]:
+        return self.added[self.row[rows]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Aligned vectors over n photos."""
+
+    confidence: NDArray[np.float64]  # the highest class probability, in [1/C, 1]
+    correct: NDArray[np.bool_]  # the first class with the highest logit is the label
+    nll: NDArray[np.float64]  # -log p(label), nats
+    brier: NDArray[np.float64]  # Σ (p - onehot)^2 over classes, in [0, 2] (Brier 1950)
+    genus_confidence: NDArray[np.float64]  # the highest sum of probabilities over the species of a genus
+    genus_correct: NDArray[np.bool_]  # that genus is the label's
+
+    def __len__(self) -> int:
+        return len(self.confidence)
+
+    def __getitem__(self, rows: NDArray | slice) -> "Scores":
+        return Scores(**{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)})
+
+
+def score(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    temperature: float = 1.0,
+    *,
+    prior: Prior | None = None,
+    genera: NDArray[np.intp] | None = None,
+) -> Scores:
+    """Scores of softmax(logits / temperature + prior).
+
+    Args:
+        logits: [n, C], finite; may be memory-mapped.
+        labels: integer [n], in [0, C).
+        temperature: > 0.
+        prior: None adds nothing.
+        genera: the genus of each class, `genera_of`; None takes each class for a genus of its own.
+
+    Raises:
+        ValueError: shapes that do not match, no photos, NaN or infinite logits, labels out of range.
+    """
+    logits, labels = check_logits_and_labels(logits, labels)
+    check_temperature(temperature)
+    genera = np.arange(logits.shape[1]) if genera is None else genera
+    member = csr_array((np.ones(len(genera)), (np.arange(len(genera)), genera)))  # [C, G]
+
+    def of(rows: slice) -> tuple[NDArray, ...]:
+        label = labels[rows]
+        block = logits[rows].astype(np.float64) / temperature
+        if prior is not None:
+            block += prior.of(rows)
+        block -= block.max(axis=1, keepdims=True)
+        own = np.take_along_axis(block, label[:, None], axis=1)[:, 0]
+        # The class comes from the logits, not from the probabilities: those round to ties that the logits don't have.
+        correct = block.argmax(axis=1) == label
+        weight = np.exp(block)
+        total = weight.sum(axis=1)
+        by_genus = weight @ member
+        brier = np.einsum("ij,ij->i", weight, weight) / total**2 - 2 * np.exp(own) / total + 1
+        return (
+            1 / total, correct, np.log(total) - own, brier,
+            # Sums of probabilities round above 1.
+            np.minimum(by_genus.max(axis=1) / total, 1.0), by_genus.argmax(axis=1) == genera[label],
+        )  # fmt: skip
+
+    return Scores(*map(np.concatenate, zip(*by_blocks(logits.shape, of), strict=True)))
+
+
+def genera_of(classes: list[str]) -> NDArray[np.intp]:
+    """Latin names [C] -> the genus of each, an index into the sorted genera."""
+    return np.unique([genus(name) for name in classes], return_inverse=True)[1]
+
+
+def together(logits: ArrayLike, temperature: float, member: ArrayLike, count: int) -> NDArray[np.float32]:
+    """What several photos of one plant say together: the mean of their log-probabilities.
+
+    Args:
+        logits: [n, C], finite; may be memory-mapped.
+        temperature: > 0, divides them.
+        member: integer [n], in [0, count): the plant on each photo; -1 for photos that are left out.
+        count: m, plants; each has a photo.
+
+    Returns:
+        float32 [m, C], logits of the plants; their temperature is 1.
+    """
+    member = np.asarray(member)
+    order = np.argsort(member, kind="stable")
+    order = order[np.searchsorted(member[order], 0) :]
+    firsts = np.searchsorted(member[order], np.arange(count + 1))
+    said = np.empty((count, np.shape(logits)[1]), np.float32)
+    for plants in row_blocks(said.shape):
+        begins = firsts[plants.start : plants.stop + 1]
+        mean = log_softmax(logits[order[begins[0] : begins[-1]]], temperature)
+        mean = np.add.reduceat(mean, begins[:-1] - begins[0], axis=0)
+        said[plants] = mean / np.diff(begins)[:, None]
+    return said

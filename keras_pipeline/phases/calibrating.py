@@ -1,0 +1,437 @@
+"""What a model's probabilities are worth, and when it should say 'not conclusive': of the float student in phase 5, of
+the shipped weights in phase 6.
+
+Everything is fitted on the calibration split and measured on the test split.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keras_pipeline.core.artifacts import Run, content_hash
+from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.schema import UNKNOWN_REGION
+from keras_pipeline.phases import build
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from keras_pipeline.evaluation.predict import Predictions
+    from keras_pipeline.evaluation.scores import Prior, Scores
+
+LEAST = 20  # photos for figures of their own: of a region, of observations
+
+
+def predict(run: Run, model_name: str, folder: Path) -> tuple[Predictions, Predictions]:
+    """Of the calibration and the test split; the logits lie in `folder`, see `evaluation.predict`."""
+    from keras_pipeline.evaluation import predict as predictions
+
+    found = []
+    for split in ("calibration", "test"):
+        found.append(
+            build.predict_split(
+                run, model_name, split, run.config.phase4.data.image_size, file=folder / f"{split}.npy"
+            )[0]
+        )
+        predictions.save(found[-1], folder, split)
+    return found[0], found[1]
+
+
+def places(run: Run) -> pd.DataFrame:
+    """Where each photo went: sample_id (index), split, latin_name, region, observation_id."""
+    import pandas as pd
+    import pyarrow as pa
+
+    columns = ["sample_id", "split", "latin_name", "region", "observation_id"]
+    try:
+        return pd.read_parquet(run.path("assignment"), columns=columns).set_index("sample_id")
+    except (OSError, pa.ArrowException) as error:
+        said = str(error).partition("\n")[0]
+        raise BrokenArtefact(f"{run.path('assignment')}: {said}; run `phase0 split --force`") from None
+
+
+def refuse_learnt(run: Run, table: pd.DataFrame, fit: Predictions, test: Predictions) -> None:
+    """Raises BrokenArtefact where photos that are to judge the model, or to calibrate it, have chosen its weights or
+    each other's place: by sample id, and by the shards' hashes.
+    """
+    splits = run.read("dataset")["splits"]
+    for name, predictions in (("calibration", fit), ("test", test)):
+        place = table.split.reindex(predictions.sample_ids)
+        wrong = place[place != name]
+        if len(wrong):
+            raise BrokenArtefact(
+                f"{name}: {len(wrong)} of {len(place)} photos are of another split, the first, {wrong.index[0]}, of "
+                f"{wrong.iloc[0] or 'none'}: a model is not judged on photos it has learnt from; run `phase0 split "
+                "--force` and what follows"
+            )
+        for other in splits.keys() - {name}:
+            shared = {s["sha256"] for s in splits[name]["shards"]} & {s["sha256"] for s in splits[other]["shards"]}
+            if shared:
+                raise BrokenArtefact(
+                    f"{run.path('dataset')}: {name} and {other} have a shard in common (sha256 {min(shared)[:12]}): "
+                    "a model is not judged on photos it has learnt from; run `phase0 split --force` and what follows"
+                )
+
+
+def temperature(run: Run, fit: Predictions, test: Predictions) -> tuple[dict, Scores, Scores]:
+    """(`temperature.json`: T, and what the probabilities are worth before and after it, overall and by region; the test
+    photos' scores before, and after).
+    """
+    from keras_pipeline.evaluation import calibration
+    from keras_pipeline.evaluation.scores import score
+
+    value = calibration.fit_temperature(fit.logits, fit.labels)
+    before, after = (score(test.logits, test.labels, t) for t in (1.0, value))
+    overall = {"before": _quality(run, before, test), "after": _quality(run, after, test)}
+    per_region = {}
+    for region, own in _regions(test):
+        if own.sum() < LEAST:
+            per_region[region] = _too_few(int(own.sum()), "test photos")
+        else:
+            per_region[region] = {
+                moment: _quality(run, scores[own], test, own)
+                for moment, scores in (("before", before), ("after", after))
+            }
+    flat = {
+        f"{name}_{moment}": figures[name]["value"]
+        for moment, figures in overall.items()
+        for name in ("ece", "mce", "nll", "brier")
+    }
+    result = {
+        "temperature": value,
+        "temperature_at_bound": value in calibration.TEMPERATURE_BOUNDS,
+        "n_fit": len(fit.labels),
+        "n": len(test.labels),
+        **flat,
+        "ece_null": overall["after"]["ece"]["null"],
+        **overall,
+        "per_region": per_region,
+    }
+    return result, before, after
+
+
+def _threshold(run: Run, fit: Predictions, test: Predictions, value: float, table: pd.DataFrame) -> tuple[dict, Scores]:
+    """(the other half of `calibration.json`: the threshold, the genus below it, what region and further photos add; the
+    test photos' scores).
+
+    Args:
+        value: T.
+        table: of `places`.
+    """
+    from keras_pipeline.evaluation import threshold as thresholds
+    from keras_pipeline.evaluation.scores import genera_of, score
+
+    genera = genera_of(run.read("dataset")["classes"])
+    fitted, tested = (score(each.logits, each.labels, value, genera=genera) for each in (fit, test))
+    chosen = choose(run, fitted, fit)
+    judged = thresholds.evaluate_threshold(tested.confidence, tested.correct, chosen["threshold"])
+    result = {
+        **chosen,
+        "target_precision": run.config.phase5.target_precision,
+        "precision": judged["precision"],
+        "coverage": judged["coverage"],
+        "aurc": thresholds.risk_coverage(tested.confidence, tested.correct)[2],
+        "threshold_scan": thresholds.threshold_scan(tested.confidence, tested.correct),
+        "threshold_per_region": _by_region(run, fit, test, fitted, tested),
+        "genus": _genus(run, fit, fitted, tested, chosen["threshold"], genera),
+        "region_priors": _with_priors(run, fit, test, tested, table),
+        "observations": _observations(run, test, table, value, chosen["threshold"]),
+    }
+    return result, tested
+
+
+def calibration(
+    run: Run, model_name: str, fit: Predictions, test: Predictions, fitted: dict | None = None
+) -> tuple[dict, Scores]:
+    """(`calibration.json` of a model, the test photos' scores).
+
+    Args:
+        fitted: of `temperature`, where that is known.
+    """
+    table = places(run)
+    refuse_learnt(run, table, fit, test)
+    fitted = fitted or temperature(run, fit, test)[0]
+    chosen, tested = _threshold(run, fit, test, fitted["temperature"], table)
+    made_of = {"model": model_name, "weights_hash": content_hash(run.path(model_name))}
+    return {**fitted, **chosen, **made_of}, tested
+
+
+def draw_reliability(run: Run, test: Predictions, before: Scores, after: Scores) -> None:
+    """reliability.png, and reliability_regions.png of the regions with photos enough."""
+    from keras_pipeline.evaluation import calibration, plots
+
+    edges = calibration.equal_width(run.config.phase5.bins)
+
+    def bins(rows: np.ndarray | slice) -> tuple[list[dict], list[dict]]:
+        own = (scores[rows] for scores in (before, after))
+        first, second = (calibration.reliability_bins(each.confidence, each.correct, edges) for each in own)
+        return first, second
+
+    plots.reliability_diagram({"": bins(slice(None))}, run.path("reliability"))
+    regions = {name: bins(own) for name, own in _regions(test) if own.sum() >= LEAST}
+    plots.reliability_diagram(regions or {"": bins(slice(None))}, run.path("reliability_regions"))
+
+
+def draw_risk(run: Run, result: dict, tested: Scores) -> None:
+    from keras_pipeline.evaluation import plots, threshold
+
+    coverage, risk, area = threshold.risk_coverage(tested.confidence, tested.correct)
+    chosen = None if result["precision"] is None else (result["coverage"], 1 - result["precision"])
+    target = run.config.phase5.target_precision
+    plots.risk_coverage(coverage, risk, run.path("risk_coverage"), chosen=chosen, target=target, area=area)
+
+
+def describe_temperature(result: dict) -> str:
+    lines = [f"fitted on {result['n_fit']} calibration photos, test n {result['n']}"]
+    for moment, value in (("before", 1.0), ("after", result["temperature"])):
+        lines.append(f"{moment} (T {value:.3f}): {_describe_quality(result[moment])}")
+    if result["temperature_at_bound"]:
+        lines.append("the temperature stands at its bound: too few photos, or a model that knows nothing")
+    lines += [f"{region}: {entry['why']}" for region, entry in result["per_region"].items() if "why" in entry]
+    return "\n".join(lines)
+
+
+def describe(result: dict) -> str:
+    lines = [f"{_describe_promise(result)}; AURC {result['aurc']:.4f}"]
+    if not result["target_met"]:
+        lines.append(shortfall(result))
+    genus, priors, several = result["genus"], result["region_priors"], result["observations"]
+    for name, entry in (("genus", genus), ("region priors", priors), ("several photos", several)):
+        if "why" in entry:
+            lines.append(f"{name}: {entry['why']}")
+    if "why" not in genus:
+        lines.append(f"genus of {genus['n']} test photos without a conclusive species: {_describe_promise(genus)}")
+    if "why" not in priors:
+        top1 = priors["top1"]
+        low, high = top1["interval"]
+        lines.append(
+            f"region priors{'' if priors['ship'] else ' (not shipped)'}: top-1 {top1['first']:.3f} -> "
+            f"{top1['second']:.3f} ({top1['difference']:+.3f} [{low:+.3f}, {high:+.3f}]), "
+            f"{_describe_promise(priors)}; {_describe_quality(priors['with'])}"
+        )
+    if "why" not in several:
+        lines.append(f"{several['n']} observations of {several['photos']} test photos")
+        lines += [f"  {name}: {_describe_quality(several[name])}" for name in ("single", "together")]
+    return "\n".join(lines)
+
+
+def _describe_promise(chosen: dict) -> str:
+    precision = "-" if chosen["precision"] is None else f"{chosen['precision']:.3f}"
+    return (
+        f"threshold {chosen['threshold']:.3f}: precision {precision}, coverage {chosen['coverage']:.3f} on test, "
+        f"promised >= {chosen['precision_lower_bound']:.3f}"
+    )
+
+
+def _describe_quality(figures: dict) -> str:
+    ece = figures["ece"]
+    low, high = ece["interval"]
+    return (
+        f"top-1 {figures['top1']:.3f}, ECE {ece['value']:.4f} [{low:.4f}, {high:.4f}] ({ece['null']:.4f} by chance "
+        f"alone), equal-mass {figures['ece_equal_mass']['value']:.4f}, MCE {figures['mce']['value']:.3f}, NLL "
+        f"{figures['nll']['value']:.4f}, Brier {figures['brier']['value']:.4f}"
+        + (f"; {figures['fewer_photos_than_bins']}" if "fewer_photos_than_bins" in figures else "")
+    )
+
+
+def shortfall(result: dict) -> str:
+    """What to tell where a promise can't be made."""
+    needed = (
+        f"about {result['photos_needed']} of different plants, instead of {result['n_promise']}, would settle it"
+        if result["photos_needed"]
+        else "more of them would not help as far as these can tell: the model errs too often where it is surest, or "
+        "they are very few"
+    )
+    return (
+        f"the promise falls short of the target by {result['shortfall']:.3f}: >= {result['precision_lower_bound']:.3f} "
+        f"is the best that {result['n_promise']} independent calibration photos allow; {needed}"
+    )
+
+
+def choose(run: Run, scores: Scores, photos: Predictions, rows: np.ndarray | None = None) -> dict:
+    """`threshold.choose_threshold` on one photo of each group: the bound counts independent photos.
+
+    Args:
+        rows: bool [n], the photos that may be asked; None all.
+    """
+    import numpy as np
+
+    from keras_pipeline.evaluation import threshold as thresholds
+
+    settings = run.config.phase5
+    asked = np.arange(len(scores)) if rows is None else np.flatnonzero(rows)
+    asked = asked[thresholds.one_of_each(photos.group_ids[asked], seed=run.config.seed)]
+    found = thresholds.choose_threshold(
+        scores.confidence[asked], scores.correct[asked], target=settings.target_precision,
+        confidence_level=settings.confidence_level,
+    )  # fmt: skip
+    kept = ("threshold", "precision_lower_bound", "target_met", "shortfall", "photos_needed")
+    return {**{key: found[key] for key in kept}, "n_promise": len(asked)}
+
+
+def _quality(run: Run, scores: Scores, photos: Predictions, rows: np.ndarray | slice = slice(None)) -> dict:
+    from keras_pipeline.evaluation.calibration import quality
+
+    figures = quality(scores, photos.group_ids[rows], bins=run.config.phase5.bins, seed=run.config.seed)
+    return {"top1": float(scores.correct.mean()), **figures}
+
+
+def _regions(photos: Predictions) -> list[tuple[str, np.ndarray]]:
+    import numpy as np
+
+    return [(str(name), photos.regions == name) for name in np.unique(photos.regions)]
+
+
+def _too_few(n: int, of: str) -> dict:
+    return {"n": n, "why": f"{n} {of} are too few for figures of their own, {LEAST} are the least"}
+
+
+def _by_region(run: Run, fit: Predictions, test: Predictions, fitted: Scores, tested: Scores) -> dict:
+    """A promise for each region's photos alone; where it can't be made, the one for all photos is what there is."""
+    from keras_pipeline.evaluation import threshold as thresholds
+
+    known, result = dict(_regions(fit)), {}
+    for region, own in _regions(test):
+        n = int(known[region].sum()) if region in known else 0
+        if n < LEAST:
+            result[region] = _too_few(n, "calibration photos")
+            continue
+        chosen = choose(run, fitted, fit, known[region])
+        judged = thresholds.evaluate_threshold(tested.confidence[own], tested.correct[own], chosen["threshold"])
+        result[region] = {**chosen, **{key: judged[key] for key in ("precision", "coverage", "n")}}
+    return result
+
+
+def _genus(
+    run: Run, fit: Predictions, fitted: Scores, tested: Scores, species_threshold: float, genera: np.ndarray
+) -> dict:
+    """The genus's own threshold, on photos whose species is not conclusive.
+
+    That subset depends on the species' threshold, which the same photos have chosen. Where the choice was lucky for
+    them, the photos left over have more errors than others would, never fewer: the test errs to the safe side.
+    """
+    import dataclasses
+
+    if genera.max() + 1 == len(genera):
+        return {"why": f"each of the {len(genera)} species is the only one of its genus here"}
+    open_fit, open_test = (scores.confidence < species_threshold for scores in (fitted, tested))
+    if open_fit.sum() < LEAST:
+        return _too_few(int(open_fit.sum()), "calibration photos without a conclusive species")
+    by_genus = dataclasses.replace(fitted, confidence=fitted.genus_confidence, correct=fitted.genus_correct)
+    chosen = choose(run, by_genus, fit, open_fit)
+    named = open_test & (tested.genus_confidence >= chosen["threshold"])
+    return {
+        **chosen,
+        "genera": int(genera.max()) + 1,
+        "n": int(open_test.sum()),
+        "coverage": float(named.mean()),
+        "precision": float(tested.genus_correct[named].mean()) if named.any() else None,
+    }
+
+
+def region_counts(table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """Train photos of each species (columns, in order) in each known region (rows, sorted)."""
+    import pandas as pd
+
+    train = table[(table.split == "train") & (table.region != UNKNOWN_REGION)]
+    return pd.crosstab(train.region, train.latin_name).reindex(columns=classes, fill_value=0)
+
+
+def priors(run: Run, table: pd.DataFrame) -> dict | None:
+    """{class_hash, regions, smoothing, floor, log_ratios [R, C]}, or None where fewer than two regions are known."""
+    from keras_pipeline.evaluation.priors import log_ratios
+
+    dataset, settings = run.read("dataset"), run.config.phase5.region_priors
+    counts = region_counts(table, dataset["classes"])
+    if len(counts) < 2:
+        return None
+    ratios = log_ratios(counts.to_numpy(), smoothing=settings.smoothing, floor=settings.floor)
+    return {
+        "class_hash": dataset["class_hash"],
+        "regions": counts.index.tolist(),
+        "smoothing": settings.smoothing,
+        "floor": settings.floor,
+        "log_ratios": ratios.round(4).tolist(),
+    }
+
+
+def _prior_of(known: dict, photos: Predictions) -> Prior:
+    """A photo of no known region gets nothing added."""
+    import numpy as np
+
+    from keras_pipeline.evaluation.scores import Prior
+
+    rows = {region: row for row, region in enumerate(known["regions"])}
+    added = np.vstack([known["log_ratios"], np.zeros(len(known["log_ratios"][0]))])
+    return Prior(added, np.array([rows.get(region, len(rows)) for region in photos.regions.tolist()]))
+
+
+def _with_priors(run: Run, fit: Predictions, test: Predictions, without: Scores, table: pd.DataFrame) -> dict:
+    """What the region adds, with a temperature and a threshold of its own."""
+    from keras_pipeline.evaluation import calibration, intervals
+    from keras_pipeline.evaluation import threshold as thresholds
+    from keras_pipeline.evaluation.scores import score
+
+    known = priors(run, table)
+    if known is None:
+        return {"ship": False, "why": "the train photos are of fewer than two known regions"}
+    fit_prior, test_prior = (_prior_of(known, each) for each in (fit, test))
+    value = calibration.fit_temperature(fit.logits, fit.labels, prior=fit_prior)
+    fitted = score(fit.logits, fit.labels, value, prior=fit_prior)
+    tested = score(test.logits, test.labels, value, prior=test_prior)
+    chosen = choose(run, fitted, fit)
+    judged = thresholds.evaluate_threshold(tested.confidence, tested.correct, chosen["threshold"])
+    compared = intervals.compare(without.correct, tested.correct, test.regions, test.group_ids)
+    return {
+        "ship": run.config.phase5.region_priors.ship,
+        "temperature": value,
+        **chosen,
+        "precision": judged["precision"],
+        "coverage": judged["coverage"],
+        "top1": compared.pop("all"),
+        "top1_per_region": compared,
+        "without": _quality(run, without, test),
+        "with": _quality(run, tested, test),
+    }
+
+
+def _observations(run: Run, test: Predictions, table: pd.DataFrame, value: float, species_threshold: float) -> dict:
+    """Several photos of one observation, asked together, against the same photos one by one."""
+    import numpy as np
+    import pandas as pd
+
+    from keras_pipeline.evaluation import threshold as thresholds
+    from keras_pipeline.evaluation.calibration import quality
+    from keras_pipeline.evaluation.scores import score, together
+
+    photos = pd.DataFrame(
+        {
+            "observation": table.observation_id.reindex(test.sample_ids).to_numpy(),
+            "label": test.labels,
+            "group": test.group_ids,
+        }
+    )
+    named = photos[photos.observation.fillna("") != ""].groupby("observation")
+    several = named.label.agg(["size", "nunique", "first"]).query("size > 1")
+    one_plant = several[several["nunique"] == 1]  # two names for one plant: one of them is wrong
+    if len(one_plant) < LEAST:
+        return _too_few(len(one_plant), "test observations of several photos")
+    member = one_plant.index.get_indexer(photos.observation)
+    rows = member >= 0
+    labels = one_plant["first"].to_numpy()
+    groups = photos.group[rows].groupby(member[rows]).first().to_numpy()
+    single = score(test.logits[rows], test.labels[rows], value)
+    said = score(together(test.logits, value, member, len(one_plant)), labels)
+    settings = {"bins": run.config.phase5.bins, "seed": run.config.seed}
+    answered = thresholds.evaluate_threshold(said.confidence, said.correct, species_threshold)
+    return {
+        "n": len(one_plant),
+        "photos": int(rows.sum()),
+        "two_names": int(len(several) - len(one_plant)),
+        "single": {"top1": float(single.correct.mean()), **quality(single, photos.group[rows].to_numpy(), **settings)},
+        "together": {"top1": float(said.correct.mean()), **quality(said, np.asarray(groups), **settings)},
+        "precision": answered["precision"],
+        "coverage": answered["coverage"],
+    }
