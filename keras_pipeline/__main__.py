@@ -337,7 +337,8 @@ def _classify(run, options: argparse.Namespace) -> tuple[object, int]:
             print(f"error: {answer['photo']}: {answer['error']}", file=sys.stderr)
             continue
         verdict = answer["latin_name"] if answer["conclusive"] else f"not conclusive ({answer['latin_name']}?)"
-        print(f"{answer['photo']}: {verdict}, {answer['probability']:.1%}")
+        genus = f"; genus {answer['genus']}, {answer['genus_probability']:.1%}" if answer["genus_conclusive"] else ""
+        print(f"{answer['photo']}: {verdict}, {answer['probability']:.1%}{genus}")
     return answers, 2 if any("error" in answer for answer in answers) else 0
 
 

@@ -35,7 +35,8 @@ def test_signatures_are_documented_by_their_names(loaded):
     signatures = loaded.restored.signatures
     assert set(signatures) == {"serving_default", "classify_jpeg"}
     assert signatures["serving_default"].structured_input_signature[1]["image"].shape.as_list() == [None, 48, 48, 3]
-    assert set(signatures["classify_jpeg"].structured_outputs) == {"latin_name", "probability", "conclusive"}
+    outputs = {"latin_name", "probability", "conclusive", "genus", "genus_probability", "genus_conclusive"}
+    assert set(signatures["classify_jpeg"].structured_outputs) == outputs
 
 
 def test_classify_jpeg_answers_records_as_the_python_path_does(loaded):
@@ -45,6 +46,36 @@ def test_classify_jpeg_answers_records_as_the_python_path_does(loaded):
     assert [name.decode() for name in answers["latin_name"].numpy()] == [e["latin_name"] for e in expected]
     np.testing.assert_allclose(answers["probability"], [e["probability"] for e in expected], atol=1e-5)
     assert answers["conclusive"].numpy().tolist() == [e["conclusive"] for e in expected]
+
+
+def test_where_the_species_is_not_conclusive_the_genus_may_be(tmp_path):
+    labels = ["Iris germanica", "Viola alba", "Iris pumila", "Viola tricolor"]  # as no sorted list would have them
+    calibration = {"temperature": 4.0, "threshold": 0.7, "genus": {"threshold": 0.75}}
+    folder = tmp_path / "model"
+    write_saved_model(
+        example.shipped(), folder, labels=labels, preprocessing=example.PREPROCESSING, calibration=calibration
+    )
+    loaded, photos = load_classifier(folder), [record for _, record, _ in example.samples()]
+    answers = loaded.restored.signatures["classify_jpeg"](image_bytes=tf.constant(photos))
+    verdicts = set()
+    for i, photo in enumerate(photos):
+        said = loaded.classify(photo)
+        p = {entry["latin_name"]: entry["probability"] for entry in said["top5"]}
+        by_genus = {"Iris": p[labels[0]] + p[labels[2]], "Viola": p[labels[1]] + p[labels[3]]}
+        assert by_genus[said["genus"]] == max(by_genus.values()) == pytest.approx(said["genus_probability"], abs=1e-6)
+        assert said["genus_conclusive"] == (said["probability"] < 0.7 and said["genus_probability"] >= 0.75)
+        assert answers["genus"][i].numpy().decode() == said["genus"]
+        assert answers["genus_probability"][i].numpy() == pytest.approx(said["genus_probability"], abs=1e-5)
+        assert bool(answers["genus_conclusive"][i]) == said["genus_conclusive"]
+        verdicts.add((said["conclusive"], said["genus_conclusive"]))
+    assert (False, True) in verdicts and len(verdicts) > 1
+
+
+def test_without_a_promise_for_the_genus_it_is_never_named(loaded):
+    photos = [record for _, record, _ in example.samples()]
+    assert not any(loaded.classify(photo)["genus_conclusive"] for photo in photos)
+    answers = loaded.restored.signatures["classify_jpeg"](image_bytes=tf.constant(photos))
+    assert not answers["genus_conclusive"].numpy().any()
 
 
 def test_classify_jpeg_shrinks_an_original(loaded):

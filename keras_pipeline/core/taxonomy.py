@@ -38,6 +38,17 @@ def genus(latin_name: str) -> str:
     return words[0] if words else ""
 
 
+def genus_names(classes: list[str]) -> list[str]:
+    """The genera of a class list, sorted."""
+    return sorted({genus(name) for name in classes})
+
+
+def genera_of(classes: list[str]) -> list[int]:
+    """The genus of each class, an index into `genus_names`."""
+    index = {name: i for i, name in enumerate(genus_names(classes))}
+    return [index[genus(name)] for name in classes]
+
+
 def canonical(latin_name: str) -> str:
     """The name without what labels of one plant differ in: case, blanks, hybrid signs, authors.
 

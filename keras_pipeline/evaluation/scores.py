@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
-from keras_pipeline.core.taxonomy import genus
 from keras_pipeline.evaluation.metrics import (
     by_blocks,
     check_logits_and_labels,
@@ -64,7 +63,7 @@ def score(
         labels: integer [n], in [0, C).
         temperature: > 0.
         prior: None adds nothing.
-        genera: the genus of each class, `genera_of`; None takes each class for a genus of its own.
+        genera: the genus of each class, `taxonomy.genera_of`; None takes each class for a genus of its own.
 
     Raises:
         ValueError: shapes that do not match, no photos, NaN or infinite logits, labels out of range.
@@ -94,11 +93,6 @@ def score(
         )  # fmt: skip
 
     return Scores(*map(np.concatenate, zip(*by_blocks(logits.shape, of), strict=True)))
-
-
-def genera_of(classes: list[str]) -> NDArray[np.intp]:
-    """Latin names [C] -> the genus of each, an index into the sorted genera."""
-    return np.unique([genus(name) for name in classes], return_inverse=True)[1]
 
 
 def together(logits: ArrayLike, temperature: float, member: ArrayLike, count: int) -> NDArray[np.float32]:

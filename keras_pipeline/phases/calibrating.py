@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from keras_pipeline.core.artifacts import Run, content_hash
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.schema import UNKNOWN_REGION
+from keras_pipeline.core.taxonomy import genera_of
 from keras_pipeline.phases import build
 
 if TYPE_CHECKING:
@@ -120,10 +121,12 @@ def _threshold(run: Run, fit: Predictions, test: Predictions, value: float, tabl
         value: T.
         table: of `places`.
     """
-    from keras_pipeline.evaluation import threshold as thresholds
-    from keras_pipeline.evaluation.scores import genera_of, score
+    import numpy as np
 
-    genera = genera_of(run.read("dataset")["classes"])
+    from keras_pipeline.evaluation import threshold as thresholds
+    from keras_pipeline.evaluation.scores import score
+
+    genera = np.array(genera_of(run.read("dataset")["classes"]))
     fitted, tested = (score(each.logits, each.labels, value, genera=genera) for each in (fit, test))
     chosen = choose(run, fitted, fit)
     judged = thresholds.evaluate_threshold(tested.confidence, tested.correct, chosen["threshold"])

@@ -1,9 +1,11 @@
 """The SavedModel: one folder with the weights, the labels, the calibration and the preprocessing.
 
     serving_default(image: float32 [N, S, S, 3], RGB 0..255)  -> logits, probabilities [N, C]
-    classify_jpeg(image_bytes: string [N], upright JPEGs)     -> latin_name, probability, conclusive [N]
+    classify_jpeg(image_bytes: string [N], upright JPEGs)     -> latin_name, probability, conclusive [N],
+                                                                 genus, genus_probability, genus_conclusive [N]
 
-Probabilities are softmax(logits / T); an answer is conclusive when its probability reaches the threshold.
+Probabilities are softmax(logits / T); an answer is conclusive when its probability reaches the threshold. Where it
+isn't, the genus may be: its species' probabilities summed up, with a threshold of its own (`calibration.json`, genus).
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pipeline.core.artifacts import aside, read_json, write_json
-from keras_pipeline.core.taxonomy import class_hash
+from keras_pipeline.core.taxonomy import class_hash, genera_of, genus_names
 from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg, resize_antialiased
 
 LABELS, CALIBRATION, PREPROCESSING = "labels.json", "calibration.json", "preprocessing.json"
+NEVER = 2.0  # a threshold that no probability reaches
 TOP = 5  # species told beside the verdict, here and in the page
 
 
@@ -43,7 +46,7 @@ def write_saved_model(
     """
     _check(model, labels, preprocessing, calibration)
     scores = _scores(model, preprocessing.image_size, float(calibration["temperature"]))
-    answers = _answers(scores, labels, preprocessing, float(calibration["threshold"]))
+    answers = _answers(scores, labels, preprocessing, calibration)
     servable = tf.Module(name="plant_classifier")
     # The weights alone, not the Keras model: the object graph stays readable and holds no training state, whose names
     # (dropout's seeds) would differ between two runs.
@@ -92,22 +95,34 @@ def _scores(model: keras.Model, size: int, temperature: float) -> Callable[..., 
 
 
 def _answers(
-    scores: Callable[..., dict[str, tf.Tensor]], labels: list[str], preprocessing: Preprocessing, threshold: float
+    scores: Callable[..., dict[str, tf.Tensor]], labels: list[str], preprocessing: Preprocessing, calibration: dict
 ) -> Callable[..., dict[str, tf.Tensor]]:
     tensor = tf.TensorSpec((preprocessing.image_size, preprocessing.image_size, 3), tf.float32)
+    genera, names = genera_of(labels), genus_names(labels)
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
     def classify_jpeg(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         images = tf.map_fn(lambda jpeg: _from_jpeg(jpeg, preprocessing), image_bytes, fn_output_signature=tensor)
         probabilities = scores(images)["probabilities"]
         probability = tf.reduce_max(probabilities, axis=-1)
+        by_genus = tf.transpose(tf.math.unsorted_segment_sum(tf.transpose(probabilities), genera, len(names)))
+        genus_probability = tf.reduce_max(by_genus, axis=-1)
+        conclusive = probability >= float(calibration["threshold"])
         return {
             "latin_name": tf.gather(tf.constant(labels), tf.argmax(probabilities, axis=-1)),
             "probability": probability,
-            "conclusive": probability >= threshold,
+            "conclusive": conclusive,
+            "genus": tf.gather(tf.constant(names), tf.argmax(by_genus, axis=-1)),
+            "genus_probability": genus_probability,
+            "genus_conclusive": ~conclusive & (genus_probability >= genus_threshold(calibration)),
         }
 
     return classify_jpeg
+
+
+def genus_threshold(calibration: dict) -> float:
+    """From which sum of probabilities on a genus is named; above 1, never, where no such promise was measured."""
+    return float(calibration.get("genus", {}).get("threshold", NEVER))
 
 
 def _from_jpeg(jpeg: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
@@ -130,6 +145,7 @@ class Classifier:
     labels: list[str]  # C latin names
     temperature: float  # > 0
     threshold: float  # 0..1
+    genus_threshold: float  # see the function of this name
     preprocessing: Preprocessing
     restored: Any  # the loaded object; holds the variables that the signatures use
 
@@ -143,11 +159,24 @@ class Classifier:
         return np.asarray(probability, np.float32) >= np.float32(self.threshold)
 
     def classify(self, photo: bytes) -> dict:
-        """Any photo's bytes -> {latin_name, probability, conclusive, top5}. Raises ValueError for a non-photo."""
+        """Any photo's bytes -> {latin_name, probability, conclusive, genus, genus_probability, genus_conclusive, top5}.
+
+        Raises ValueError for a non-photo.
+        """
         probabilities = self.scores(self.preprocessing.from_photo(photo)[None].numpy())[1][0]
         best = np.argsort(-probabilities, kind="stable")[:TOP]
         top = [{"latin_name": self.labels[i], "probability": float(probabilities[i])} for i in best]
-        return {**top[0], "conclusive": bool(self.is_conclusive(probabilities[best[0]])), "top5": top}
+        conclusive = bool(self.is_conclusive(probabilities[best[0]]))
+        by_genus = np.bincount(genera_of(self.labels), probabilities)
+        genus = int(by_genus.argmax())
+        return {
+            **top[0],
+            "conclusive": conclusive,
+            "genus": genus_names(self.labels)[genus],
+            "genus_probability": float(by_genus[genus]),
+            "genus_conclusive": not conclusive and bool(by_genus[genus] >= self.genus_threshold),
+            "top5": top,
+        }
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -167,15 +196,17 @@ def load_classifier(folder: Path) -> Classifier:
         )
     known = {field.name: preprocessing[field.name] for field in dataclasses.fields(Preprocessing)}
     temperature, threshold = float(calibration["temperature"]), float(calibration["threshold"])
-    return Classifier(labels["classes"], temperature, threshold, Preprocessing(**known), restored)
+    return Classifier(
+        labels["classes"], temperature, threshold, genus_threshold(calibration), Preprocessing(**known), restored
+    )
 
 
 def classify(folder: Path, photos: list[Path]) -> list[dict]:
     """Names each photo, original or record, through the same path as the page.
 
     Returns:
-        Per photo {photo, latin_name, probability, conclusive, top5: [{latin_name, probability}]}, or {photo, error}
-        for a file that can't be read or is no photo: the others are named all the same.
+        Per photo what `Classifier.classify` says of it, and {photo}; {photo, error} for a file that can't be read or is
+        no photo: the others are named all the same.
     """
     classifier = load_classifier(folder)
     return [{"photo": str(photo), **_classify_file(classifier, photo)} for photo in photos]
