@@ -79,7 +79,7 @@ def train(split: int, seed: int, student: str, variant: str) -> dict[str, float]
     values = {f"phase3.model.{key}": value for key, value in model.items()} | {"seed": seed, **VARIANTS[variant]}
     values |= {"phase4.data.image_size": SIZE, "phase4.training.batch_size": 32}
     values |= {f"phase4.{stage}.{key}": value for stage in ("distill", "finetune") for key, value in rates.items()}
-    name = f"{variant}-{student}-{seed}".replace(" ", "")
+    name = f"{variant}-{student}-{seed}".replace(" ", "").replace("=", "")
     run = Run(load(CONFIG, settings(split, name, values)), None)
     info = records.load_info(run.path("dataset"))
     run.path("teacher").parent.mkdir(parents=True, exist_ok=True)
