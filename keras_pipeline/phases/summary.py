@@ -207,17 +207,33 @@ def _calibration(run: Run) -> list[Block]:
     rows.append(["ECE of perfect calibration at this n", *(column["ece_null"] for column in columns.values())])
     for key in ("threshold", "precision", "precision_lower_bound", "coverage", "aurc"):
         rows.append([key.replace("_", " "), *(column[key] for column in columns.values())])
-    scan = [[row["threshold"], row["accuracy"], row["coverage"]] for row in floating["threshold_scan"]]
+    title, last = list(columns.items())[-1]
+    scan = [[row["threshold"], row["accuracy"], row["coverage"]] for row in last["threshold_scan"]]
     promise = (
-        "The threshold keeps its promise on the calibration split."
-        if floating["target_met"]
-        else f"The target could not be promised: {calibrating.shortfall(floating)}."
+        f"Above the threshold {last['precision_lower_bound']:.3f} of the answers are right, or more: promised at "
+        f"{run.config.phase5.confidence_level:.0%}, the search for the threshold included."
+        if last["target_met"]
+        else f"The target of {last['target_precision']:g} could not be promised: {calibrating.shortfall(last)}."
     )
     return [
-        Paragraph(
-            f"Fitted on {floating['n_fit']} calibration photos, measured on {floating['n']} test photos. {promise}"
+        Paragraph(f"Fitted on {last['n_fit']} calibration photos, measured on {last['n']} test photos. {promise}"),
+        Table(["figure", *columns], rows, "Calibration, test split; 95 % intervals over groups"),
+        Table(
+            [
+                "region",
+                "test photos",
+                "ECE before",
+                "ECE after",
+                "by chance",
+                "threshold",
+                "promised",
+                "precision",
+                "coverage",
+            ],
+            [_region(name, last) for name in last["per_region"]],
+            f"By region, {title}: calibrated together, each with a threshold of its own where photos allow",
         ),
-        Table(["figure", *columns], rows, "Calibration"),
+        *map(Paragraph, calibrating.describe(last).splitlines()),
         Figure(run.path("reliability"), "Reliability before and after temperature scaling, test split"),
         Figure(run.path("reliability_regions"), "The same by region"),
         Figure(run.path("risk_coverage"), "Share of wrong answers against share of photos answered, test split"),
@@ -228,6 +244,18 @@ def _calibration(run: Run) -> list[Block]:
 _FIGURES = {
     "ece": "ECE", "ece_equal_mass": "ECE, bins of equal mass", "mce": "MCE", "nll": "NLL", "brier": "Brier",
 }  # fmt: skip
+
+
+def _region(name: str, calibration: dict) -> list:
+    """A row; what a region has too few photos for is a dash."""
+    entry, chosen = calibration["per_region"][name], calibration["threshold_per_region"][name]
+    figures = [None] * 3
+    if "why" not in entry:
+        figures = [_with_interval(entry[moment]["ece"]) for moment in ("before", "after")]
+        figures.append(entry["after"]["ece"]["null"])
+    keys = ("threshold", "precision_lower_bound", "precision", "coverage")
+    n = entry["n"] if "why" in entry else entry["after"]["n"]
+    return [name, n, *figures, *(chosen.get(key) for key in keys)]
 
 
 def _with_interval(figure: dict) -> str:
