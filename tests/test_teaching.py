@@ -199,6 +199,24 @@ def test_the_check_measures_teachers_and_ensemble_on_every_split(taught, capsys)
     assert "100.0% of 23 stored answers are the teacher's" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_one_teacher_alone_is_an_ensemble_too(taught, live):
+    run, info = taught(phase3={"teachers": [{"path": "phase1/best.keras", "weight": 1.0}]})
+    phase3_soft_labels.combine(run)
+    phase3_soft_labels.check(run)
+    found = run.read("soft_label_check")
+    assert found["ensemble"]["val_top1"] == found["teachers"][0]["val_top1"] and len(found["teachers"]) == 1
+    made = (teaching.live if live else teaching.stored)(run, info)
+    x, labels = next(iter(made.validation.as_numpy_iterator()))
+    assert x["image"].shape == (7, 32, 32, 3) and labels.shape == (7,)
+    x, _ = one_epoch(made)[0]
+    if live:
+        np.testing.assert_array_equal(x["teacher_weights"], np.ones((8, 1)))
+        assert made.teacher(x).shape == (8, 3)
+    else:
+        assert x["teacher_ids"].shape == (8, 1, 3)
+
+
 def test_stored_answers_of_another_model_are_named(taught):
     run, _ = taught()
     linear(SIZES["regional"], seed=77).save(run.path("regional"))

@@ -181,7 +181,7 @@ def _answers(run: Run, info, split: str, asked: list[tuple]) -> tuple[np.ndarray
     short_side = run.config.dataset.short_side
     photos = [pipeline.evaluation_batches(info, split, Preprocessing(size, short_side)) for size, _ in asked]
     labels, ids, answers = [], [], []
-    for batches in progress(tf.data.Dataset.zip(*photos), description=f"teachers on {split}", unit="batches"):
+    for batches in progress(tf.data.Dataset.zip(tuple(photos)), description=f"teachers on {split}", unit="batches"):
         logits = np.stack([infer(b["image"]) for b, (_, infer) in zip(batches, asked, strict=True)], axis=1)
         scaled = (logits - logits.max(axis=2, keepdims=True)).astype(np.float64) / temperature
         dense = scaled - np.log(np.exp(scaled).sum(axis=2, keepdims=True))

@@ -109,7 +109,7 @@ def live(run: Run, info) -> Teaching:
     photos = [pipeline.evaluation_batches(info, "val", _preprocessing(run, each)) for each in keys.values()]
     return Teaching(
         _batches(run, info, lambda *photo: {key: view(*photo) for key, view in views.items()}, said),
-        tf.data.Dataset.zip(*photos).map(validated),
+        tf.data.Dataset.zip(tuple(photos)).map(validated),
         live_teachers(
             models,
             student_size=size,
