@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--port", type=int, choices=range(65536), default=8000, metavar="N", help="8000; 0: any free")
     command = _command(commands, "classify", "name photos with the SavedModel")
     command.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+    command.add_argument("--region", metavar="NAME", help="where it grew wild, if region priors are shipped")
     _command(commands, "doctor", "what this machine has: GPU, browser, MongoDB, disk, versions")
     return parser
 
@@ -331,7 +332,7 @@ def _classify(run, options: argparse.Namespace) -> tuple[object, int]:
         raise ValueError(f"{', '.join(absent)}: no such file; expected photos")
     from keras_pipeline.web import saved_model
 
-    answers = saved_model.classify(run.path("saved_model"), options.photos)
+    answers = saved_model.classify(run.path("saved_model"), options.photos, options.region)
     for answer in answers:
         if "error" in answer:
             print(f"error: {answer['photo']}: {answer['error']}", file=sys.stderr)

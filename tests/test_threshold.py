@@ -221,12 +221,12 @@ def test_one_photo_of_each_group():
 
 
 def test_photos_needed_literal():
-    # 98 of 100 right: (98 + 1) / 102 = .970588; power .8 at level .95 against .95:
-    # ((1.644854 * sqrt(.0475) + .841621 * sqrt(.970588 * .029412)) / .020588)^2 = 591.4, and half of all photos count.
-    assert threshold.photos_needed([100], [98], 200, 0.95, 0.95) == 1183
-    # 57 of 57, 58 / 59 = .983051: 199.6 by the same sum. Of two the cheaper counts: 199.6 * 114 / 57 = 399.2.
-    assert threshold.photos_needed([57], [57], 57, 0.95, 0.95) == 200
-    assert threshold.photos_needed([57, 100], [57, 98], 114, 0.95, 0.95) == 400
+    # 98 of 100 right: 98.5 / 101 = .975248; power .8 at level .95 against .95:
+    # ((1.644854 * sqrt(.0475) + .841621 * sqrt(.975248 * .024752)) / .025248)^2 = 375.6, and half of all photos count.
+    assert threshold.photos_needed([100], [98], 200, 0.95, 0.95) == 752
+    # 57 of 57, 57.5 / 58 = .991379: 111.2 by the same sum. Of two the cheaper counts: 111.2 * 114 / 57 = 222.3.
+    assert threshold.photos_needed([57], [57], 57, 0.95, 0.95) == 112
+    assert threshold.photos_needed([57, 100], [57, 98], 114, 0.95, 0.95) == 223
 
 
 def test_no_number_of_photos_helps_a_model_that_errs_where_it_is_surest():
@@ -242,7 +242,7 @@ def test_a_promise_that_was_made_needs_no_more_photos():
 
 def test_as_many_photos_as_said_suffice_four_times_in_five():
     needed = threshold.photos_needed([100], [98], 100, 0.95, 0.95)
-    right = np.random.default_rng(0).binomial(needed, 99 / 102, 4000)
+    right = np.random.default_rng(0).binomial(needed, 98.5 / 101, 4000)
     bounds = threshold.precision_lower_bound(right, needed, confidence_level=0.95)
     assert (bounds >= 0.95).mean() == pytest.approx(0.8, abs=0.03)
 

@@ -78,6 +78,35 @@ def test_without_a_promise_for_the_genus_it_is_never_named(loaded):
     assert not answers["genus_conclusive"].numpy().any()
 
 
+def test_a_region_counts_where_priors_are_shipped(tmp_path):
+    # Photos of species 0; in Nowhere species 0 is e times rarer, and species 1 e times commoner.
+    priors = {"regions": ["Here", "Nowhere"], "log_ratios": [[0, 0, 0, 0], [-9, 9, 0, 0]]}
+    priors["class_hash"] = class_hash(example.SPECIES)
+    calibration = example.CALIBRATION | {"region_priors": {"temperature": 3.4, "threshold": 0.9}}
+    parts = {"labels": example.SPECIES, "preprocessing": example.PREPROCESSING, "calibration": calibration}
+    folder = tmp_path / "model"
+    write_saved_model(example.shipped(), folder, **parts, priors=priors)
+    assert json.loads((folder / "assets/priors.json").read_text()) == priors
+    loaded, photo = load_classifier(folder), example.encoded(example.photo(0, 3))
+    logits = loaded.scores(loaded.preprocessing.from_photo(photo)[None].numpy())[0]
+    plain, here, nowhere = (loaded.classify(photo, region) for region in (None, "Here", "Nowhere"))
+    assert plain["probability"] == pytest.approx(softmax(logits / 1.7).max(), abs=1e-6)
+    assert here["probability"] == pytest.approx(softmax(logits / 3.4).max(), abs=1e-6)  # a temperature of its own
+    expected = softmax(logits / 3.4 + np.array([-9, 9, 0, 0]))[0]
+    assert nowhere["latin_name"] == example.SPECIES[1] and expected.argmax() == 1
+    assert nowhere["probability"] == pytest.approx(expected[1], abs=1e-6)
+    assert here["conclusive"] == (here["probability"] >= 0.9)
+    with pytest.raises(ValueError, match="received region Mars, expected one of Here, Nowhere, or none"):
+        classify(folder, [], "Mars")
+    with pytest.raises(ValueError, match="of another class list"):
+        write_saved_model(example.shipped(), folder, **parts, priors=priors | {"class_hash": "0"})
+
+
+def test_a_region_without_priors_is_refused():
+    with pytest.raises(ValueError, match="exported without region priors; set phase5.region_priors.ship: true"):
+        classify(example.saved(), [], "EU_SW")
+
+
 def test_classify_jpeg_shrinks_an_original(loaded):
     original = example.encoded(example.photo(2, 7, (1500, 1100)))
     answers = loaded.restored.signatures["classify_jpeg"](image_bytes=tf.constant([original]))

@@ -71,7 +71,7 @@ def one_of_each(group_ids: Sequence[str], *, seed: int) -> NDArray[np.intp]:
 def photos_needed(covered: ArrayLike, right: ArrayLike, n: int, target: float, confidence_level: float) -> int | None:
     """With how many photos the promise could be expected (power 0.8) to be made, if these ones are as others are.
 
-    At each threshold the precision is taken for (right + 1) / (covered + 2), Laplace's, so that three photos out of
+    At each threshold the precision is taken for (right + 1/2) / (covered + 1), Jeffreys's, so that three photos out of
     three are no proof; the cheapest threshold counts. None where that is nowhere above the target: the model errs too
     often even where it is surest, or so few photos say nothing.
 
@@ -80,7 +80,7 @@ def photos_needed(covered: ArrayLike, right: ArrayLike, n: int, target: float, c
         n: photos in all.
     """
     covered, right = np.asarray(covered, np.float64), np.asarray(right, np.float64)
-    truth = (right + 1) / (covered + 2)
+    truth = (right + 0.5) / (covered + 1)
     hopeful = truth > target
     if not hopeful.any():
         return None

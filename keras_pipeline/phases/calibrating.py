@@ -379,7 +379,10 @@ def _with_priors(run: Run, fit: Predictions, test: Predictions, without: Scores,
 
     known = priors(run, table)
     if known is None:
-        return {"ship": False, "why": "the train photos are of fewer than two known regions"}
+        return {
+            "ship": run.config.phase5.region_priors.ship,
+            "why": "the train photos are of fewer than two known regions",
+        }
     fit_prior, test_prior = (_prior_of(known, each) for each in (fit, test))
     value = calibration.fit_temperature(fit.logits, fit.labels, prior=fit_prior)
     fitted = score(fit.logits, fit.labels, value, prior=fit_prior)

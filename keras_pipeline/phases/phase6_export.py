@@ -65,10 +65,21 @@ def export(run: Run) -> None:
         labels=info.classes,
         preprocessing=Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side),
         calibration=calibration,
+        priors=_shipped_priors(run, calibration),
     )
     report = tfjs.write_bundle(run.path("saved_model"), run.path("web"))
     write_json(run.path("export"), report)
     print(f"page: {run.path('web')} (model {report['bytes'] / 1e6:.2f} MB in {report['shards']} shards)")
+
+
+def _shipped_priors(run: Run, calibration: dict) -> dict | None:
+    """Raises ValueError where they are to be shipped and can't be."""
+    measured = calibration["region_priors"]
+    if not measured["ship"]:
+        return None
+    if "why" in measured:
+        raise ValueError(f"phase5.region_priors.ship: {measured['why']}; set it to false")
+    return run.read("priors")
 
 
 def validate(run: Run) -> None:
@@ -105,8 +116,8 @@ STEPS = [
         ("seed", "phase4.data", "phase5", "phase6.quantization", "phase6.max_top1_loss"), 2,
     ),
     Step(
-        "phase6", "export", export, ("dataset", "shipped", "shipped_calibration"), ("saved_model", "web", "export"),
-        ("dataset.short_side", "phase4.data"), 1,
+        "phase6", "export", export, ("dataset", "shipped", "shipped_calibration", "priors"),
+        ("saved_model", "web", "export"), ("dataset.short_side", "phase4.data"), 2,
     ),
     Step(
         "phase6", "validate", validate, ("dataset", "saved_model", "web"), ("equivalence",),

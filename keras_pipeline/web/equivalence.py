@@ -23,7 +23,7 @@ import numpy as np
 from keras_pipeline.core.artifacts import read_json
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.web.browser import open_browser
-from keras_pipeline.web.saved_model import CALIBRATION, LABELS, PREPROCESSING, Classifier, load_classifier
+from keras_pipeline.web.saved_model import Classifier, load_classifier
 from keras_pipeline.web.tfjs import FILE_LIST
 
 CHUNK = 64  # photos of one file of samples
@@ -159,7 +159,7 @@ def _degenerate(reference: _Reference) -> str | None:
 def _compare_assets(bundle_folder: Path, saved_model_folder: Path) -> dict:
     """Whether names, threshold and preprocessing are the SavedModel's own."""
     different = []
-    for name in (LABELS, CALIBRATION, PREPROCESSING):
+    for name in sorted(file.name for file in (saved_model_folder / "assets").iterdir()):
         try:
             same = read_json(bundle_folder / name) == read_json(saved_model_folder / "assets" / name)
         except ValueError:

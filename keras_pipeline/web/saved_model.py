@@ -6,6 +6,8 @@
 
 Probabilities are softmax(logits / T); an answer is conclusive when its probability reaches the threshold. Where it
 isn't, the genus may be: its species' probabilities summed up, with a threshold of its own (`calibration.json`, genus).
+`priors.json`, where it is shipped, holds what a region adds to the log-probabilities (`evaluation.priors`); temperature
+and threshold to use with it are in `calibration.json`, region_priors.
 """
 
 from __future__ import annotations
@@ -26,12 +28,19 @@ from keras_pipeline.core.taxonomy import class_hash, genera_of, genus_names
 from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg, resize_antialiased
 
 LABELS, CALIBRATION, PREPROCESSING = "labels.json", "calibration.json", "preprocessing.json"
+PRIORS = "priors.json"  # an asset only where region priors are shipped
 NEVER = 2.0  # a threshold that no probability reaches
 TOP = 5  # species told beside the verdict, here and in the page
 
 
 def write_saved_model(
-    model: keras.Model, folder: Path, *, labels: list[str], preprocessing: Preprocessing, calibration: dict
+    model: keras.Model,
+    folder: Path,
+    *,
+    labels: list[str],
+    preprocessing: Preprocessing,
+    calibration: dict,
+    priors: dict | None = None,
 ) -> None:
     """Writes the SavedModel described above, aside and renamed.
 
@@ -40,11 +49,14 @@ def write_saved_model(
         folder: replaced if it exists.
         labels: C latin names in the order of the logits.
         calibration: holds at least `temperature` (> 0) and `threshold` (0..1); all of it travels as an asset.
+        priors: {regions [R], log_ratios [R, C], …}, to be shipped; None: there are none.
 
     Raises:
         ValueError: when shapes, labels and calibration do not fit together.
     """
     _check(model, labels, preprocessing, calibration)
+    if priors is not None and priors["class_hash"] != class_hash(labels):
+        raise ValueError("received region priors of another class list; run `phase5 threshold --force`")
     scores = _scores(model, preprocessing.image_size, float(calibration["temperature"]))
     answers = _answers(scores, labels, preprocessing, calibration)
     servable = tf.Module(name="plant_classifier")
@@ -56,7 +68,7 @@ def write_saved_model(
         LABELS: {"sha256": class_hash(labels), "classes": labels},
         CALIBRATION: calibration,
         PREPROCESSING: preprocessing.to_json(),
-    }
+    } | ({} if priors is None else {PRIORS: priors})
     with tempfile.TemporaryDirectory() as scratch, aside(folder) as temporary:
         for name, value in contents.items():
             write_json(Path(scratch) / name, value)
@@ -147,6 +159,7 @@ class Classifier:
     threshold: float  # 0..1
     genus_threshold: float  # see the function of this name
     preprocessing: Preprocessing
+    priors: dict | None  # of priors.json, with `temperature` and `threshold` of calibration.json
     restored: Any  # the loaded object; holds the variables that the signatures use
 
     def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -155,18 +168,26 @@ class Classifier:
         return outputs["logits"].numpy(), outputs["probabilities"].numpy()
 
     def is_conclusive(self, probability: np.ndarray) -> np.ndarray:
-        """Compared in float32, as the graph and the page do."""
-        return np.asarray(probability, np.float32) >= np.float32(self.threshold)
+        return _reaches(probability, self.threshold)
 
-    def classify(self, photo: bytes) -> dict:
+    def classify(self, photo: bytes, region: str | None = None) -> dict:
         """Any photo's bytes -> {latin_name, probability, conclusive, genus, genus_probability, genus_conclusive, top5}.
 
-        Raises ValueError for a non-photo.
+        Args:
+            region: where the plant grew wild, to count what that says; None says nothing, as of a garden plant. Nothing
+                is promised of a genus beside it.
+
+        Raises ValueError for a non-photo, a region that isn't known, or a model without region priors.
         """
-        probabilities = self.scores(self.preprocessing.from_photo(photo)[None].numpy())[1][0]
+        logits, probabilities = (found[0] for found in self.scores(self.preprocessing.from_photo(photo)[None].numpy()))
+        threshold, genus_threshold = self.threshold, self.genus_threshold
+        if region is not None:
+            priors = self._priors_of(region)
+            probabilities = _softmax(logits / priors["temperature"] + priors["added"])
+            threshold, genus_threshold = priors["threshold"], NEVER
         best = np.argsort(-probabilities, kind="stable")[:TOP]
         top = [{"latin_name": self.labels[i], "probability": float(probabilities[i])} for i in best]
-        conclusive = bool(self.is_conclusive(probabilities[best[0]]))
+        conclusive = bool(_reaches(probabilities[best[0]], threshold))
         by_genus = np.bincount(genera_of(self.labels), probabilities)
         genus = int(by_genus.argmax())
         return {
@@ -174,9 +195,30 @@ class Classifier:
             "conclusive": conclusive,
             "genus": genus_names(self.labels)[genus],
             "genus_probability": float(by_genus[genus]),
-            "genus_conclusive": not conclusive and bool(by_genus[genus] >= self.genus_threshold),
+            "genus_conclusive": not conclusive and bool(_reaches(by_genus[genus], genus_threshold)),
             "top5": top,
         }
+
+    def _priors_of(self, region: str) -> dict:
+        if self.priors is None:
+            raise ValueError(
+                f"received region {region}, but this model was exported without region priors; set "
+                "phase5.region_priors.ship: true and run `phase6`"
+            )
+        if region not in self.priors["regions"]:
+            raise ValueError(f"received region {region}, expected one of {', '.join(self.priors['regions'])}, or none")
+        row = self.priors["log_ratios"][self.priors["regions"].index(region)]
+        return {**self.priors, "added": np.array(row, np.float32)}
+
+
+def _reaches(probability: np.ndarray, threshold: float) -> np.ndarray:
+    """Compared in float32, as the graph and the page do."""
+    return np.asarray(probability, np.float32) >= np.float32(threshold)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -196,24 +238,36 @@ def load_classifier(folder: Path) -> Classifier:
         )
     known = {field.name: preprocessing[field.name] for field in dataclasses.fields(Preprocessing)}
     temperature, threshold = float(calibration["temperature"]), float(calibration["threshold"])
+    priors = None
+    if (folder / "assets" / PRIORS).exists():
+        own = {key: float(calibration["region_priors"][key]) for key in ("temperature", "threshold")}
+        priors = read_json(folder / "assets" / PRIORS) | own
     return Classifier(
-        labels["classes"], temperature, threshold, genus_threshold(calibration), Preprocessing(**known), restored
+        labels["classes"],
+        temperature,
+        threshold,
+        genus_threshold(calibration),
+        Preprocessing(**known),
+        priors,
+        restored,
     )
 
 
-def classify(folder: Path, photos: list[Path]) -> list[dict]:
-    """Names each photo, original or record, through the same path as the page.
+def classify(folder: Path, photos: list[Path], region: str | None = None) -> list[dict]:
+    """Names each photo, original or record, through the same path as the page; `region` as in `Classifier.classify`.
 
     Returns:
         Per photo what `Classifier.classify` says of it, and {photo}; {photo, error} for a file that can't be read or is
         no photo: the others are named all the same.
     """
     classifier = load_classifier(folder)
-    return [{"photo": str(photo), **_classify_file(classifier, photo)} for photo in photos]
+    if region is not None:
+        classifier._priors_of(region)  # a wrong one is the command's fault, not each photo's
+    return [{"photo": str(photo), **_classify_file(classifier, photo, region)} for photo in photos]
 
 
-def _classify_file(classifier: Classifier, photo: Path) -> dict:
+def _classify_file(classifier: Classifier, photo: Path, region: str | None) -> dict:
     try:
-        return classifier.classify(photo.read_bytes())
+        return classifier.classify(photo.read_bytes(), region)
     except (OSError, ValueError) as error:
         return {"error": str(error)}

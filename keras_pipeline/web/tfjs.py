@@ -3,7 +3,7 @@
     index.html app.js classifier.js worker.js preprocess.js style.css icon.svg   the page (web/page)
     vendor/                       TensorFlow.js as published, and its licences
     model/model.json + shards     serving_default; float16 where that loses nothing, float32 elsewhere
-    labels.json preprocessing.json calibration.json                              the SavedModel's assets
+    labels.json preprocessing.json calibration.json [priors.json]                the SavedModel's assets
     files.json                    length and sha256 of every file above
 
 Two exports of the same weights give the same files, byte for byte.
@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pipeline.core.artifacts import aside, file_hash, read_json, write_json
-from keras_pipeline.web.saved_model import CALIBRATION, LABELS, PREPROCESSING
+from keras_pipeline.web.saved_model import LABELS
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = (
@@ -74,8 +74,8 @@ def write_bundle(saved_model_folder: Path, bundle_folder: Path) -> dict:
     with aside(bundle_folder) as temporary:
         (temporary / "vendor").mkdir(parents=True)
         report = write_graph_model(saved_model_folder, temporary / "model")
-        for name in (LABELS, CALIBRATION, PREPROCESSING):
-            shutil.copyfile(saved_model_folder / "assets" / name, temporary / name)
+        for asset in (saved_model_folder / "assets").iterdir():
+            shutil.copyfile(asset, temporary / asset.name)
         for name in PAGE_FILES:
             shutil.copyfile(PAGE / name, temporary / name)
         for name in VENDOR_FILES:
