@@ -196,6 +196,14 @@ def describe_temperature(result: dict) -> str:
     return "\n".join(lines)
 
 
+def describe_raw(run: Run, test: Predictions) -> str:
+    """What the probabilities are worth as the model gives them."""
+    from keras_pipeline.evaluation.scores import score
+
+    figures = _quality(run, score(test.logits, test.labels), test)
+    return f"test n {figures['n']}, uncalibrated: {_describe_quality(figures)}"
+
+
 def describe(result: dict) -> str:
     lines = [f"{_describe_promise(result)}; AURC {result['aurc']:.4f}"]
     if not result["target_met"]:

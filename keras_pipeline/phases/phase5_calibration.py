@@ -9,8 +9,6 @@ from keras_pipeline.phases import calibrating
 
 def calibrate(run: Run) -> None:
     """Predictions on the calibration and test splits, and what the raw probabilities are worth."""
-    import numpy as np
-
     from keras_pipeline.evaluation import metrics
 
     with aside(run.path("logits")) as temporary:
@@ -22,9 +20,7 @@ def calibrate(run: Run) -> None:
             npz.add_blocks("predicted_probs", test.logits.shape, blocks)
             npz.add("true_labels", test.labels)
             npz.add("sample_id", test.sample_ids)
-    print(f"calibration n {len(fit.labels)}, test n {len(test.labels)}")
-    guessed = metrics.first_guesses(test.logits)
-    print(f"test top-1 {np.mean(guessed == test.labels):.3f}")
+    print(f"calibration n {len(fit.labels)}; {calibrating.describe_raw(run, test)}")
 
 
 def temperature(run: Run) -> None:
@@ -55,7 +51,7 @@ def _predictions(run: Run):
 STEPS = [
     Step(
         "phase5", "calibrate", calibrate, ("dataset", "assignment", "student"), ("predictions", "logits"),
-        ("phase4.data",), 2,
+        ("seed", "phase4.data", "phase5.bins"), 2,
     ),
     Step(
         "phase5", "temperature", temperature, ("logits",), ("temperature", "reliability", "reliability_regions"),
