@@ -85,14 +85,14 @@ def temperature(run: Run, fit: Predictions, test: Predictions) -> tuple[dict, Sc
 
     value = calibration.fit_temperature(fit.logits, fit.labels)
     before, after = (score(test.logits, test.labels, t) for t in (1.0, value))
-    overall = {"before": _quality(run, before, test), "after": _quality(run, after, test)}
+    overall = {"before": _quality(run, before, test.group_ids), "after": _quality(run, after, test.group_ids)}
     per_region = {}
     for region, own in _regions(test):
         if own.sum() < LEAST:
             per_region[region] = _too_few(int(own.sum()), "test photos")
         else:
             per_region[region] = {
-                moment: _quality(run, scores[own], test, own)
+                moment: _quality(run, scores[own], test.group_ids[own])
                 for moment, scores in (("before", before), ("after", after))
             }
     flat = {
@@ -140,7 +140,7 @@ def _threshold(run: Run, fit: Predictions, test: Predictions, value: float, tabl
         "threshold_per_region": _by_region(run, fit, test, fitted, tested),
         "genus": _genus(run, fit, fitted, tested, chosen["threshold"], genera),
         "region_priors": _with_priors(run, fit, test, tested, table),
-        "observations": _observations(run, test, table, value, chosen["threshold"]),
+        "observations": _observations(run, test, tested, table, value, chosen["threshold"]),
     }
     return result, tested
 
@@ -200,7 +200,7 @@ def describe_raw(run: Run, test: Predictions) -> str:
     """What the probabilities are worth as the model gives them."""
     from keras_pipeline.evaluation.scores import score
 
-    figures = _quality(run, score(test.logits, test.labels), test)
+    figures = _quality(run, score(test.logits, test.labels), test.group_ids)
     return f"test n {figures['n']}, uncalibrated: {_describe_quality(figures)}"
 
 
@@ -282,10 +282,10 @@ def choose(run: Run, scores: Scores, photos: Predictions, rows: np.ndarray | Non
     return {**{key: found[key] for key in kept}, "n_promise": len(asked)}
 
 
-def _quality(run: Run, scores: Scores, photos: Predictions, rows: np.ndarray | slice = slice(None)) -> dict:
+def _quality(run: Run, scores: Scores, group_ids: np.ndarray) -> dict:
     from keras_pipeline.evaluation.calibration import quality
 
-    figures = quality(scores, photos.group_ids[rows], bins=run.config.phase5.bins, seed=run.config.seed)
+    figures = quality(scores, group_ids, bins=run.config.phase5.bins, seed=run.config.seed)
     return {"top1": float(scores.correct.mean()), **figures}
 
 
@@ -406,18 +406,18 @@ def _with_priors(run: Run, fit: Predictions, test: Predictions, without: Scores,
         "coverage": judged["coverage"],
         "top1": compared.pop("all"),
         "top1_per_region": compared,
-        "without": _quality(run, without, test),
-        "with": _quality(run, tested, test),
+        "without": _quality(run, without, test.group_ids),
+        "with": _quality(run, tested, test.group_ids),
     }
 
 
-def _observations(run: Run, test: Predictions, table: pd.DataFrame, value: float, species_threshold: float) -> dict:
+def _observations(
+    run: Run, test: Predictions, tested: Scores, table: pd.DataFrame, value: float, species_threshold: float
+) -> dict:
     """Several photos of one observation, asked together, against the same photos one by one."""
-    import numpy as np
     import pandas as pd
 
     from keras_pipeline.evaluation import threshold as thresholds
-    from keras_pipeline.evaluation.calibration import quality
     from keras_pipeline.evaluation.scores import score, together
 
     photos = pd.DataFrame(
@@ -436,16 +436,14 @@ def _observations(run: Run, test: Predictions, table: pd.DataFrame, value: float
     rows = member >= 0
     labels = one_plant["first"].to_numpy()
     groups = photos.group[rows].groupby(member[rows]).first().to_numpy()
-    single = score(test.logits[rows], test.labels[rows], value)
     said = score(together(test.logits, value, member, len(one_plant)), labels)
-    settings = {"bins": run.config.phase5.bins, "seed": run.config.seed}
     answered = thresholds.evaluate_threshold(said.confidence, said.correct, species_threshold)
     return {
         "n": len(one_plant),
         "photos": int(rows.sum()),
         "two_names": int(len(several) - len(one_plant)),
-        "single": {"top1": float(single.correct.mean()), **quality(single, photos.group[rows].to_numpy(), **settings)},
-        "together": {"top1": float(said.correct.mean()), **quality(said, np.asarray(groups), **settings)},
+        "single": _quality(run, tested[rows], test.group_ids[rows]),
+        "together": _quality(run, said, groups),
         "precision": answered["precision"],
         "coverage": answered["coverage"],
     }
