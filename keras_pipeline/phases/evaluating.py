@@ -27,6 +27,7 @@ def evaluate(
     gate: float | None = None,
     split: str | None = None,
     beside: dict[str, dict] | None = None,
+    pictures: bool = True,
 ) -> None:
     """Beside the artefact `<model_name>_metrics`: metrics_<split>.json, predictions_<split>.npz, pictures_<split>/.
 
@@ -36,6 +37,7 @@ def evaluate(
         gate: the recall every class shall exceed, drawn as a line.
         split: instead of the command's.
         beside: {title: metrics} of other models over the same split, to draw the regions of.
+        pictures: whether to draw any.
     """
     import numpy as np
 
@@ -50,9 +52,10 @@ def evaluate(
     answers = _answers(predictions)
     with aside(folder / f"predictions_{split}.npz") as temporary:
         np.savez_compressed(temporary, **answers)
-    with aside(folder / f"pictures_{split}") as temporary:
-        temporary.mkdir()
-        _draw(temporary, info, split, answers, {**(beside or {}), TITLES[model_name]: result}, gate)
+    if pictures:
+        with aside(folder / f"pictures_{split}") as temporary:
+            temporary.mkdir()
+            _draw(temporary, info, split, answers, {**(beside or {}), TITLES[model_name]: result}, gate)
     write_json(folder / f"metrics_{split}.json", {"split": split, **result})
     print(describe(split, result))
 
