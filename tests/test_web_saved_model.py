@@ -116,7 +116,8 @@ def test_classify_jpeg_shrinks_an_original(loaded):
 def test_assets_travel_with_the_model():
     assets = example.saved() / "assets"
     labels = json.loads((assets / "labels.json").read_text())
-    assert labels == {"sha256": class_hash(example.SPECIES), "classes": example.SPECIES}
+    genera = ["Bellis", "Crocus", "Iris", "Viola"]
+    assert labels == {"sha256": class_hash(example.SPECIES), "classes": example.SPECIES, "genera": genera}
     assert json.loads((assets / "calibration.json").read_text()) == example.CALIBRATION
     assert json.loads((assets / "preprocessing.json").read_text())["image_size"] == 48
 

@@ -3,7 +3,7 @@
 globalThis.probe = {
   async load({ page, backend }) {
     const { Classifier } = await import(`${page}classifier.js`);
-    this.classifier = await Classifier.load({ backend });
+    this.classifier = await Classifier.load({ backends: [backend], software: true });
     const { load_ms, first_ms, classes } = this.classifier;
     return { backend: this.classifier.backend, load_ms, first_ms, classes };
   },

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pipeline.core.artifacts import aside, read_json, write_json
-from keras_pipeline.core.taxonomy import class_hash, genera_of, genus_names
+from keras_pipeline.core.taxonomy import class_hash, genera_of, genus, genus_names
 from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg, resize_antialiased
 
 LABELS, CALIBRATION, PREPROCESSING = "labels.json", "calibration.json", "preprocessing.json"
@@ -65,7 +65,7 @@ def write_saved_model(
     servable.weights = [weight.value for weight in model.weights]
     servable.serving_default, servable.classify_jpeg = scores, answers
     contents = {
-        LABELS: {"sha256": class_hash(labels), "classes": labels},
+        LABELS: {"sha256": class_hash(labels), "classes": labels, "genera": [genus(name) for name in labels]},
         CALIBRATION: calibration,
         PREPROCESSING: preprocessing.to_json(),
     } | ({} if priors is None else {PRIORS: priors})

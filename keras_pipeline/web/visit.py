@@ -70,5 +70,5 @@ def _read(page) -> dict:
         }
         for row in page.locator("#species li").all()
     ]
-    conclusive = page.get_attribute("#answer", "data-conclusive") == "true"
+    conclusive = page.get_attribute("#answer", "data-conclusive") == "species"
     return {**answer, "verdict": page.inner_text("#verdict"), "conclusive": conclusive, "species": species}

@@ -1,8 +1,14 @@
 import { Classifier } from "./classifier.js";
+import { messages, preferred, reason } from "./messages.js";
 
 const $ = (id) => document.getElementById(id);
+let language = preferred();
+let say = messages[language];
 let classifier = null;
 let current = 0; // Number of the photo asked about last: an answer to an earlier one is dropped.
+let told = () => {}; // Says again what is on the page, in another language.
+let photo = null;
+let proven = 0; // photos on which the page was checked
 
 /** state: loading | ready | working | answered | failed; the style sheet and the tests read it. */
 function show(state, message) {
@@ -10,61 +16,97 @@ function show(state, message) {
   $("status").textContent = message;
 }
 
-/** Rounded down, so that an answer just below the threshold is not shown as one that reaches it. */
-function percent(probability) {
-  if (probability > 0.99) return "over 99 %";
-  if (probability < 0.01) return "under 1 %";
-  return `${Math.floor(probability * 100 + 1e-4)} %`;
+/** Texts and {latin: name}s as nodes. */
+function words(parts) {
+  return parts.map((part) => {
+    if (typeof part === "string") return part;
+    const name = document.createElement("em");
+    name.lang = "la";
+    name.textContent = part.latin;
+    return name;
+  });
 }
 
 function speciesRow({ latin_name, probability }, threshold) {
   const row = $("row").content.cloneNode(true);
   row.querySelector(".name").textContent = latin_name;
-  row.querySelector(".percent").textContent = percent(probability);
+  row.querySelector(".name").lang = "la";
+  row.querySelector(".percent").textContent = say.percent(probability);
   row.querySelector(".fill").style.width = `${probability * 100}%`;
   row.querySelector(".mark").style.left = `${threshold * 100}%`;
   row.querySelector("li").dataset.probability = probability;
   return row;
 }
 
-function doubt({ latin_name, probability }) {
-  const name = document.createElement("em");
-  name.textContent = latin_name;
-  const advice = "Try a sharper photo of one flower, close up, in daylight.";
-  return ["It might be ", name, `, but ${percent(probability)} is too little to go by. ${advice}`];
-}
-
-function showAnswer({ species, probability, conclusive, ms }) {
+function showAnswer({ species, probability, conclusive, threshold, genus, ms }) {
   const [best] = species;
-  $("verdict").textContent = conclusive ? best.latin_name : "Not conclusive";
+  const percent = say.percent(probability);
+  const verdict = conclusive ? best.latin_name : genus.conclusive ? say.genusVerdict(genus.name) : say.notConclusive;
+  $("verdict").textContent = verdict;
   $("verdict").className = conclusive ? "latin" : "";
-  if (conclusive) $("sure").textContent = `${percent(probability)} sure`.replace("over", "Over");
-  else $("sure").replaceChildren(...doubt(best));
-  $("species").replaceChildren(...species.map((entry) => speciesRow(entry, classifier.threshold)));
-  $("took").textContent = `Answered in ${Math.round(ms)} ms, on this device.`;
-  $("answer").dataset.conclusive = conclusive;
-  show("answered", conclusive ? `${best.latin_name}, ${percent(probability)} sure.` : "Not conclusive.");
+  $("verdict").lang = conclusive ? "la" : language;
+  if (conclusive) $("sure").textContent = say.sure(percent).replace(/^./, (letter) => letter.toUpperCase());
+  else if (genus.conclusive)
+    $("sure").replaceChildren(...words(say.genus(genus.name, say.percent(genus.probability), best.latin_name)));
+  else $("sure").replaceChildren(...words(say.doubt(best.latin_name, percent)));
+  $("species").replaceChildren(...species.map((entry) => speciesRow(entry, threshold)));
+  $("threshold").textContent = say.legend(`${Math.round(threshold * 1000) / 10} %`);
+  $("took").textContent = say.took(Math.round(ms), classifier.backend);
+  $("answer").dataset.conclusive = conclusive ? "species" : genus.conclusive ? "genus" : "none";
+  const sure = conclusive ? percent : genus.conclusive ? say.percent(genus.probability) : null;
+  show("answered", sure ? say.answered(verdict, sure) : `${verdict}.`);
 }
 
 async function ask(file) {
   const asked = ++current;
+  photo = file;
   URL.revokeObjectURL($("photo").src);
   $("photo").src = URL.createObjectURL(file);
-  show("working", "Looking at the photo…");
+  $("photo").alt = say.photoChosen;
+  told = () => show("working", say.working);
+  told();
   try {
-    const answer = await classifier.classify(file);
-    if (asked === current) showAnswer(answer);
+    const answer = await classifier.classify(file, { region: $("region").value || null });
+    if (asked === current) told = () => showAnswer(answer);
   } catch (error) {
-    if (asked === current) show("failed", `“${file.name}”: ${error.message}. Please choose a JPEG, PNG or WebP photo.`);
+    if (asked === current) told = () => show("failed", say.notRead(file.name ?? "", reason(error, language)));
   }
+  if (asked === current) told();
+}
+
+/** The page in the visitor's language; what was said already is said again. */
+function translate() {
+  say = messages[language];
+  document.documentElement.lang = language;
+  document.title = say.title;
+  for (const element of document.querySelectorAll("[data-t]")) element.textContent = say[element.dataset.t];
+  const other = Object.keys(messages).find((tag) => tag !== language);
+  Object.assign($("language"), { textContent: messages[other].language, lang: other });
+  $("species").setAttribute("aria-label", say.species);
+  const list = (tag, texts) => texts.map((text) => Object.assign(document.createElement(tag), { textContent: text }));
+  $("waiting").replaceChildren(...list("p", say.waiting));
+  $("tips").replaceChildren(...list("li", say.tips));
+  if (classifier) $("count").textContent = say.count(classifier.classes.length);
+  if (proven) $("proof").textContent = say.proof(proven);
+  if ($("offline").textContent) $("offline").textContent = say.offline;
+  if (photo) $("photo").alt = say.photoChosen;
+  told();
 }
 
 function listen() {
-  const input = $("choose");
-  input.addEventListener("change", () => {
-    if (input.files.length) ask(input.files[0]);
-    input.value = ""; // The same file again counts as a new choice.
+  for (const input of [$("choose"), $("camera")]) {
+    input.addEventListener("change", () => {
+      if (input.files.length) ask(input.files[0]);
+      input.value = ""; // The same file again counts as a new choice.
+    });
+  }
+  $("region").addEventListener("change", () => photo && ask(photo));
+  $("language").addEventListener("click", () => {
+    language = $("language").lang;
+    localStorage.setItem("language", language);
+    translate();
   });
+  $("retry").addEventListener("click", start);
   const isFile = (event) => event.dataTransfer?.types.includes("Files");
   document.addEventListener("dragover", (event) => {
     if (!isFile(event)) return;
@@ -80,6 +122,13 @@ function listen() {
     document.body.classList.remove("dragging");
     if (classifier && event.dataTransfer.files.length) ask(event.dataTransfer.files[0]);
   });
+  document.addEventListener("paste", (event) => {
+    if (!classifier) return;
+    const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
+    if (file) return ask(file);
+    told = () => show("failed", say.noPhotoPasted);
+    told();
+  });
 }
 
 /** The proof is made after the bundle, so a bundle without one is told by silence. */
@@ -87,22 +136,48 @@ async function showProof() {
   const response = await fetch("equivalence.json").catch(() => null);
   if (!response?.ok) return;
   const { passed, backends } = await response.json();
-  if (passed) $("proof").textContent = `Checked against the Python model on ${backends.wasm.n} photos: same answers. `;
+  const checked = backends[classifier.backend] ?? backends.wasm;
+  if (!passed || !checked) return;
+  proven = checked.n;
+  $("proof").textContent = say.proof(proven);
+}
+
+/** After the first visit the page needs no network: sw.js keeps its files. */
+async function keepOffline() {
+  if (!("serviceWorker" in navigator)) return;
+  try {
+    await navigator.serviceWorker.register("sw.js");
+    await navigator.serviceWorker.ready;
+    $("offline").textContent = say.offline;
+  } catch {
+    // Private windows and plain http from another machine have none; the page works, online.
+  }
 }
 
 async function start() {
-  listen();
-  const onProgress = (fraction) => ($("progress").value = fraction);
+  $("retry").hidden = true;
+  told = () => show("loading", say.loading);
+  told();
+  const onProgress = (fraction) => {
+    $("progress").value = fraction;
+    if (document.body.dataset.state === "loading") $("status").textContent = say.loadingOf(Math.floor(fraction * 100));
+  };
   try {
     classifier = await Classifier.load({ onProgress });
   } catch (error) {
-    return show("failed", `The model could not be loaded: ${error.message}. Please reload the page.`);
+    $("retry").hidden = false;
+    told = () => show("failed", say.notLoaded(reason(error, language)));
+    return told();
   }
-  $("choose").disabled = false;
-  $("count").textContent = `${classifier.classes.length} species. `;
-  $("threshold").textContent = `${Math.round(classifier.threshold * 100)} %`;
-  show("ready", "Ready.");
-  return showProof();
+  $("choose").disabled = $("camera").disabled = false;
+  for (const name of classifier.regions) $("region").add(new Option(name, name));
+  $("region").closest("p").hidden = !classifier.regions.length;
+  document.body.dataset.backend = classifier.backend;
+  told = () => show("ready", say.ready);
+  translate();
+  return Promise.all([showProof(), keepOffline()]);
 }
 
+listen();
+translate();
 start();

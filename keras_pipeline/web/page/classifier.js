@@ -1,24 +1,44 @@
-// The classifier for any page of the same site:
+// The classifier, for this page and for any other:
 //
-//   import { Classifier } from "./classifier.js";
-//   const classifier = await Classifier.load();
-//   const { species, probability, conclusive } = await classifier.classify(fileOrBlob);
+//   import { classify } from "https://plants.example.org/classifier.js";
+//   const { species, probability, conclusive } = await classify(image);
 //
-// `species` is [{latin_name, probability}], likeliest first; probabilities are calibrated; `conclusive` says whether
-// the first reaches the threshold under which the model had better not be believed. Errors reject with a sentence.
+// `image` is a File or Blob of a photo, or anything that createImageBitmap takes (an <img>, a <canvas>, a video).
+// `species` is [{latin_name, probability}], the five likeliest first; probabilities are calibrated. `conclusive` says
+// whether the first reaches the threshold under which the model had better not be believed; where it doesn't,
+// `genus` may be {name, probability, conclusive}. Errors reject with a sentence. For a page of another host the server
+// that has these files must allow it (Access-Control-Allow-Origin).
+//
+// Classifier.load() says more: which backend, how long, and `classify(image, {region})`.
 
 const TOP = 5;
+const NEVER = 2; // a threshold that no probability reaches
+const BASE = new URL("./", import.meta.url).href;
+
+let shared = null; // of `classify`, loaded once
+
+/** See above; loads the model with the first photo. */
+export async function classify(image) {
+  shared ??= Classifier.load().catch((error) => {
+    shared = null; // the next photo tries again
+    throw error;
+  });
+  return (await shared).classify(image);
+}
 
 export class Classifier {
-  #worker = new Worker(new URL("worker.js", import.meta.url));
+  #worker = startWorker();
   #waiting = new Map();
   #nextId = 0;
 
-  /** backend: "wasm"; onProgress: called with 0..1 while the model loads. */
-  static async load({ backend = "wasm", onProgress } = {}) {
+  /**
+   * backends: tried in this order, the first that is fast here and gives the stored answers is taken;
+   * software: also where a backend is only emulated; onProgress: called with 0..1 while the model loads.
+   */
+  static async load({ backends = ["webgpu", "webgl", "wasm", "cpu"], software = false, onProgress } = {}) {
     const classifier = new Classifier();
     try {
-      Object.assign(classifier, await classifier.ask("load", { backend }, onProgress));
+      Object.assign(classifier, await classifier.ask("load", { base: BASE, backends, software }, [], onProgress));
       return classifier;
     } catch (error) {
       classifier.close();
@@ -40,26 +60,49 @@ export class Classifier {
     };
   }
 
-  /** A photo (File or Blob) -> {species, probability, conclusive, probabilities, ms}. */
-  async classify(blob) {
-    const { probabilities, ms } = await this.ask("classify", { blob });
+  /**
+   * A photo -> {species, probability, conclusive, genus, probabilities, ms}.
+   *
+   * region: one of `regions` (empty where no priors are shipped): where the plant grew wild; null: a garden plant.
+   */
+  async classify(image, { region = null } = {}) {
+    if (region !== null && !this.regions.includes(region)) throw new Error(`${region}: not one of ${this.regions}`);
+    const picture = image instanceof Blob ? image : await createImageBitmap(image, { imageOrientation: "from-image" });
+    const { probabilities, ms } = await this.ask("classify", { picture, region }, image instanceof Blob ? [] : [picture]);
     const order = Array.from(probabilities.keys()).sort((a, b) => probabilities[b] - probabilities[a]);
     const species = order.slice(0, TOP).map((i) => ({ latin_name: this.classes[i], probability: probabilities[i] }));
     // Probabilities are float32, so the threshold is compared as one, as in the SavedModel.
-    const conclusive = species[0].probability >= Math.fround(this.threshold);
-    return { species, probability: species[0].probability, conclusive, probabilities, ms };
+    const threshold = region === null ? this.threshold : this.region_threshold;
+    const conclusive = species[0].probability >= Math.fround(threshold);
+    const genus = this.#genus(probabilities, !conclusive && region === null ? this.genus_threshold : NEVER);
+    return { species, probability: species[0].probability, conclusive, threshold, genus, probabilities, ms };
+  }
+
+  /** The genus whose species have the largest sum of probabilities. */
+  #genus(probabilities, threshold) {
+    const sums = new Map();
+    this.genera.forEach((genus, i) => sums.set(genus, (sums.get(genus) ?? 0) + probabilities[i]));
+    const [name, probability] = [...sums].reduce((best, entry) => (entry[1] > best[1] ? entry : best));
+    return { name, probability, conclusive: probability >= threshold };
   }
 
   /** One message to the worker; see worker.js. */
-  ask(task, details = {}, onProgress = undefined) {
+  ask(task, details = {}, transfer = [], onProgress = undefined) {
     return new Promise((resolve, reject) => {
       const id = this.#nextId++;
       this.#waiting.set(id, { resolve, reject, onProgress });
-      this.#worker.postMessage({ id, task, ...details });
+      this.#worker.postMessage({ id, task, ...details }, transfer);
     });
   }
 
   close() {
     this.#worker.terminate();
   }
+}
+
+/** A worker may only come from the page's own host; another's is fetched by one of our own. */
+function startWorker() {
+  const url = new URL("worker.js", BASE).href;
+  if (new URL(url).origin === location.origin) return new Worker(url);
+  return new Worker(URL.createObjectURL(new Blob([`importScripts(${JSON.stringify(url)});`], { type: "text/javascript" })));
 }

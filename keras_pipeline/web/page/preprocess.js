@@ -35,16 +35,14 @@ const preprocess = (() => {
 
   const toByte = (sum) => (sum < 0 ? 0 : Math.min(sum >> PRECISION_BITS, 255));
 
-  /** RGBA (or RGB) rows to RGB rows of another width, rounded to bytes as Pillow does between its two passes. */
-  function resizeRows(pixels, width, height, channels, outputWidth) {
-    const { starts, counts, weights, taps } = pillowWeights(width, outputWidth);
-    const output = new Uint8Array(outputWidth * height * 3);
-    for (let y = 0, to = 0; y < height; y++) {
+  /** RGBA rows to RGB rows of another width, rounded to bytes as Pillow does between its two passes. */
+  function resizeRows(pixels, width, height, { starts, counts, weights, taps }, outputWidth, output, firstRow) {
+    for (let y = 0, to = firstRow * outputWidth * 3; y < height; y++) {
       for (let x = 0; x < outputWidth; x++, to += 3) {
-        let from = (y * width + starts[x]) * channels;
+        let from = (y * width + starts[x]) * 4;
         const end = x * taps + counts[x];
         let red = HALF, green = HALF, blue = HALF;
-        for (let i = x * taps; i < end; i++, from += channels) {
+        for (let i = x * taps; i < end; i++, from += 4) {
           const weight = weights[i];
           red += pixels[from] * weight;
           green += pixels[from + 1] * weight;
@@ -55,7 +53,6 @@ const preprocess = (() => {
         output[to + 2] = toByte(blue);
       }
     }
-    return output;
   }
 
   function resizeColumns(pixels, width, height, outputHeight) {
@@ -75,15 +72,24 @@ const preprocess = (() => {
     return output;
   }
 
-  /** RGBA pixels -> RGB {pixels: Uint8Array, width, height} with shorter side `shortSide`; never enlarges. */
-  function shrink(rgba, width, height, shortSide) {
+  /**
+   * RGBA pixels -> RGB {pixels: Uint8Array, width, height} with shorter side `shortSide`; never enlarges.
+   *
+   * strip: (top, count) -> RGBA of `count` rows from `top` on; asked for `rows` of them at a time, from the top down.
+   */
+  function shrink(strip, rows, width, height, shortSide) {
     const short = Math.min(width, height);
     const fits = short <= shortSide;
     const outputWidth = fits ? width : Math.trunc((width * shortSide) / short + 0.5);
     const outputHeight = fits ? height : Math.trunc((height * shortSide) / short + 0.5);
     // A pass that keeps its size has weights 0 and 1 only, so nothing needs a special case.
-    const rows = resizeRows(rgba, width, height, 4, outputWidth);
-    return { pixels: resizeColumns(rows, outputWidth, height, outputHeight), width: outputWidth, height: outputHeight };
+    const weights = pillowWeights(width, outputWidth);
+    const narrow = new Uint8Array(outputWidth * height * 3);
+    for (let top = 0; top < height; top += rows) {
+      const count = Math.min(rows, height - top);
+      resizeRows(strip(top, count), width, count, weights, outputWidth, narrow, top);
+    }
+    return { pixels: resizeColumns(narrow, outputWidth, height, outputHeight), width: outputWidth, height: outputHeight };
   }
 
   /** TensorFlow's ScaleAndTranslate spans (triangle kernel, antialias), in float32 as there. */
@@ -131,9 +137,9 @@ const preprocess = (() => {
     return output;
   }
 
-  /** Upright RGBA pixels -> what the model sees: Float32Array [S, S, 3], RGB 0..255. */
-  function toTensor(rgba, width, height, { short_side, crop_fraction, image_size }) {
-    const small = shrink(rgba, width, height, short_side);
+  /** Upright RGBA pixels, in strips as `shrink` asks for them -> what the model sees: Float32Array [S, S, 3], 0..255. */
+  function toTensor(strip, rows, width, height, { short_side, crop_fraction, image_size }) {
+    const small = shrink(strip, rows, width, height, short_side);
     const side = Math.floor(crop_fraction * Math.min(small.width, small.height) + 0.5);
     const square = { side, left: (small.width - side) >> 1, top: (small.height - side) >> 1 };
     return cropAndResize(small.pixels, small.width, square, image_size);

@@ -2,21 +2,30 @@
 // Decode, resize and classify away from the page's own thread, so that the page stays responsive.
 // Messages in: {id, task: "load" | "classify" | "predict" | "memory", ...}; out: {id, answer | error | progress}.
 
-importScripts(
-  "vendor/tf-core.es2017.min.js",
-  "vendor/tf-converter.es2017.min.js",
-  "vendor/tf-backend-wasm.es2017.min.js",
-  "preprocess.js",
-);
+const SCRIPTS = {
+  core: ["vendor/tf-core.es2017.min.js", "vendor/tf-converter.es2017.min.js", "preprocess.js"],
+  wasm: ["vendor/tf-backend-wasm.es2017.min.js"],
+  webgl: ["vendor/tf-backend-webgl.es2017.min.js"],
+  webgpu: ["vendor/tf-backend-webgpu.es2017.min.js"],
+  cpu: ["vendor/tf-backend-cpu.es2017.min.js"],
+};
+const FAST_MS = 60; // A backend that answers in less is taken without trying the others.
+const STRIP = 1 << 22; // pixels of a photo that are read at once: 16 MB
+const SAME = 1e-3; // A probability of the self-test may differ by so much: half precision on a phone differs by more.
 
-const here = (path) => new URL(path, self.location).href;
-let loaded = null; // {model, input, output, labels, calibration, preprocessing}
+let base = null; // where these files lie
+let loaded = null; // {model, input, output, labels, calibration, preprocessing, priors}
 
-async function readJson(path) {
-  const response = await fetch(here(path));
+const here = (path) => new URL(path, base).href;
+
+async function fetched(path) {
+  const response = await fetch(here(path)).catch(() => null);
+  if (!response) throw new Error("no connection");
   if (!response.ok) throw new Error(`${path}: the server answered ${response.status}`);
-  return response.json();
+  return response;
 }
+
+const readJson = async (path) => (await fetched(path)).json();
 
 /** The model says which class list it was trained on; another list would put wrong names on right answers. */
 async function checkLabels({ sha256, classes }, model) {
@@ -30,25 +39,85 @@ async function checkLabels({ sha256, classes }, model) {
   if (found !== sha256) throw new Error("labels.json was altered after export");
 }
 
-async function load({ backend }, tellProgress) {
+/** Whether the backend runs here on hardware; software WebGL is ten times slower than WebAssembly. */
+async function start(backend, software) {
+  if (backend === "webgpu" && !software) {
+    const adapter = await self.navigator.gpu?.requestAdapter();
+    if (!adapter || adapter.isFallbackAdapter || adapter.info?.isFallbackAdapter) return false;
+  }
+  if (backend === "webgl" && !software) {
+    const context = new OffscreenCanvas(1, 1).getContext("webgl2", { failIfMajorPerformanceCaveat: true });
+    if (!context) return false;
+    context.getExtension("WEBGL_lose_context")?.loseContext();
+  }
+  importScripts(...SCRIPTS[backend].map(here));
+  if (backend === "wasm") {
+    tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", false); // Threads need headers that a plain server does not send.
+    tf.wasm.setWasmPaths(here("vendor/"));
+  }
+  return tf.setBackend(backend);
+}
+
+/** {first_ms, ms} of the stored photo; throws where the answer isn't the stored one. */
+async function selfTest(backend) {
+  const { photo, probabilities } = loaded.test;
+  const first = await classify({ picture: photo });
+  const second = await classify({ picture: photo });
+  const difference = second.probabilities.reduce((most, p, i) => Math.max(most, Math.abs(p - probabilities[i])), 0);
+  if (!(difference <= SAME)) throw new Error(`${backend} gave other answers than the model's own, by ${difference}`);
+  return { first_ms: first.model_ms, ms: second.model_ms, difference };
+}
+
+async function load({ base: from, backends, software = false }, tellProgress) {
   const started = performance.now();
-  const names = ["labels.json", "calibration.json", "preprocessing.json"];
-  const [labels, calibration, preprocessing] = await Promise.all(names.map(readJson));
-  tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", false); // Threads need headers that a plain static server does not send.
-  tf.wasm.setWasmPaths(here("vendor/"));
-  if (!(await tf.setBackend(backend))) throw new Error(`this browser cannot run the ${backend} backend`);
-  const model = await tf.loadGraphModel(here("model/model.json"), { onProgress: tellProgress });
-  await checkLabels(labels, model);
-  const { inputs, outputs } = model.modelSignature;
-  loaded = { model, input: inputs.image.name, output: outputs.probabilities.name, labels, calibration, preprocessing };
-  const size = preprocessing.image_size;
-  const { ms } = await predict({ values: new Float32Array(size * size * 3) }); // Compiles: the visitor does not wait.
+  base = from;
+  importScripts(...SCRIPTS.core.map(here));
+  const names = ["labels.json", "calibration.json", "preprocessing.json", "selftest.json"];
+  const [labels, calibration, preprocessing, { probabilities }] = await Promise.all(names.map(readJson));
+  const ship = calibration.region_priors?.ship;
+  const [priors, photo] = await Promise.all([ship ? readJson("priors.json") : null, fetched("selftest.png").then((r) => r.blob())]);
+  // Fetched once, whichever backends are tried.
+  const artifacts = await tf.io.http(here("model/model.json"), { onProgress: tellProgress, fetchFunc: (url, options) =>
+    fetch(url, options).catch(() => { throw new Error("no connection"); }) }).load();
+  const tried = [];
+  let best = null;
+  for (const backend of backends) {
+    try {
+      if (!(await start(backend, software))) {
+        tried.push({ backend, why: "not on this device's hardware" });
+        continue;
+      }
+      const model = await tf.loadGraphModel({ load: async () => artifacts });
+      await checkLabels(labels, model);
+      const { inputs, outputs } = model.modelSignature;
+      const test = { photo, probabilities };
+      loaded = { backend, model, input: inputs.image.name, output: outputs.probabilities.name, labels, calibration, preprocessing, priors, test };
+      const found = await selfTest(backend);
+      tried.push({ backend, ...found });
+      if (!best || found.ms < best.ms) {
+        best?.loaded.model.dispose();
+        best = { loaded, ...found };
+      } else model.dispose();
+      if (best.ms < FAST_MS) break;
+    } catch (error) {
+      if (backends.length === 1) throw error;
+      tried.push({ backend, why: error.message });
+    }
+  }
+  if (!best) throw new Error(tried.map(({ backend, why }) => `${backend}: ${why}`).join("; "));
+  loaded = best.loaded;
+  await tf.setBackend(loaded.backend);
   return {
-    backend: tf.getBackend(),
+    backend: loaded.backend,
+    tried,
     classes: labels.classes,
+    genera: labels.genera,
     threshold: calibration.threshold,
+    genus_threshold: calibration.genus?.threshold ?? 2,
+    regions: priors?.regions ?? [],
+    region_threshold: calibration.region_priors?.threshold,
     load_ms: performance.now() - started,
-    first_ms: ms,
+    first_ms: best.first_ms,
   };
 }
 
@@ -66,29 +135,56 @@ async function predict({ values }) {
   }
 }
 
-/** A photo's pixels at their natural size, orientation applied, in sRGB, on white where transparent. */
-async function uprightPixels(blob) {
-  const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" });
+/**
+ * What the model sees of a photo: orientation applied, in sRGB, on white where transparent, no pixel left out.
+ *
+ * Read in strips: a phone's browser has no canvas for 60 megapixels, and 240 MB of pixels would end its tab.
+ */
+async function seen(picture) {
+  let bitmap = picture;
+  if (picture instanceof Blob) {
+    try {
+      bitmap = await createImageBitmap(picture, { imageOrientation: "from-image" });
+    } catch (error) {
+      throw new Error("not a photo", { cause: error });
+    }
+  }
   const { width, height } = bitmap;
-  const context = new OffscreenCanvas(width, height).getContext("2d", { alpha: false, willReadFrequently: true });
-  context.fillStyle = "white";
-  context.fillRect(0, 0, width, height);
-  context.drawImage(bitmap, 0, 0);
-  bitmap.close();
-  return context.getImageData(0, 0, width, height);
+  const rows = Math.max(1, Math.min(height, Math.floor(STRIP / width)));
+  const context = new OffscreenCanvas(width, rows).getContext("2d", { alpha: false, willReadFrequently: true });
+  const strip = (top, count) => {
+    context.fillStyle = "white";
+    context.fillRect(0, 0, width, count);
+    context.drawImage(bitmap, 0, top, width, count, 0, 0, width, count);
+    return context.getImageData(0, 0, width, count).data;
+  };
+  try {
+    return preprocess.toTensor(strip, rows, width, height, loaded.preprocessing);
+  } finally {
+    bitmap.close();
+  }
 }
 
-async function classify({ blob }) {
+/** log p + what the region adds, with its own temperature, normalised; see evaluation/priors.py. */
+function withPrior(probabilities, region) {
+  const { calibration, priors } = loaded;
+  const added = priors.log_ratios[priors.regions.indexOf(region)];
+  const sharper = calibration.temperature / calibration.region_priors.temperature;
+  const logits = Float64Array.from(probabilities, (p, i) => Math.log(Math.max(p, 1e-38)) * sharper + added[i]);
+  const most = logits.reduce((a, b) => Math.max(a, b));
+  const weights = logits.map((z) => Math.exp(z - most));
+  const total = weights.reduce((a, b) => a + b);
+  return Float32Array.from(weights, (weight) => weight / total);
+}
+
+async function classify({ picture, region = null }) {
   const started = performance.now();
-  let image;
-  try {
-    image = await uprightPixels(blob);
-  } catch (error) {
-    throw new Error("not a photo this browser can read", { cause: error });
-  }
-  const values = preprocess.toTensor(image.data, image.width, image.height, loaded.preprocessing);
-  const { probabilities } = await predict({ values });
-  return { probabilities, ms: performance.now() - started };
+  const { probabilities, ms } = await predict({ values: await seen(picture) });
+  return {
+    probabilities: region === null ? probabilities : withPrior(probabilities, region),
+    model_ms: ms,
+    ms: performance.now() - started,
+  };
 }
 
 const tasks = { load, classify, predict, memory: () => ({ tensors: tf.memory().numTensors }) };

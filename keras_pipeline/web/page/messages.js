@@ -1,0 +1,130 @@
+// What the page says, in its languages. A value may be a function of what it tells.
+// Percentages are rounded down, so that an answer just below the threshold is not shown as one that reaches it.
+
+const floor = (probability) => Math.floor(probability * 100 + 1e-4);
+
+const en = {
+  language: "English",
+  title: "Which plant is this?",
+  subtitle: "Take or choose a photo of a plant and get its name. The photo stays on your device.",
+  photo: "Photo",
+  photoChosen: "The photo you chose",
+  invitation: "Show one plant, close up and in focus",
+  choose: "Choose a photo",
+  another: "Choose another photo",
+  camera: "Take a photo",
+  hint: "or drop one anywhere on this page, or paste it",
+  hintTouch: "JPEG, PNG or WebP, of any size",
+  region: "Where did it grow?",
+  regionHint: "Where it grew wild makes some species likelier than others.",
+  garden: "In a garden, or I don't know",
+  answer: "Answer",
+  loading: "Loading the model…",
+  loadingOf: (percent) => `Loading the model, ${percent} %`,
+  ready: "Ready.",
+  working: "Looking at the photo…",
+  waiting: [
+    "The five likeliest species appear here, each with how sure the answer is.",
+    "Where the photo does not tell enough, it says so instead of guessing.",
+  ],
+  notConclusive: "Not conclusive",
+  sure: (percent) => `${percent} sure`,
+  percent: (p) => (p > 0.99 ? "over 99 %" : p < 0.01 ? "under 1 %" : `${floor(p)} %`),
+  doubt: (name, percent) => ["It might be ", { latin: name }, `, but ${percent} is too little to go by.`],
+  genusVerdict: (genus) => `A species of ${genus}`,
+  genus: (genus, percent, name) => [
+    "The genus is ", { latin: genus }, ` (${percent} sure); which species the photo does not tell. Likeliest: `, { latin: name }, ".",
+  ],
+  next: "What helps",
+  tips: [
+    "One plant, filling the picture, and nothing else in focus.",
+    "A flower from the front; leaves or fruit where there is no flower.",
+    "Daylight, no flash, a steady hand.",
+  ],
+  species: "Likeliest species",
+  legend: (percent) => `Below ${percent} a species is not conclusive.`,
+  took: (ms, backend) => `Answered in ${ms} ms on this device (${backend}).`,
+  count: (n) => `${n.toLocaleString("en")} species.`,
+  proof: (n) => `Checked against the Python model on ${n.toLocaleString("en")} photos: same answers.`,
+  privacy: "Runs in your browser with TensorFlow.js; nothing is sent anywhere.",
+  offline: "Works offline from now on.",
+  licences: "Licences and photo credits",
+  retry: "Try again",
+  notLoaded: (why) => `The model could not be loaded: ${why}.`,
+  notRead: (file, why) => `“${file}”: ${why}. Please choose a JPEG, PNG or WebP photo.`,
+  noPhotoPasted: "What you pasted holds no photo.",
+  answered: (verdict, percent) => `${verdict}, ${percent} sure.`,
+  script: "This page needs JavaScript: the plant is recognised on your own device.",
+};
+
+const es = {
+  language: "Español",
+  title: "¿Qué planta es?",
+  subtitle: "Haz o elige una foto de una planta y sabrás su nombre. La foto no sale de tu dispositivo.",
+  photo: "Foto",
+  photoChosen: "La foto que has elegido",
+  invitation: "Muestra una sola planta, de cerca y enfocada",
+  choose: "Elegir una foto",
+  another: "Elegir otra foto",
+  camera: "Hacer una foto",
+  hint: "o suéltala en cualquier lugar de esta página, o pégala",
+  hintTouch: "JPEG, PNG o WebP, de cualquier tamaño",
+  region: "¿Dónde crecía?",
+  regionHint: "El lugar donde crece silvestre hace más probables unas especies que otras.",
+  garden: "En un jardín, o no lo sé",
+  answer: "Respuesta",
+  loading: "Cargando el modelo…",
+  loadingOf: (percent) => `Cargando el modelo, ${percent} %`,
+  ready: "Listo.",
+  working: "Mirando la foto…",
+  waiting: [
+    "Aquí aparecerán las cinco especies más probables, cada una con su grado de certeza.",
+    "Si la foto no dice lo bastante, se dirá, en lugar de adivinar.",
+  ],
+  notConclusive: "No concluyente",
+  sure: (percent) => `Certeza: ${percent}`,
+  percent: (p) => (p > 0.99 ? "más del 99 %" : p < 0.01 ? "menos del 1 %" : `${floor(p)} %`),
+  doubt: (name, percent) => ["Podría ser ", { latin: name }, `, pero ${percent} es demasiado poco para fiarse.`],
+  genusVerdict: (genus) => `Una especie de ${genus}`,
+  genus: (genus, percent, name) => [
+    "El género es ", { latin: genus }, ` (certeza: ${percent}); la especie no se distingue en la foto. La más probable: `, { latin: name }, ".",
+  ],
+  next: "Qué ayuda",
+  tips: [
+    "Una sola planta que llene la imagen, sin nada más enfocado.",
+    "Una flor de frente; hojas o frutos si no hay flor.",
+    "Luz de día, sin flash y con pulso firme.",
+  ],
+  species: "Especies más probables",
+  legend: (percent) => `Por debajo del ${percent} una especie no es concluyente.`,
+  took: (ms, backend) => `Respondido en ${ms} ms en este dispositivo (${backend}).`,
+  count: (n) => `${n.toLocaleString("es")} especies.`,
+  proof: (n) => `Comprobado con el modelo de Python en ${n.toLocaleString("es")} fotos: las mismas respuestas.`,
+  privacy: "Funciona en tu navegador con TensorFlow.js; no se envía nada a ninguna parte.",
+  offline: "A partir de ahora funciona sin conexión.",
+  licences: "Licencias y créditos de las fotos",
+  retry: "Reintentar",
+  notLoaded: (why) => `No se ha podido cargar el modelo: ${why}.`,
+  notRead: (file, why) => `«${file}»: ${why}. Elige una foto JPEG, PNG o WebP.`,
+  noPhotoPasted: "Lo que has pegado no contiene ninguna foto.",
+  answered: (verdict, percent) => `${verdict}, certeza: ${percent}.`,
+  script: "Esta página necesita JavaScript: la planta se reconoce en tu propio dispositivo.",
+};
+
+/** Reasons why a photo or the model failed, as worker.js names them. */
+const reasons = {
+  "not a photo": { en: "this is no photo that this browser can read", es: "no es una foto que este navegador sepa leer" },
+  "no connection": { en: "the connection was lost", es: "se ha perdido la conexión" },
+};
+
+export const messages = { en, es };
+
+/** The visitor's language: as chosen before, else the first of the browser's that the page speaks. */
+export function preferred() {
+  const wanted = [localStorage.getItem("language"), ...navigator.languages].filter(Boolean);
+  return wanted.map((tag) => tag.slice(0, 2)).find((tag) => tag in messages) ?? "en";
+}
+
+export function reason(error, language) {
+  return reasons[error.message]?.[language] ?? error.message;
+}

@@ -1,0 +1,34 @@
+// Keeps the page for visits without a network: every file of files.json, fetched at the first visit. A new export has
+// another files.json, and its files take the place of the old ones together, so that no page is made of two exports.
+"use strict";
+
+const LIST = "files.json";
+const here = (path) => new URL(path, self.registration.scope).href;
+
+async function keep() {
+  const response = await fetch(here(LIST), { cache: "no-cache" });
+  if (!response.ok) throw new Error(`${LIST}: ${response.status}`);
+  const text = await response.text();
+  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
+  const version = Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (!(await caches.has(version))) {
+    const cache = await caches.open(`${version}-unfinished`);
+    await cache.addAll(Object.keys(JSON.parse(text)).map((path) => new Request(here(path), { cache: "no-cache" })));
+    const finished = await caches.open(version);
+    for (const request of await cache.keys()) await finished.put(request, await cache.match(request));
+    await finished.put(here("./"), await finished.match(here("index.html")));
+  }
+  for (const name of await caches.keys()) if (name !== version) await caches.delete(name);
+}
+
+self.addEventListener("install", (event) => event.waitUntil(keep().then(() => self.skipWaiting())));
+self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
+
+/** From the network while there is one, so that a new export shows at once; else what was kept. */
+self.addEventListener("fetch", (event) => {
+  if (event.request.method !== "GET" || !event.request.url.startsWith(self.registration.scope)) return;
+  event.respondWith(
+    fetch(event.request).catch(async () => (await caches.match(event.request, { ignoreSearch: true })) ?? Response.error()),
+  );
+  if (event.request.mode === "navigate") event.waitUntil(keep().catch(() => {}));
+});
