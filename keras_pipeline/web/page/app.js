@@ -63,6 +63,7 @@ async function ask(file) {
   URL.revokeObjectURL($("photo").src);
   $("photo").src = URL.createObjectURL(file);
   $("photo").alt = say.photoChosen;
+  $("choose-label").textContent = say[($("choose-label").dataset.t = "another")];
   told = () => show("working", say.working);
   told();
   try {

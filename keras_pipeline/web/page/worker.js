@@ -39,7 +39,9 @@ async function checkLabels({ sha256, classes }, model) {
   if (found !== sha256) throw new Error("labels.json was altered after export");
 }
 
-/** Whether the backend runs here on hardware; software WebGL is ten times slower than WebAssembly. */
+const SOFTWARE = /swiftshader|llvmpipe|software|basic render/i;
+
+/** Whether the backend starts, and on hardware: emulated, WebGL is ten times slower than WebAssembly. */
 async function start(backend, software) {
   if (backend === "webgpu" && !software) {
     const adapter = await self.navigator.gpu?.requestAdapter();
@@ -47,7 +49,8 @@ async function start(backend, software) {
   }
   if (backend === "webgl" && !software) {
     const context = new OffscreenCanvas(1, 1).getContext("webgl2", { failIfMajorPerformanceCaveat: true });
-    if (!context) return false;
+    const named = context?.getExtension("WEBGL_debug_renderer_info");
+    if (!context || SOFTWARE.test(named ? context.getParameter(named.UNMASKED_RENDERER_WEBGL) : "")) return false;
     context.getExtension("WEBGL_lose_context")?.loseContext();
   }
   importScripts(...SCRIPTS[backend].map(here));
