@@ -77,6 +77,28 @@ def test_too_few_photos_cannot_promise():
     assert result["shortfall"] == pytest.approx(0.95 - 0.05 ** (1 / 40))
 
 
+def test_where_the_target_is_missed_the_surest_third_is_what_is_promised():
+    # 90 photos: 59 must be right for 0.95; 58 of the first 60 are. Of the surest 30 all are: 0.05^(1/30) = 0.904966.
+    result = threshold.choose_threshold(*photos((0.99, 30, 30), (0.9, 30, 28), (0.5, 30, 20)))
+    assert (result["target_met"], result["threshold"], result["coverage"]) == (False, 0.99, pytest.approx(1 / 3))
+    assert result["precision_lower_bound"] == pytest.approx(0.904966, abs=1e-6)
+
+
+@pytest.mark.parametrize("rate", [lambda c: c, lambda c: c**1.3], ids=["calibrated", "overconfident"])
+def test_what_is_promised_instead_holds_too(rate):
+    rng = np.random.default_rng(5)
+    many = rng.beta(4, 0.6, 200_000)
+    missed = false = 0
+    for _ in range(1000):
+        confidence = rng.beta(4, 0.6, 120)
+        result = threshold.choose_threshold(confidence, rng.random(120) < rate(confidence))
+        missed += not result["target_met"]
+        true = rate(many[many >= result["threshold"]]).mean()
+        false += not result["target_met"] and true < result["precision_lower_bound"]
+    assert missed > 500
+    assert false <= binom.ppf(0.999, missed, 0.05)
+
+
 def test_no_photo_reaches_the_grid():
     result = threshold.choose_threshold(*photos((0.2, 100, 90)))
     assert (result["threshold"], result["precision"], result["coverage"]) == (0.4, None, 0.0)

@@ -74,11 +74,11 @@ def reliability_diagram(tables: dict[str, tuple[Sequence[dict], Sequence[dict]]]
     figure, panels = new_figure(8.5, 0.6 + 5.0 * n, columns=2, rows=2 * n, heights=(3, 1) * n)
     for row, (name, pair) in enumerate(tables.items()):
         most = max(1, *(b["n"] for table in pair for b in table))
-        for column, (moment, table) in enumerate(zip(("before (T = 1)", "after temperature"), pair, strict=True)):
+        for column, (moment, table) in enumerate(zip(("T = 1", "after temperature"), pair, strict=True)):
             upper, lower = panels[4 * row + column], panels[4 * row + 2 + column]
             _reliability_panel(upper, table)
             _count_panel(lower, table, most)
-            upper.set_title(f"{short_name(name)}, {moment}" if name else moment.capitalize())
+            upper.set_title(f"{short_name(name)}, {moment}" if name else f"Test photos, {moment}")
         panels[4 * row].set_ylabel("accuracy")
         panels[4 * row + 2].set_ylabel("photos")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)

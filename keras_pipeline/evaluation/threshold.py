@@ -41,8 +41,9 @@ def choose_threshold(
         `threshold`: an answer counts as conclusive where confidence >= threshold; `precision` (None where no photo
         reaches it) and `coverage` measured there on these photos; `precision_lower_bound`, at least the target where
         `target_met`; `shortfall` = target - bound, 0.0 where met; `n`; `photos_needed`, see the function of this name,
-        None where met. Where the target is missed, `threshold` is the first one tested, the only one whose bound needs
-        no discount for having been picked among many.
+        None where met. Where the target is missed, `threshold` is the first one tested, or, with fewer than 177 photos,
+        the one that a third of them reach. Counts alone fix it, so that its bound needs no discount for having been
+        picked among many; and that the surest photos failed the target has not made these ones look better.
 
     Raises:
         ValueError: as `check_confidence`, or target or confidence_level outside (0, 1).
@@ -52,8 +53,11 @@ def choose_threshold(
     _check_share("confidence_level", confidence_level)
     covered, right = _counts(confidence, correct)
     bounds = precision_lower_bound(right, covered, confidence_level=confidence_level)
-    chosen = _walk(covered, bounds, target, start_count(len(confidence), target, confidence_level))
+    wanted = start_count(len(confidence), target, confidence_level)
+    chosen = _walk(covered, bounds, target, wanted)
     met = bool(bounds[chosen] >= target)
+    if not met:
+        chosen = _first(covered, min(wanted, max(1, len(confidence) // 3)))
     return evaluate_threshold(confidence, correct, GRID[chosen]) | {
         "precision_lower_bound": float(bounds[chosen]),
         "target_met": met,
@@ -194,11 +198,16 @@ def _walk(covered: NDArray[np.int64], bounds: NDArray[np.float64], target: float
     holds for the expected precision on these very photos, without that condition: Hoeffding 1956, doi
     10.1214/aoms/1177728178: a sum of unequal Bernoullis has lighter tails than the binomial of the same mean.)
     """
-    enough = np.flatnonzero(covered >= wanted)
-    start = int(enough[0]) if len(enough) else len(covered) - 1
+    start = _first(covered, wanted)
     failures = np.flatnonzero(bounds[start:] < target)
     passed = int(failures[0]) if len(failures) else len(bounds) - start
     return start + max(passed - 1, 0)
+
+
+def _first(covered: NDArray[np.int64], wanted: int) -> int:
+    """Index of the first threshold that covers so many photos; the last one where none does."""
+    enough = np.flatnonzero(covered >= wanted)
+    return int(enough[0]) if len(enough) else len(covered) - 1
 
 
 def _check_share(name: str, value: float) -> None:
