@@ -87,10 +87,13 @@ def test_a_narrow_phone_needs_no_sideways_scrolling(page):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_the_keyboard_reaches_the_file_field_first_and_shows_it(page):
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "choose"
-    assert page.evaluate("getComputedStyle(document.querySelector('.drop')).outlineStyle") == "solid"
+def test_the_keyboard_reaches_language_then_photo_and_shows_where_it_is(page):
+    reached = []
+    for _ in range(2):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id"))
+    assert reached == ["language", "choose"]
+    assert page.evaluate("getComputedStyle(document.querySelector('#choose + .button')).outlineStyle") == "solid"
 
 
 def test_the_answer_is_announced_and_the_field_is_named(page):
