@@ -65,7 +65,9 @@ def test_an_altered_weight_fails_even_with_a_new_file_list(copy):
     flip_a_byte(copy)
     write_file_list(copy)
     verdict = judge(copy)
-    assert verdict["files"]["passed"] and not verdict["backends"]["wasm"]["stages"]["tensor"]["passed"]
+    assert verdict["files"]["passed"] and not verdict["passed"]
+    # The page itself asks its model for the stored answers before it takes a photo.
+    assert "wasm gave other answers than the model's own" in verdict["backends"]["wasm"]["error"]
 
 
 def test_two_swapped_labels_fail_even_with_new_hashes(copy):

@@ -1,6 +1,6 @@
 // The classifier, for this page and for any other:
 //
-//   import { classify } from "https://plants.example.org/classifier.js";
+//   import { classify } from "/plants/classifier.js"; // wherever the exported folder lies
 //   const { species, probability, conclusive } = await classify(image);
 //
 // `image` is a File or Blob of a photo, or anything that createImageBitmap takes (an <img>, a <canvas>, a video).
