@@ -254,6 +254,7 @@ def test_photos_needed_literal():
 def test_no_number_of_photos_helps_a_model_that_errs_where_it_is_surest():
     assert threshold.photos_needed([100, 200], [94, 180], 300, 0.95, 0.95) is None
     assert threshold.photos_needed([3], [3], 3, 0.95, 0.95) is None  # three of three prove nothing
+    assert threshold.photos_needed([10], [10], 30, 0.95, 0.95) is None  # nor do ten: 10.5 / 11 would take 20,000
     result = threshold.choose_threshold(*photos((0.9, 100, 60)))
     assert (result["target_met"], result["photos_needed"]) == (False, None)
 

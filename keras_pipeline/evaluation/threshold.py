@@ -76,8 +76,8 @@ def photos_needed(covered: ArrayLike, right: ArrayLike, n: int, target: float, c
     """With how many photos the promise could be expected (power 0.8) to be made, if these ones are as others are.
 
     At each threshold the precision is taken for (right + 1/2) / (covered + 1), Jeffreys's, so that three photos out of
-    three are no proof; the cheapest threshold counts. None where that is nowhere above the target: the model errs too
-    often even where it is surest, or so few photos say nothing.
+    three are no proof; the cheapest threshold counts. None where that is nowhere above the target, or takes over a
+    hundred times as many: the model errs too often even where it is surest, or so few photos say nothing.
 
     Args:
         covered, right: integer [m], photos answered, and answered correctly, at each threshold.
@@ -88,8 +88,8 @@ def photos_needed(covered: ArrayLike, right: ArrayLike, n: int, target: float, c
     hopeful = truth > target
     if not hopeful.any():
         return None
-    wanted = _comfortable(target, truth[hopeful], confidence_level) * n / covered[hopeful]
-    return math.ceil(max(wanted.min(), n + 1))
+    wanted = (_comfortable(target, truth[hopeful], confidence_level) * n / covered[hopeful]).min()
+    return math.ceil(max(wanted, n + 1)) if wanted <= 100 * n else None
 
 
 def evaluate_threshold(confidence: ArrayLike, correct: ArrayLike, threshold: float) -> dict[str, float | int | None]:
