@@ -208,6 +208,12 @@ def describe(result: dict) -> str:
     lines = [f"{_describe_promise(result)}; AURC {result['aurc']:.4f}"]
     if not result["target_met"]:
         lines.append(shortfall(result))
+    return "\n".join([*lines, *describe_additions(result)])
+
+
+def describe_additions(result: dict) -> list[str]:
+    """What genus, region and further photos of a plant add to the threshold."""
+    lines = []
     genus, priors, several = result["genus"], result["region_priors"], result["observations"]
     for name, entry in (("genus", genus), ("region priors", priors), ("several photos", several)):
         if "why" in entry:
@@ -225,7 +231,7 @@ def describe(result: dict) -> str:
     if "why" not in several:
         lines.append(f"{several['n']} observations of {several['photos']} test photos")
         lines += [f"  {name}: {_describe_quality(several[name])}" for name in ("single", "together")]
-    return "\n".join(lines)
+    return lines
 
 
 def _describe_promise(chosen: dict) -> str:

@@ -206,7 +206,7 @@ def _calibration(run: Run) -> list[Block]:
             rows.append([f"{_FIGURES[name]}, {moment}", *cells])
     rows.append(["ECE of perfect calibration at this n", *(column["ece_null"] for column in columns.values())])
     for key in ("threshold", "precision", "precision_lower_bound", "coverage", "aurc"):
-        rows.append([key.replace("_", " "), *(column[key] for column in columns.values())])
+        rows.append([_FIGURES.get(key, key), *(column[key] for column in columns.values())])
     title, last = list(columns.items())[-1]
     scan = [[row["threshold"], row["accuracy"], row["coverage"]] for row in last["threshold_scan"]]
     promise = (
@@ -233,7 +233,7 @@ def _calibration(run: Run) -> list[Block]:
             [_region(name, last) for name in last["per_region"]],
             f"By region, {title}: calibrated together, each with a threshold of its own where photos allow",
         ),
-        *map(Paragraph, calibrating.describe(last).splitlines()),
+        *map(Paragraph, calibrating.describe_additions(last)),
         Figure(run.path("reliability"), "Reliability before and after temperature scaling, test split"),
         Figure(run.path("reliability_regions"), "The same by region"),
         Figure(run.path("risk_coverage"), "Share of wrong answers against share of photos answered, test split"),
@@ -243,6 +243,7 @@ def _calibration(run: Run) -> list[Block]:
 
 _FIGURES = {
     "ece": "ECE", "ece_equal_mass": "ECE, bins of equal mass", "mce": "MCE", "nll": "NLL", "brier": "Brier",
+    "precision_lower_bound": "precision promised", "aurc": "AURC",
 }  # fmt: skip
 
 
@@ -260,7 +261,7 @@ def _region(name: str, calibration: dict) -> list:
 
 def _with_interval(figure: dict) -> str:
     low, high = figure["interval"]
-    return f"{figure['value']:.4f} [{low:.4f}, {high:.4f}]"
+    return f"{figure['value']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _export(run: Run) -> list[Block]:
