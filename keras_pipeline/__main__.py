@@ -74,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="of distill: as --set phase4.distill.live=true, teachers answer live",
             )
+        if phase == "phase6":
+            command.add_argument("--type", choices=("fp16", "int8", "none"), help="as --set phase6.quantization=TYPE")
     for name, help_text in (
         ("run", "everything that isn't up to date"),
         ("demo", "the same on drawn photos, or on yours"),
@@ -157,6 +159,8 @@ def _config(options: argparse.Namespace):
         if options.step not in (None, "distill"):
             raise ValueError(f"--live goes with distill, received {options.command} {options.step}")
         options.set.append("phase4.distill.live=true")
+    if getattr(options, "type", None):
+        options.set.append(f"phase6.quantization={options.type}")
     if not (images or labels):
         return config.load(options.config, options.set)
     own = [f"source.demo.{key}={json.dumps(value)}" for key, value in (("images", images), ("labels", labels))]

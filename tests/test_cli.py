@@ -380,6 +380,14 @@ def test_a_report_of_an_artefact_that_was_edited_names_its_step(experiment, caps
     assert "does not hold what its step writes (KeyError" in err and "phase0 audit (audit is not as" in err
 
 
+def test_type_is_the_config_key_of_the_rounding(experiment, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "_phase", lambda run, options: (asked.append(run.config.phase6.quantization), 0))
+    for given in ([], ["--type", "int8"], ["--type", "none"]):
+        assert cli.main(["phase6", "quantize", *given, "--config", str(experiment())]) == 0
+    assert asked == ["fp16", "int8", "none"]
+
+
 def test_live_is_the_config_key_and_goes_with_distill(experiment, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr(cli, "_phase", lambda run, options: (asked.append(run.config.phase4.distill.live), 0))

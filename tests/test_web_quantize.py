@@ -9,11 +9,14 @@ import pytest
 import web_example
 
 from keras_pipeline.data.preprocess import Preprocessing
+from keras_pipeline.web import tfjs
 from keras_pipeline.web.quantize import (
+    affine,
     compare_models,
     fold_batch_norm,
     remaining_batch_norms,
     round_to_float16,
+    round_to_uint8,
     weight_megabytes,
 )
 
@@ -179,3 +182,55 @@ def test_the_example_has_learnt_something():
     logits = web_example.trained().predict(web_example.tensors(records), verbose=0)
     labels = np.array([label for _, _, label in records])
     assert np.mean(logits.argmax(1) == labels) > 0.9 and logits.std(1).mean() > 1
+
+
+def test_affine_literal():
+    # From -1 to 1.55 in 255 steps: 0.01, of which 16 significant bits are 41943 / 2^22; 0 is step 100.
+    step = 41943 / 2**22
+    found = affine(np.array([-1.0, 1.55, 0.0, 0.004, 0.006, 0.0149], np.float32))
+    np.testing.assert_array_equal(found, np.float32([-100 * step, 155 * step, 0, 0, step, step]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_tensorflowjs_stores_the_very_values(seed):
+    quantization = tfjs._tensorflowjs().quantization
+    rng = np.random.default_rng(seed)
+    values = ((rng.normal(size=500) + rng.uniform(-1, 1)) * 10 ** rng.uniform(-6, 3)).astype(np.float32)
+    rounded = affine(values)
+    assert len(np.unique(rounded)) <= 256 and 0 in affine(np.append(values, np.float32(0)))
+    stored, numbers = quantization.quantize_weights(rounded, np.uint8)
+    np.testing.assert_array_equal(quantization.dequantize_weights(stored, numbers), rounded)
+    assert np.abs(rounded - values).max() <= 0.51 * (values.max() - values.min()) / 255
+    np.testing.assert_array_equal(affine(rounded), rounded)
+
+
+def test_values_on_one_side_of_zero_are_left_alone():
+    values = np.array([0.5, 1.0, 2.0], np.float32)
+    assert affine(values) is values
+
+
+def test_kernels_are_stored_in_a_byte_where_the_answers_bear_it():
+    model, photos = fold_batch_norm(web_example.trained()), web_example.tensors(web_example.samples())
+    exact = {f"{layer.name}/{w.name}": np.array(w) for layer in model.layers for w in layer.weights}
+    before = model.predict(photos, verbose=0)
+    entries = round_to_uint8(model, photos, most_kl=0.002)
+    after = model.predict(photos, verbose=0)
+    by_way = {way: [e for e in entries if e["stored"] == way] for way in ("uint8", "float16")}
+    assert len(by_way["uint8"]) >= 5 and all(len(e["shape"]) > 1 for e in by_way["uint8"])
+    assert max(e["kl"] for e in by_way["uint8"]) <= min(
+        (e["kl"] for e in by_way["float16"] if "kl" in e), default=np.inf
+    )
+    p, q = (z - np.log(np.exp(z).sum(1, keepdims=True)) for z in (before.astype(float), after.astype(float)))
+    assert 0 < (np.exp(p) * (p - q)).sum(1).mean() <= 0.002 * 1.05  # against float32; the limit is against float16
+    for entry in entries:
+        values = exact[entry["name"]]
+        found = np.asarray(next(w for layer in model.layers for w in layer.weights
+                                if f"{layer.name}/{w.name}" == entry["name"]))  # fmt: skip
+        expected = affine(values) if entry["stored"] == "uint8" else values.astype(np.float16).astype(np.float32)
+        np.testing.assert_array_equal(found, expected)
+        assert entry["max_abs_error"] == pytest.approx(np.abs(found - values).max())
+
+
+def test_without_any_allowance_no_kernel_is_stored_in_a_byte():
+    model, photos = fold_batch_norm(web_example.trained()), web_example.tensors(web_example.samples())
+    assert {entry["stored"] for entry in round_to_uint8(model, photos, most_kl=0.0)} == {"float16"}

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import web_example as example
 
-from keras_pipeline.web.quantize import fold_batch_norm
+from keras_pipeline.web.quantize import fold_batch_norm, round_to_uint8
 from keras_pipeline.web.tfjs import PAGE, read_shards, write_bundle, write_graph_model
 
 
@@ -76,3 +76,15 @@ def test_versions_are_exact_and_the_lock_names_no_registry():
     package = json.loads((PAGE / "package.json").read_text())
     assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in package["dependencies"].values())
     assert "resolved" not in (PAGE / "package-lock.json").read_text()
+
+
+def test_kernels_of_a_byte_each_arrive_bit_for_bit(tmp_path):
+    model = fold_batch_norm(example.trained())
+    entries = round_to_uint8(model, example.tensors(example.samples()), most_kl=0.01)
+    saved = example.export(model, tmp_path / "saved")
+    report = write_graph_model(saved, tmp_path / "model")  # checks that each tensor decodes to the SavedModel's values
+    kernels = [entry for entry in entries if entry["stored"] == "uint8"]
+    assert report["uint8"] >= len(kernels) > 5
+    saving = sum(np.prod(entry["shape"]) for entry in kernels)
+    size = report["bytes"] - (tmp_path / "model/model.json").stat().st_size
+    assert size == pytest.approx(2 * model.count_params() - saving, abs=256)

@@ -473,7 +473,9 @@ class Phase5(Section):
 
 
 class Phase6(Section):
-    quantization: Literal["fp16", "none"] = Field("fp16", description="rounding of the shipped weights")
+    quantization: Literal["fp16", "int8", "none"] = Field(
+        "fp16", description="of the shipped weights; int8: kernels that bear it in a byte a value, the rest fp16"
+    )
     validation_photos: int = Field(1000, ge=1, description="seeded sample of the test split shown to the browser")
     max_top1_loss: float = Field(0.02, ge=0, le=1, description="test top-1 that rounding may cost before export stops")
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from keras_pipeline.core.artifacts import Run, Step, aside, content_hash, write_json
 from keras_pipeline.phases import build, calibrating
 
+REPRESENTATIVE = 128  # train photos on which rounding is judged
+
 
 def quantize(run: Run) -> None:
     """BatchNorm folded, weights rounded; what that costs; and the calibration of the weights that are shipped."""
@@ -17,7 +19,11 @@ def quantize(run: Run) -> None:
 
     student = heads.load_classifier(run.path("student"))
     shipped = rounding.fold_batch_norm(student)
-    tensors = rounding.round_to_float16(shipped) if run.config.phase6.quantization == "fp16" else []
+    tensors = []
+    if run.config.phase6.quantization == "fp16":
+        tensors = rounding.round_to_float16(shipped)
+    elif run.config.phase6.quantization == "int8":
+        tensors = rounding.round_to_uint8(shipped, _representative(run))
     with aside(run.path("shipped")) as temporary:
         shipped.save(temporary)
     size = run.config.phase4.data.image_size
@@ -34,6 +40,19 @@ def quantize(run: Run) -> None:
     print(calibrating.describe_temperature(calibration))
     print(calibrating.describe(calibration))
     _refuse_costly_rounding(run, cost)
+
+
+def _representative(run: Run):
+    """Clean views of train photos, float32 [n, S, S, 3]: the first of a shard, which are a random sample."""
+    import numpy as np
+
+    from keras_pipeline.data import pipeline, records
+    from keras_pipeline.data.preprocess import Preprocessing
+
+    info = records.load_info(run.path("dataset"))
+    preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
+    batches = pipeline.evaluation_batches(info, "train", preprocessing, max_shards=1)
+    return np.concatenate([batch["image"] for batch in batches.unbatch().batch(REPRESENTATIVE).take(1)])
 
 
 def _refuse_costly_rounding(run: Run, cost: dict) -> None:

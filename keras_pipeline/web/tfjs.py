@@ -71,7 +71,8 @@ def write_bundle(saved_model_folder: Path, bundle_folder: Path) -> dict:
         bundle_folder: replaced if it exists.
 
     Returns:
-        {bytes (model.json and shards), total_bytes, files, shards, float16 (number of tensors), float32 (names)}.
+        {bytes (model.json and shards), total_bytes, files, shards, uint8 and float16 (numbers of tensors), float32
+        (names)}.
 
     Raises:
         ValueError: for an operation TF.js lacks, or a weight that the conversion changed; both named.
@@ -116,14 +117,19 @@ def write_file_list(bundle_folder: Path) -> dict[str, dict]:
 
 
 def write_graph_model(saved_model_folder: Path, folder: Path) -> dict:
-    """model.json and shards of `serving_default`. Returns {bytes, shards, float16, float32}."""
+    """model.json and shards of `serving_default`. Returns {bytes, shards, uint8, float16, float32}."""
     topology, groups = _convert(saved_model_folder)
     _check_weights(saved_model_folder, groups)
-    float16 = [entry["name"] for group in groups for entry in group if _survives_float16(entry["data"])]
+    # The smallest way of storing each tensor that gives back its very values; what has none stays float32.
+    stored: dict[str, list[str]] = {"uint8": [], "float16": []}
+    for entry in (entry for group in groups for entry in group):
+        if way := next((way for way, survives in _WAYS.items() if survives(entry["data"])), None):
+            stored[way].append(entry["name"])
     folder.mkdir(parents=True, exist_ok=True)
     # The converter matches names as patterns; escaped, each matches only itself.
+    patterns = {way: [glob.escape(name) for name in names] for way, names in stored.items() if names}
     topology["weightsManifest"] = _tensorflowjs().write.write_weights(
-        groups, str(folder), write_manifest=False, quantization_dtype_map={"float16": [glob.escape(n) for n in float16]}
+        groups, str(folder), write_manifest=False, quantization_dtype_map=patterns
     )
     (folder / "model.json").write_text(json.dumps(topology, sort_keys=True, separators=(",", ":")), encoding="utf-8")
     _check_shards(folder, groups)
@@ -131,8 +137,8 @@ def write_graph_model(saved_model_folder: Path, folder: Path) -> dict:
     return {
         "bytes": sum(path.stat().st_size for path in folder.iterdir()),
         "shards": sum(len(group["paths"]) for group in topology["weightsManifest"]),
-        "float16": len(float16),
-        "float32": [name for name in floats if name not in float16],
+        **{way: len(names) for way, names in stored.items()},
+        "float32": [name for name in floats if not any(name in names for names in stored.values())],
     }
 
 
@@ -188,6 +194,16 @@ def _survives_float16(data: np.ndarray) -> bool:
         return bool(np.array_equal(data.astype(np.float16).astype(np.float32), data))
 
 
+def _survives_uint8(data: np.ndarray) -> bool:
+    if data.dtype != np.float32 or data.size <= CONSTANT_ELEMENTS:
+        return False
+    library = _tensorflowjs().quantization
+    return bool(np.array_equal(library.dequantize_weights(*library.quantize_weights(data, np.uint8)), data))
+
+
+_WAYS = {"uint8": _survives_uint8, "float16": _survives_float16}  # the smallest first
+
+
 def _check_shards(folder: Path, groups: list[list[dict]]) -> None:
     decoded = read_shards(folder)
     for group in groups:
@@ -203,9 +219,11 @@ def _tensorflowjs() -> SimpleNamespace:
     os.environ.setdefault("TFDF_DISABLE_WELCOME_MESSAGE", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from tensorflowjs import read_weights, write_weights
+        from tensorflowjs import quantization, read_weights, write_weights
         from tensorflowjs.converters import tf_saved_model_conversion_v2
-    return SimpleNamespace(read=read_weights, write=write_weights, converter=tf_saved_model_conversion_v2)
+    return SimpleNamespace(
+        read=read_weights, write=write_weights, quantization=quantization, converter=tf_saved_model_conversion_v2
+    )
 
 
 def _node_modules() -> Path:
