@@ -128,8 +128,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on where it stopped", 130)
     if options.json:
-        json.dump(result, sys.stdout, indent=2, ensure_ascii=False)
-        print()
+        try:
+            print(json.dumps(result, indent=2, ensure_ascii=False), flush=True)
+        except BrokenPipeError:  # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
 
@@ -204,6 +206,8 @@ def _open_source(config) -> Iterator[tuple[str, str | None]]:
 def _phase(run, options: argparse.Namespace) -> tuple[object, int]:
     from keras_pipeline.phases import phase7_manifest, runner
 
+    if options.dry_run and options.step in ("export-npz", "inspect", "verify", "reproduce"):
+        raise ValueError(f"{options.command} {options.step}: has no --dry-run; leave it out")
     if options.step == "verify":
         phase7_manifest.verify(run)
         stale = [row["step"] for row in runner.status(run) if row["state"] != "done"]

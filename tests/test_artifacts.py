@@ -37,6 +37,17 @@ def done(run):
     return run
 
 
+def test_a_json_that_says_something_else_was_edited_and_one_that_was_copied_was_not(done):
+    path = done.path("calibration")
+    assert not artifacts.was_edited(path)
+    path.write_text(json.dumps(json.loads(path.read_text())))  # another layout, another time, the same content
+    assert not artifacts.was_edited(path)
+    path.write_text('{"ece": 0.2}')
+    assert artifacts.was_edited(path)
+    path.write_text("{")
+    assert artifacts.was_edited(path)
+
+
 def test_a_sidecar_tells_all_that_was_used(done):
     meta = artifacts.sidecar(done.path("calibration"))
     assert meta["producer"] == "phase5 threshold" and meta["seconds"] == 1.25

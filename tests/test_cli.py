@@ -380,6 +380,12 @@ def test_a_report_of_an_artefact_that_was_edited_names_its_step(experiment, caps
     assert "does not hold what its step writes (KeyError" in err and "phase0 audit (audit is not as" in err
 
 
+@pytest.mark.parametrize("step", [["phase3", "export-npz"], ["phase7", "reproduce"], ["phase7", "verify"]])
+def test_what_has_no_dry_run_says_so_and_does_nothing(experiment, capsys, step):
+    assert cli.main([*step, "--dry-run", "--config", str(experiment())]) == 2
+    assert f"{step[0]} {step[1]}: has no --dry-run" in capsys.readouterr().err
+
+
 def test_type_is_the_config_key_of_the_rounding(experiment, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr(cli, "_phase", lambda run, options: (asked.append(run.config.phase6.quantization), 0))

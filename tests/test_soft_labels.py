@@ -167,6 +167,13 @@ def test_truncated_shard_is_named(tmp_path):
         soft_labels.Store(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"layout": {"views": 1}, "shards": []}'])
+def test_an_index_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "index.json").write_text(content)
+    with pytest.raises(BrokenArtefact, match="index.json: no index of soft labels .* run again with --force"):
+        soft_labels.Store(tmp_path)
+
+
 def test_flipped_byte_is_named(tmp_path):
     store = write(tmp_path, records(3))
     file = tmp_path / store.shards[0]["name"]

@@ -10,6 +10,7 @@ import tensorflow as tf
 import web_example as example
 from PIL import Image
 
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.web.saved_model import classify, load_classifier, write_saved_model
 
@@ -160,6 +161,33 @@ def test_altered_labels_are_refused(tmp_path):
     path.write_text(json.dumps(labels))
     with pytest.raises(ValueError, match="labels.json"):
         load_classifier(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("assets/calibration.json", '{"temperature": 1.7}'),
+        ("assets/calibration.json", '{"temperature": 1.7, "threshold": NaN}'),
+        ("assets/calibration.json", '{"temperature": 0, "threshold": 0.5}'),
+        ("assets/calibration.json", '{"temperature": 1.7, "threshold": 0.5, "genus": {"threshold": null}}'),
+        ("assets/preprocessing.json", "{}"),
+        ("saved_model.pb", "no graph"),
+        ("variables/variables.data-00000-of-00001", "short"),
+    ],
+)
+def test_a_damaged_model_says_which_step_makes_it(tmp_path, file, content):
+    folder = shutil.copytree(example.saved(), tmp_path / "model")
+    (folder / file).write_text(content)
+    with pytest.raises(BrokenArtefact, match="model: damaged .* run `phase6 export --force`"):
+        load_classifier(folder)
+
+
+def test_priors_of_another_shape_are_not_shipped(tmp_path):
+    parts = {"labels": example.SPECIES, "preprocessing": example.PREPROCESSING, "calibration": example.CALIBRATION}
+    for ratios in ([[0, 0, 0, 0]], [[0, 0, 0]] * 2, [[0, 0, 0, float("nan")]] * 2):
+        priors = {"regions": ["A", "B"], "log_ratios": ratios, "class_hash": class_hash(example.SPECIES)}
+        with pytest.raises(ValueError, match="for 2 regions and 4 species, expected finite ones"):
+            write_saved_model(example.shipped(), tmp_path / "model", **parts, priors=priors)
 
 
 def test_an_absent_model_says_which_step_makes_it(tmp_path):

@@ -268,6 +268,19 @@ def fingerprint(path: Path) -> dict:
     return {"size": sum(s.st_size for s in stats), "mtime_ns": max((s.st_mtime_ns for s in stats), default=0)}
 
 
+def was_edited(path: Path) -> bool:
+    """Whether a JSON file or a table says something else than when its step wrote it. Other artefacts have checks of
+    their own, which name the damaged part.
+    """
+    meta = sidecar(path)
+    if meta is None or path.suffix not in (".json", ".parquet") or fingerprint(path).items() <= meta.items():
+        return False
+    try:
+        return content_hash(path) != meta["content_hash"]
+    except ValueError:
+        return True
+
+
 def _files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and path.name != ADDED_LATER]
 

@@ -6,12 +6,15 @@ matplotlib is imported when a figure is drawn, and never through pyplot, whose g
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from keras_pipeline.core.artifacts import aside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -319,5 +322,6 @@ def new_figure(
 
 def save_png(figure: Figure, file: str | Path | BinaryIO) -> None:
     """The figure as a PNG of 120 pixels an inch, the same bytes each time."""
-    # Without this entry the PNG carries matplotlib's version, and its hash would change with an upgrade.
-    figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+    with aside(Path(file)) if isinstance(file, (str, Path)) else contextlib.nullcontext(file) as target:
+        # Without this entry the PNG carries matplotlib's version, and its hash would change with an upgrade.
+        figure.savefig(target, format="png", dpi=120, metadata={"Software": None})

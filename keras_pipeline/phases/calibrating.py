@@ -59,12 +59,12 @@ def refuse_learnt(run: Run, table: pd.DataFrame, fit: Predictions, test: Predict
     """
     splits = run.read("dataset")["splits"]
     for name, predictions in (("calibration", fit), ("test", test)):
-        place = table.split.reindex(predictions.sample_ids)
+        place = table.split.reindex(predictions.sample_ids).replace("", "none").fillna("none")
         wrong = place[place != name]
         if len(wrong):
             raise BrokenArtefact(
                 f"{name}: {len(wrong)} of {len(place)} photos are of another split, the first, {wrong.index[0]}, of "
-                f"{wrong.iloc[0] or 'none'}: a model is not judged on photos it has learnt from; run `phase0 split "
+                f"{wrong.iloc[0]}: a model is not judged on photos it has learnt from; run `phase0 split "
                 "--force` and what follows"
             )
         for other in splits.keys() - {name}:
@@ -258,8 +258,8 @@ def shortfall(result: dict) -> str:
     needed = (
         f"about {result['photos_needed']} of different plants, instead of {result['n_promise']}, would settle it"
         if result["photos_needed"]
-        else "more of them would not help as far as these can tell: the model errs too often where it is surest, or "
-        "they are very few"
+        else "how many would settle it these can't tell: they are too few, or the model errs too often where it is "
+        "surest"
     )
     return (
         f"the promise falls short of the target by {result['shortfall']:.3f}: >= {result['precision_lower_bound']:.3f} "

@@ -27,6 +27,7 @@ def combine(run: Run) -> None:
     from keras_pipeline.training import soft_labels
 
     info = records.load_info(run.path("dataset"))
+    teaching.check_teachers(run, info)
     layout = build.soft_label_layout(run, info)
     members = [(teaching.teacher_store(run, member.path, layout), member) for member in run.config.phase3.teachers]
     tails: list[np.ndarray] = []

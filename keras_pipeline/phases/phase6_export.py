@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import shutil
 import tempfile
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run, Step, aside, content_hash, write_json
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.phases import build, calibrating
 
 REPRESENTATIVE = 128  # train photos on which rounding is judged
@@ -36,10 +38,19 @@ def quantize(run: Run) -> None:
     result = {"type": run.config.phase6.quantization, "megabytes": megabytes, **cost, "tensors": tensors}
     write_json(run.path("quantization"), result)
     write_json(run.path("shipped_calibration"), calibration)
-    print(f"{run.config.phase6.quantization}: {cost}")
+    print(
+        f"{run.config.phase6.quantization}: top-1 {cost['top1_before']:.3f} -> {cost['top1_after']:.3f} on test, "
+        f"{cost['top1_agreement']:.1%} of the answers the same, NLL {cost['delta_nll']:+.4f}, largest change of a "
+        f"probability {cost['max_abs_dp']:.3f}; {_count_ways(tensors)}"
+    )
     print(calibrating.describe_temperature(calibration))
     print(calibrating.describe(calibration))
     _refuse_costly_rounding(run, cost)
+
+
+def _count_ways(tensors: list[dict]) -> str:
+    counts = collections.Counter(entry["stored"] for entry in tensors)
+    return ", ".join(f"{n} tensors as {way}" for way, n in sorted(counts.items())) or "float32 throughout"
 
 
 def _representative(run: Run):
@@ -73,9 +84,9 @@ def export(run: Run) -> None:
 
     calibration = run.read("shipped_calibration")
     if calibration["weights_hash"] != content_hash(run.path("shipped")):
-        raise ValueError(
+        raise BrokenArtefact(
             f"{run.path('shipped_calibration')}: fitted on other weights than "
-            f"{run.path('shipped')}; run `phase6 quantize`"
+            f"{run.path('shipped')}; run `phase6 quantize --force`"
         )
     info = records.load_info(run.path("dataset"))
     saved_model.write_saved_model(
@@ -124,7 +135,16 @@ def validate(run: Run) -> None:
     with aside(bundle / "equivalence.json") as temporary:
         shutil.copyfile(run.path("equivalence"), temporary)
     for name, figures in result["backends"].items():
-        print(f"{name}: { ({k: v for k, v in figures.items() if k != 'stages'}) }")
+        if "error" in figures:
+            continue  # said among the reasons
+        stages = figures["stages"]
+        print(
+            f"{name}: n {figures['n']}, same tensors: {figures['top1_agreement']:.2%} of the answers the same, largest "
+            f"difference {figures['max_abs_diff']:.1e}, correlation {figures['correlation']:.13f}; same records: "
+            f"{stages['record']['top1_agreement']:.2%}, {stages['record']['max_abs_diff']:.1e}; prediction "
+            f"{figures['median_ms']:.1f} ms (first {figures['first_ms']:.0f} ms), load {figures['load_ms']:.0f} ms, "
+            f"{figures['leaked_tensors']} tensors leaked"
+        )
     print("the page says what Python says" if result["passed"] else f"NOT EQUIVALENT: {result.get('reasons')}")
 
 

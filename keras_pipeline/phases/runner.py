@@ -150,6 +150,10 @@ def _check_inputs(run: Run, step: Step) -> None:
         maker = next(other for other in STEPS if name in other.outputs)
         if not run.path(name).exists():
             raise BrokenArtefact(f"{step.title} needs {run.path(name)}; run `{maker.title}` first")
+        if artifacts.was_edited(run.path(name)):
+            raise BrokenArtefact(
+                f"{run.path(name)}: not what `{maker.title}` wrote; put that back, or run it again with --force"
+            )
         reason = artifacts.why_stale(run, maker)
         if reason is not None and artifacts.sidecar(run.path(name)):
             print(f"warning: {step.title} uses {name}, which is not up to date ({reason}); `{maker.title}` renews it")

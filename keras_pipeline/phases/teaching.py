@@ -29,6 +29,22 @@ def teachers_inputs(*kinds: str):
     return of
 
 
+def check_teachers(run: Run, info) -> None:
+    """Raises ValueError for a teacher that isn't there, or whose region_filter no train photo has."""
+    regions = info.splits["train"]["per_region"]
+    for i, member in enumerate(run.config.phase3.teachers):
+        if not (run.folder / member.path).exists():
+            raise ValueError(
+                f"phase3.teachers.{i}.path: {run.folder / member.path} does not exist; expected a .keras file below "
+                f"{run.folder}, as {' or '.join(MADE_HERE)}"
+            )
+        if member.region_filter not in (None, *regions):
+            raise ValueError(
+                f"phase3.teachers.{i}.region_filter: received {member.region_filter}, which no train photo has; "
+                f"expected one of {', '.join(regions)}"
+            )
+
+
 def teacher_store(run: Run, teacher_path: str, layout):
     """The store beside a teacher's .keras file, of the same layout as everything else."""
     from keras_pipeline.training.soft_labels import Store
@@ -88,6 +104,7 @@ def live(run: Run, info) -> Teaching:
     from keras_pipeline.data import pipeline
     from keras_pipeline.training.live import image_key, live_teachers
 
+    check_teachers(run, info)
     members, size = run.config.phase3.teachers, run.config.phase4.data.image_size
     models = [build.load(run, run.folder / member.path, info) for member in members]
     keys = {image_key(each, size): each for each in (size, *(model.input_shape[1] for model in models))}

@@ -26,6 +26,7 @@ from keras_pipeline.data import tfrecord
 from keras_pipeline.data.augment import sample_hash
 from keras_pipeline.training.losses import EMPTY_TAIL
 
+REMEDY = "run again with --force the step that made it (`logits` of phase1 or phase2, or `phase3 combine`)"
 BLOCK = 256  # records that are combined, and written, at once: 9,000 classes of two teachers take 74 MB as float64
 
 
@@ -106,7 +107,7 @@ def total(view: np.ndarray, layout: Layout) -> np.ndarray:
 def tail_mass(view: np.ndarray, layout: Layout) -> np.ndarray:
     """Structured [N] -> float64 [N], the probability at T outside the K listed classes."""
     top = _log_sum(view["logits"].astype(np.float64) / layout.temperature)
-    return 1 / (1 + np.exp(np.clip(top - view["tail"], -700, 700)))
+    return np.where(view["tail"] <= EMPTY_TAIL, 0.0, 1 / (1 + np.exp(np.clip(top - view["tail"], -700, 700))))
 
 
 class Store:
@@ -115,15 +116,16 @@ class Store:
     def __init__(self, folder: Path) -> None:
         index = read_json(folder / "index.json")
         self.folder = folder
-        self.layout = Layout(**index["layout"])
-        self.shards: list[dict] = index["shards"]
+        try:
+            self.layout = Layout(**index["layout"])
+            self.shards: list[dict] = index["shards"]
+        except (KeyError, TypeError) as error:
+            raise BrokenArtefact(f"{folder / 'index.json'}: no index of soft labels ({error!r}); {REMEDY}") from None
         for shard in self.shards:
             file = folder / shard["name"]
             received = file.stat().st_size if file.exists() else None
             if received != shard["bytes"]:
-                raise BrokenArtefact(
-                    f"{file}: received {received} bytes, expected {shard['bytes']}; run its step again"
-                )
+                raise BrokenArtefact(f"{file}: received {received} bytes, expected {shard['bytes']}; {REMEDY}")
 
     def check_layout(self, expected: Layout) -> None:
         """Raises BrokenArtefact unless the store was made from this dataset, class list, temperature, K and views."""
@@ -143,10 +145,7 @@ class Store:
     def _check(self, shard: dict) -> Path:
         file = self.folder / shard["name"]
         if file_hash(file) != shard["sha256"]:
-            raise BrokenArtefact(
-                f"{file}: its sha256 is not the index's: corrupt; run again with --force the step that made it "
-                "(`logits` of phase1 or phase2, or `phase3 combine`)"
-            )
+            raise BrokenArtefact(f"{file}: its sha256 is not the index's: corrupt; {REMEDY}")
         return file
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pipeline.core.artifacts import aside, read_json, write_json
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.taxonomy import class_hash, genera_of, genus, genus_names
 from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg, resize_antialiased
 
@@ -57,6 +58,13 @@ def write_saved_model(
     _check(model, labels, preprocessing, calibration)
     if priors is not None and priors["class_hash"] != class_hash(labels):
         raise ValueError("received region priors of another class list; run `phase5 threshold --force`")
+    if priors is not None:
+        added = np.array(priors["log_ratios"], np.float64)
+        if added.shape != (len(priors["regions"]), len(labels)) or not np.isfinite(added).all():
+            raise ValueError(
+                f"received region priors {added.shape} for {len(priors['regions'])} regions and {len(labels)} species, "
+                "expected finite ones of each for each; run `phase5 threshold --force`"
+            )
     scores = _scores(model, preprocessing.image_size, float(calibration["temperature"]))
     answers = _answers(scores, labels, preprocessing, calibration)
     servable = tf.Module(name="plant_classifier")
@@ -222,9 +230,20 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def load_classifier(folder: Path) -> Classifier:
-    """Opens what `write_saved_model` wrote. Raises ValueError when it is absent or its labels were altered."""
+    """Opens what `write_saved_model` wrote. Raises BrokenArtefact when it is absent, damaged, or its labels or numbers
+    were altered.
+    """
     if not (folder / "saved_model.pb").is_file():
-        raise ValueError(f"{folder}: no SavedModel here; run `phase6 export` first")
+        raise BrokenArtefact(f"{folder}: no SavedModel here; run `phase6 export` first")
+    try:
+        return _load(folder)
+    except BrokenArtefact:
+        raise
+    except (OSError, KeyError, TypeError, IndexError, ValueError, tf.errors.OpError) as error:
+        raise BrokenArtefact(f"{folder}: damaged ({error!r}); run `phase6 export --force`") from error
+
+
+def _load(folder: Path) -> Classifier:
     labels, calibration, preprocessing = (
         read_json(folder / "assets" / name) for name in (LABELS, CALIBRATION, PREPROCESSING)
     )
@@ -232,12 +251,14 @@ def load_classifier(folder: Path) -> Classifier:
     width = restored.signatures["serving_default"].structured_outputs["logits"].shape[-1]
     found = class_hash(labels["classes"])
     if found != labels["sha256"] or width != len(labels["classes"]):
-        raise ValueError(
+        raise BrokenArtefact(
             f"{folder / 'assets' / LABELS}: received {len(labels['classes'])} names with hash {found[:12]}, "
             f"expected {width} with {labels['sha256'][:12]}; export again with the class list it was trained on"
         )
     known = {field.name: preprocessing[field.name] for field in dataclasses.fields(Preprocessing)}
     temperature, threshold = float(calibration["temperature"]), float(calibration["threshold"])
+    if not (math.isfinite(temperature) and temperature > 0 and 0 <= threshold <= 1):
+        raise ValueError(f"temperature {temperature} and threshold {threshold} in {CALIBRATION}, not > 0 and 0..1")
     priors = None
     if (folder / "assets" / PRIORS).exists():
         own = {key: float(calibration["region_priors"][key]) for key in ("temperature", "threshold")}

@@ -50,7 +50,7 @@ function showAnswer({ species, probability, conclusive, threshold, genus, ms }) 
     $("sure").replaceChildren(...words(say.genus(genus.name, say.percent(genus.probability), best.latin_name)));
   else $("sure").replaceChildren(...words(say.doubt(best.latin_name, percent)));
   $("species").replaceChildren(...species.map((entry) => speciesRow(entry, threshold)));
-  $("threshold").textContent = say.legend(`${Math.round(threshold * 1000) / 10} %`);
+  $("threshold").textContent = say.legend(`${(Math.round(threshold * 1000) / 10).toLocaleString(language)} %`);
   $("took").textContent = say.took(Math.round(ms), classifier.backend);
   $("answer").dataset.conclusive = conclusive ? "species" : genus.conclusive ? "genus" : "none";
   const sure = conclusive ? percent : genus.conclusive ? say.percent(genus.probability) : null;
