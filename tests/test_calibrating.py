@@ -170,6 +170,14 @@ def test_a_region_with_ten_photos_is_told_so(run):
     assert "threshold" in found["threshold_per_region"]["EU"]
 
 
+def test_a_region_of_one_split_alone_is_not_passed_over(run):
+    found = predict.load(run.path("logits"), "calibration")
+    change(run, "calibration", regions=np.where(np.arange(len(found.labels)) < 300, "MED", found.regions))
+    found = calibrated(run)
+    assert found["per_region"]["MED"]["n"] == found["threshold_per_region"]["MED"]["n"] == 0
+    assert "0 test photos are too few" in found["threshold_per_region"]["MED"]["why"]
+
+
 def test_what_cannot_be_measured_is_said(run):
     table = pd.read_parquet(run.path("assignment"))
     place(run, table.assign(region="unknown", observation_id=""))

@@ -148,8 +148,8 @@ def quality(
         chance, mean and 95 % of it. An ECE lies above the truth by what chance adds, and a replicate's lies above it
         twice: hence the basic bootstrap (Davison & Hinkley 1997, section 5.2), mirrored at the value. Truths near 0
         can't be told from 0, and the interval begins there where the value lies inside the null's. In simulated worlds
-        of 170 to 10,000 photos it held the truth in 84 to 97 % (tests/test_calibration.py); the plain percentiles held
-        it in 0 to 94 %. `fewer_photos_than_bins` is said where it is so.
+        of 170 to 10,000 photos the basic bootstrap held a true ECE of 0.03 to 0.05 in 84 to 92 % of them, the plain
+        percentiles in 0 to 94 %: read it as somewhat narrow. `fewer_photos_than_bins` is said where it is so.
     """
     n = len(scores)
     check_confidence(scores.confidence, scores.correct)

@@ -35,9 +35,9 @@ def temperature(run: Run) -> None:
 def threshold(run: Run) -> None:
     """The 'not conclusive' threshold: chosen on the calibration split, judged on the test split."""
     fit, test = _predictions(run)
-    result, tested = calibrating.calibration(run, "student", fit, test, run.read("temperature"))
+    result, tested, priors = calibrating.calibration(run, "student", fit, test, run.read("temperature"))
     write_json(run.path("calibration"), result)
-    write_json(run.path("priors"), calibrating.priors(run, calibrating.places(run)) or {"regions": []})
+    write_json(run.path("priors"), priors or {"regions": []})
     calibrating.draw_risk(run, result, tested)
     print(calibrating.describe(result))
 

@@ -33,7 +33,7 @@ def quantize(run: Run) -> None:
         before, _ = build.predict_split(run, "student", "test", size, file=Path(folder) / "before.npy")
         fit, after = calibrating.predict(run, "shipped", Path(folder))
         cost = rounding.compare_models(before.logits, after.logits, after.labels)
-        calibration, _ = calibrating.calibration(run, "shipped", fit, after)
+        calibration, _, _ = calibrating.calibration(run, "shipped", fit, after)
     megabytes = rounding.weight_megabytes(shipped)
     result = {"type": run.config.phase6.quantization, "megabytes": megabytes, **cost, "tensors": tensors}
     write_json(run.path("quantization"), result)

@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras_pipeline.core.progress import progress
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
-MOST_KL = 0.002  # nats a photo that 256 steps may cost: a top-1 answer in some hundred
+MOST_KL = 0.002  # nats a photo that 256 steps may cost
 BATCH = 32
 SIGNIFICANT_BITS = 16  # of a step: times up to 255 of them, a number of float32's 24 bits
 
@@ -99,9 +99,7 @@ def round_to_uint8(model: keras.Model, photos: np.ndarray, *, most_kl: float = M
     entries = round_to_float16(model)
     weights = [weight for layer in _layers(model) for weight in layer.weights if "float" in weight.dtype]
     kernels = [(entry, weight) for entry, weight in zip(entries, weights, strict=True) if len(entry["shape"]) > 1]
-    answer = tf.function(
-        lambda images: model(images, training=False), reduce_retracing=True
-    )  # eager takes twice as long
+    answer = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
     before = _answers(answer, photos)
     for entry, weight in progress(kernels, description="rounding", unit="kernels"):
         halved = np.array(weight)

@@ -166,6 +166,7 @@ class Classifier:
     temperature: float  # > 0
     threshold: float  # 0..1
     genus_threshold: float  # see the function of this name
+    genera: tuple[list[str], list[int]]  # their names, and the one of each label
     preprocessing: Preprocessing
     priors: dict | None  # of priors.json, with `temperature` and `threshold` of calibration.json
     restored: Any  # the loaded object; holds the variables that the signatures use
@@ -196,12 +197,13 @@ class Classifier:
         best = np.argsort(-probabilities, kind="stable")[:TOP]
         top = [{"latin_name": self.labels[i], "probability": float(probabilities[i])} for i in best]
         conclusive = bool(_reaches(probabilities[best[0]], threshold))
-        by_genus = np.bincount(genera_of(self.labels), probabilities)
+        names, genera = self.genera
+        by_genus = np.bincount(genera, probabilities)
         genus = int(by_genus.argmax())
         return {
             **top[0],
             "conclusive": conclusive,
-            "genus": genus_names(self.labels)[genus],
+            "genus": names[genus],
             "genus_probability": float(by_genus[genus]),
             "genus_conclusive": not conclusive and bool(_reaches(by_genus[genus], genus_threshold)),
             "top5": top,
@@ -268,6 +270,7 @@ def _load(folder: Path) -> Classifier:
         temperature,
         threshold,
         genus_threshold(calibration),
+        (genus_names(labels["classes"]), genera_of(labels["classes"])),
         Preprocessing(**known),
         priors,
         restored,

@@ -74,7 +74,7 @@ export class Classifier {
     // Probabilities are float32, so the threshold is compared as one, as in the SavedModel.
     const threshold = region === null ? this.threshold : this.region_threshold;
     const conclusive = species[0].probability >= Math.fround(threshold);
-    const genus = this.#genus(probabilities, !conclusive && region === null ? this.genus_threshold : NEVER);
+    const genus = this.#genus(probabilities, !conclusive && region === null ? (this.genus_threshold ?? NEVER) : NEVER);
     return { species, probability: species[0].probability, conclusive, threshold, genus, probabilities, ms };
   }
 

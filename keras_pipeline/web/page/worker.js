@@ -11,7 +11,7 @@ const SCRIPTS = {
 };
 const FAST_MS = 60; // A backend that answers in less is taken without trying the others.
 const STRIP = 1 << 22; // pixels of a photo that are read at once: 16 MB
-const SAME = 1e-3; // A probability of the self-test may differ by so much: half precision on a phone differs by more.
+const SAME = 1e-3; // A probability of the self-test may differ by so much; WebAssembly differs by 1e-6.
 
 let base = null; // where these files lie
 let loaded = null; // {model, input, output, labels, calibration, preprocessing, priors}
@@ -116,7 +116,7 @@ async function load({ base: from, backends, software = false }, tellProgress) {
     classes: labels.classes,
     genera: labels.genera,
     threshold: calibration.threshold,
-    genus_threshold: calibration.genus?.threshold ?? 2,
+    genus_threshold: calibration.genus?.threshold,
     regions: priors?.regions ?? [],
     region_threshold: calibration.region_priors?.threshold,
     load_ms: performance.now() - started,
