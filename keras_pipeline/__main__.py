@@ -75,6 +75,14 @@ def _parser() -> argparse.ArgumentParser:
                 help="of distill: as --set phase4.distill.live=true, teachers answer live",
             )
         if phase == "phase6":
+            command.add_argument(
+                "--photos", metavar="DIR", help="of validate: as --set phase6.photos=DIR, photos as they were taken"
+            )
+            command.add_argument(
+                "--all",
+                action="store_true",
+                help="of validate: as --set phase6.validation_photos=null, all test photos",
+            )
             command.add_argument("--type", choices=("fp16", "int8", "none"), help="as --set phase6.quantization=TYPE")
     for name, help_text in (
         ("run", "everything that isn't up to date"),
@@ -163,6 +171,10 @@ def _config(options: argparse.Namespace):
         options.set.append("phase4.distill.live=true")
     if getattr(options, "type", None):
         options.set.append(f"phase6.quantization={options.type}")
+    if getattr(options, "photos", None) and options.command == "phase6":
+        options.set.append(f"phase6.photos={json.dumps(options.photos)}")
+    if getattr(options, "all", False):
+        options.set.append("phase6.validation_photos=null")
     if not (images or labels):
         return config.load(options.config, options.set)
     own = [f"source.demo.{key}={json.dumps(value)}" for key, value in (("images", images), ("labels", labels))]
@@ -186,14 +198,14 @@ def _open_source(config) -> Iterator[tuple[str, str | None]]:
     if source.uri != "embedded":
         yield source.uri, source.base_url
         return
+    from keras_pipeline.core.artifacts import Run
     from keras_pipeline.demo import embedded, herbarium
 
-    folder = Path(config.root) / "artifacts" / config.experiment / "source"
+    run = Run(config, None)
+    folder, photos = run.folder / "source", run.embedded_photos
     if source.demo.images:
-        photos, labels = Path(source.demo.images), Path(source.demo.labels)
-        documents = lambda: herbarium.folder_documents(photos, labels)  # noqa: E731
+        documents = lambda: herbarium.folder_documents(photos, Path(source.demo.labels))  # noqa: E731
     else:
-        photos = folder / "herbarium"
         photos.mkdir(parents=True, exist_ok=True)
         wanted = source.demo.model_dump(include={"species", "photos", "regional_shift"})
         documents = lambda: herbarium.draw(photos, seed=config.seed, **wanted)  # noqa: E731

@@ -161,6 +161,10 @@ def test_the_page_says_what_python_says(road):
     assert verdict["passed"]
     wasm = verdict["backends"]["wasm"]
     assert wasm["top1_agreement"] == 1.0 and wasm["correlation"] > 0.9999 and wasm["n"] >= 24
+    assert (
+        wasm["stages"]["original"]["n"] == wasm["n"] + 1
+    )  # the files that the test records were made of, one enlarged
+    assert wasm["accuracy"]["n"] == wasm["n"]
 
 
 @pytest.mark.slow

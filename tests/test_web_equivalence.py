@@ -6,10 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import web_example as example
+from PIL import Image
 
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.web import equivalence
-from keras_pipeline.web.equivalence import validate_bundle
+from keras_pipeline.web.equivalence import Sample, validate_bundle
+from keras_pipeline.web.saved_model import load_classifier
 from keras_pipeline.web.tfjs import write_file_list
 
 
@@ -19,8 +21,9 @@ def copy(tmp_path):
     return shutil.copytree(example.bundle()[0], tmp_path / "bundle")
 
 
-def judge(bundle, photos=None):
-    return validate_bundle(bundle, example.saved(), photos or example.samples(4))
+def judge(bundle, photos=None, **options):
+    photos = [Sample(*photo) for photo in photos or example.samples(4)]
+    return validate_bundle(bundle, example.saved(), photos, **{"backends": ("wasm",), **options})
 
 
 def replace(path, old, new):
@@ -42,9 +45,63 @@ def test_the_bundle_passes(copy):
 
 
 def test_only_a_temperature_below_one_widens_the_largest_difference():
-    limits = [equivalence._tensor_tolerance("wasm", temperature) for temperature in (2.0, 1.0, 0.1)]
+    limits = [equivalence._tolerance("tensor", "wasm", temperature) for temperature in (2.0, 1.0, 0.1)]
     assert [limit["max_abs_diff"] for limit in limits] == pytest.approx([1e-5, 1e-5, 1e-4])
     assert {limit["top1_agreement"] for limit in limits} == {1.0}
+
+
+def as_taken(count):
+    """Larger than a record, as cameras make them; the records they would become are `example.samples`' own."""
+    photos = [(f"{i % 4}-{100 + i // 4}", example.photo(i % 4, 100 + i // 4, (1024, 768)), i % 4) for i in range(count)]
+    return [Sample(f"{name}.jpg", example.encoded(photo), label, name) for name, photo, label in photos]
+
+
+def test_every_backend_here_says_the_same_of_tensors_pngs_records_and_originals(copy):
+    verdict = judge(copy, example.samples(2), originals=as_taken(3), backends=tuple(equivalence.ARITHMETIC))
+    assert verdict["passed"], verdict["reasons"]
+    assert {"wasm", "cpu", "webgl"} <= set(verdict["backends"]) | set(verdict["missing_backends"])
+    for result in verdict["backends"].values():
+        assert [figures["n"] for figures in result["stages"].values()] == [8, 8, 8, 4]  # an original more, enlarged
+        assert result["stages"]["original"]["largest_megapixels"] >= 12
+        assert result["accuracy"] == {"n": 3, "original": 1.0, "record": 1.0}
+    assert "wasm: 4 original photos, 50 or more are wanted" in verdict["notes"]
+
+
+def test_a_page_that_shrinks_photos_without_a_filter_fails_on_originals_alone(copy):
+    replace(copy / "preprocess.js", "const filterScale = Math.max(scale, 1);", "const filterScale = 1;")
+    write_file_list(copy)
+    # One pixel of nine, all that a page sees that looks at nothing but the middle of each three by three.
+    pixels, hidden = (np.array(example.photo(label, 7, (1024, 768))) for label in (3, 1))
+    pixels[1::3, 1::3] = hidden[1::3, 1::3]
+    verdict = judge(copy, originals=[Sample("two", example.encoded(Image.fromarray(pixels), format="PNG"))])
+    stages = verdict["backends"]["wasm"]["stages"]
+    assert [name for name, figures in stages.items() if not figures["passed"]] == ["original"]
+    worst = next(photo for photo in stages["original"]["worst"] if photo["photo"] == "two")
+    assert (worst["python"][0], worst["page"][0]) == (example.SPECIES[3], example.SPECIES[1])
+
+
+def test_a_tally_adds_up_what_numpy_finds_at_once():
+    random = np.random.default_rng(3)
+    tally = equivalence._Tally(load_classifier(example.saved()))
+    python, page = random.dirichlet([1] * 4, (2, 30)).astype(np.float32)
+    for rows in (slice(0, 20), slice(20, 30)):
+        asked = [Sample(str(i), b"", 0) for i in range(30)[rows]]
+        found = {"probabilities": page[rows], "ms": [1.0] * len(asked), "names": [None] * len(asked)}
+        tally.add(equivalence._Question("tensor", [], python[rows], asked), found)
+    figures, difference = tally.judge({"top1_agreement": 1.0}), np.abs(python.astype(float) - page)
+    assert figures["correlation"] == pytest.approx(np.corrcoef(python.ravel(), page.ravel())[0, 1], abs=1e-9)
+    assert figures["max_abs_diff"] == difference.max() and not figures["passed"]
+    assert figures["mean_abs_diff"] == pytest.approx(difference.mean())
+    assert figures["top1_agreement"] == np.mean(python.argmax(1) == page.argmax(1))
+    assert figures["top5_agreement"] == 1.0  # of four species all are among the first five
+    assert figures["worst"][0]["photo"] == str(difference.max(1).argmax())
+
+
+def test_an_answer_that_is_not_a_number_fails():
+    tally = equivalence._Tally(load_classifier(example.saved()))
+    found = {"probabilities": np.full((1, 4), np.nan, np.float32), "ms": [1.0], "names": [None]}
+    tally.add(equivalence._Question("tensor", [], np.full((1, 4), 0.25, np.float32), [Sample("a", b"")]), found)
+    assert tally.judge({})["error"] == "1 of 1 answers are missing or not finite"
 
 
 def flip_a_byte(bundle):
@@ -87,11 +144,11 @@ def test_swapped_names_are_refused_by_the_page_under_the_old_hash(copy):
     assert "altered after export" in judge(copy)["backends"]["wasm"]["error"]
 
 
-def test_a_changed_resize_fails_the_record_stage_alone(copy):
+def test_a_changed_resize_fails_all_stages_but_the_tensors(copy):
     replace(copy / "preprocess.js", "const kernelScale = Math.max(inverseScale, 1);", "const kernelScale = 1;")
     write_file_list(copy)
     stages = judge(copy)["backends"]["wasm"]["stages"]
-    assert stages["tensor"]["passed"] and not stages["record"]["passed"]
+    assert stages["tensor"]["passed"] and not stages["png"]["passed"] and not stages["record"]["passed"]
 
 
 def test_a_changed_threshold_fails(copy):
@@ -105,7 +162,7 @@ def test_a_changed_threshold_fails(copy):
 def test_a_leaked_tensor_fails(copy):
     replace(copy / "worker.js", "    result.dispose();", "    result.shape;")
     write_file_list(copy)
-    assert judge(copy)["backends"]["wasm"]["leaked_tensors"] == 32  # 16 photos in two stages
+    assert judge(copy)["backends"]["wasm"]["leaked_tensors"] == 48  # 16 photos in three stages
 
 
 def test_a_page_that_asks_another_host_fails(copy):
@@ -133,7 +190,9 @@ def test_missing_and_added_files_are_named(copy):
     ],
 )
 def test_a_degenerate_model_is_told(logits, labels, match):
-    reason = equivalence._degenerate(equivalence._Reference([], [], logits, logits, np.array(labels)))
+    python = equivalence._Python(logits.shape[1])
+    python.add(logits, [Sample("", b"", label) for label in labels])
+    reason = python.degenerate()
     assert match in reason if match else reason is None
 
 
@@ -152,4 +211,4 @@ def test_a_sample_that_is_no_photo_is_named(copy):
 def test_unknown_backend_and_no_samples_are_refused(copy):
     for photos, backends in (([], ("wasm",)), (example.samples(), ("abacus",))):
         with pytest.raises(ValueError, match="expected one or more"):
-            validate_bundle(copy, example.saved(), photos, backends=backends)
+            validate_bundle(copy, example.saved(), [Sample(*photo) for photo in photos], backends=backends)

@@ -76,6 +76,7 @@ ARTEFACTS = {
     "export": "artifacts/{experiment}/phase6/export.json",
     "web": "web_export/{experiment}",
     "equivalence": "artifacts/{experiment}/phase6/equivalence.json",
+    "equivalence_worst": "artifacts/{experiment}/phase6/worst.png",
     "manifest": "artifacts/{experiment}/phase7/manifest.yaml",
     "report": "artifacts/{experiment}/report.html",
 }
@@ -106,6 +107,14 @@ class Run:
     def folder(self) -> Path:
         """artifacts/<experiment>"""
         return Path(self.config.root) / "artifacts" / self.config.experiment
+
+    @property
+    def embedded_photos(self) -> Path | None:
+        """Where the photos of an embedded source lie, drawn or given; None: the source is another."""
+        if self.config.source.uri != "embedded":
+            return None
+        given = self.config.source.demo.images
+        return Path(given) if given else self.folder / "source/herbarium"
 
     def read(self, name: str) -> dict:
         """A JSON artefact. Raises BrokenArtefact naming it when it is absent or not JSON."""

@@ -476,7 +476,12 @@ class Phase6(Section):
     quantization: Literal["fp16", "int8", "none"] = Field(
         "fp16", description="of the shipped weights; int8: kernels that bear it in a byte a value, the rest fp16"
     )
-    validation_photos: int = Field(1000, ge=1, description="seeded sample of the test split shown to the browser")
+    validation_photos: int | None = Field(
+        1000, ge=1, description="seeded sample of the test split shown to the browser; null: all"
+    )
+    photos: str | None = Field(
+        None, description="folder of photos as they were taken, for the page's whole path; null: an embedded source's"
+    )
     max_top1_loss: float = Field(0.02, ge=0, le=1, description="test top-1 that rounding may cost before export stops")
 
 

@@ -264,25 +264,66 @@ def _with_interval(figure: dict) -> str:
     return f"{figure['value']:.3f} [{low:.3f}, {high:.3f}]"
 
 
+_VERDICTS = {
+    "passed": "The page says what Python says.",
+    "failed": "The page does not say what Python says.",
+    "not judged": "Not judged.",
+}
+
+
 def _export(run: Run) -> list[Block]:
     verdict, cost = run.read("equivalence"), run.read("quantization")
+    backends = verdict["backends"]
+    keys = ("n", "top1_agreement", "top5_agreement", "max_abs_diff", "mean_abs_diff", "correlation", "median_ms")
     rows = [
-        [backend, name, stage["n"], stage.get("top1_agreement"), stage.get("max_abs_diff"), stage.get("correlation"),
-         "passed" if stage["passed"] else "FAILED"]
-        for backend, figures in verdict["backends"].items()
-        for name, stage in figures.get("stages", {}).items()
+        [backend, name, *(stage.get(key) for key in keys), "passed" if stage["passed"] else "FAILED"]
+        for backend, figures in backends.items()
+        for name, stage in figures["stages"].items()
+    ]
+    speed = [
+        [backend, figures.get("renderer"), figures.get("load_ms"), figures.get("first_ms"), figures["median_ms"],
+         figures.get("timing", {}).get("peak_memory_mb"), figures.get("leaked_tensors")]
+        for backend, figures in backends.items()
     ]  # fmt: skip
+    accuracy = [
+        f"Of {found['n']} test photos the page names {found['original']:.3f} right from the originals, "
+        f"{found['record']:.3f} from the records made of them ({backend})."
+        for backend, figures in backends.items()
+        if (found := figures.get("accuracy"))
+    ]
     return [
+        Paragraph(_VERDICTS[verdict["status"]] + "".join(f" {reason}." for reason in verdict["reasons"])),
         Table(
-            ["backend", "stage", "photos", "top-1 agreement", "max |Δp|", "correlation", "verdict"],
+            [
+                "backend",
+                "stage",
+                "photos",
+                "same top-1",
+                "same top-5",
+                "max |Δp|",
+                "mean |Δp|",
+                "correlation",
+                "ms a photo",
+                "verdict",
+            ],
             rows,
             "Python against the browser, same weights",
+        ),
+        Table(
+            ["backend", "runs on", "load, ms", "first answer, ms", "then, ms", "peak memory, MB", "tensors leaked"],
+            speed,
+            "The page in headless Chromium; a median is of the same tensors, without decoding",
+        ),
+        *map(Paragraph, accuracy),
+        *map(Paragraph, verdict["notes"]),
+        Figure(
+            run.path("equivalence_worst"),
+            "The photos on which they differ most: stage and difference, name, probability by Python / by the page",
         ),
         KeyValues(
             {
                 "rounding": cost["type"],
                 "top-1 before and after rounding": f"{cost['top1_before']:.4f}, {cost['top1_after']:.4f}",
-                "median time of one prediction, ms": verdict["backends"].get("wasm", {}).get("median_ms"),
                 "model and shards, bytes": run.read("export")["bytes"],
             }
         ),

@@ -16,6 +16,8 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+# WebGL and WebGPU where no graphics card is; where one is, it is taken.
+SOFTWARE_GPU = ("--enable-unsafe-swiftshader", "--enable-unsafe-webgpu", "--enable-features=Vulkan")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 REMEDY = (
     "install Chromium (Debian, Ubuntu: `apt-get install chromium`; anywhere: `playwright install chromium`) "
@@ -45,14 +47,15 @@ def find_chromium() -> Path:
 
 
 @contextlib.contextmanager
-def open_browser() -> Iterator:
-    """Yields a playwright Browser. Raises BrowserMissing."""
+def open_browser(*, software_gpu: bool = False) -> Iterator:
+    """Yields a playwright Browser, on request with emulated graphics where there are none. Raises BrowserMissing."""
     executable = find_chromium()
     # Chromium refuses its sandbox to root, as in most containers; only our own page is opened.
     sandbox = ("--no-sandbox",) if os.geteuid() == 0 else ()
+    graphics = SOFTWARE_GPU if software_gpu else ()
     with _playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=str(executable), args=[*FLAGS, *sandbox])
+            browser = playwright.chromium.launch(executable_path=str(executable), args=[*FLAGS, *graphics, *sandbox])
         except Exception as error:
             raise BrowserMissing(f"{executable} does not start: {str(error).splitlines()[0]}; {REMEDY}") from error
         try:

@@ -1,50 +1,49 @@
-// Run by equivalence.py inside the page: hands stored samples to the page's own classifier.js and worker.
+// Run by probe.py inside the page: hands stored samples to the page's own classifier.js and worker.
 // Tensors and probabilities travel as raw float32: as JSON a thousand photos would take minutes.
 globalThis.probe = {
+  /** What the backend would run on here; null: nothing. */
+  async renderer(backend) {
+    if (backend === "webgl") {
+      const context = new OffscreenCanvas(1, 1).getContext("webgl2");
+      const named = context?.getExtension("WEBGL_debug_renderer_info");
+      return context ? context.getParameter(named ? named.UNMASKED_RENDERER_WEBGL : context.RENDERER) : null;
+    }
+    if (backend === "webgpu") {
+      const adapter = await navigator.gpu?.requestAdapter();
+      return adapter ? `${adapter.info.vendor} ${adapter.info.architecture} ${adapter.info.description}`.trim() : null;
+    }
+    return "the processor";
+  },
+
   async load({ page, backend }) {
     const { Classifier } = await import(`${page}classifier.js`);
     this.classifier = await Classifier.load({ backends: [backend], software: true });
     const { load_ms, first_ms, classes } = this.classifier;
-    return { backend: this.classifier.backend, load_ms, first_ms, classes };
+    return { load_ms, first_ms, classes };
   },
 
-  tensors() {
-    return this.classifier.ask("memory").then(({ tensors }) => tensors);
+  async tensors() {
+    return (await this.classifier.ask("memory")).tensors;
   },
 
-  /** The same float32 tensors that Python saw: `count` pictures of `length` numbers in one file. */
-  async predict({ url, count, length }) {
-    const all = new Float32Array(await this.bytes(url));
-    return this.collect(count, (i) => this.classifier.ask("predict", { values: all.slice(i * length, (i + 1) * length) }));
-  },
-
-  /** Encoded photos, one after the other in one file, through the page's own decode and resize. */
-  async classify({ url, lengths }) {
-    const all = await this.bytes(url);
-    let end = 0;
-    return this.collect(lengths.length, (i) => {
-      const start = end;
-      end += lengths[i];
-      return this.classifier.classify(new Blob([all.slice(start, end)]));
-    });
-  },
-
-  async collect(count, answer) {
+  /** The files lie one after the other at the url: tensors to predict, or encoded photos to classify. */
+  async answers({ task, url, lengths }) {
+    const response = await fetch(url, { cache: "no-store" });
+    if (!response.ok) throw new Error(`${url}: ${response.status}`);
+    const all = await response.arrayBuffer();
     const rows = [], ms = [], conclusive = [], names = [];
-    for (let i = 0; i < count; i++) {
-      const result = await answer(i);
+    let end = 0;
+    for (const length of lengths) {
+      const file = all.slice(end, (end += length));
+      const result = task === "predict"
+        ? await this.classifier.ask("predict", { values: new Float32Array(file) })
+        : await this.classifier.classify(new Blob([file]));
       rows.push(result.probabilities);
       ms.push(result.ms);
-      conclusive.push(result.conclusive);
-      names.push(result.species?.[0].latin_name);
+      conclusive.push(result.conclusive ?? null);
+      names.push(result.species?.[0].latin_name ?? null);
     }
     return { probabilities: await this.base64(new Blob(rows)), ms, conclusive, names };
-  },
-
-  async bytes(url) {
-    const response = await fetch(url);
-    if (!response.ok) throw new Error(`${url}: ${response.status}`);
-    return response.arrayBuffer();
   },
 
   base64(blob) {

@@ -1,0 +1,101 @@
+"""Asks the page, in a real browser, what it makes of stored photos: through its own classifier.js and worker."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+PROBE = Path(__file__).parent / "probe.js"
+PATIENCE_MS = 600_000
+SOFTWARE = re.compile("swiftshader|llvmpipe|software|basic render", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Renderer:
+    """What a backend runs on."""
+
+    name: str
+    software: bool
+
+
+class Probe:
+    """One page, opened for one backend."""
+
+    Error: ClassVar[type[Exception]]  # what Playwright raises; it is imported with the first browser
+
+    def __init__(self, page, url: str, folder: Path):
+        from playwright.sync_api import Error
+
+        Probe.Error = Error
+        self._page, self._url, self._folder = page, url, folder
+        self._numbers = itertools.count()
+        page.evaluate(PROBE.read_text(encoding="utf-8"))
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, browser, url: str, folder: Path, requests: list[str]) -> Iterator[Probe]:
+        """The page at `url`, whose server serves `folder` one level above; appends to `requests` what it asks for."""
+        context = browser.new_context()
+        try:
+            context.on("request", lambda request: requests.append(request.url))
+            page = context.new_page()
+            page.set_default_timeout(PATIENCE_MS)
+            page.goto(f"{url}index.html")
+            yield cls(page, url, folder)
+        finally:
+            context.close()
+
+    def renderer(self, backend: str) -> Renderer | None:
+        """None where this browser can't run the backend at all."""
+        name = self._call("renderer", backend)
+        return None if name is None else Renderer(name, backend == "cpu" or bool(SOFTWARE.search(name)))
+
+    def load(self, backend: str) -> dict:
+        """{load_ms, first_ms, classes}"""
+        return self._call("load", {"page": self._url, "backend": backend})
+
+    def tensors(self) -> int:
+        """How many the page holds."""
+        return self._call("tensors")
+
+    def answers(self, task: str, files: list[bytes], classes: int) -> dict:
+        """{probabilities float32 [N, C], ms [N], conclusive [N], names [N]}; `task` is predict (tensors) or classify
+        (photos).
+        """
+        stored = self._folder / f"samples-{next(self._numbers)}.bin"
+        stored.write_bytes(b"".join(files))
+        argument = {"task": task, "url": f"{self._url}../{stored.name}", "lengths": [len(file) for file in files]}
+        try:
+            found = self._call("answers", argument)
+        finally:
+            stored.unlink()
+        raw = base64.b64decode(found.pop("probabilities"))
+        return {"probabilities": np.frombuffer(raw, "<f4").reshape(-1, classes), **found}
+
+    def peak_memory_mb(self) -> float | None:
+        """The most that the page's process has held, in MB (10^6 bytes), its share of the browser included; None where
+        the system doesn't tell.
+        """
+        session = self._page.context.browser.new_browser_cdp_session()
+        processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
+        session.detach()
+        peaks = [_peak_kib(process["id"]) for process in processes if process["type"] == "renderer"]
+        return max((peak for peak in peaks if peak), default=0) * 1024 / 1e6 or None
+
+    def _call(self, name: str, argument: object = None):
+        return self._page.evaluate(f"argument => globalThis.probe.{name}(argument)", argument)
+
+
+def _peak_kib(pid: int) -> int | None:
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        return int(found[1]) if found else None
+    return None
