@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="of validate: as --set phase6.validation_photos=null, all test photos",
             )
-            command.add_argument("--type", choices=("fp16", "int8", "none"), help="as --set phase6.quantization=TYPE")
+            command.add_argument(
+                "--type", choices=("fp16", "int8", "int8-qat", "none"), help="as --set phase6.quantization=TYPE"
+            )
     for name, help_text in (
         ("run", "everything that isn't up to date"),
         ("demo", "the same on drawn photos, or on yours"),

@@ -14,6 +14,7 @@ from keras_pipeline.core.artifacts import Run, content_hash, write_json
 from keras_pipeline.core.config import from_dict
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.taxonomy import class_hash
+from keras_pipeline.data import records
 from keras_pipeline.evaluation import predict
 from keras_pipeline.evaluation.metrics import softmax
 from keras_pipeline.evaluation.predict import Predictions
@@ -45,6 +46,8 @@ def photos(split, rng):
         {
             "sample_id": sample, "split": split, "latin_name": np.array(CLASSES)[label], "region": region,
             "observation_id": observation,
+            "license": "CC0",
+            "attribution": "",
         }
     )  # fmt: skip
     logits = (logits * TRUE_TEMPERATURE).astype(np.float32)
@@ -258,13 +261,15 @@ def test_an_assignment_of_an_older_split_is_named(run):
 def test_predictions_are_kept_as_the_plan_names_them(whole, monkeypatch):
     run, _, _ = whole
 
-    def predicted(run, model_name, split, size, *, file):
+    def predicted(run, model, split, size, description, *, file):
         found = predict.load(run.path("logits").with_name("kept"), split)
         np.save(file, found.logits)
-        return found, None
+        return found
 
     shutil.copytree(run.path("logits"), run.path("logits").with_name("kept"))
-    monkeypatch.setattr(calibrating.build, "predict_split", predicted)
+    monkeypatch.setattr(calibrating.build, "predict", predicted)
+    monkeypatch.setattr(calibrating.build, "trained", lambda *_, **__: None)
+    monkeypatch.setattr(records, "load_info", lambda path: None)
     phase5_calibration.calibrate(run)
     with np.load(run.path("predictions"), allow_pickle=False) as file:
         assert sorted(file) == ["predicted_probs", "sample_id", "true_labels"]

@@ -166,11 +166,6 @@ def test_altered_labels_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content"),
     [
-        ("assets/calibration.json", '{"temperature": 1.7}'),
-        ("assets/calibration.json", '{"temperature": 1.7, "threshold": NaN}'),
-        ("assets/calibration.json", '{"temperature": 0, "threshold": 0.5}'),
-        ("assets/calibration.json", '{"temperature": 1.7, "threshold": 0.5, "genus": {"threshold": null}}'),
-        ("assets/preprocessing.json", "{}"),
         ("saved_model.pb", "no graph"),
         ("variables/variables.data-00000-of-00001", "short"),
     ],
@@ -179,6 +174,21 @@ def test_a_damaged_model_says_which_step_makes_it(tmp_path, file, content):
     folder = shutil.copytree(example.saved(), tmp_path / "model")
     (folder / file).write_text(content)
     with pytest.raises(BrokenArtefact, match="model: damaged .* run `phase6 export --force`"):
+        load_classifier(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("calibration.json", json.dumps(example.CALIBRATION | {"threshold": 0.1})),
+        ("preprocessing.json", json.dumps(example.Preprocessing(48, 256, 1.0).to_json())),
+        ("attribution.txt", "nobody"),
+    ],
+)
+def test_an_asset_of_another_export_is_refused(tmp_path, file, content):
+    folder = shutil.copytree(example.saved(), tmp_path / "model")
+    (folder / "assets" / file).write_text(content)
+    with pytest.raises(BrokenArtefact, match=rf"{file}: received sha256 .* run `phase6 export --force`"):
         load_classifier(folder)
 
 

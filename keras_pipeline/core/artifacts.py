@@ -70,6 +70,7 @@ ARTEFACTS = {
     "priors": "artifacts/{experiment}/phase5/priors.json",
     "risk_coverage": "artifacts/{experiment}/phase5/risk_coverage.png",
     "shipped": "artifacts/{experiment}/phase6/student_shipped.keras",
+    "tflite": "artifacts/{experiment}/phase6/tflite",
     "quantization": "artifacts/{experiment}/phase6/quantization.json",
     "shipped_calibration": "artifacts/{experiment}/phase6/calibration.json",
     "saved_model": "artifacts/{experiment}/phase6/saved_model",

@@ -472,10 +472,24 @@ class Phase5(Section):
     region_priors: RegionPriors = RegionPriors()
 
 
+Rounding = Literal["fp16", "int8", "int8-qat", "none"]
+
+
+class Qat(Section):
+    """Quantisation-aware training, of `quantization: int8-qat`."""
+
+    steps: int = Field(500, ge=1, description="batches of phase4.training.batch_size")
+    learning_rate: float = Field(1e-4, gt=0, description="of Adam, falling to 0")
+
+
 class Phase6(Section):
-    quantization: Literal["fp16", "int8", "none"] = Field(
-        "fp16", description="of the shipped weights; int8: kernels that bear it in a byte a value, the rest fp16"
+    quantization: Rounding = Field(
+        "fp16",
+        description="of the shipped weights; int8: kernels that bear it in a byte a value, the rest fp16; int8-qat: "
+        "the same after training for it",
     )
+    compare: list[Rounding] = Field([], description="other ways of rounding, measured beside the shipped one")
+    qat: Qat = Qat()
     validation_photos: int | None = Field(
         1000, ge=1, description="seeded sample of the test split shown to the browser; null: all"
     )

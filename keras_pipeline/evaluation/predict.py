@@ -35,16 +35,23 @@ def inference(model: keras.Model) -> Callable[[tf.Tensor], np.ndarray]:
 
 
 def predict(
-    model: keras.Model, batches: tf.data.Dataset, n: int, description: str = "predict", *, file: Path | None = None
+    model: keras.Model | Callable[[tf.Tensor], np.ndarray],
+    batches: tf.data.Dataset,
+    n: int,
+    description: str = "predict",
+    *,
+    file: Path | None = None,
 ) -> Predictions:
     """Runs `model` (image -> logits) over batches of {"image", "label", "sample_id", "region", "group_id"}.
 
     Args:
+        model: a Keras model, or what else answers float32 [N, C] and has an `output_shape` (None, C).
         file: where the logits are to lie, as a memory-mapped `.npy`; None keeps them in memory.
 
     Raises ValueError unless exactly `n` photos came, or when a logit isn't finite.
     """
-    infer, shape = inference(model), (n, model.output_shape[-1])
+    infer = inference(model) if isinstance(model, keras.Model) else model
+    shape = (n, model.output_shape[-1])
     logits = np.lib.format.open_memmap(file, "w+", np.float32, shape) if file else np.empty(shape, np.float32)
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "sample_id", "region", "group_id")}
     received = 0

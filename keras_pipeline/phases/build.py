@@ -40,23 +40,32 @@ def load(run: Run, path: Path, info, *, image_size: int | None = None):
     return model
 
 
-def predict_split(run: Run, model_name: str, split: str, image_size: int, *, file: Path | None = None):
-    """(predictions of a model artefact over a split, dataset info); of train, its first shard only.
+def predict_split(run: Run, model_name: str, split: str, image_size: int):
+    """(predictions of a model artefact over a split, dataset info); of train, its first shard only."""
+    from keras_pipeline.data import records
+
+    info = records.load_info(run.path("dataset"))
+    model = trained(run, model_name, info, image_size=image_size)
+    return predict(run, model, split, image_size, f"{model_name} on {split}"), info
+
+
+def predict(run: Run, model, split: str, image_size: int, description: str, *, file: Path | None = None):
+    """Predictions over a split; of train, its first shard only.
 
     Args:
+        model: see `evaluation.predict`.
         file: where the logits are to lie, see `evaluation.predict`.
     """
     from keras_pipeline.data import pipeline, records
     from keras_pipeline.data.preprocess import Preprocessing
-    from keras_pipeline.evaluation.predict import predict
+    from keras_pipeline.evaluation import predict
 
     info = records.load_info(run.path("dataset"))
-    model = trained(run, model_name, info, image_size=image_size)
     max_shards = 1 if split == "train" else None
     n = sum(shard["n"] for shard in info.splits[split]["shards"][:max_shards])
     preprocessing = Preprocessing(image_size, run.config.dataset.short_side)
     batches = pipeline.evaluation_batches(info, split, preprocessing, max_shards=max_shards)
-    return predict(model, batches, n, f"{model_name} on {split}", file=file), info
+    return predict.predict(model, batches, n, description, file=file)
 
 
 def soft_label_layout(run: Run, info):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_pipeline.core.artifacts import Run, content_hash
+from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.core.taxonomy import genera_of
@@ -25,27 +25,22 @@ if TYPE_CHECKING:
 LEAST = 20  # photos for figures of their own: of a region, of observations
 
 
-def predict(run: Run, model_name: str, folder: Path) -> tuple[Predictions, Predictions]:
+def predict(run: Run, model, name: str, folder: Path) -> tuple[Predictions, Predictions]:
     """Of the calibration and the test split; the logits lie in `folder`, see `evaluation.predict`."""
-    from keras_pipeline.evaluation import predict as predictions
-
-    found = []
-    for split in ("calibration", "test"):
-        found.append(
-            build.predict_split(
-                run, model_name, split, run.config.phase4.data.image_size, file=folder / f"{split}.npy"
-            )[0]
-        )
-        predictions.save(found[-1], folder, split)
-    return found[0], found[1]
+    size = run.config.phase4.data.image_size
+    fit, test = (
+        build.predict(run, model, split, size, f"{name} on {split}", file=folder / f"{split}.npy")
+        for split in ("calibration", "test")
+    )
+    return fit, test
 
 
 def places(run: Run) -> pd.DataFrame:
-    """Where each photo went: sample_id (index), split, latin_name, region, observation_id."""
+    """Where each photo went: sample_id (index), split, latin_name, region, observation_id, license, attribution."""
     import pandas as pd
     import pyarrow as pa
 
-    columns = ["sample_id", "split", "latin_name", "region", "observation_id"]
+    columns = ["sample_id", "split", "latin_name", "region", "observation_id", "license", "attribution"]
     try:
         return pd.read_parquet(run.path("assignment"), columns=columns).set_index("sample_id")
     except (OSError, pa.ArrowException) as error:
@@ -149,11 +144,13 @@ def _threshold(
 
 
 def calibration(
-    run: Run, model_name: str, fit: Predictions, test: Predictions, fitted: dict | None = None
+    run: Run, name: str, weights_hash: str, fit: Predictions, test: Predictions, fitted: dict | None = None
 ) -> tuple[dict, Scores, dict | None]:
     """(`calibration.json` of a model, the test photos' scores, `priors`).
 
     Args:
+        name: the model's.
+        weights_hash: content hash of what it was loaded from, or is to be.
         fitted: of `temperature`, where that is known.
     """
     table = places(run)
@@ -161,8 +158,7 @@ def calibration(
     fitted = fitted or temperature(run, fit, test)[0]
     known = priors(run, table)
     chosen, tested = _threshold(run, fit, test, fitted["temperature"], table, known)
-    made_of = {"model": model_name, "weights_hash": content_hash(run.path(model_name))}
-    return {**fitted, **chosen, **made_of}, tested, known
+    return {**fitted, **chosen, "model": name, "weights_hash": weights_hash}, tested, known
 
 
 def draw_reliability(run: Run, test: Predictions, before: Scores, after: Scores) -> None:

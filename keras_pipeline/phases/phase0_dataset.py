@@ -102,7 +102,7 @@ STEPS = [
     ),
     Step(
         "phase0", "split", split, ("url_ledger",), ("leak_audit", "assignment", "dataset"),
-        ("seed", "dataset", "phase0.split"), 4, clean=remove_raw,
+        ("seed", "dataset", "phase0.split"), 5, clean=remove_raw,
     ),
     Step(
         "phase0", "baseline", baseline, ("dataset",), ("baseline",), ("seed", "phase0.baseline"), 3,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from keras_pipeline.core.artifacts import Run, Step, aside, write_json
+from keras_pipeline.core.artifacts import Run, Step, aside, content_hash, write_json
 from keras_pipeline.core.npz import NpzWriter
-from keras_pipeline.phases import calibrating
+from keras_pipeline.phases import build, calibrating
 
 
 def calibrate(run: Run) -> None:
     """Predictions on the calibration and test splits, and what the raw probabilities are worth."""
+    from keras_pipeline.data import records
     from keras_pipeline.evaluation import metrics
+    from keras_pipeline.evaluation import predict as predictions
 
+    info = records.load_info(run.path("dataset"))
+    student = build.trained(run, "student", info, image_size=run.config.phase4.data.image_size)
     with aside(run.path("logits")) as temporary:
         temporary.mkdir()
-        fit, test = calibrating.predict(run, "student", temporary)
+        fit, test = calibrating.predict(run, student, "student", temporary)
+        predictions.save(fit, temporary, "calibration")
+        predictions.save(test, temporary, "test")
         calibrating.refuse_learnt(run, calibrating.places(run), fit, test)
         with aside(run.path("predictions")) as file, NpzWriter(file) as npz:
             blocks = (metrics.softmax(test.logits[rows]) for rows in metrics.row_blocks(test.logits.shape))
@@ -35,7 +41,9 @@ def temperature(run: Run) -> None:
 def threshold(run: Run) -> None:
     """The 'not conclusive' threshold: chosen on the calibration split, judged on the test split."""
     fit, test = _predictions(run)
-    result, tested, priors = calibrating.calibration(run, "student", fit, test, run.read("temperature"))
+    result, tested, priors = calibrating.calibration(
+        run, "student", content_hash(run.path("student")), fit, test, run.read("temperature")
+    )
     write_json(run.path("calibration"), result)
     write_json(run.path("priors"), priors or {"regions": []})
     calibrating.draw_risk(run, result, tested)

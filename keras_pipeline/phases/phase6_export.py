@@ -2,80 +2,9 @@
 
 from __future__ import annotations
 
-import collections
-import shutil
-import tempfile
-from pathlib import Path
-
-from keras_pipeline.core.artifacts import Run, Step, aside, content_hash, file_hash, write_json
+from keras_pipeline.core.artifacts import Run, Step, content_hash, write_json
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.core.progress import progress
-from keras_pipeline.phases import build, calibrating
-
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")  # what a browser shows
-SHOWN = 160  # pixels of a photo in the picture of the worst
-REPRESENTATIVE = 128  # train photos on which rounding is judged
-
-
-def quantize(run: Run) -> None:
-    """BatchNorm folded, weights rounded; what that costs; and the calibration of the weights that are shipped."""
-    from keras_pipeline.models import heads
-    from keras_pipeline.web import quantize as rounding
-
-    student = heads.load_classifier(run.path("student"))
-    shipped = rounding.fold_batch_norm(student)
-    tensors = []
-    if run.config.phase6.quantization == "fp16":
-        tensors = rounding.round_to_float16(shipped)
-    elif run.config.phase6.quantization == "int8":
-        tensors = rounding.round_to_uint8(shipped, _representative(run))
-    with aside(run.path("shipped")) as temporary:
-        shipped.save(temporary)
-    size = run.config.phase4.data.image_size
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=run.path("quantization").parent) as folder:
-        before, _ = build.predict_split(run, "student", "test", size, file=Path(folder) / "before.npy")
-        fit, after = calibrating.predict(run, "shipped", Path(folder))
-        cost = rounding.compare_models(before.logits, after.logits, after.labels)
-        calibration, _, _ = calibrating.calibration(run, "shipped", fit, after)
-    megabytes = rounding.weight_megabytes(shipped)
-    result = {"type": run.config.phase6.quantization, "megabytes": megabytes, **cost, "tensors": tensors}
-    write_json(run.path("quantization"), result)
-    write_json(run.path("shipped_calibration"), calibration)
-    print(
-        f"{run.config.phase6.quantization}: top-1 {cost['top1_before']:.3f} -> {cost['top1_after']:.3f} on test, "
-        f"{cost['top1_agreement']:.1%} of the answers the same, NLL {cost['delta_nll']:+.4f}, largest change of a "
-        f"probability {cost['max_abs_dp']:.3f}; {_count_ways(tensors)}"
-    )
-    print(calibrating.describe_temperature(calibration))
-    print(calibrating.describe(calibration))
-    _refuse_costly_rounding(run, cost)
-
-
-def _count_ways(tensors: list[dict]) -> str:
-    counts = collections.Counter(entry["stored"] for entry in tensors)
-    return ", ".join(f"{n} tensors as {way}" for way, n in sorted(counts.items())) or "float32 throughout"
-
-
-def _representative(run: Run):
-    """Clean views of train photos, float32 [n, S, S, 3]: the first of a shard, which are a random sample."""
-    import numpy as np
-
-    from keras_pipeline.data import pipeline, records
-    from keras_pipeline.data.preprocess import Preprocessing
-
-    info = records.load_info(run.path("dataset"))
-    preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
-    batches = pipeline.evaluation_batches(info, "train", preprocessing, max_shards=1)
-    return np.concatenate([batch["image"] for batch in batches.unbatch().batch(REPRESENTATIVE).take(1)])
-
-
-def _refuse_costly_rounding(run: Run, cost: dict) -> None:
-    loss = cost["top1_before"] - cost["top1_after"]
-    if loss > run.config.phase6.max_top1_loss:
-        raise ValueError(
-            f"phase6.quantization: rounding costs {loss:.3f} test top-1, phase6.max_top1_loss allows "
-            f"{run.config.phase6.max_top1_loss:g}: use quantization: none, or raise the limit"
-        )
+from keras_pipeline.phases import calibrating, proving, rounding
 
 
 def export(run: Run) -> None:
@@ -99,10 +28,23 @@ def export(run: Run) -> None:
         preprocessing=Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side),
         calibration=calibration,
         priors=_shipped_priors(run, calibration),
+        attribution=_attribution(run),
     )
     report = tfjs.write_bundle(run.path("saved_model"), run.path("web"))
     write_json(run.path("export"), report)
     print(f"page: {run.path('web')} (model {report['bytes'] / 1e6:.2f} MB in {report['shards']} shards)")
+
+
+def _attribution(run: Run) -> str:
+    """Whose photos the model has learnt from, by licence; photos that only judged it are not among them."""
+    table = calibrating.places(run)
+    train = table[table.split == "train"].fillna("")
+    lines = [f"The model has learnt from {len(train)} photos. By licence, with each author's number of them:"]
+    for license, photos in train.groupby("license"):
+        lines += ["", license or "no licence said"]
+        authors = photos.attribution.value_counts().sort_index()
+        lines += [f"  {author or 'no author said'}: {n}" for author, n in authors.items()]
+    return "\n".join(lines) + "\n"
 
 
 def _shipped_priors(run: Run, calibration: dict) -> dict | None:
@@ -115,147 +57,19 @@ def _shipped_priors(run: Run, calibration: dict) -> dict | None:
     return run.read("priors")
 
 
-def validate(run: Run) -> None:
-    """The page in a real browser against Python, on real test photos."""
-    from keras_pipeline.web import equivalence
-
-    records = _Records(run)
-    originals = _Originals(run, records)
-    bundle = run.path("web")
-    result = equivalence.validate_bundle(bundle, run.path("saved_model"), records, originals=originals)
-    _draw_worst(run, result, records, originals)
-    write_json(run.path("equivalence"), result)
-    with aside(bundle / "equivalence.json") as temporary:
-        shutil.copyfile(run.path("equivalence"), temporary)
-    for name, figures in result["backends"].items():
-        print(*_describe_backend(name, figures), sep="\n")
-    print(*result["notes"], sep="\n")
-    print("the page says what Python says" if result["passed"] else f"NOT EQUIVALENT: {result['reasons']}")
-
-
-def _describe_backend(name: str, figures: dict) -> list[str]:
-    if "error" in figures:
-        return []  # said among the reasons
-    lines = [
-        f"{name} ({figures['renderer']}): first answer {figures['first_ms']:.0f} ms, then {figures['median_ms']:.1f} "
-        f"ms a tensor; load {figures['load_ms']:.0f} ms; {figures['leaked_tensors']} tensors leaked"
-    ]
-    for stage, found in figures["stages"].items():
-        words = "" if "error" in found else (
-            f"top-1 {found['top1_agreement']:.2%}, top-5 {found['top5_agreement']:.2%} the same, largest difference "
-            f"{found['max_abs_diff']:.1e}, mean {found['mean_abs_diff']:.1e}, {found['median_ms']:.0f} ms a photo"
-        )  # fmt: skip
-        lines.append(f"  {stage}, n {found['n']}: {'passed' if found['passed'] else 'FAILED'}; {words}")
-    if accuracy := figures.get("accuracy"):
-        lines.append(
-            f"  top-1 of the page on {accuracy['n']} originals {accuracy['original']:.3f}, on the records made of them "
-            f"{accuracy['record']:.3f}"
-        )
-    return lines
-
-
-class _Records:
-    """Test photos, a sample of them by the seed or all; read anew each time they are gone through."""
-
-    def __init__(self, run: Run):
-        import numpy as np
-
-        from keras_pipeline.data import records
-
-        self.info = records.load_info(run.path("dataset"))
-        n, wanted = self.info.count("test"), run.config.phase6.validation_photos
-        self.chosen = set(np.random.default_rng(run.config.seed).permutation(n)[:wanted].tolist())
-
-    def __iter__(self):
-        from keras_pipeline.web.equivalence import Sample
-
-        for photo in self.photos():
-            yield Sample(photo.sample_id, photo.image, photo.label)
-
-    def photos(self):
-        from keras_pipeline.data import records
-
-        shards = self.info.shards("test")
-        examples = (example for shard in shards for example in records.read_shard(shard))
-        return (records.decode(example) for place, example in enumerate(examples) if place in self.chosen)
-
-
-class _Originals:
-    """Photos as they were taken, from `phase6.photos`: those that the test records were made of, where they are there;
-    else whatever is.
-    """
-
-    def __init__(self, run: Run, records: _Records):
-        folder = Path(run.config.phase6.photos) if run.config.phase6.photos else run.embedded_photos
-        self.found: list[tuple[Path, int | None, str | None]] = []
-        if folder is None:
-            return
-        if not folder.is_dir():
-            raise ValueError(f"phase6.photos: received {folder}, expected a folder of photos")
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
-        if not files:
-            raise ValueError(
-                f"phase6.photos: no photo in {folder}, expected files that end in {', '.join(PHOTO_SUFFIXES)}"
-            )
-        known = {photo.sha256: (photo.label, photo.sample_id) for photo in records.photos()}
-        hashes = {path: file_hash(path) for path in progress(files, description="originals", unit="files")}
-        own = [(path, *known[digest]) for path, digest in hashes.items() if digest in known]
-        others = [(path, None, None) for path in files]
-        self.found = (own or others)[: run.config.phase6.validation_photos]
-
-    def __len__(self):
-        return len(self.found)
-
-    def __iter__(self):
-        from keras_pipeline.web.equivalence import Sample
-
-        for path, label, record in self.found:
-            yield Sample(str(path), path.read_bytes(), label, record)
-
-
-def _draw_worst(run: Run, result: dict, records: _Records, originals: _Originals) -> None:
-    """The photos on which page and Python differ most, of each stage of the first backend."""
-    import numpy as np
-
-    from keras_pipeline.data.photo import shrink, upright_rgb
-    from keras_pipeline.evaluation import pictures
-
-    stages = next((figures["stages"] for figures in result["backends"].values() if figures["stages"]), {})
-    rows = [(stage, worst) for stage, found in stages.items() for worst in found.get("worst", [])]
-    wanted = {worst["photo"] for _, worst in rows}
-    shown = {
-        sample.name: np.asarray(shrink(upright_rgb(sample.photo), SHOWN).resize((SHOWN, SHOWN)))
-        for samples in (records, originals)
-        for sample in samples
-        if sample.name in wanted
-    }
-    tiles = [(shown[worst["photo"]], _difference(stage, worst)) for stage, worst in rows if worst["photo"] in shown]
-    with aside(run.path("equivalence_worst")) as temporary:
-        if tiles:
-            images, captions = zip(*tiles, strict=True)
-            pictures.photo_grid(np.stack(images), captions, temporary)
-        else:
-            pictures.photo_grid(np.full((1, 64, 64, 3), 255.0), ["nothing was compared"], temporary)
-
-
-def _difference(stage: str, worst: dict) -> str:
-    python, page = worst["python"], worst["page"]
-    names = python[0] if python[0] == page[0] else f"{python[0]} / {page[0]}"
-    return f"{stage}: {worst['max_abs_diff']:.0e} + {names} + {python[1]:.4f} / {page[1]:.4f}"
-
-
 STEPS = [
     Step(
-        "phase6", "quantize", quantize, ("dataset", "assignment", "student"),
-        ("shipped", "quantization", "shipped_calibration"),
-        ("seed", "phase4.data", "phase5", "phase6.quantization", "phase6.max_top1_loss"), 2,
+        "phase6", "quantize", rounding.quantize, ("dataset", "assignment", "student"),
+        ("shipped", "tflite", "quantization", "shipped_calibration"),
+        ("seed", "dataset.short_side", "phase4", "phase5", "phase6.quantization", "phase6.compare", "phase6.qat",
+         "phase6.max_top1_loss"), 3,
     ),
     Step(
-        "phase6", "export", export, ("dataset", "shipped", "shipped_calibration", "priors"),
-        ("saved_model", "web", "export"), ("dataset.short_side", "phase4.data"), 2,
+        "phase6", "export", export, ("dataset", "assignment", "shipped", "shipped_calibration", "priors"),
+        ("saved_model", "web", "export"), ("dataset.short_side", "phase4.data"), 3,
     ),
     Step(
-        "phase6", "validate", validate, ("dataset", "saved_model", "web"), ("equivalence", "equivalence_worst"),
+        "phase6", "validate", proving.validate, ("dataset", "saved_model", "web"), ("equivalence", "equivalence_worst"),
         ("seed", "phase6.validation_photos", "phase6.photos"), 2,
     ),
 ]  # fmt: skip

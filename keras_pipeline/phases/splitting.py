@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from keras_pipeline.ingest.split import Ties
 
 # Columns of assignment.parquet.
-TABLE = ["sample_id", "group_id", "observation_id", "split", "place", "latin_name", "region", "reason"]
+TABLE = [
+    "sample_id",
+    "group_id",
+    "observation_id",
+    "split",
+    "place",
+    "latin_name",
+    "region",
+    "license",
+    "attribution",
+    "reason",
+]
 LISTED = 10_000  # pairs in near_duplicates.csv; a placeholder picture alone can make as many
 
 

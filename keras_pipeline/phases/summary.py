@@ -320,14 +320,29 @@ def _export(run: Run) -> list[Block]:
             run.path("equivalence_worst"),
             "The photos on which they differ most: stage and difference, name, probability by Python / by the page",
         ),
-        KeyValues(
-            {
-                "rounding": cost["type"],
-                "top-1 before and after rounding": f"{cost['top1_before']:.4f}, {cost['top1_after']:.4f}",
-                "model and shards, bytes": run.read("export")["bytes"],
-            }
-        ),
+        KeyValues({"model and shards, bytes": run.read("export")["bytes"]}),
+        _rounding_table(cost),
     ]
+
+
+def _rounding_table(cost: dict) -> Table:
+    before = cost["float32"]
+    rows = [["float32", before["megabytes"], before["top1"], "", "", None, before["ece"], None, None]]
+    for way, found in cost["variants"].items():
+        top1, flips = found["top1"], found["flips"]
+        low, high = flips["interval"]
+        largest = max((entry["max_abs_error"] for entry in found["tensors"]), default=None)
+        rows.append(
+            [way + (" (shipped)" if way == cost["type"] else ""), found["megabytes"], top1["second"],
+             f"{top1['difference']:+.3f} [{top1['interval'][0]:+.3f}, {top1['interval'][1]:+.3f}]",
+             f"{flips['n']}, {flips['share']:.2%} [{low:.2%}, {high:.2%}]", found["delta_nll"], found["ece"],
+             found["max_abs_dp"], largest]
+        )  # fmt: skip
+    return Table(
+        ["weights", "MB", "top-1", "paired difference", "answers changed", "ΔNLL", "ECE", "max |Δp|", "max |Δw|"],
+        rows,
+        f"What rounding costs, {before['n']} test photos; each way with a temperature of its own for the ECE",
+    )
 
 
 def _warnings(rows: list[dict], phases: tuple[str, ...]) -> list[Block]:

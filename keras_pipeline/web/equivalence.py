@@ -25,7 +25,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 from PIL import Image
 
-from keras_pipeline.core.artifacts import read_json
+from keras_pipeline.core.artifacts import file_hash, read_json
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.data.photo import ORIENTATION, shrink, upright_rgb
@@ -371,14 +371,11 @@ def _accuracy_of_both(tallies: dict[str, _Tally]) -> dict:
 
 def _compare_assets(bundle_folder: Path, saved_model_folder: Path) -> dict:
     """Whether names, threshold and preprocessing are the SavedModel's own."""
-    different = []
-    for name in sorted(file.name for file in (saved_model_folder / "assets").iterdir()):
-        try:
-            same = read_json(bundle_folder / name) == read_json(saved_model_folder / "assets" / name)
-        except ValueError:
-            same = False
-        if not same:
-            different.append(name)
+    different = [
+        file.name
+        for file in sorted((saved_model_folder / "assets").iterdir())
+        if not (bundle_folder / file.name).is_file() or file_hash(bundle_folder / file.name) != file_hash(file)
+    ]
     return {"different": different, "passed": not different}
 
 

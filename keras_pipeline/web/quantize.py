@@ -1,7 +1,7 @@
 """Weights made ready to leave Python: BatchNorm folded, values rounded to what the bundle stores, and what that costs.
 
 Rounding happens here, in Keras, so that the SavedModel and the browser's shards hold the very same numbers and their
-comparison measures the arithmetic alone. `compare_models` measures the rounding.
+comparison measures the arithmetic alone. `evaluation.rounding` measures the rounding.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from keras_pipeline.core.progress import progress
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 MOST_KL = 0.002  # nats a photo that 256 steps may cost
 BATCH = 32
+BYTES = {"uint8": 1, "float16": 2, "float32": 4}  # a value
 SIGNIFICANT_BITS = 16  # of a step: times up to 255 of them, a number of float32's 24 bits
 
 
@@ -70,6 +71,7 @@ def round_to_float16(model: keras.Model) -> list[dict]:
     Raises:
         ValueError: for a NaN, an infinity or a value beyond +-65504, naming layer and weight; nothing is changed then.
     """
+    check_finite(model)
     tensors = [(layer, weight) for layer in _layers(model) for weight in layer.weights if "float" in weight.dtype]
     for layer, weight in tensors:
         _check_range(np.asarray(weight), f"{layer.name}/{weight.name}")
@@ -147,40 +149,37 @@ def _kl(before: np.ndarray, after: np.ndarray) -> float:
     return float((np.exp(before) * (before - after)).sum(axis=1).mean())
 
 
-def weight_megabytes(model: keras.Model) -> dict[str, float]:
-    """Size of the weights in MB (10^6 bytes) when stored as float32 and as float16."""
-    count = model.count_params()
-    return {"float32": count * 4 / 1e6, "float16": count * 2 / 1e6}
+def copy(model: keras.Model) -> keras.Model:
+    result = keras.models.clone_model(model)
+    result.set_weights(model.get_weights())
+    return result
 
 
-def compare_models(reference_logits: np.ndarray, quantized_logits: np.ndarray, labels: np.ndarray) -> dict:
-    """What rounding did to the answers.
+def check_finite(model: keras.Model) -> None:
+    """Raises ValueError naming the first layer and weight with a NaN or an infinity."""
+    for layer in _layers(model):
+        for weight in layer.weights:
+            values = np.asarray(weight)
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise ValueError(
+                    f"{layer.name}/{weight.name}: received NaN or infinite weights, expected finite ones; the training "
+                    "diverged"
+                )
 
-    Args:
-        reference_logits: float [N, C], of the model before.
-        quantized_logits: float [N, C], of the model after, same photos in the same order.
-        labels: int [N], 0..C-1.
 
-    Returns:
-        {n, top1_agreement, top1_before, top1_after, max_abs_dp (probabilities at T = 1), delta_nll (nats, after -
-        before)}.
-    """
-    if reference_logits.shape != quantized_logits.shape or len(labels) != len(reference_logits) or not len(labels):
-        raise ValueError(
-            f"received logits {reference_logits.shape} and {quantized_logits.shape} for {len(labels)} labels, "
-            "expected two equal [N, C] with N > 0 and N labels"
-        )
-    before, after = _log_softmax(reference_logits), _log_softmax(quantized_logits)
-    first, second = before.argmax(1), after.argmax(1)
-    rows = np.arange(len(labels))
-    return {
-        "n": len(labels),
-        "top1_agreement": float(np.mean(first == second)),
-        "top1_before": float(np.mean(first == labels)),
-        "top1_after": float(np.mean(second == labels)),
-        "max_abs_dp": float(np.abs(np.exp(before) - np.exp(after)).max()),
-        "delta_nll": float(np.mean(before[rows, labels] - after[rows, labels])),
-    }
+def keep_float32(model: keras.Model) -> list[dict]:
+    """What `round_to_float16` returns, of weights that stay as they are."""
+    return [
+        {"name": f"{layer.name}/{weight.name}", "shape": list(weight.shape), "stored": "float32", "max_abs_error": 0.0}
+        for layer in _layers(model)
+        for weight in layer.weights
+        if "float" in weight.dtype
+    ]
+
+
+def megabytes(tensors: list[dict]) -> float:
+    """Of the weights as they are stored, in MB (10^6 bytes)."""
+    return sum(BYTES[entry["stored"]] * int(np.prod(entry["shape"])) for entry in tensors) / 1e6
 
 
 def _foldable(model: keras.Model) -> dict[str, str]:
@@ -245,8 +244,6 @@ def _layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _check_range(values: np.ndarray, name: str) -> None:
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name}: received NaN or infinite weights, expected finite ones; the training diverged")
     largest = float(np.abs(values).max(initial=0))
     if largest > FLOAT16_MAX:
         raise ValueError(f"{name}: received {largest:.6g}, expected at most {FLOAT16_MAX:g} (float16's largest number)")

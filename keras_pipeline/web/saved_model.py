@@ -6,6 +6,7 @@
 
 Probabilities are softmax(logits / T); an answer is conclusive when its probability reaches the threshold. Where it
 isn't, the genus may be: its species' probabilities summed up, with a threshold of its own (`calibration.json`, genus).
+The hashes of all assets are kept with the weights: a model refuses those of another.
 `priors.json`, where it is shipped, holds what a region adds to the log-probabilities (`evaluation.priors`); temperature
 and threshold to use with it are in `calibration.json`, region_priors.
 """
@@ -13,6 +14,7 @@ and threshold to use with it are in `calibration.json`, region_priors.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import tempfile
 from collections.abc import Callable
@@ -23,12 +25,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_pipeline.core.artifacts import aside, read_json, write_json
+from keras_pipeline.core.artifacts import aside, file_hash, read_json, write_json
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.taxonomy import class_hash, genera_of, genus, genus_names
 from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg, resize_antialiased
 
 LABELS, CALIBRATION, PREPROCESSING = "labels.json", "calibration.json", "preprocessing.json"
+ATTRIBUTION = "attribution.txt"
 PRIORS = "priors.json"  # an asset only where region priors are shipped
 NEVER = 2.0  # a threshold that no probability reaches
 TOP = 5  # species told beside the verdict, here and in the page
@@ -42,6 +45,7 @@ def write_saved_model(
     preprocessing: Preprocessing,
     calibration: dict,
     priors: dict | None = None,
+    attribution: str = "",
 ) -> None:
     """Writes the SavedModel described above, aside and renamed.
 
@@ -51,6 +55,7 @@ def write_saved_model(
         labels: C latin names in the order of the logits.
         calibration: holds at least `temperature` (> 0) and `threshold` (0..1); all of it travels as an asset.
         priors: {regions [R], log_ratios [R, C], …}, to be shipped; None: there are none.
+        attribution: whose photos the model has learnt from, under which licences; as text.
 
     Raises:
         ValueError: when shapes, labels and calibration do not fit together.
@@ -72,16 +77,25 @@ def write_saved_model(
     # (dropout's seeds) would differ between two runs.
     servable.weights = [weight.value for weight in model.weights]
     servable.serving_default, servable.classify_jpeg = scores, answers
-    contents = {
-        LABELS: {"sha256": class_hash(labels), "classes": labels, "genera": [genus(name) for name in labels]},
-        CALIBRATION: calibration,
-        PREPROCESSING: preprocessing.to_json(),
-    } | ({} if priors is None else {PRIORS: priors})
+    contents = assets(labels, calibration, preprocessing) | ({} if priors is None else {PRIORS: priors})
     with tempfile.TemporaryDirectory() as scratch, aside(folder) as temporary:
         for name, value in contents.items():
             write_json(Path(scratch) / name, value)
-        servable.assets = [tf.saved_model.Asset(str(Path(scratch) / name)) for name in contents]
+        (Path(scratch) / ATTRIBUTION).write_text(attribution, encoding="utf-8-sig")  # or browsers guess
+        files = sorted(Path(scratch).iterdir())
+        servable.assets = [tf.saved_model.Asset(str(file)) for file in files]
+        # With the weights, so that neither model nor assets can be taken from another export.
+        servable.assets_sha256 = tf.Variable(json.dumps({file.name: file_hash(file) for file in files}))
         tf.saved_model.save(servable, str(temporary), signatures={"serving_default": scores, "classify_jpeg": answers})
+
+
+def assets(labels: list[str], calibration: dict, preprocessing: Preprocessing) -> dict[str, dict]:
+    """What has to lie beside a model, by file name."""
+    return {
+        LABELS: {"sha256": class_hash(labels), "classes": labels, "genera": [genus(name) for name in labels]},
+        CALIBRATION: calibration,
+        PREPROCESSING: preprocessing.to_json(),
+    }
 
 
 def _check(model: keras.Model, labels: list[str], preprocessing: Preprocessing, calibration: dict) -> None:
@@ -257,6 +271,7 @@ def _load(folder: Path) -> Classifier:
             f"{folder / 'assets' / LABELS}: received {len(labels['classes'])} names with hash {found[:12]}, "
             f"expected {width} with {labels['sha256'][:12]}; export again with the class list it was trained on"
         )
+    _check_assets(folder / "assets", json.loads(restored.assets_sha256.numpy()))
     known = {field.name: preprocessing[field.name] for field in dataclasses.fields(Preprocessing)}
     temperature, threshold = float(calibration["temperature"]), float(calibration["threshold"])
     if not (math.isfinite(temperature) and temperature > 0 and 0 <= threshold <= 1):
@@ -275,6 +290,16 @@ def _load(folder: Path) -> Classifier:
         priors,
         restored,
     )
+
+
+def _check_assets(folder: Path, expected: dict[str, str]) -> None:
+    for name, digest in expected.items():
+        found = file_hash(folder / name)
+        if found != digest:
+            raise BrokenArtefact(
+                f"{folder / name}: received sha256 {found[:12]}…, this model was exported with {digest[:12]}…; run "
+                "`phase6 export --force`"
+            )
 
 
 def classify(folder: Path, photos: list[Path], region: str | None = None) -> list[dict]:

@@ -3,7 +3,7 @@
     index.html app.js messages.js classifier.js worker.js preprocess.js sw.js style.css icon.svg   the page (web/page)
     vendor/                       TensorFlow.js as published, and its licences
     model/model.json + shards     serving_default; float16 where that loses nothing, float32 elsewhere
-    labels.json preprocessing.json calibration.json [priors.json]                the SavedModel's assets
+    labels.json preprocessing.json calibration.json attribution.txt [priors.json]     the SavedModel's assets
     selftest.png selftest.json    a picture, and what the SavedModel says of it: the page asks each backend at its start
     files.json                    length and sha256 of every file above
 
@@ -152,11 +152,12 @@ def read_shards(folder: Path) -> dict[str, np.ndarray]:
 def _convert(saved_model_folder: Path) -> tuple[dict, list[list[dict]]]:
     """The converter's topology (model.json) and its weights in float32."""
     labels = read_json(saved_model_folder / "assets" / LABELS)
+    hashes = {file.name: file_hash(file) for file in sorted((saved_model_folder / "assets").iterdir())}
     modules = _tensorflowjs()
     with tempfile.TemporaryDirectory() as scratch:
         with contextlib.redirect_stdout(io.StringIO()):
             modules.converter.convert_tf_saved_model(
-                str(saved_model_folder), scratch, metadata={"labels_sha256": labels["sha256"]}
+                str(saved_model_folder), scratch, metadata={"labels_sha256": labels["sha256"], "assets_sha256": hashes}
             )
         topology = read_json(Path(scratch) / "model.json")
         # The converter calls them Identity:0 and Identity_1:0; TensorFlow flattens outputs in the order of their names.

@@ -25,18 +25,26 @@ async function fetched(path) {
   return response;
 }
 
-const readJson = async (path) => (await fetched(path)).json();
+const bytes = async (path) => (await fetched(path)).arrayBuffer();
+const parsed = (buffer) => JSON.parse(new TextDecoder().decode(buffer));
+
+async function sha256(buffer) {
+  const digest = await self.crypto.subtle.digest("SHA-256", buffer);
+  return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
 
 /** The model says which class list it was trained on; another list would put wrong names on right answers. */
-async function checkLabels({ sha256, classes }, model) {
+function checkLabels({ sha256, classes }, model) {
   const outputs = model.modelSignature.outputs.probabilities.tensorShape.dim.at(-1).size;
   if (Number(outputs) !== classes.length) throw new Error(`${classes.length} names for ${outputs} answers`);
   if (sha256 !== model.metadata.labels_sha256) throw new Error("labels.json belongs to another model");
+}
+
+/** Names, calibration and preprocessing of another export would make a right answer wrong. */
+async function checkAssets(assets, { assets_sha256: expected }) {
   if (!self.crypto.subtle) return; // Plain http from another machine: browsers hide the hash there.
-  const text = `[${classes.map((name) => JSON.stringify(name)).join(", ")}]`;
-  const digest = await self.crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
-  const found = Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
-  if (found !== sha256) throw new Error("labels.json was altered after export");
+  for (const [name, buffer] of Object.entries(assets))
+    if ((await sha256(buffer)) !== expected[name]) throw new Error(`${name} was altered after export`);
 }
 
 const SOFTWARE = /swiftshader|llvmpipe|software|basic render/i;
@@ -75,10 +83,12 @@ async function load({ base: from, backends, software = false }, tellProgress) {
   const started = performance.now();
   base = from;
   importScripts(...SCRIPTS.core.map(here));
-  const names = ["labels.json", "calibration.json", "preprocessing.json", "selftest.json"];
-  const [labels, calibration, preprocessing, { probabilities }] = await Promise.all(names.map(readJson));
-  const ship = calibration.region_priors?.ship;
-  const [priors, photo] = await Promise.all([ship ? readJson("priors.json") : null, fetched("selftest.png").then((r) => r.blob())]);
+  const names = ["labels.json", "calibration.json", "preprocessing.json"];
+  const [test, photo, ...buffers] = await Promise.all(["selftest.json", "selftest.png", ...names].map(bytes));
+  const assets = Object.fromEntries(names.map((name, i) => [name, buffers[i]]));
+  const [labels, calibration, preprocessing] = buffers.map(parsed);
+  if (calibration.region_priors?.ship) assets["priors.json"] = await bytes("priors.json");
+  const priors = assets["priors.json"] ? parsed(assets["priors.json"]) : null;
   // Fetched once, whichever backends are tried.
   const artifacts = await tf.io.http(here("model/model.json"), { onProgress: tellProgress, fetchFunc: (url, options) =>
     fetch(url, options).catch(() => { throw new Error("no connection"); }) }).load();
@@ -91,10 +101,10 @@ async function load({ base: from, backends, software = false }, tellProgress) {
         continue;
       }
       const model = await tf.loadGraphModel({ load: async () => artifacts });
-      await checkLabels(labels, model);
+      checkLabels(labels, model);
+      await checkAssets(assets, model.metadata);
       const { inputs, outputs } = model.modelSignature;
-      const test = { photo, probabilities };
-      loaded = { backend, model, input: inputs.image.name, output: outputs.probabilities.name, labels, calibration, preprocessing, priors, test };
+      loaded = { backend, model, input: inputs.image.name, output: outputs.probabilities.name, labels, calibration, preprocessing, priors, test: { photo: new Blob([photo]), ...parsed(test) } };
       const found = await selfTest(backend);
       tried.push({ backend, ...found });
       if (!best || found.ms < best.ms) {

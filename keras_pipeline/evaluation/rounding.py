@@ -1,0 +1,53 @@
+"""What rounding the weights did to the answers: the same photos, before and after."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_pipeline.evaluation.intervals import compare, share_interval
+from keras_pipeline.evaluation.metrics import by_blocks, log_softmax
+from keras_pipeline.evaluation.predict import Predictions
+
+
+def cost(before: Predictions, after: Predictions) -> dict:
+    """Answers of two models to the same photos in the same order, at T = 1.
+
+    Returns:
+        {n, groups, top1: entry of `intervals.compare` (first: before), flips: {n, share, interval (95 %, one trial a
+        group), to_right, to_wrong}, delta_nll (nats, after - before), max_abs_dp}
+
+    Raises:
+        ValueError: other photos, other classes, or none.
+    """
+    same = before.logits.shape == after.logits.shape and np.array_equal(before.sample_ids, after.sample_ids)
+    if not same or not len(before.labels):
+        raise ValueError(
+            f"received answers {before.logits.shape} and {after.logits.shape}, expected two of the same photos, one "
+            "or more, in the same order"
+        )
+
+    def block(rows: slice) -> tuple[np.ndarray, ...]:
+        first, second = (log_softmax(each.logits[rows]) for each in (before, after))
+        at = np.arange(len(first)), before.labels[rows]
+        return first.argmax(1), second.argmax(1), first[at] - second[at], np.abs(np.exp(first) - np.exp(second)).max(1)
+
+    blocks = by_blocks(before.logits.shape, block)
+    first, second, delta, largest = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    was, now = first == before.labels, second == before.labels
+    compared = compare(was, now, before.regions, before.group_ids)["all"]
+    flipped = first != second
+    share = float(flipped.mean())
+    return {
+        "n": len(first),
+        "groups": compared["groups"],
+        "top1": compared,
+        "flips": {
+            "n": int(flipped.sum()),
+            "share": share,
+            "interval": share_interval(share, compared["groups"]).tolist(),
+            "to_right": int((now & ~was).sum()),
+            "to_wrong": int((was & ~now).sum()),
+        },
+        "delta_nll": float(delta.mean()),
+        "max_abs_dp": float(largest.max()),
+    }

@@ -1,0 +1,141 @@
+"""The page in a real browser against Python, on real test photos."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from keras_pipeline.core.artifacts import Run, aside, file_hash, write_json
+from keras_pipeline.core.progress import progress
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")  # what a browser shows
+SHOWN = 160  # pixels of a photo in the picture of the worst
+
+
+def validate(run: Run) -> None:
+    """Writes equivalence.json, also beside the page, and the picture of the photos that differ most."""
+    from keras_pipeline.web import equivalence
+
+    records = _Records(run)
+    originals = _Originals(run, records)
+    bundle = run.path("web")
+    result = equivalence.validate_bundle(bundle, run.path("saved_model"), records, originals=originals)
+    _draw_worst(run, result, records, originals)
+    write_json(run.path("equivalence"), result)
+    with aside(bundle / "equivalence.json") as temporary:
+        shutil.copyfile(run.path("equivalence"), temporary)
+    for name, figures in result["backends"].items():
+        print(*_describe_backend(name, figures), sep="\n")
+    print(*result["notes"], sep="\n")
+    print("the page says what Python says" if result["passed"] else f"NOT EQUIVALENT: {result['reasons']}")
+
+
+def _describe_backend(name: str, figures: dict) -> list[str]:
+    if "error" in figures:
+        return []  # said among the reasons
+    lines = [
+        f"{name} ({figures['renderer']}): first answer {figures['first_ms']:.0f} ms, then {figures['median_ms']:.1f} "
+        f"ms a tensor; load {figures['load_ms']:.0f} ms; {figures['leaked_tensors']} tensors leaked"
+    ]
+    for stage, found in figures["stages"].items():
+        words = "" if "error" in found else (
+            f"top-1 {found['top1_agreement']:.2%}, top-5 {found['top5_agreement']:.2%} the same, largest difference "
+            f"{found['max_abs_diff']:.1e}, mean {found['mean_abs_diff']:.1e}, {found['median_ms']:.0f} ms a photo"
+        )  # fmt: skip
+        lines.append(f"  {stage}, n {found['n']}: {'passed' if found['passed'] else 'FAILED'}; {words}")
+    if accuracy := figures.get("accuracy"):
+        lines.append(
+            f"  top-1 of the page on {accuracy['n']} originals {accuracy['original']:.3f}, on the records made of them "
+            f"{accuracy['record']:.3f}"
+        )
+    return lines
+
+
+class _Records:
+    """Test photos, a sample of them by the seed or all; read anew each time they are gone through."""
+
+    def __init__(self, run: Run):
+        import numpy as np
+
+        from keras_pipeline.data import records
+
+        self.info = records.load_info(run.path("dataset"))
+        n, wanted = self.info.count("test"), run.config.phase6.validation_photos
+        self.chosen = set(np.random.default_rng(run.config.seed).permutation(n)[:wanted].tolist())
+
+    def __iter__(self):
+        from keras_pipeline.web.equivalence import Sample
+
+        for photo in self.photos():
+            yield Sample(photo.sample_id, photo.image, photo.label)
+
+    def photos(self):
+        from keras_pipeline.data import records
+
+        shards = self.info.shards("test")
+        examples = (example for shard in shards for example in records.read_shard(shard))
+        return (records.decode(example) for place, example in enumerate(examples) if place in self.chosen)
+
+
+class _Originals:
+    """Photos as they were taken, from `phase6.photos`: those that the test records were made of, where they are there;
+    else whatever is.
+    """
+
+    def __init__(self, run: Run, records: _Records):
+        folder = Path(run.config.phase6.photos) if run.config.phase6.photos else run.embedded_photos
+        self.found: list[tuple[Path, int | None, str | None]] = []
+        if folder is None:
+            return
+        if not folder.is_dir():
+            raise ValueError(f"phase6.photos: received {folder}, expected a folder of photos")
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+        if not files:
+            raise ValueError(
+                f"phase6.photos: no photo in {folder}, expected files that end in {', '.join(PHOTO_SUFFIXES)}"
+            )
+        known = {photo.sha256: (photo.label, photo.sample_id) for photo in records.photos()}
+        hashes = {path: file_hash(path) for path in progress(files, description="originals", unit="files")}
+        own = [(path, *known[digest]) for path, digest in hashes.items() if digest in known]
+        others = [(path, None, None) for path in files]
+        self.found = (own or others)[: run.config.phase6.validation_photos]
+
+    def __len__(self):
+        return len(self.found)
+
+    def __iter__(self):
+        from keras_pipeline.web.equivalence import Sample
+
+        for path, label, record in self.found:
+            yield Sample(str(path), path.read_bytes(), label, record)
+
+
+def _draw_worst(run: Run, result: dict, records: _Records, originals: _Originals) -> None:
+    """The photos on which page and Python differ most, of each stage of the first backend."""
+    import numpy as np
+
+    from keras_pipeline.data.photo import shrink, upright_rgb
+    from keras_pipeline.evaluation import pictures
+
+    stages = next((figures["stages"] for figures in result["backends"].values() if figures["stages"]), {})
+    rows = [(stage, worst) for stage, found in stages.items() for worst in found.get("worst", [])]
+    wanted = {worst["photo"] for _, worst in rows}
+    shown = {
+        sample.name: np.asarray(shrink(upright_rgb(sample.photo), SHOWN).resize((SHOWN, SHOWN)))
+        for samples in (records, originals)
+        for sample in samples
+        if sample.name in wanted
+    }
+    tiles = [(shown[worst["photo"]], _difference(stage, worst)) for stage, worst in rows if worst["photo"] in shown]
+    with aside(run.path("equivalence_worst")) as temporary:
+        if tiles:
+            images, captions = zip(*tiles, strict=True)
+            pictures.photo_grid(np.stack(images), captions, temporary)
+        else:
+            pictures.photo_grid(np.full((1, 64, 64, 3), 255.0), ["nothing was compared"], temporary)
+
+
+def _difference(stage: str, worst: dict) -> str:
+    python, page = worst["python"], worst["page"]
+    names = python[0] if python[0] == page[0] else f"{python[0]} / {page[0]}"
+    return f"{stage}: {worst['max_abs_diff']:.0e} + {names} + {python[1]:.4f} / {page[1]:.4f}"

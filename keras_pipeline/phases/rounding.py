@@ -1,0 +1,185 @@
+"""Phase 6's quantize: BatchNorm folded, weights rounded, and what that costs, one way beside the other."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import itertools
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keras_pipeline.core.artifacts import Run, aside, content_hash, write_json
+from keras_pipeline.phases import build, calibrating
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from keras_pipeline.evaluation.predict import Predictions
+
+REPRESENTATIVE = 128  # train photos on which rounding is judged, and whose activations set TensorFlow Lite's ranges
+LITE = "tflite-int8"
+
+
+def quantize(run: Run) -> None:
+    """The shipped weights and their calibration, the TensorFlow Lite file and its own, and the table of what rounding
+    costs.
+    """
+    from keras_pipeline.data import records
+    from keras_pipeline.web import quantize as rounding
+
+    settings, size = run.config.phase6, run.config.phase4.data.image_size
+    info = records.load_info(run.path("dataset"))
+    student = build.trained(run, "student", info, image_size=size)
+    rounding.check_finite(student)
+    folded, photos = rounding.fold_batch_norm(student), _representative(run)
+    variants = {}
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=run.path("quantization").parent) as scratch:
+        table = _Table(run, student, Path(scratch))
+        for way in dict.fromkeys([settings.quantization, *settings.compare]):
+            model, tensors = _rounded(run, folded, way, photos)
+            fit, test = table.predict(model, way)
+            figures = {"megabytes": rounding.megabytes(tensors), "tensors": tensors}
+            if way == settings.quantization:
+                with aside(run.path("shipped")) as temporary:
+                    model.save(temporary)
+                digest = content_hash(run.path("shipped"))
+                calibration, _, _ = calibrating.calibration(run, "shipped", digest, fit, test)
+                variants[way] = table.row(way, test, calibration, figures)
+            else:
+                variants[way] = table.row(way, test, calibrating.temperature(run, fit, test)[0], figures)
+        variants[LITE] = _write_lite(run, folded, photos, table)
+    write_json(run.path("quantization"), {"type": settings.quantization, "float32": table.before, "variants": variants})
+    write_json(run.path("shipped_calibration"), calibration)
+    print(calibrating.describe_temperature(calibration))
+    print(calibrating.describe(calibration))
+    _refuse_costly_rounding(run, variants[settings.quantization])
+
+
+class _Table:
+    """A row for each way of rounding, against the float student on the test split."""
+
+    def __init__(self, run: Run, student: keras.Model, scratch: Path):
+        self._run, self._scratch = run, scratch
+        fit, self._test = self.predict(student, "float32")
+        figures = calibrating.temperature(run, fit, self._test)[0]
+        self.before = {
+            "megabytes": student.count_params() * 4 / 1e6,
+            "n": figures["n"],
+            "top1": figures["after"]["top1"],
+            "nll": figures["nll_before"],
+            "temperature": figures["temperature"],
+            "ece": figures["ece_after"],
+        }
+        print("float32: {megabytes:.2f} MB; test top-1 {top1:.3f}, NLL {nll:.4f}, ECE {ece:.4f}".format(**self.before))
+
+    def predict(self, model, name: str) -> tuple[Predictions, Predictions]:
+        folder = self._scratch / name
+        folder.mkdir()
+        return calibrating.predict(self._run, model, name, folder)
+
+    def row(self, name: str, test: Predictions, fitted: dict, figures: dict) -> dict:
+        """`figures` with what changed; prints it.
+
+        Args:
+            fitted: of `calibrating.temperature` or `calibration`; each way of rounding has a temperature of its own.
+        """
+        from keras_pipeline.evaluation.rounding import cost
+
+        found = cost(self._test, test) | {"temperature": fitted["temperature"], "ece": fitted["ece_after"]}
+        top1, flips = found["top1"], found["flips"]
+        stored = collections.Counter(entry["stored"] for entry in figures["tensors"])
+        ways = f" ({', '.join(f'{n} tensors as {way}' for way, n in sorted(stored.items()))})" if stored else ""
+        print(
+            f"{name}: {figures['megabytes']:.2f} MB{ways}; test top-1 {top1['first']:.3f} -> {top1['second']:.3f} "
+            f"[{top1['interval'][0]:+.3f}, {top1['interval'][1]:+.3f}], {flips['n']} of {found['n']} answers changed "
+            f"({flips['to_right']} to right, {flips['to_wrong']} to wrong), NLL {found['delta_nll']:+.4f}, ECE "
+            f"{found['ece']:.4f}, largest change of a probability {found['max_abs_dp']:.3f}"
+        )
+        return {**figures, **found}
+
+
+def _rounded(run: Run, folded: keras.Model, way: str, photos: np.ndarray) -> tuple[keras.Model, list[dict]]:
+    """(a model of the rounded weights, what became of each tensor)"""
+    from keras_pipeline.web import qat
+    from keras_pipeline.web import quantize as rounding
+
+    if way == "int8-qat":
+        settings = run.config.phase6.qat
+        model = qat.train(folded, _train_views(run), steps=settings.steps, learning_rate=settings.learning_rate)
+    else:
+        model = rounding.copy(folded)
+    if way == "none":
+        return model, rounding.keep_float32(model)
+    return model, rounding.round_to_float16(model) if way == "fp16" else rounding.round_to_uint8(model, photos)
+
+
+def _write_lite(run: Run, folded: keras.Model, photos: np.ndarray, table: _Table) -> dict:
+    """Its row. Converted twice, because the temperature of its logits is known only once it has answered."""
+    import numpy as np
+
+    from keras_pipeline.evaluation.metrics import softmax
+    from keras_pipeline.web import tflite
+
+    fit, test = table.predict(tflite.LiteModel(tflite.convert(folded, photos, temperature=1.0)), LITE)
+    fitted = calibrating.temperature(run, fit, test)[0]
+    content = tflite.convert(folded, photos, temperature=fitted["temperature"])
+    logits, probabilities = tflite.LiteModel(content).scores(photos[:8])
+    if not np.allclose(softmax(logits, fitted["temperature"]), probabilities, atol=1e-5):
+        raise ValueError("tflite: the converted file does not answer softmax(logits / T); use another TensorFlow")
+    digest = hashlib.sha256(content).hexdigest()
+    calibration, _, _ = calibrating.calibration(run, LITE, digest, fit, test, fitted)
+    _write_lite_folder(run, content, calibration)
+    return table.row(LITE, test, fitted, {"megabytes": len(content) / 1e6, "tensors": []})
+
+
+def _write_lite_folder(run: Run, content: bytes, calibration: dict) -> None:
+    from keras_pipeline.data.preprocess import Preprocessing
+    from keras_pipeline.web import saved_model
+
+    preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
+    assets = saved_model.assets(run.read("dataset")["classes"], calibration, preprocessing)
+    with aside(run.path("tflite")) as temporary:
+        temporary.mkdir()
+        (temporary / "model.tflite").write_bytes(content)
+        for name, value in assets.items():
+            write_json(temporary / name, value)
+
+
+def _representative(run: Run) -> np.ndarray:
+    """Clean views of train photos, float32 [n, S, S, 3]: the first of a shard, which are a random sample."""
+    import numpy as np
+
+    from keras_pipeline.data import pipeline, records
+    from keras_pipeline.data.preprocess import Preprocessing
+
+    info = records.load_info(run.path("dataset"))
+    preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
+    batches = pipeline.evaluation_batches(info, "train", preprocessing, max_shards=1)
+    return np.concatenate([batch["image"] for batch in batches.unbatch().batch(REPRESENTATIVE).take(1)])
+
+
+def _train_views(run: Run):
+    """Endless batches of train photos as the student was fine-tuned on, float32 [N, S, S, 3]."""
+    from keras_pipeline.data import pipeline, records
+    from keras_pipeline.data.preprocess import Preprocessing
+
+    info = records.load_info(run.path("dataset"))
+    preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
+    view = pipeline.training_view(run.config.phase4.finetune.augmentation, preprocessing)
+    batch_size = min(run.config.phase4.training.batch_size, info.count("train"))
+    for epoch in itertools.count():
+        batches = pipeline.training_batches(
+            info, view, batch_size=batch_size, seed=run.config.seed + 2, epochs=range(epoch, epoch + 1)
+        )
+        yield from (batch["image"] for batch in batches)
+
+
+def _refuse_costly_rounding(run: Run, shipped: dict) -> None:
+    loss, most = -shipped["top1"]["difference"], run.config.phase6.max_top1_loss
+    if loss > most:
+        raise ValueError(
+            f"phase6.quantization: rounding costs {loss:.3f} test top-1, phase6.max_top1_loss allows {most:g}: use "
+            "another --type, or raise the limit"
+        )

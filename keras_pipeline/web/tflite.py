@@ -1,0 +1,73 @@
+"""The student as a TensorFlow Lite file in 8-bit integers, for apps; the page does not use it.
+
+    image: float32 [1, S, S, 3], RGB 0..255  ->  logits, probabilities: float32 [1, C], calibrated
+
+Post-training quantisation: kernels in int8 with a range for each channel, activations in int8 with the ranges that a
+representative set shows (Jacob et al. 2017, arXiv 1712.05877). Scaling, temperature and softmax stay float32: in int8
+a probability would be one of 256.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+FLOAT_OPERATIONS = ["SOFTMAX", "MUL"]  # a MobileNet multiplies nowhere but in scaling and in the temperature
+
+
+def convert(model: keras.Model, photos: np.ndarray, *, temperature: float) -> bytes:
+    """The file described above.
+
+    Args:
+        model: float32 [N, S, S, 3] RGB 0..255 -> logits [N, C], BatchNorm folded.
+        photos: float32 [n, S, S, 3], of the train split; their activations set the ranges.
+        temperature: > 0.
+    """
+    size = model.input_shape[1]
+
+    @tf.function(input_signature=[tf.TensorSpec((1, size, size, 3), tf.float32, name="image")])
+    def scores(image):
+        logits = model(image, training=False)
+        return {"logits": logits, "probabilities": tf.nn.softmax(logits * (1 / temperature))}
+
+    def representative():
+        return ({"image": photo[None]} for photo in photos)
+
+    servable = tf.Module()
+    servable.weights, servable.scores = [weight.value for weight in model.weights], scores
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(servable, folder, signatures={"serving_default": scores})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = representative
+        # The debugger is TensorFlow Lite's way of leaving some operations in float32.
+        options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=FLOAT_OPERATIONS)
+        debugger = tf.lite.experimental.QuantizationDebugger(
+            converter=converter, debug_dataset=representative, debug_options=options
+        )
+        return debugger.get_nondebug_quantized_model()
+
+
+class LiteModel:
+    """A converted file, asked photo by photo: float32 [N, S, S, 3] -> logits float32 [N, C]."""
+
+    def __init__(self, content: bytes):
+        with warnings.catch_warnings():
+            # TensorFlow's own next home for it is another package; the pinned version has it.
+            warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated")
+            self._interpreter = tf.lite.Interpreter(model_content=content)
+        self._ask = self._interpreter.get_signature_runner("serving_default")
+        self.output_shape = (None, self._ask.get_output_details()["logits"]["shape"][1])
+
+    def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """logits and calibrated probabilities, float32 [N, C] each"""
+        answers = [self._ask(image=np.asarray(image, np.float32)[None]) for image in images]
+        logits, probabilities = (np.concatenate([a[key] for a in answers]) for key in ("logits", "probabilities"))
+        return logits, probabilities
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self.scores(images)[0]

@@ -1,0 +1,33 @@
+"""The TensorFlow Lite file answers as the model does, to what int8 allows."""
+
+import numpy as np
+import pytest
+import web_example as example
+
+from keras_pipeline.evaluation.metrics import softmax
+from keras_pipeline.web.quantize import fold_batch_norm
+from keras_pipeline.web.tflite import LiteModel, convert
+
+
+@pytest.fixture(scope="module")
+def content():
+    photos = example.tensors(example.samples(8, first_seed=1000))
+    return convert(fold_batch_norm(example.trained()), photos, temperature=1.7)
+
+
+def test_it_names_the_same_species_with_calibrated_probabilities(content):
+    photos = example.tensors(example.samples())
+    logits, probabilities = LiteModel(content).scores(photos)
+    expected = example.trained()(photos, training=False)
+    assert np.mean(logits.argmax(1) == np.argmax(expected, axis=1)) >= 0.95
+    np.testing.assert_allclose(probabilities, softmax(logits, 1.7), atol=1e-6)
+    assert len(np.unique(probabilities.max(1))) > 20  # in int8 there are few
+
+
+def test_kernels_and_activations_are_integers_and_the_ends_are_not(content):
+    interpreter = LiteModel(content)._interpreter
+    tensors = {t["name"]: t["dtype"] for t in interpreter.get_tensor_details()}
+    assert sum(dtype is np.int8 for dtype in tensors.values()) > 20
+    ends = interpreter.get_input_details() + interpreter.get_output_details()
+    assert {end["dtype"] for end in ends} == {np.float32}
+    assert len(content) < sum(w.numpy().nbytes for w in example.trained().weights)
