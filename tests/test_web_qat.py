@@ -16,10 +16,11 @@ def batches(photos):
 
 
 def rounded(model, bits):
-    """All kernels on 2^bits steps, whatever it costs."""
+    """The kernels on 2^bits steps, whatever it costs."""
     result = copy(model)
-    for weight in result.weights:
-        if len(weight.shape) > 1:
+    for layer in result.layers:
+        if layer.name in qat.kernels_of(model):
+            weight = layer.kernel
             values = np.asarray(weight)
             step = (values.max() - values.min()) / (2**bits - 1)
             zero = np.round(-values.min() / step)
@@ -42,7 +43,9 @@ def test_after_training_rounding_costs_less(monkeypatch):
     monkeypatch.setattr(qat, "BITS", 4)  # of 256 steps so small a model hardly feels anything
     model = fold_batch_norm(example.trained())
     before = [np.array(weight) for weight in model.weights]
-    trained = qat.train(model, batches(example.tensors(example.samples(16, 1000))), steps=60, learning_rate=1e-3)
+    trained = qat.train(
+        model, qat.kernels_of(model), batches(example.tensors(example.samples(16, 1000))), steps=60, learning_rate=1e-3
+    )
     held_out = example.tensors(example.samples(10))
     cost, cheaper = (divergence(model, rounded(each, 4), held_out) for each in (model, trained))
     assert cheaper < cost / 3, (cheaper, cost)
@@ -63,5 +66,6 @@ def test_a_layer_without_a_twin_is_named():
 
 
 def test_no_photos_are_refused():
+    model = fold_batch_norm(example.trained())
     with pytest.raises(ValueError, match="no batches"):
-        qat.train(fold_batch_norm(example.trained()), iter([]), steps=1, learning_rate=1e-4)
+        qat.train(model, qat.kernels_of(model), iter([]), steps=1, learning_rate=1e-4)

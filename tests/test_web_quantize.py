@@ -17,6 +17,7 @@ from keras_pipeline.web.quantize import (
     keep_float32,
     megabytes,
     remaining_batch_norms,
+    round_kernels,
     round_to_float16,
     round_to_uint8,
 )
@@ -177,6 +178,16 @@ def test_the_example_has_learnt_something():
     logits = web_example.trained().predict(web_example.tensors(records), verbose=0)
     labels = np.array([label for _, _, label in records])
     assert np.mean(logits.argmax(1) == labels) > 0.9 and logits.std(1).mean() > 1
+
+
+def test_named_kernels_alone_are_rounded_to_steps():
+    model = functional(layers.Conv2D(4, 3, name="first"), layers.Conv2D(4, 1, name="second"))
+    exact = np.array(model.get_layer("first").kernel)
+    entries = {entry["name"]: entry for entry in round_kernels(model, {"first"})}
+    stored = {name: entry["stored"] for name, entry in entries.items()}
+    assert stored == dict.fromkeys(stored, "float16") | {"first/kernel": "uint8"}
+    np.testing.assert_array_equal(model.get_layer("first").kernel, affine(exact))
+    assert entries["first/kernel"]["max_abs_error"] == np.abs(affine(exact) - exact).max()
 
 
 def test_affine_literal():

@@ -478,8 +478,8 @@ Rounding = Literal["fp16", "int8", "int8-qat", "none"]
 class Qat(Section):
     """Quantisation-aware training, of `quantization: int8-qat`."""
 
-    steps: int = Field(500, ge=1, description="batches of phase4.training.batch_size")
-    learning_rate: float = Field(1e-4, gt=0, description="of Adam, falling to 0")
+    steps: int = Field(200, ge=1, description="batches of phase4.training.batch_size")
+    learning_rate: float = Field(3e-6, gt=0, description="of Adam, falling to 0; 1e-5 ruins flowers17's student")
 
 
 class Phase6(Section):

@@ -138,4 +138,4 @@ def _draw_worst(run: Run, result: dict, records: _Records, originals: _Originals
 def _difference(stage: str, worst: dict) -> str:
     python, page = worst["python"], worst["page"]
     names = python[0] if python[0] == page[0] else f"{python[0]} / {page[0]}"
-    return f"{stage}: {worst['max_abs_diff']:.0e} + {names} + {python[1]:.4f} / {page[1]:.4f}"
+    return f"{stage}: {worst['max_abs_diff']:.0e}\n{names}\n{python[1]:.4f} / {page[1]:.4f}"

@@ -106,10 +106,12 @@ def _rounded(run: Run, folded: keras.Model, way: str, photos: np.ndarray) -> tup
     from keras_pipeline.web import quantize as rounding
 
     if way == "int8-qat":
-        settings = run.config.phase6.qat
-        model = qat.train(folded, _train_views(run), steps=settings.steps, learning_rate=settings.learning_rate)
-    else:
-        model = rounding.copy(folded)
+        settings, kernels = run.config.phase6.qat, qat.kernels_of(folded)
+        model = qat.train(
+            folded, kernels, _train_views(run), steps=settings.steps, learning_rate=settings.learning_rate
+        )
+        return model, rounding.round_kernels(model, kernels)
+    model = rounding.copy(folded)
     if way == "none":
         return model, rounding.keep_float32(model)
     return model, rounding.round_to_float16(model) if way == "fp16" else rounding.round_to_uint8(model, photos)
@@ -161,13 +163,13 @@ def _representative(run: Run) -> np.ndarray:
 
 
 def _train_views(run: Run):
-    """Endless batches of train photos as the student was fine-tuned on, float32 [N, S, S, 3]."""
+    """Endless batches of `moderate` views of train photos, float32 [N, S, S, 3]."""
     from keras_pipeline.data import pipeline, records
     from keras_pipeline.data.preprocess import Preprocessing
 
     info = records.load_info(run.path("dataset"))
     preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
-    view = pipeline.training_view(run.config.phase4.finetune.augmentation, preprocessing)
+    view = pipeline.training_view("moderate", preprocessing)
     batch_size = min(run.config.phase4.training.batch_size, info.count("train"))
     for epoch in itertools.count():
         batches = pipeline.training_batches(

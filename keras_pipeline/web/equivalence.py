@@ -35,7 +35,7 @@ from keras_pipeline.web.saved_model import TOP, Classifier, load_classifier
 from keras_pipeline.web.tfjs import FILE_LIST
 
 CHUNK = 32  # photos asked at once: 19 MB of tensors at 224 px
-FEW = 24  # photos for a backend without hardware behind it, where each takes up to a second
+FEW = 8  # photos for a backend without hardware behind it, where each takes up to a second
 ORIGINALS = 50  # so many, or the proof says that they are few
 MEGAPIXELS = 12  # that one of them should have
 VERDICT = "equivalence.json"

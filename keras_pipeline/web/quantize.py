@@ -7,7 +7,7 @@ comparison measures the arithmetic alone. `evaluation.rounding` measures the rou
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import keras
 import numpy as np
@@ -120,6 +120,23 @@ def round_to_uint8(model: keras.Model, photos: np.ndarray, *, most_kl: float = M
         entry["stored"] = "float16"
     for entry, weight, _ in taken:
         entry["max_abs_error"] = float(np.abs(np.asarray(weight) - exact[id(weight)]).max())
+    return entries
+
+
+def round_kernels(model: keras.Model, names: Collection[str]) -> list[dict]:
+    """Rounds, in place, the kernels of the layers of these names to 256 steps and everything else to float16.
+
+    Returns and raises as `round_to_float16`.
+    """
+    chosen = [weight for layer in _layers(model) if layer.name in names for weight in layer.weights]
+    exact = {id(weight): np.array(weight) for weight in chosen if len(weight.shape) > 1}
+    entries = round_to_float16(model)
+    weights = [weight for layer in _layers(model) for weight in layer.weights if "float" in weight.dtype]
+    for entry, weight in zip(entries, weights, strict=True):
+        if id(weight) in exact:
+            weight.assign(affine(exact[id(weight)]))
+            error = float(np.abs(np.asarray(weight) - exact[id(weight)]).max())
+            entry |= {"stored": "uint8", "max_abs_error": error}
     return entries
 
 

@@ -9,8 +9,10 @@ a probability would be one of 256.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import warnings
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -46,19 +48,26 @@ def convert(model: keras.Model, photos: np.ndarray, *, temperature: float) -> by
         converter.representative_dataset = representative
         # The debugger is TensorFlow Lite's way of leaving some operations in float32.
         options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=FLOAT_OPERATIONS)
-        debugger = tf.lite.experimental.QuantizationDebugger(
-            converter=converter, debug_dataset=representative, debug_options=options
-        )
+        with _without_notice():
+            debugger = tf.lite.experimental.QuantizationDebugger(
+                converter=converter, debug_dataset=representative, debug_options=options
+            )
         return debugger.get_nondebug_quantized_model()
+
+
+@contextlib.contextmanager
+def _without_notice() -> Iterator[None]:
+    """TensorFlow says that its next version has the interpreter in another package; the pinned version has it here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated")
+        yield
 
 
 class LiteModel:
     """A converted file, asked photo by photo: float32 [N, S, S, 3] -> logits float32 [N, C]."""
 
     def __init__(self, content: bytes):
-        with warnings.catch_warnings():
-            # TensorFlow's own next home for it is another package; the pinned version has it.
-            warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated")
+        with _without_notice():
             self._interpreter = tf.lite.Interpreter(model_content=content)
         self._ask = self._interpreter.get_signature_runner("serving_default")
         self.output_shape = (None, self._ask.get_output_details()["logits"]["shape"][1])
