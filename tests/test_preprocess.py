@@ -92,6 +92,13 @@ def test_a_photo_and_its_lossless_record_agree():
     np.testing.assert_array_equal(preprocessing.from_photo(photo), expected)
 
 
+def test_a_tiny_picture_is_refused_with_its_size():
+    preprocessing = Preprocessing(image_size=32, min_short_side=100)
+    with pytest.raises(ValueError, match="150 x 99 pixels, expected at least 100 on the shorter side"):
+        preprocessing.from_photo(encoded(gradient(150, 99)))
+    assert preprocessing.from_photo(encoded(gradient(100, 150))).shape == (32, 32, 3)
+
+
 def test_json_holds_the_numbers_that_were_used():
     value = Preprocessing(image_size=96, short_side=120, crop_fraction=0.8).to_json()
     assert (value["image_size"], value["short_side"], value["crop_fraction"]) == (96, 120, 0.8)

@@ -67,6 +67,15 @@ def test_every_backend_here_says_the_same_of_tensors_pngs_records_and_originals(
     assert "wasm: 4 original photos, 50 or more are wanted" in verdict["notes"]
 
 
+def test_originals_that_are_no_photos_or_tiny_are_left_out_and_told(copy):
+    icon = example.encoded(Image.new("RGB", (15, 40)), format="PNG")
+    bad = [Sample("notes.jpg", b"no photo"), Sample("icon.png", icon)]
+    verdict = judge(copy, originals=[*bad, *as_taken(1)])
+    assert verdict["passed"] and verdict["backends"]["wasm"]["stages"]["original"]["n"] == 2
+    told = "2 files among the originals were left out, the first: sample icon.png: received a picture of 15 x 40"
+    assert any(note.startswith(told) for note in verdict["notes"])
+
+
 def test_a_page_that_shrinks_photos_without_a_filter_fails_on_originals_alone(copy):
     replace(copy / "preprocess.js", "const filterScale = Math.max(scale, 1);", "const filterScale = 1;")
     write_file_list(copy)

@@ -57,6 +57,13 @@ def test_it_turns_a_rotated_phone_photo_and_puts_transparency_on_white(folder, t
     assert shown["species"][0]["probability"] == pytest.approx(expected["probability"], abs=0.01)
 
 
+def test_it_names_no_plant_on_a_picture_too_small_for_one(folder, tmp_path):
+    path = tmp_path / "pixel.png"
+    Image.new("RGB", (15, 200), "green").save(path)
+    answer = show_photo(folder, path)
+    assert not answer["species"] and "it is too small to tell a plant" in answer["message"]
+
+
 def test_it_complains_about_a_file_that_is_no_photo(folder, tmp_path):
     (tmp_path / "notes.jpg").write_text("no photo")
     shown = show_photo(folder, tmp_path / "notes.jpg")

@@ -18,7 +18,7 @@ from keras_pipeline.web.browser import BrowserMissing, find_chromium
 
 SPECIES = ["Bellis perennis", "Crocus vernus", "Iris germanica", "Viola tricolor"]
 COLOURS = ["#f4f0d0", "#8a4fc0", "#3a5fd0", "#e0c020"]
-PREPROCESSING = Preprocessing(image_size=48)
+PREPROCESSING = Preprocessing(image_size=48, min_short_side=16)
 CALIBRATION = {"temperature": 1.7, "threshold": 0.6}
 
 

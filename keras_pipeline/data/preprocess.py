@@ -14,6 +14,7 @@ import dataclasses
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from keras_pipeline.data.photo import shrink, upright_rgb
 
@@ -38,6 +39,7 @@ class Preprocessing:
     image_size: int  # pixels; the model's input
     short_side: int = 256  # pixels; of a stored record
     crop_fraction: float = 0.875  # 224 of 256: the usual ImageNet evaluation crop
+    min_short_side: int = 1  # pixels; of an original. Of less a plant can't be told, and nothing like it was trained on
 
     def from_pixels(self, image: tf.Tensor) -> tf.Tensor:
         """uint8 [H, W, 3] with short side <= short_side -> float32 [S, S, 3], 0..255."""
@@ -60,7 +62,17 @@ class Preprocessing:
 
     def from_photo(self, photo: bytes) -> tf.Tensor:
         """Any photo's bytes -> float32 [S, S, 3], 0..255, as the page's worker does it. Raises ValueError."""
-        return self.from_pixels(tf.constant(np.asarray(shrink(upright_rgb(photo), self.short_side))))
+        return self.from_pixels(tf.constant(np.asarray(self.shrunk(photo))))
+
+    def shrunk(self, photo: bytes) -> Image.Image:
+        """Any photo's bytes -> upright sRGB, shorter side <= short_side. Raises ValueError, also for a tiny one."""
+        image = upright_rgb(photo)
+        if min(image.size) < self.min_short_side:
+            raise ValueError(
+                f"received a picture of {image.width} x {image.height} pixels, expected at least "
+                f"{self.min_short_side} on the shorter side"
+            )
+        return shrink(image, self.short_side)
 
     def to_json(self) -> dict:
         """What `preprocessing.json` holds, so that another language can repeat the sums."""

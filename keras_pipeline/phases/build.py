@@ -68,6 +68,14 @@ def predict(run: Run, model, split: str, image_size: int, description: str, *, f
     return predict.predict(model, batches, n, description, file=file)
 
 
+def student_preprocessing(run: Run):
+    """From a photo to the student's input; a photo too small for the export is too small for an answer."""
+    from keras_pipeline.data.preprocess import Preprocessing
+
+    settings = run.config.dataset
+    return Preprocessing(run.config.phase4.data.image_size, settings.short_side, min_short_side=settings.min_short_side)
+
+
 def soft_label_layout(run: Run, info):
     """The layout that every store of this run has."""
     from keras_pipeline.training.soft_labels import Layout

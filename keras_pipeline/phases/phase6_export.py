@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from keras_pipeline.core.artifacts import Run, Step, content_hash, write_json
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.phases import calibrating, proving, rounding
+from keras_pipeline.phases import build, calibrating, proving, rounding
 
 
 def export(run: Run) -> None:
     """SavedModel, TF.js graph model and page, all with the calibration of the shipped weights."""
     from keras_pipeline.data import records
-    from keras_pipeline.data.preprocess import Preprocessing
     from keras_pipeline.models import heads
     from keras_pipeline.web import saved_model, tfjs
 
@@ -25,7 +24,7 @@ def export(run: Run) -> None:
         heads.load_classifier(run.path("shipped")),
         run.path("saved_model"),
         labels=info.classes,
-        preprocessing=Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side),
+        preprocessing=build.student_preprocessing(run),
         calibration=calibration,
         priors=_shipped_priors(run, calibration),
         attribution=_attribution(run),
@@ -61,12 +60,13 @@ STEPS = [
     Step(
         "phase6", "quantize", rounding.quantize, ("dataset", "assignment", "student"),
         ("shipped", "tflite", "quantization", "shipped_calibration"),
-        ("seed", "dataset.short_side", "phase4", "phase5", "phase6.quantization", "phase6.compare", "phase6.qat",
+        ("seed", "dataset.short_side", "dataset.min_short_side", "phase4", "phase5", "phase6.quantization",
+         "phase6.compare", "phase6.qat",
          "phase6.max_top1_loss"), 3,
     ),
     Step(
         "phase6", "export", export, ("dataset", "assignment", "shipped", "shipped_calibration", "priors"),
-        ("saved_model", "web", "export"), ("dataset.short_side", "phase4.data"), 3,
+        ("saved_model", "web", "export"), ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 3,
     ),
     Step(
         "phase6", "validate", proving.validate, ("dataset", "saved_model", "web"), ("equivalence", "equivalence_worst"),

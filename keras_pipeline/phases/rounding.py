@@ -137,11 +137,9 @@ def _write_lite(run: Run, folded: keras.Model, photos: np.ndarray, table: _Table
 
 
 def _write_lite_folder(run: Run, content: bytes, calibration: dict) -> None:
-    from keras_pipeline.data.preprocess import Preprocessing
     from keras_pipeline.web import saved_model
 
-    preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
-    assets = saved_model.assets(run.read("dataset")["classes"], calibration, preprocessing)
+    assets = saved_model.assets(run.read("dataset")["classes"], calibration, build.student_preprocessing(run))
     with aside(run.path("tflite")) as temporary:
         temporary.mkdir()
         (temporary / "model.tflite").write_bytes(content)
@@ -154,22 +152,18 @@ def _representative(run: Run) -> np.ndarray:
     import numpy as np
 
     from keras_pipeline.data import pipeline, records
-    from keras_pipeline.data.preprocess import Preprocessing
 
     info = records.load_info(run.path("dataset"))
-    preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
-    batches = pipeline.evaluation_batches(info, "train", preprocessing, max_shards=1)
+    batches = pipeline.evaluation_batches(info, "train", build.student_preprocessing(run), max_shards=1)
     return np.concatenate([batch["image"] for batch in batches.unbatch().batch(REPRESENTATIVE).take(1)])
 
 
 def _train_views(run: Run):
     """Endless batches of `moderate` views of train photos, float32 [N, S, S, 3]."""
     from keras_pipeline.data import pipeline, records
-    from keras_pipeline.data.preprocess import Preprocessing
 
     info = records.load_info(run.path("dataset"))
-    preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
-    view = pipeline.training_view("moderate", preprocessing)
+    view = pipeline.training_view("moderate", build.student_preprocessing(run))
     batch_size = min(run.config.phase4.training.batch_size, info.count("train"))
     for epoch in itertools.count():
         batches = pipeline.training_batches(

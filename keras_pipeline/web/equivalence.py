@@ -28,7 +28,7 @@ from PIL import Image
 from keras_pipeline.core.artifacts import file_hash, read_json
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.static_server import serve_folder
-from keras_pipeline.data.photo import ORIENTATION, shrink, upright_rgb
+from keras_pipeline.data.photo import ORIENTATION, upright_rgb
 from keras_pipeline.web.browser import open_browser
 from keras_pipeline.web.probe import Probe
 from keras_pipeline.web.saved_model import TOP, Classifier, load_classifier
@@ -110,6 +110,7 @@ def validate_bundle(
     requests: list[str] = []
     results: dict[str, dict] = {}
     missing: dict[str, str] = {}
+    skipped: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         stage = Path(scratch)
         # A copy beside the samples: the page's policy lets it read from its own server only.
@@ -125,7 +126,7 @@ def validate_bundle(
                     few = FEW if results and renderer.software else None
                     asked = python if not results else None
                     rounds = [_records(classifier, itertools.islice(samples, few), asked)]
-                    rounds += [_originals(classifier, itertools.islice(originals, few))] if originals else []
+                    rounds += [_originals(classifier, itertools.islice(originals, few), skipped)] if originals else []
                     results[backend] = _judge_backend(probe, classifier, itertools.chain(*rounds), backend)
                     results[backend]["renderer"] = renderer.name
         foreign = sorted({url for url in requests if urlsplit(url).netloc not in (urlsplit(base).netloc, "")})
@@ -140,7 +141,7 @@ def validate_bundle(
     }
     reasons = [doubt] if doubt else _reasons(verdict)
     status = "not judged" if doubt else "failed" if reasons else "passed"
-    return {"status": status, "passed": not reasons, "reasons": reasons, "notes": _notes(verdict), **verdict}
+    return {"status": status, "passed": not reasons, "reasons": reasons, "notes": _notes(verdict, skipped), **verdict}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +159,7 @@ def _records(classifier: Classifier, samples: Iterable[Sample], python: _Python 
     """Three questions on each chunk: what all must agree on is computed once."""
     remaining = iter(progress(samples, description="records", unit="photos"))
     while chunk := list(itertools.islice(remaining, CHUNK)):
-        pictures = [shrink(_upright(sample), classifier.preprocessing.short_side) for sample in chunk]
+        pictures = [_shrunk(classifier, sample) for sample in chunk]
         logits, expected, tensors = _ask_python(classifier, pictures)
         if python:
             python.add(logits, chunk)
@@ -170,10 +171,15 @@ def _records(classifier: Classifier, samples: Iterable[Sample], python: _Python 
             yield _Question(stage, files, expected, chunk)
 
 
-def _originals(classifier: Classifier, originals: Iterable[Sample]) -> Iterator[_Question]:
+def _originals(classifier: Classifier, originals: Iterable[Sample], skipped: list[str]) -> Iterator[_Question]:
+    """Appends to `skipped` what is said of files that are no photo, or too small a one."""
     largest, first = 0.0, None
     for sample in progress(originals, description="originals", unit="photos"):
-        question = _original(classifier, sample)
+        try:
+            question = _original(classifier, sample)
+        except ValueError as error:
+            skipped.append(str(error))
+            continue
         largest, first = max(largest, question.megapixels), first or sample
         yield question
     if first and largest < MEGAPIXELS:
@@ -181,15 +187,14 @@ def _originals(classifier: Classifier, originals: Iterable[Sample]) -> Iterator[
 
 
 def _original(classifier: Classifier, sample: Sample) -> _Question:
-    picture = _upright(sample)
-    shrunk = shrink(picture, classifier.preprocessing.short_side)
-    _, expected, _ = _ask_python(classifier, [shrunk])
-    return _Question("original", [sample.photo], expected, [sample], picture.width * picture.height / 1e6)
+    _, expected, _ = _ask_python(classifier, [_shrunk(classifier, sample)])
+    width, height = Image.open(io.BytesIO(sample.photo)).size
+    return _Question("original", [sample.photo], expected, [sample], width * height / 1e6)
 
 
-def _upright(sample: Sample) -> Image.Image:
+def _shrunk(classifier: Classifier, sample: Sample) -> Image.Image:
     try:
-        return upright_rgb(sample.photo)
+        return classifier.preprocessing.shrunk(sample.photo)
     except ValueError as error:
         raise ValueError(f"sample {sample.name}: {error}") from error
 
@@ -415,8 +420,9 @@ def _reasons(verdict: dict) -> list[str]:
     return reasons
 
 
-def _notes(verdict: dict) -> list[str]:
+def _notes(verdict: dict, skipped: list[str]) -> list[str]:
     """What this proof leaves open."""
+    skipped = sorted(set(skipped))
     notes = [f"{backend}: not judged, {why}" for backend, why in verdict["missing_backends"].items()]
     for number, (backend, result) in enumerate(verdict["backends"].items()):
         originals = result["stages"].get("original", {"n": 0})["n"]
@@ -424,4 +430,6 @@ def _notes(verdict: dict) -> list[str]:
             notes.append(f"{backend}: {originals or 'no'} original photos, {ORIGINALS} or more are wanted")
         if number and result["n"] == FEW:
             notes.append(f"{backend}: no hardware behind it here, so asked about {FEW} photos")
+    if skipped:
+        notes.append(f"{len(skipped)} files among the originals were left out, the first: {skipped[0]}")
     return notes

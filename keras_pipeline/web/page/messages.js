@@ -116,6 +116,7 @@ const es = {
 /** Reasons why a photo or the model failed, as worker.js names them. */
 const reasons = {
   "not a photo": { en: "this is no photo that this browser can read", es: "no es una foto que este navegador sepa leer" },
+  "too small": { en: "it is too small to tell a plant", es: "es demasiado pequeña para reconocer una planta" },
   "no connection": { en: "the connection was lost", es: "se ha perdido la conexión" },
 };
 

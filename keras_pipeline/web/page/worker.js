@@ -163,6 +163,10 @@ async function seen(picture) {
     }
   }
   const { width, height } = bitmap;
+  if (Math.min(width, height) < loaded.preprocessing.min_short_side) {
+    bitmap.close();
+    throw new Error("too small");
+  }
   const rows = Math.max(1, Math.min(height, Math.floor(STRIP / width)));
   const context = new OffscreenCanvas(width, rows).getContext("2d", { alpha: false, willReadFrequently: true });
   const strip = (top, count) => {
