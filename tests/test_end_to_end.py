@@ -39,8 +39,8 @@ CONFIG = {
         "baseline": {"features": "colour-histogram", "image_size": 32},
     },
     "phase1": {
-        "model": {"name": "vit_tiny_patch16", "pretrained": False},
-        "training": {"learning_rate": 3e-4, "batch_size": 16, "epochs": 2, "warmup_epochs": 1},
+        "model": {"name": "mobilenetv2", "alpha": 0.35, "pretrained": False, "batch_norm_momentum": 0.8},
+        "training": {"learning_rate": 2e-3, "batch_size": 8, "epochs": 2, "warmup_epochs": 1},
         "data": {"augmentation": "moderate", "image_size": 32},
         "regularization": {"mixup_alpha": 0.2, "cutmix_alpha": 0.2},
         "callbacks": {"backup_minutes": 0.05},
