@@ -165,6 +165,7 @@ def test_the_page_says_what_python_says(road):
         wasm["stages"]["original"]["n"] == wasm["n"] + 1
     )  # the files that the test records were made of, one enlarged
     assert wasm["accuracy"]["n"] == wasm["n"]
+    assert {*verdict["backends"], *verdict["missing_backends"]} == {"wasm", "cpu", "webgl", "webgpu"}
 
 
 @pytest.mark.slow

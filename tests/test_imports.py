@@ -9,13 +9,15 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "keras_pipeline"
 LEVELS = [{"core"}, {"ingest", "data", "models"}, {"training", "evaluation", "web"}, {"phases", "demo"}, {"__main__"}]
 # Files in phases/ that are no phases, and whom of their own folder they may import; "phase*" stands for any phase.
-HELPERS = {"teacher", "build", "evaluating", "teaching", "calibrating"}
+HELPERS = {"teacher", "build", "evaluating", "teaching", "calibrating", "rounding", "proving"}
 WITHIN_PHASES = {
     "teacher": {"build"},
     "build": set(),
     "evaluating": {"build"},
     "teaching": {"build"},
     "calibrating": {"build"},
+    "rounding": {"build", "calibrating"},
+    "proving": set(),
     "audit_report": set(),
     "shard_index": set(),
     "input_profile": {"teacher"},

@@ -56,10 +56,10 @@ def as_taken(count):
     return [Sample(f"{name}.jpg", example.encoded(photo), label, name) for name, photo, label in photos]
 
 
-def test_every_backend_here_says_the_same_of_tensors_pngs_records_and_originals(copy):
-    verdict = judge(copy, example.samples(2), originals=as_taken(3), backends=tuple(equivalence.ARITHMETIC))
+def test_backends_say_the_same_of_tensors_pngs_records_and_originals(copy):
+    verdict = judge(copy, example.samples(2), originals=as_taken(3), backends=("wasm", "cpu"))
     assert verdict["passed"], verdict["reasons"]
-    assert {"wasm", "cpu", "webgl"} <= set(verdict["backends"]) | set(verdict["missing_backends"])
+    assert set(verdict["backends"]) == {"wasm", "cpu"}
     for result in verdict["backends"].values():
         assert [figures["n"] for figures in result["stages"].values()] == [8, 8, 8, 4]  # an original more, enlarged
         assert result["stages"]["original"]["largest_megapixels"] >= 12

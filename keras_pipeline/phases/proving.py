@@ -33,15 +33,16 @@ def validate(run: Run) -> None:
 def _describe_backend(name: str, figures: dict) -> list[str]:
     if "error" in figures:
         return []  # said among the reasons
+    memory = figures["timing"]["peak_memory_mb"]
     lines = [
-        f"{name} ({figures['renderer']}): first answer {figures['first_ms']:.0f} ms, then {figures['median_ms']:.1f} "
-        f"ms a tensor; load {figures['load_ms']:.0f} ms; {figures['leaked_tensors']} tensors leaked"
+        f"{name} ({figures['renderer']}): load {figures['load_ms']:.0f} ms, first answer {figures['first_ms']:.0f} ms; "
+        f"{figures['leaked_tensors']} tensors leaked" + (f"; peak memory {memory:.0f} MB" if memory else "")
     ]
     for stage, found in figures["stages"].items():
-        words = "" if "error" in found else (
+        words = found.get("error") or (
             f"top-1 {found['top1_agreement']:.2%}, top-5 {found['top5_agreement']:.2%} the same, largest difference "
             f"{found['max_abs_diff']:.1e}, mean {found['mean_abs_diff']:.1e}, {found['median_ms']:.0f} ms a photo"
-        )  # fmt: skip
+        )
         lines.append(f"  {stage}, n {found['n']}: {'passed' if found['passed'] else 'FAILED'}; {words}")
     if accuracy := figures.get("accuracy"):
         lines.append(
@@ -52,7 +53,7 @@ def _describe_backend(name: str, figures: dict) -> list[str]:
 
 
 class _Records:
-    """Test photos, a sample of them by the seed or all; read anew each time they are gone through."""
+    """Samples of test photos, some by the seed or all; read anew each time they are gone through."""
 
     def __init__(self, run: Run):
         import numpy as np
@@ -78,13 +79,13 @@ class _Records:
 
 
 class _Originals:
-    """Photos as they were taken, from `phase6.photos`: those that the test records were made of, where they are there;
-    else whatever is.
+    """Samples of photos as they were taken, from `phase6.photos`: those that the test records were made of, where they
+    are there; else whatever is.
     """
 
     def __init__(self, run: Run, records: _Records):
         folder = Path(run.config.phase6.photos) if run.config.phase6.photos else run.embedded_photos
-        self.found: list[tuple[Path, int | None, str | None]] = []
+        self.found: dict[str, tuple[Path, int | None, str | None]] = {}
         if folder is None:
             return
         if not folder.is_dir():
@@ -97,8 +98,9 @@ class _Originals:
         known = {photo.sha256: (photo.label, photo.sample_id) for photo in records.photos()}
         hashes = {path: file_hash(path) for path in progress(files, description="originals", unit="files")}
         own = [(path, *known[digest]) for path, digest in hashes.items() if digest in known]
-        others = [(path, None, None) for path in files]
-        self.found = (own or others)[: run.config.phase6.validation_photos]
+        chosen = (own or [(path, None, None) for path in files])[: run.config.phase6.validation_photos]
+        # The verdict is published beside the page: where the folder lies is nobody's business.
+        self.found = {photo[0].relative_to(folder).as_posix(): photo for photo in chosen}
 
     def __len__(self):
         return len(self.found)
@@ -106,26 +108,24 @@ class _Originals:
     def __iter__(self):
         from keras_pipeline.web.equivalence import Sample
 
-        for path, label, record in self.found:
-            yield Sample(str(path), path.read_bytes(), label, record)
+        for name, (path, label, record) in self.found.items():
+            yield Sample(name, path.read_bytes(), label, record)
 
 
 def _draw_worst(run: Run, result: dict, records: _Records, originals: _Originals) -> None:
     """The photos on which page and Python differ most, of each stage of the first backend."""
     import numpy as np
+    from PIL import ImageOps
 
-    from keras_pipeline.data.photo import shrink, upright_rgb
+    from keras_pipeline.data.photo import upright_rgb
     from keras_pipeline.evaluation import pictures
 
     stages = next((figures["stages"] for figures in result["backends"].values() if figures["stages"]), {})
     rows = [(stage, worst) for stage, found in stages.items() for worst in found.get("worst", [])]
     wanted = {worst["photo"] for _, worst in rows}
-    shown = {
-        sample.name: np.asarray(shrink(upright_rgb(sample.photo), SHOWN).resize((SHOWN, SHOWN)))
-        for samples in (records, originals)
-        for sample in samples
-        if sample.name in wanted
-    }
+    files = {sample.name: sample.photo for sample in records if sample.name in wanted}
+    files |= {name: path.read_bytes() for name, (path, _, _) in originals.found.items() if name in wanted}
+    shown = {name: np.asarray(ImageOps.fit(upright_rgb(photo), (SHOWN, SHOWN))) for name, photo in files.items()}
     tiles = [(shown[worst["photo"]], _difference(stage, worst)) for stage, worst in rows if worst["photo"] in shown]
     with aside(run.path("equivalence_worst")) as temporary:
         if tiles:

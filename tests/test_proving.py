@@ -1,0 +1,65 @@
+"""Which photos the page is asked about, and what of the proof is said."""
+
+import hashlib
+from types import SimpleNamespace
+
+import pytest
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config import from_dict
+from keras_pipeline.phases import proving
+
+
+@pytest.fixture
+def originals(tmp_path):
+    """(settings of phase 6, contents of photos that are test records) -> samples"""
+    folder = tmp_path / "camera"
+    (folder / "2024").mkdir(parents=True)
+    for name, content in (("2024/a.JPG", b"a"), ("b.png", b"b"), ("c.jpeg", b"c"), ("notes.txt", b"a")):
+        (folder / name).write_bytes(content)
+
+    def originals(known, **settings):
+        config = from_dict(
+            {"experiment": "x", "root": str(tmp_path), "source": {"uri": "mongodb://nowhere"}, "phase6": settings}
+        )
+        photos = [SimpleNamespace(sha256=hashlib.sha256(c).hexdigest(), label=3, sample_id=c.decode()) for c in known]
+        return proving._Originals(Run(config, None), SimpleNamespace(photos=lambda: photos))
+
+    originals.folder = folder
+    return originals
+
+
+def test_originals_of_test_records_are_asked_and_no_others(originals):
+    (sample,) = originals([b"a", b"z"], photos=str(originals.folder))
+    assert (sample.name, sample.photo, sample.label, sample.record) == ("2024/a.JPG", b"a", 3, "a")
+
+
+def test_where_none_is_a_record_all_are_asked_up_to_the_number_wanted(originals):
+    found = list(originals([b"z"], photos=str(originals.folder)))
+    assert [(sample.name, sample.label) for sample in found] == [
+        ("2024/a.JPG", None),
+        ("b.png", None),
+        ("c.jpeg", None),
+    ]
+    assert len(list(originals([b"z"], photos=str(originals.folder), validation_photos=2))) == 2
+
+
+def test_without_a_folder_there_are_none(originals):
+    assert list(originals([b"a"])) == []
+
+
+@pytest.mark.parametrize(("name", "match"), [("nowhere", "expected a folder of photos"), ("empty", "no photo in")])
+def test_a_folder_without_photos_is_refused(originals, tmp_path, name, match):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=match):
+        originals([b"a"], photos=str(tmp_path / name))
+
+
+def test_a_backend_without_answers_is_described():
+    stage = {"n": 4, "passed": False, "error": "4 of 4 answers are missing or not finite"}
+    figures = {"renderer": "x", "load_ms": 1.0, "first_ms": 2.0, "leaked_tensors": 0, "stages": {"tensor": stage}}
+    told = proving._describe_backend("wasm", {**figures, "timing": {"peak_memory_mb": None}})
+    assert told == [
+        "wasm (x): load 1 ms, first answer 2 ms; 0 tensors leaked",
+        "  tensor, n 4: FAILED; 4 of 4 answers are missing or not finite",
+    ]
