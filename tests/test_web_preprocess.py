@@ -58,7 +58,14 @@ def in_page(page, image, expression):
     (page.folder / "rgba.bin").write_bytes(np.dstack([image, np.full(image.shape[:2], 255, np.uint8)]).tobytes())
     script = """async ({ width, height }) => {
       const rgba = new Uint8Array(await (await fetch("rgba.bin", { cache: "no-store" })).arrayBuffer());
-      const strip = (top, count) => rgba.subarray(top * width * 4, (top + count) * width * 4);
+      const strip = (top, count, left, columns) => {
+        const part = new Uint8Array(count * columns * 4);
+        for (let y = 0; y < count; y++) {
+          const from = ((top + y) * width + left) * 4;
+          part.set(rgba.subarray(from, from + columns * 4), y * columns * 4);
+        }
+        return part;
+      };
       const reader = new FileReader();
       reader.readAsDataURL(new Blob([%s]));
       await new Promise((resolve) => (reader.onload = resolve));

@@ -35,11 +35,14 @@ const preprocess = (() => {
 
   const toByte = (sum) => (sum < 0 ? 0 : Math.min(sum >> PRECISION_BITS, 255));
 
-  /** RGBA rows to RGB rows of another width, rounded to bytes as Pillow does between its two passes. */
-  function resizeRows(pixels, width, height, { starts, counts, weights, taps }, outputWidth, output, firstRow) {
-    for (let y = 0, to = firstRow * outputWidth * 3; y < height; y++) {
-      for (let x = 0; x < outputWidth; x++, to += 3) {
-        let from = (y * width + starts[x]) * 4;
+  /** Which inputs the outputs from `first` on, `count` of them, are made of: [from, to). */
+  const inputsOf = ({ starts, counts }, first, count) => [starts[first], starts[first + count - 1] + counts[first + count - 1]];
+
+  /** RGBA rows, of columns from `offset` on, to RGB rows of the outputs from `left` on, rounded as Pillow does between its passes. */
+  function resizeRows(pixels, { width, offset, rows }, { starts, counts, weights, taps }, left, outputWidth, output, firstRow) {
+    for (let y = 0, to = firstRow * outputWidth * 3; y < rows; y++) {
+      for (let x = left; x < left + outputWidth; x++, to += 3) {
+        let from = (y * width + starts[x] - offset) * 4;
         const end = x * taps + counts[x];
         let red = HALF, green = HALF, blue = HALF;
         for (let i = x * taps; i < end; i++, from += 4) {
@@ -55,16 +58,16 @@ const preprocess = (() => {
     }
   }
 
-  function resizeColumns(pixels, width, height, outputHeight) {
-    const { starts, counts, weights, taps } = pillowWeights(height, outputHeight);
+  /** RGB rows, from `offset` on, to those of the outputs from `top` on. */
+  function resizeColumns(pixels, width, offset, { starts, counts, weights, taps }, top, outputHeight) {
     const stride = width * 3;
     const output = new Uint8Array(stride * outputHeight);
     const sums = new Int32Array(stride);
     for (let y = 0; y < outputHeight; y++) {
       sums.fill(HALF);
-      for (let i = 0; i < counts[y]; i++) {
-        const weight = weights[y * taps + i];
-        const from = (starts[y] + i) * stride;
+      for (let i = 0; i < counts[top + y]; i++) {
+        const weight = weights[(top + y) * taps + i];
+        const from = (starts[top + y] - offset + i) * stride;
         for (let x = 0; x < stride; x++) sums[x] += pixels[from + x] * weight;
       }
       for (let x = 0; x < stride; x++) output[y * stride + x] = toByte(sums[x]);
@@ -75,21 +78,27 @@ const preprocess = (() => {
   /**
    * RGBA pixels -> RGB {pixels: Uint8Array, width, height} with shorter side `shortSide`; never enlarges.
    *
-   * strip: (top, count) -> RGBA of `count` rows from `top` on; asked for `rows` of them at a time, from the top down.
+   * strip: (top, rows, left, columns) -> RGBA of that rectangle; asked for `rows` of them at a time, from the top down.
+   * crop: (width, height) of the result -> {left, top, width, height} that is wanted of it. What lies outside is neither
+   * asked for nor added up: four tenths of a photo.
    */
-  function shrink(strip, rows, width, height, shortSide) {
+  function shrink(strip, rows, width, height, shortSide, crop = (width, height) => ({ left: 0, top: 0, width, height })) {
     const short = Math.min(width, height);
     const fits = short <= shortSide;
     const outputWidth = fits ? width : Math.trunc((width * shortSide) / short + 0.5);
     const outputHeight = fits ? height : Math.trunc((height * shortSide) / short + 0.5);
+    const wanted = crop(outputWidth, outputHeight);
     // A pass that keeps its size has weights 0 and 1 only, so nothing needs a special case.
-    const weights = pillowWeights(width, outputWidth);
-    const narrow = new Uint8Array(outputWidth * height * 3);
-    for (let top = 0; top < height; top += rows) {
-      const count = Math.min(rows, height - top);
-      resizeRows(strip(top, count), width, count, weights, outputWidth, narrow, top);
+    const across = pillowWeights(width, outputWidth), down = pillowWeights(height, outputHeight);
+    const [left, right] = inputsOf(across, wanted.left, wanted.width);
+    const [above, below] = inputsOf(down, wanted.top, wanted.height);
+    const narrow = new Uint8Array(wanted.width * (below - above) * 3);
+    for (let top = above; top < below; top += rows) {
+      const part = { width: right - left, offset: left, rows: Math.min(rows, below - top) };
+      resizeRows(strip(top, part.rows, left, part.width), part, across, wanted.left, wanted.width, narrow, top - above);
     }
-    return { pixels: resizeColumns(narrow, outputWidth, height, outputHeight), width: outputWidth, height: outputHeight };
+    const pixels = resizeColumns(narrow, wanted.width, above, down, wanted.top, wanted.height);
+    return { pixels, width: wanted.width, height: wanted.height };
   }
 
   /** TensorFlow's ScaleAndTranslate spans (triangle kernel, antialias), in float32 as there. */
@@ -113,15 +122,14 @@ const preprocess = (() => {
     });
   }
 
-  /** RGB bytes, a square of them from (left, top) on -> Float32Array [size, size, 3], 0..255, not rounded. */
-  function cropAndResize(pixels, width, square, size) {
-    const { left, top, side } = square;
+  /** RGB bytes of a square -> Float32Array [size, size, 3], 0..255, not rounded. */
+  function resizeSquare(pixels, side, size) {
     const spans = tensorflowWeights(side, size);
     const stride = side * 3;
     const rows = new Float32Array(size * stride);
     spans.forEach(({ first, weights }, y) => {
       weights.forEach((weight, i) => {
-        const from = ((top + first + i) * width + left) * 3;
+        const from = (first + i) * stride;
         for (let x = 0; x < stride; x++) rows[y * stride + x] += pixels[from + x] * weight;
       });
     });
@@ -139,10 +147,12 @@ const preprocess = (() => {
 
   /** Upright RGBA pixels, in strips as `shrink` asks for them -> what the model sees: Float32Array [S, S, 3], 0..255. */
   function toTensor(strip, rows, width, height, { short_side, crop_fraction, image_size }) {
-    const small = shrink(strip, rows, width, height, short_side);
-    const side = Math.floor(crop_fraction * Math.min(small.width, small.height) + 0.5);
-    const square = { side, left: (small.width - side) >> 1, top: (small.height - side) >> 1 };
-    return cropAndResize(small.pixels, small.width, square, image_size);
+    const square = (width, height) => {
+      const side = Math.floor(crop_fraction * Math.min(width, height) + 0.5);
+      return { left: (width - side) >> 1, top: (height - side) >> 1, width: side, height: side };
+    };
+    const { pixels, width: side } = shrink(strip, rows, width, height, short_side, square);
+    return resizeSquare(pixels, side, image_size);
   }
 
   return { shrink, toTensor };

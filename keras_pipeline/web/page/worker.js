@@ -69,11 +69,15 @@ async function start(backend, software) {
   return tf.setBackend(backend);
 }
 
-/** {first_ms, ms} of the stored photo; throws where the answer isn't the stored one. */
-async function selfTest(backend) {
+/**
+ * {first_ms, ms} of the stored photo; throws where the answer isn't the stored one.
+ *
+ * again: asks twice, because the first answer takes longer; where nothing is to be compared, that is the visitor's time.
+ */
+async function selfTest(backend, again) {
   const { photo, probabilities } = loaded.test;
   const first = await classify({ picture: photo });
-  const second = await classify({ picture: photo });
+  const second = again ? await classify({ picture: photo }) : first;
   const difference = second.probabilities.reduce((most, p, i) => Math.max(most, Math.abs(p - probabilities[i])), 0);
   if (!(difference <= SAME)) throw new Error(`${backend} gave other answers than the model's own, by ${difference}`);
   return { first_ms: first.model_ms, ms: second.model_ms, difference };
@@ -105,13 +109,13 @@ async function load({ base: from, backends, software = false }, tellProgress) {
       await checkAssets(assets, model.metadata);
       const { inputs, outputs } = model.modelSignature;
       loaded = { backend, model, input: inputs.image.name, output: outputs.probabilities.name, labels, calibration, preprocessing, priors, test: { photo: new Blob([photo]), ...parsed(test) } };
-      const found = await selfTest(backend);
+      const found = await selfTest(backend, best !== null || backend.startsWith("webg"));
       tried.push({ backend, ...found });
       if (!best || found.ms < best.ms) {
         best?.loaded.model.dispose();
         best = { loaded, ...found };
       } else model.dispose();
-      if (best.ms < FAST_MS) break;
+      if (best.ms < FAST_MS || backend === "wasm") break; // Plain JavaScript, the last, is slower than any.
     } catch (error) {
       if (backends.length === 1) throw error;
       tried.push({ backend, why: error.message });
@@ -169,11 +173,11 @@ async function seen(picture) {
   }
   const rows = Math.max(1, Math.min(height, Math.floor(STRIP / width)));
   const context = new OffscreenCanvas(width, rows).getContext("2d", { alpha: false, willReadFrequently: true });
-  const strip = (top, count) => {
+  const strip = (top, count, left, columns) => {
     context.fillStyle = "white";
-    context.fillRect(0, 0, width, count);
-    context.drawImage(bitmap, 0, top, width, count, 0, 0, width, count);
-    return context.getImageData(0, 0, width, count).data;
+    context.fillRect(0, 0, columns, count);
+    context.drawImage(bitmap, left, top, columns, count, 0, 0, columns, count);
+    return context.getImageData(0, 0, columns, count).data;
   };
   try {
     return preprocess.toTensor(strip, rows, width, height, loaded.preprocessing);
