@@ -133,3 +133,13 @@ def test_every_limit_of_the_config_has_a_gate_and_every_gate_a_step(make_config)
 def test_describe(judge):
     verdict = judge("phase0 validate-urls", {"url_check": urls(0.0512)})["url_failure_rate"]
     assert gates.describe(verdict) == "  missed  url_failure_rate: 0.0512 < 0.05"
+
+
+@pytest.mark.parametrize(("software", "status"), [(True, "not measurable here"), (False, "met")])
+def test_only_a_graphics_card_measures_the_time_on_one(judge, software, status):
+    emulated = {"median_ms": 5.0, "software": True}
+    backends = {"wasm": emulated, "webgl": {"median_ms": 1900.0, "software": software}}
+    verdict = judge("phase6 validate", {"equivalence": {"backends": backends, "passed": True}})[
+        "prediction_seconds_gpu"
+    ]
+    assert verdict["status"] == status and verdict["value"] == (None if software else 1.9)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,6 +105,17 @@ def test_a_tally_adds_up_what_numpy_finds_at_once():
     assert figures["top1_agreement"] == np.mean(python.argmax(1) == page.argmax(1))
     assert figures["top5_agreement"] == 1.0  # of four species all are among the first five
     assert figures["worst"][0]["photo"] == str(difference.max(1).argmax())
+
+
+@pytest.mark.parametrize(("apart", "agreement"), [(1e-7, 1.0), (1e-4, 0.8)])
+def test_species_as_likely_as_the_fifth_may_take_its_place(monkeypatch, apart, agreement):
+    tally = equivalence._Tally(load_classifier(example.saved()))
+    monkeypatch.setattr(tally, "classifier", SimpleNamespace(labels=list("abcdef"), is_conclusive=lambda p: p > 2))
+    python = np.array([[0.3, 0.3, 0.2, 0.1, 0.05 + apart, 0.05]], np.float32)
+    page = python[:, [0, 1, 2, 3, 5, 4]]
+    question = equivalence._Question("tensor", [], python, [Sample("a", b"")])
+    tally.add(question, {"probabilities": page, "ms": [1.0], "names": [None]})
+    assert tally.judge({})["top5_agreement"] == pytest.approx(agreement)
 
 
 def test_an_answer_that_is_not_a_number_fails():

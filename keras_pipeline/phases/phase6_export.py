@@ -58,7 +58,7 @@ def _shipped_priors(run: Run, calibration: dict) -> dict | None:
 
 STEPS = [
     Step(
-        "phase6", "quantize", rounding.quantize, ("dataset", "assignment", "student"),
+        "phase6", "quantize", rounding.quantize, ("dataset", "assignment", "student", "logits", "temperature"),
         ("shipped", "tflite", "quantization", "shipped_calibration"),
         ("seed", "dataset.short_side", "dataset.min_short_side", "phase4", "phase5", "phase6.quantization",
          "phase6.compare", "phase6.qat",

@@ -36,7 +36,7 @@ def quantize(run: Run) -> None:
     folded, photos = rounding.fold_batch_norm(student), _representative(run)
     variants = {}
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=run.path("quantization").parent) as scratch:
-        table = _Table(run, student, Path(scratch))
+        table = _Table(run, Path(scratch))
         for way in dict.fromkeys([settings.quantization, *settings.compare]):
             model, tensors = _rounded(run, folded, way, photos)
             fit, test = table.predict(model, way)
@@ -50,7 +50,8 @@ def quantize(run: Run) -> None:
             else:
                 variants[way] = table.row(way, test, calibrating.temperature(run, fit, test)[0], figures)
         variants[LITE] = _write_lite(run, folded, photos, table)
-    write_json(run.path("quantization"), {"type": settings.quantization, "float32": table.before, "variants": variants})
+    before = {"megabytes": student.count_params() * 4 / 1e6, **table.before}
+    write_json(run.path("quantization"), {"type": settings.quantization, "float32": before, "variants": variants})
     write_json(run.path("shipped_calibration"), calibration)
     print(calibrating.describe_temperature(calibration))
     print(calibrating.describe(calibration))
@@ -60,19 +61,20 @@ def quantize(run: Run) -> None:
 class _Table:
     """A row for each way of rounding, against the float student on the test split."""
 
-    def __init__(self, run: Run, student: keras.Model, scratch: Path):
+    def __init__(self, run: Run, scratch: Path):
+        from keras_pipeline.evaluation import predict
+
         self._run, self._scratch = run, scratch
-        fit, self._test = self.predict(student, "float32")
-        figures = calibrating.temperature(run, fit, self._test)[0]
+        self._test = predict.load(run.path("logits"), "test")
+        figures = run.read("temperature")
         self.before = {
-            "megabytes": student.count_params() * 4 / 1e6,
             "n": figures["n"],
             "top1": figures["after"]["top1"],
             "nll": figures["nll_before"],
             "temperature": figures["temperature"],
             "ece": figures["ece_after"],
         }
-        print("float32: {megabytes:.2f} MB; test top-1 {top1:.3f}, NLL {nll:.4f}, ECE {ece:.4f}".format(**self.before))
+        print("float32: test top-1 {top1:.3f}, NLL {nll:.4f}, ECE {ece:.4f}".format(**self.before))
 
     def predict(self, model, name: str) -> tuple[Predictions, Predictions]:
         folder = self._scratch / name

@@ -9,7 +9,6 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -23,18 +22,13 @@ class Renderer:
     """What a backend runs on."""
 
     name: str
-    software: bool
+    software: bool  # no graphics card behind it
 
 
 class Probe:
     """One page, opened for one backend."""
 
-    Error: ClassVar[type[Exception]]  # what Playwright raises; it is imported with the first browser
-
     def __init__(self, page, url: str, folder: Path):
-        from playwright.sync_api import Error
-
-        Probe.Error = Error
         self._page, self._url, self._folder = page, url, folder
         self._numbers = itertools.count()
         page.evaluate(PROBE.read_text(encoding="utf-8"))
@@ -56,7 +50,7 @@ class Probe:
     def renderer(self, backend: str) -> Renderer | None:
         """None where this browser can't run the backend at all."""
         name = self._call("renderer", backend)
-        return None if name is None else Renderer(name, backend == "cpu" or bool(SOFTWARE.search(name)))
+        return None if name is None else Renderer(name, backend in ("wasm", "cpu") or bool(SOFTWARE.search(name)))
 
     def load(self, backend: str) -> dict:
         """{load_ms, first_ms, classes}"""

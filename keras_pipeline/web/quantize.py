@@ -110,16 +110,13 @@ def round_to_uint8(model: keras.Model, photos: np.ndarray, *, most_kl: float = M
         weight.assign(halved)
     kernels.sort(key=lambda kernel: kernel[0]["kl"])
     bearable = int((np.cumsum([entry["kl"] for entry, _ in kernels]) <= most_kl).sum())
-    taken = [(entry, weight, np.array(weight)) for entry, weight in kernels[:bearable]]
-    for entry, weight, _ in taken:
-        weight.assign(affine(exact[id(weight)]))
-        entry["stored"] = "uint8"
+    taken = [(entry, dict(entry), weight, np.array(weight)) for entry, weight in kernels[:bearable]]
+    for entry, _, weight, _ in taken:
+        _put_on_steps(entry, weight, exact[id(weight)])
     while taken and _kl(before, _answers(answer, photos)) > most_kl:
-        entry, weight, halved = taken.pop()
+        entry, in_float16, weight, halved = taken.pop()
         weight.assign(halved)
-        entry["stored"] = "float16"
-    for entry, weight, _ in taken:
-        entry["max_abs_error"] = float(np.abs(np.asarray(weight) - exact[id(weight)]).max())
+        entry |= in_float16
     return entries
 
 
@@ -134,10 +131,14 @@ def round_kernels(model: keras.Model, names: Collection[str]) -> list[dict]:
     weights = [weight for layer in _layers(model) for weight in layer.weights if "float" in weight.dtype]
     for entry, weight in zip(entries, weights, strict=True):
         if id(weight) in exact:
-            weight.assign(affine(exact[id(weight)]))
-            error = float(np.abs(np.asarray(weight) - exact[id(weight)]).max())
-            entry |= {"stored": "uint8", "max_abs_error": error}
+            _put_on_steps(entry, weight, exact[id(weight)])
     return entries
+
+
+def _put_on_steps(entry: dict, weight: keras.Variable, exact: np.ndarray) -> None:
+    rounded = affine(exact)
+    weight.assign(rounded)
+    entry |= {"stored": "uint8", "max_abs_error": float(np.abs(rounded - exact).max())}
 
 
 def affine(values: np.ndarray) -> np.ndarray:
