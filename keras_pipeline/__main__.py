@@ -247,7 +247,7 @@ def _phase(run, options: argparse.Namespace) -> tuple[object, int]:
         runner.evaluate_split(run, steps[0])
         return {}, 0
     if options.dry_run:
-        rows, _ = _dry_run(run, steps)
+        rows, _ = _dry_run(run, steps, options.force)
         sizes = runner.estimate(run, steps) if options.step else {}
         print(*(f"{step}: {size}" for step, size in sizes.items()), sep="\n")
         return {"would_run": rows, "estimates": sizes}, 0
@@ -264,13 +264,24 @@ def _look(run, options: argparse.Namespace) -> dict:
     return soft_label_views.inspect(run, options.sample_id)
 
 
-def _dry_run(run, steps) -> tuple[object, int]:
-    from keras_pipeline.phases import runner
+def _dry_run(run, steps, force: bool) -> tuple[object, int]:
+    from keras_pipeline.core.progress import duration
+    from keras_pipeline.phases import cost, runner
 
-    titles = {step.title for step in steps}
-    rows = [row for row in runner.status(run) if row["step"] in titles and row["reason"]]
+    rows = runner.would_run(run, steps, force=force)
+    if not rows:
+        print("everything is up to date")
+        return rows, 0
+    print(f"{'step':<22}{'about':>10}{'GB':>9}{'last took':>11}  why")
     for row in rows:
-        print(f"{row['step']}: {row['reason']}")
+        last = "" if row["last"] is None else duration(row["last"])
+        print(f"{row['step']:<22}{duration(row['seconds']):>10}{row['gigabytes']:>9.3f}{last:>11}  {row['reason']}")
+    photos, origin = cost.photos(run)
+    seconds, gigabytes = (sum(row[key] for row in rows) for key in ("seconds", "gigabytes"))
+    print(
+        f"together about {duration(seconds)} and {gigabytes:.3g} GB (free {cost.free_bytes(run) / 1e9:.3g} GB) on "
+        f"{cost.device().name}, for {photos['train']:,} train photos by {origin}; a forecast, see benchmarks/scale.md"
+    )
     return rows, 0
 
 
@@ -288,7 +299,7 @@ def _run(run, options: argparse.Namespace) -> tuple[object, int]:
 
     steps = runner.steps_between(options.first, options.last)
     if options.dry_run:
-        return _dry_run(run, steps)
+        return _dry_run(run, steps, options.force)
     result, code = _gated(run, steps, options.force)
     print(f"report: {summary.write(run)}")
     if run.path("web").exists():
@@ -316,12 +327,15 @@ def _demo(run, options: argparse.Namespace) -> tuple[object, int]:
 
 
 def _status(run, options: argparse.Namespace) -> tuple[object, int]:
+    from keras_pipeline.core.progress import duration
     from keras_pipeline.phases import runner
 
     rows = runner.status(run)
+    print(f"{'step':<22}{'state':<9}{'took':>10}  {'finished':<22}why")
     for row in rows:
-        seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f} s"
-        print(f"{row['step']:<22}{row['state']:<9}{seconds:>10}  {row['reason'] or ''}")
+        took = "" if row["seconds"] is None else duration(row["seconds"])
+        line = f"{row['step']:<22}{row['state']:<9}{took:>10}  {row['finished'] or '':<22}{row['reason'] or ''}"
+        print(line.rstrip())
     return rows, 0
 
 

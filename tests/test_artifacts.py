@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import zipfile
 
 import pytest
@@ -71,8 +72,9 @@ def test_other_config_only_where_the_step_depends_on_it(done, make_config):
     def with_config(**sections):
         return Run(make_config(**sections), done.open_source)
 
-    assert why_stale(with_config(phase5={"bins": 10}), step_of()) == "its config changed (seed, phase5.bins)"
-    assert why_stale(with_config(seed=1), step_of()) == "its config changed (seed, phase5.bins)"
+    assert why_stale(with_config(phase5={"bins": 10}), step_of()) == "its config changed (phase5.bins: 15 -> 10)"
+    both = with_config(seed=1, phase5={"bins": 10})
+    assert why_stale(both, step_of()) == "its config changed (phase5.bins: 15 -> 10, seed: 42 -> 1)"
     assert why_stale(with_config(phase5={"target_precision": 0.9}), step_of()) is None
 
 
@@ -84,7 +86,35 @@ def test_the_contents_of_a_file_that_the_config_names_count(done, make_config, t
     artifacts.write_sidecars(run, step, 1.0)
     assert why_stale(run, step) is None
     labels.write_text("image,latin_name\na.jpg,Viola odorata\n")
-    assert why_stale(run, step) == "its config changed (source.demo)"
+    assert re.fullmatch(
+        r"its config changed \(source\.demo\.labels: \"contents \w{16}\" -> \"contents \w{16}\"\)", why_stale(run, step)
+    )
+
+
+def test_a_file_that_only_moved_changes_nothing(done, make_config, tmp_path):
+    weights = [tmp_path / name for name in ("a.h5", "b.h5")]
+    for file in weights:
+        file.write_bytes(b"weights")
+    step = step_of(sections=("phase1.model",))
+    first, second = (Run(make_config(phase1={"model": {"pretrained": str(w)}}), done.open_source) for w in weights)
+    artifacts.write_sidecars(first, step, 1.0)
+    assert why_stale(second, step) is None
+    weights[1].write_bytes(b"others")
+    assert "its config changed (phase1.model.pretrained: " in why_stale(second, step)
+
+
+def test_a_sidecar_holds_no_password_but_a_new_one_counts(done, make_config):
+    step = step_of(sections=("source.base_url", "source.query"))
+
+    def with_password(word):
+        source = {"base_url": f"https://me:{word}@photos.example.org/?token={word}", "query": {"day": "2020-01-31"}}
+        return Run(make_config(source=source), done.open_source)
+
+    artifacts.write_sidecars(with_password("s3cret"), step, 1.0)
+    file = done.path("calibration").with_name("calibration.json.meta.json")
+    assert "s3cret" not in file.read_text() and "photos.example.org" in file.read_text()
+    assert why_stale(with_password("s3cret"), step) is None
+    assert why_stale(with_password("other"), step) == "its config changed"
 
 
 def test_an_input_made_again_with_other_contents(done):

@@ -4,6 +4,7 @@ import builtins
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -125,7 +126,9 @@ def test_status_of_nothing_as_json(experiment, capsys):
     assert cli.main(["status", "--json", "--config", str(experiment())]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["state"] for row in rows} == {"missing"}
-    assert rows[0] == {"step": "phase0 audit", "state": "missing", "reason": "audit not made yet", "seconds": None}
+    assert rows[0] == {
+        "step": "phase0 audit", "state": "missing", "reason": "audit not made yet", "seconds": None, "finished": None,
+    }  # fmt: skip
 
 
 def test_set_reaches_the_run(experiment, capsys, tmp_path):
@@ -138,9 +141,10 @@ def test_set_reaches_the_run(experiment, capsys, tmp_path):
 def test_dry_run_says_what_would_run_and_touches_nothing(experiment, capsys, tmp_path):
     arguments = ["run", "--config", str(experiment()), "--until", "phase0 export", "--dry-run"]
     assert cli.main(arguments) == 0
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
-        "phase0 audit", "phase0 validate-urls", "phase0 export",
-    ]  # fmt: skip
+    head, *lines, last = capsys.readouterr().out.splitlines()
+    assert [" ".join(line.split()[:2]) for line in lines] == ["phase0 audit", "phase0 validate-urls", "phase0 export"]
+    assert head.split() == ["step", "about", "GB", "last", "took", "why"]
+    assert re.match(r"together about .* and 40.5 GB \(free .* GB\) on .* for 720,000 train photos by gates", last)
     assert not list(tmp_path.rglob("*.json"))
 
 

@@ -26,7 +26,9 @@ WITHIN_PHASES = {
     "phase0_dataset": {"downloads", "splitting", "audit_report"} | HELPERS,
     "gates": set(),
     "doctor": set(),
-    "runner": {"phase*", "gates", "input_profile"},
+    "condition": set(),
+    "cost": set(),
+    "runner": {"phase*", "gates", "input_profile", "condition", "cost"},
     "summary": {"runner", "gates", "calibrating"},
     "phase7_manifest": {"gates"} | HELPERS,
 }

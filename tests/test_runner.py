@@ -1,7 +1,9 @@
 """The chain on steps that only write small files: what runs, what is skipped, what a killed run leaves."""
 
 import contextlib
+import json
 import multiprocessing
+import os
 import shutil
 
 import pytest
@@ -115,7 +117,11 @@ def failing(chain, fail):
     with pytest.raises(ZeroDivisionError):
         chain.execute(force=True)
     chain.steps[3] = whole
-    return {row["step"]: row["state"] for row in runner.status(chain.run)}["phase1 train"]
+    return state_of(chain, "phase1 train")
+
+
+def state_of(chain, step):
+    return {row["step"]: row["state"] for row in runner.status(chain.run)}[step]
 
 
 def test_a_step_that_fails_half_way_runs_again(chain):
@@ -124,8 +130,55 @@ def test_a_step_that_fails_half_way_runs_again(chain):
         raise ZeroDivisionError
 
     chain.execute()
-    assert failing(chain, fail) == "stale"
+    assert failing(chain, fail) == "failed"
+    assert runner.status(chain.run)[3]["reason"].startswith("ZeroDivisionError (20")
     assert chain.execute() == ["train"]
+    assert state_of(chain, "phase1 train") == "done"
+
+
+def test_a_failure_is_told_without_its_password(chain):
+    def fail(run):
+        raise OSError("no answer from mongodb://me:s3cret@host/plants\nat all")
+
+    chain.steps[3] = artifacts.dataclasses.replace(chain.steps[3], run=fail)
+    with pytest.raises(OSError):
+        chain.execute()
+    assert runner.status(chain.run)[3]["reason"].startswith("no answer from mongodb://***@host/plants (20")
+
+
+def test_status_tells_a_step_that_runs_from_one_that_was_killed(chain):
+    seen = []
+
+    def look(run):
+        seen.append(runner.status(run)[3])
+        shutil.copy(run.folder / ".under_way.json", run.folder / "kept")
+
+    whole = chain.steps[3]
+    chain.steps[3] = artifacts.dataclasses.replace(whole, run=look)
+    with pytest.raises(FileNotFoundError):  # it leaves nothing
+        chain.execute()
+    assert seen[0]["state"] == "running" and f"process {os.getpid()}" in seen[0]["reason"]
+    word = json.loads((chain.run.folder / "kept").read_text())
+    for change in ({"process": 2**22 + 1}, {"began": 1.0}):  # no such process; its number belongs to another one now
+        write_json(chain.run.folder / ".under_way.json", word | change)
+        killed = runner.status(chain.run)[3]
+        assert killed["state"] == "failed" and "was killed" in killed["reason"]
+
+
+def test_a_dry_run_names_what_may_follow(chain, monkeypatch):
+    forecast = {step.title: runner.cost.Cost(10.0, 2e9) for step in chain.steps}
+    monkeypatch.setattr(runner.cost, "corrected", lambda run, steps: forecast)
+    chain.execute()
+    assert runner.would_run(chain.run, chain.steps) == []
+    chain.run.path("url_ledger").unlink()
+    rows = runner.would_run(chain.run, chain.steps)
+    assert [(row["step"], row["reason"]) for row in rows] == [
+        ("phase0 export", "url_ledger is missing"),
+        ("phase0 split", "where phase0 export ends otherwise than before"),
+        ("phase1 train", "where phase0 split ends otherwise than before"),
+    ]
+    assert rows[0]["gigabytes"] == 2 and rows[0]["last"] is not None
+    assert [row["reason"] for row in runner.would_run(chain.run, chain.steps, force=True)] == ["--force"] * 4
 
 
 def test_a_forced_step_that_fails_at_once_loses_nothing(chain):

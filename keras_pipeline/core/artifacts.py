@@ -1,7 +1,8 @@
 """Names of the artefacts, and the sidecars that say what each was made from.
 
-An artefact `X` has a sidecar `X.meta.json`: {content_hash, size, mtime_ns, producer, code_version, config_hash, inputs,
-seconds}. A step is up to date while the sidecars of all its outputs still match its code, its config and its inputs.
+An artefact `X` has a sidecar `X.meta.json`: {content_hash, size, mtime_ns, producer, code_version, config_hash, config,
+inputs, seconds, finished}. A step is up to date while the sidecars of all its outputs still match its code, its config
+and its inputs.
 `content_hash` leaves out what changes by nature: dates inside .keras files and SavedModels, times and rates in JSON.
 """
 
@@ -23,6 +24,7 @@ from typing import Any
 
 from keras_pipeline.core.config import Config
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.provenance import redact_values
 
 ARTEFACTS = {
     "audit": "artifacts/{experiment}/phase0/audit.json",
@@ -86,7 +88,7 @@ ARTEFACTS = {
 ADDED_LATER = "equivalence.json"
 # Files of a SavedModel that hold dates or a random id; its weights and assets are hashed.
 VOLATILE = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb"}
-# Config keys that may name a file: what it holds counts, not only where it lies.
+# Config keys that may name a file: what it holds counts, not where it lies.
 FILE_KEYS = {"labels", "pretrained", "weights", "synonyms", "exclude"}
 
 
@@ -250,7 +252,7 @@ def sidecar(path: Path) -> dict | None:
 
 def write_sidecars(run: Run, step: Step, seconds: float) -> None:
     """Called once after a step has succeeded."""
-    inputs = input_hashes(run, step)
+    inputs, settings = input_hashes(run, step), _settings(run.config, step.sections)
     for name in step.outputs:
         path = run.path(name)
         meta = {
@@ -258,7 +260,8 @@ def write_sidecars(run: Run, step: Step, seconds: float) -> None:
             **fingerprint(path),
             "producer": step.title,
             "code_version": step.code_version,
-            "config_hash": config_hash(run.config, step.sections),
+            "config_hash": _settings_hash(settings),
+            "config": _shown(settings),
             "inputs": inputs,
             "seconds": round(seconds, 2),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -318,27 +321,52 @@ def recipe(run: Run, step: Step) -> str:
 
 
 def config_hash(config: Config, sections: tuple[str, ...]) -> str:
-    dumped, values = config.model_dump(), {}
+    return _settings_hash(_settings(config, sections))
+
+
+def _settings_hash(settings: dict[str, Any]) -> str:
+    # A query may hold dates and bytes.
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+def _settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
+    """{dotted key: value} of all that these sections hold; a file that is named counts by its contents alone."""
+    dumped, found = config.model_dump(include={key.split(".")[0] for key in sections}), {}
     for key in sections:
         value: Any = dumped
         for part in key.split("."):
             value = value[part]
-        values[key] = _with_contents({key.rpartition(".")[2]: value})
-    # A query may hold dates and bytes.
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=repr).encode()).hexdigest()
+        _flatten(key, value, found)
+    return found
 
 
-def _with_contents(value: Any) -> Any:
-    """The same values, each file that they name followed by its hash."""
-    if not isinstance(value, dict):
-        return value
-    result = {}
-    for key, inner in value.items():
-        result[key] = _with_contents(inner)
-        if key in FILE_KEYS and isinstance(inner, str) and Path(inner).is_file():
-            stat = Path(inner).stat()
-            result[f"{key} contents"] = _known_hash(inner, stat.st_size, stat.st_mtime_ns)
-    return result
+def _flatten(key: str, value: Any, found: dict[str, Any]) -> None:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            _flatten(f"{key}.{name}", inner, found)
+    elif key.rpartition(".")[2] in FILE_KEYS and isinstance(value, str) and Path(value).is_file():
+        stat = Path(value).stat()
+        found[key] = f"contents {_known_hash(value, stat.st_size, stat.st_mtime_ns)[:16]}"
+    else:
+        found[key] = value
+
+
+def _shown(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings as a sidecar keeps them: JSON's types, no passwords."""
+    return redact_values(json.loads(json.dumps(settings, default=repr)))
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The first keys that differ, as ` (key: old -> new, …)`; empty where only a password does."""
+    keys = [key for key in sorted({**old, **new}) if old.get(key) != new.get(key)]
+    shown = [f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}" for key in keys[:3]]
+    shown += [f"{len(keys) - 3} more"] if len(keys) > 3 else []
+    return f" ({', '.join(shown)})" if keys else ""
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:36]} ..."
 
 
 @functools.lru_cache(maxsize=32)
@@ -349,7 +377,7 @@ def _known_hash(path: str, size: int, mtime_ns: int) -> str:
 
 def why_stale(run: Run, step: Step) -> str | None:
     """None when the step is up to date, otherwise the reason in a few words."""
-    inputs = input_hashes(run, step)
+    inputs, settings = input_hashes(run, step), _settings(run.config, step.sections)
     for name in step.outputs:
         path = run.path(name)
         meta = sidecar(path)
@@ -361,8 +389,8 @@ def why_stale(run: Run, step: Step) -> str | None:
             return f"{name} is not as its step left it (size or time)"
         if meta.get("code_version") != step.code_version:
             return "its code changed"
-        if meta.get("config_hash") != config_hash(run.config, step.sections):
-            return f"its config changed ({', '.join(step.sections)})"
+        if meta.get("config_hash") != _settings_hash(settings):
+            return f"its config changed{_difference(meta['config'], _shown(settings)) if 'config' in meta else ''}"
         for source, digest in inputs.items():
             if meta.get("inputs", {}).get(source) != digest:
                 return f"its input {source} changed"

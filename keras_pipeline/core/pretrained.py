@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from keras_pipeline.core.config import GLOBAL_TEACHER, VIT_PRESETS, Model
@@ -55,6 +53,9 @@ def _source(model: Model) -> tuple[str, bool]:
 
 
 def _reachable(url: str) -> bool:
+    import urllib.error  # slow to import, and `status` asks nobody
+    import urllib.request
+
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS).close()
     except urllib.error.HTTPError:

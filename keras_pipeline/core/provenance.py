@@ -7,6 +7,7 @@ import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 PACKAGES = (
     "keras",
@@ -29,6 +30,15 @@ def redact(text: str) -> str:
     return re.sub(
         r"([?&;][^=&;\s]*(?:pass|secret|token|key|authmechanismprop)[^=&;\s]*=)[^&;\s]*", r"\1***", text, flags=re.I
     )
+
+
+def redact_values(value: Any) -> Any:
+    """`redact` for every string inside dicts and lists."""
+    if isinstance(value, dict):
+        return {key: redact_values(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [redact_values(inner) for inner in value]
+    return redact(value) if isinstance(value, str) else value
 
 
 def without_credentials(url: str) -> str:

@@ -10,12 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from keras_pipeline.core import artifacts
 from keras_pipeline.core.artifacts import Run, Step
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.phases import (
+    condition,
+    cost,
     gates,
     input_profile,
     phase0_dataset,
@@ -104,14 +104,15 @@ def evaluate_split(run: Run, step: Step) -> None:
 
 
 def _execute(run: Run, step: Step) -> None:
-    _check_inputs(run, step)
     started = time.monotonic()
-    for path in map(run.path, step.outputs):
-        # Old sidecars stay until there are new ones: where the step fails, they still vouch for what it didn't touch.
-        path.parent.mkdir(parents=True, exist_ok=True)
-    _guarded(run, step)
-    seconds = time.monotonic() - started
-    artifacts.write_sidecars(run, step, seconds)
+    with condition.under_way(run, step):
+        _check_inputs(run, step)
+        for path in map(run.path, step.outputs):
+            # Old sidecars stay until there are new ones: if the step fails, they still vouch for what it didn't touch.
+            path.parent.mkdir(parents=True, exist_ok=True)
+        _guarded(run, step)
+        seconds = time.monotonic() - started
+        artifacts.write_sidecars(run, step, seconds)
     if step.clean:
         step.clean(run)
     print(f"{step.title}: done in {seconds:.1f} s", flush=True)
@@ -162,6 +163,8 @@ def _check_inputs(run: Run, step: Step) -> None:
 @contextlib.contextmanager
 def _lock(run: Run):
     """One run at a time writes into the experiment's folder, and into the dataset's, which experiments may share."""
+    from filelock import FileLock, Timeout  # slow to import, and `status` takes no lock
+
     with contextlib.ExitStack() as stack:
         for folder in (run.folder, run.path("dataset").parent):
             folder.mkdir(parents=True, exist_ok=True)
@@ -190,13 +193,30 @@ def _remove(path: Path) -> None:
 
 
 def status(run: Run) -> list[dict]:
-    """[{step, state: done | stale | missing, reason, seconds}]"""
-    rows = []
-    for step in STEPS:
-        reason = artifacts.why_stale(run, step)
-        meta = artifacts.sidecar(run.path(step.outputs[0]))
-        state = "done" if reason is None else "stale" if meta else "missing"
-        rows.append({"step": step.title, "state": state, "reason": reason, "seconds": meta and meta["seconds"]})
+    """`condition.rows` of the whole chain."""
+    return condition.rows(run, STEPS)
+
+
+def would_run(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]:
+    """[{step, reason, seconds, gigabytes, last}]: what `execute` would run, or might, with the forecast of `cost`.
+
+    seconds and gigabytes are expected, `last` is what the step took before (None: never).
+    """
+    forecast, rows, renewed = cost.corrected(run, STEPS), [], {}
+    for step in steps:
+        reason = "--force" if force else artifacts.why_stale(run, step)
+        above = [renewed[name] for name in step.needs(run.config) if name in renewed]
+        if reason is None and above:
+            reason = f"where {above[0]} ends otherwise than before"
+        if reason is None:
+            continue
+        renewed |= dict.fromkeys(step.outputs, step.title)
+        last = (artifacts.sidecar(run.path(step.outputs[0])) or {}).get("seconds")
+        expected = forecast[step.title]
+        rows.append(
+            {"step": step.title, "reason": reason, "seconds": expected.seconds, "gigabytes": expected.bytes / 1e9,
+             "last": last}
+        )  # fmt: skip
     return rows
 
 

@@ -1,0 +1,75 @@
+"""In what condition the chain is: which steps are done, stale or missing, which one runs, and how one failed."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from keras_pipeline.core import artifacts
+from keras_pipeline.core.artifacts import Run, Step
+from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.provenance import redact
+
+
+@contextlib.contextmanager
+def under_way(run: Run, step: Step) -> Iterator[None]:
+    """Leaves word of the step that runs inside, and of how it failed. A finished one speaks by its sidecars."""
+    import psutil  # not needed, and slow to import, where nothing runs
+
+    process = psutil.Process()
+    word = {
+        "step": step.title, "host": platform.node(), "process": process.pid, "began": process.create_time(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"), "failure": None,
+    }  # fmt: skip
+    file = _word_file(run)
+    artifacts.write_json(file, word)
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # a full disk is what may have failed
+            said = str(error).strip() or type(error).__name__
+            artifacts.write_json(file, word | {"failure": redact(said.splitlines()[0])})
+        raise
+    file.unlink()
+
+
+def rows(run: Run, steps: list[Step]) -> list[dict]:
+    """[{step, state: done | stale | missing | running | failed, reason, seconds, finished}]"""
+    found, last = [], _last_word(run)
+    for step in steps:
+        reason = artifacts.why_stale(run, step)
+        meta = artifacts.sidecar(run.path(step.outputs[0])) or {}
+        state = "done" if reason is None else "stale" if meta else "missing"
+        # A forced step that failed at once may have left everything as it was.
+        if last and last[0] == step.title and (reason or last[1] == "running"):
+            _, state, reason = last
+        found.append(
+            {"step": step.title, "state": state, "reason": reason, "seconds": meta.get("seconds"),
+             "finished": meta.get("finished")}
+        )  # fmt: skip
+    return found
+
+
+def _word_file(run: Run) -> Path:
+    return run.folder / ".under_way.json"
+
+
+def _last_word(run: Run) -> tuple[str, str, str] | None:
+    """(step, running | failed, the reason in words) of the step begun last, unless it has ended well."""
+    try:
+        word = artifacts.read_json(_word_file(run))
+    except BrokenArtefact:
+        return None
+    if word["failure"]:
+        return word["step"], "failed", f"{word['failure']} ({word['since']})"
+    if word["host"] != platform.node():
+        return word["step"], "running", f"since {word['since']} on {word['host']}, as far as can be seen from here"
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if psutil.Process(word["process"]).create_time() == word["began"]:
+            return word["step"], "running", f"since {word['since']}, process {word['process']}"
+    return word["step"], "failed", f"its process was killed (begun {word['since']}); `run` goes on where it stopped"
