@@ -11,13 +11,11 @@ def duration(seconds: float) -> str:
     """7.2 -> 7.2 s, 75 -> 1 min 15 s, 7260 -> 2 h 1 min, 200000 -> 2 d 8 h"""
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
-    for unit, below, count, limit in (("min", "s", 60, 60), ("h", "min", 60, 24)):
-        whole, rest = divmod(round(seconds), count)
-        if whole < limit:
-            return f"{whole} {unit} {rest} {below}"
-        seconds /= count
-    whole, rest = divmod(round(seconds / 60), 24)
-    return f"{whole} d {rest} h"
+    if round(seconds) < 3600:
+        return "{} min {} s".format(*divmod(round(seconds), 60))
+    if round(seconds / 60) < 24 * 60:
+        return "{} h {} min".format(*divmod(round(seconds / 60), 60))
+    return "{} d {} h".format(*divmod(round(seconds / 3600), 24))
 
 
 class _Lines:
