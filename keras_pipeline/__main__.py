@@ -74,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="of distill: as --set phase4.distill.live=true, teachers answer live",
             )
+        if phase == "phase7":
+            command.add_argument(
+                "--manifest", metavar="FILE", help="of reproduce: needs no --config; the experiment's own if not given"
+            )
         if phase == "phase6":
             command.add_argument(
                 "--photos", metavar="DIR", help="of validate: as --set phase6.photos=DIR, photos as they were taken"
@@ -111,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _command(commands, name: str, help_text: str, default: str | None = None) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=help_text, description=help_text)
-    command.add_argument("--config", required=default is None, default=default, metavar="YAML", help="experiment")
+    # A manifest can stand for it: `_config_of_manifest` asks for one of the two.
+    required = default is None and name != "phase7"
+    command.add_argument("--config", required=required, default=default, metavar="YAML", help="experiment")
     command.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override a config key")
     command.add_argument("--json", action="store_true", help="result as JSON on stdout, messages on stderr")
     return command
@@ -166,6 +172,8 @@ def _dispatch(options: argparse.Namespace) -> tuple[object, int]:
 def _config(options: argparse.Namespace):
     from keras_pipeline.core import config
 
+    if not options.config:
+        return _config_of_manifest(options)
     images, labels = getattr(options, "images", None), getattr(options, "labels", None)
     if getattr(options, "live", False):
         if options.step not in (None, "distill"):
@@ -191,6 +199,14 @@ def _config(options: argparse.Namespace):
         return loaded
     print(f"{labels}: no photo of region {loaded.phase2.region}; the regional teacher learns from {regions[0]}")
     return config.load(options.config, [*own, *options.set, f"phase2.region={json.dumps(regions[0])}"])
+
+
+def _config_of_manifest(options: argparse.Namespace):
+    from keras_pipeline.core import config, manifest
+
+    if not getattr(options, "manifest", None):
+        raise ValueError(f"{options.command}: --config is missing; expected a YAML file, see configs/")
+    return config.with_overrides(manifest.read(Path(options.manifest)).config, options.set, options.manifest)
 
 
 @contextlib.contextmanager
@@ -222,6 +238,8 @@ def _phase(run, options: argparse.Namespace) -> tuple[object, int]:
 
     if options.dry_run and options.step in ("export-npz", "inspect", "verify", "reproduce"):
         raise ValueError(f"{options.command} {options.step}: has no --dry-run; leave it out")
+    if getattr(options, "manifest", None) and options.step != "reproduce":
+        raise ValueError(f"--manifest goes with reproduce, received {options.command} {options.step or ''}".rstrip())
     if options.step == "verify":
         phase7_manifest.verify(run)
         stale = [row["step"] for row in runner.status(run) if row["state"] != "done"]
@@ -229,8 +247,11 @@ def _phase(run, options: argparse.Namespace) -> tuple[object, int]:
             print(f"not up to date, see `status`: {', '.join(stale)}")
         return {"verified": True, "not_up_to_date": stale}, 0
     if options.step == "reproduce":
-        different = runner.reproduce(run)
-        return {"different": different}, int(bool(different))
+        from keras_pipeline.phases import reproducing
+
+        file = Path(options.manifest) if options.manifest else run.path("manifest")
+        result = reproducing.reproduce(run, file, force=options.force)
+        return result, int(not result["same"])
     name = f"{options.command} {options.step}" if options.step else options.command
     if getattr(options, "sample_id", None) and options.step != "inspect":
         raise ValueError(f"--sample-id goes with inspect, received {name}")

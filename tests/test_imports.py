@@ -29,6 +29,7 @@ WITHIN_PHASES = {
     "condition": set(),
     "cost": set(),
     "runner": {"phase*", "gates", "input_profile", "condition", "cost"},
+    "reproducing": {"runner"},
     "summary": {"runner", "gates", "calibrating"},
     "phase7_manifest": {"gates"} | HELPERS,
 }

@@ -46,8 +46,18 @@ def test_without_credentials(url, expected):
 
 def test_environment_names_the_versions_that_matter():
     found = provenance.environment()
-    assert {"python_version", "keras_version", "tensorflow_version", "tensorflowjs_version", "cpu"} <= set(found)
-    assert found["tensorflow_version"] == "2.19.0"
+    assert {"python_version", "keras_version", "tensorflow_version", "cpu"} <= set(found)
+    assert found["tensorflow_version"] == found["packages"]["tensorflow"] == "2.19.0"
+    assert len(found["packages"]) > 50
+
+
+def test_environment_holds_the_flags_but_no_secret(monkeypatch):
+    monkeypatch.setenv("TF_DETERMINISTIC_OPS", "1")
+    monkeypatch.setenv("XLA_FLAGS", "--dump_to=https://me:s3cret@host")
+    monkeypatch.setenv("MONGODB_URI", "mongodb://me:s3cret@host")
+    found = provenance.environment()["flags"]
+    assert found["TF_DETERMINISTIC_OPS"] == "1" and found["XLA_FLAGS"] == "--dump_to=https://***@host"
+    assert "MONGODB_URI" not in found and "s3cret" not in str(found)
 
 
 def test_git_commit_of_this_checkout_or_nothing(tmp_path, monkeypatch):

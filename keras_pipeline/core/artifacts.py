@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,7 @@ class Run:
     open_source: Callable[[], contextlib.AbstractContextManager[tuple[str, str | None]]]  # -> (uri, base_url)
     split: str = "test"  # of `evaluate`
     made_from: str = ""  # `recipe` of the step under way: what a killed run left goes on only under the same one
+    stale: Mapping[str, str] = dataclasses.field(default_factory=dict)  # makers of its inputs, and why they are
 
     def path(self, name: str) -> Path:
         """Where artefact `name` lies."""
@@ -196,16 +197,35 @@ def temporary_for(path: Path) -> Path:
 def content_hash(path: Path) -> str:
     """sha256 of what an artefact means, see the module's header. Reads the whole artefact."""
     if path.is_dir():
-        digest = hashlib.sha256()
-        for file in sorted(file for file in _files_in(path) if file.name not in VOLATILE):
-            digest.update(f"{file.relative_to(path).as_posix()}\0{content_hash(file)}\n".encode())
-        return digest.hexdigest()
+        return _folder_hash(_file_hashes(path))
     if path.suffix == ".keras":
         return _weights_hash(path)
     if path.suffix == ".json":
         value = json.loads(path.read_text(encoding="utf-8"))
         return hashlib.sha256(json.dumps(_without_timing(value), sort_keys=True).encode()).hexdigest()
     return file_hash(path)
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    files = sorted(file for file in _files_in(folder) if file.name not in VOLATILE)
+    return {file.relative_to(folder).as_posix(): content_hash(file) for file in files}
+
+
+def _folder_hash(files: dict[str, str]) -> str:
+    return hashlib.sha256("".join(f"{name}\0{digest}\n" for name, digest in files.items()).encode()).hexdigest()
+
+
+def changed_files(path: Path, meta: dict) -> list[str]:
+    """Re-hashes an artefact; what is not as its sidecar says: its path, or those of a folder's files."""
+    if path.is_dir() and "files" in meta:
+        found = _file_hashes(path)
+        names = [name for name in sorted({**found, **meta["files"]}) if found.get(name) != meta["files"].get(name)]
+        return [str(path / name) + ("" if name in found else " (missing)") for name in names]
+    try:
+        same = path.exists() and content_hash(path) == meta["content_hash"]
+    except (ValueError, KeyError, zipfile.BadZipFile, OSError):  # no JSON any more, no archive, no weights in it
+        same = False
+    return [] if same else [str(path) + ("" if path.exists() else " (missing)")]
 
 
 def file_hash(path: Path) -> str:
@@ -255,8 +275,10 @@ def write_sidecars(run: Run, step: Step, seconds: float) -> None:
     inputs, settings = input_hashes(run, step), _settings(run.config, step.sections)
     for name in step.outputs:
         path = run.path(name)
+        files = _file_hashes(path) if path.is_dir() else None
         meta = {
-            "content_hash": content_hash(path),
+            "content_hash": content_hash(path) if files is None else _folder_hash(files),
+            **({} if files is None else {"files": files}),
             **fingerprint(path),
             "producer": step.title,
             "code_version": step.code_version,

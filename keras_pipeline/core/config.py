@@ -644,10 +644,15 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
             f"{path}: received {type(values).__name__}, expected a mapping of sections, see configs/demo.yaml"
         )
     values.setdefault("experiment", path.stem)
-    for override in overrides or []:
+    return with_overrides(values, overrides or [], str(path))
+
+
+def with_overrides(values: dict, overrides: list[str], origin: str) -> Config:
+    """`from_dict` after `a.b.c=value` strings. Raises ConfigError."""
+    for override in overrides:
         values = _override(values, override)
-    keys = [override.partition("=")[0] for override in overrides or []]  # a value may be a URI with a password
-    return from_dict(values, f"{path}, --set {', '.join(keys)}" if keys else str(path))
+    keys = [override.partition("=")[0] for override in overrides]  # a value may be a URI with a password
+    return from_dict(values, f"{origin}, --set {', '.join(keys)}" if keys else origin)
 
 
 def from_dict(values: dict, origin: str = "config") -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -9,18 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = (
-    "keras",
-    "tensorflow",
-    "keras-hub",
-    "tensorflowjs",
-    "numpy",
-    "pandas",
-    "pillow",
-    "pymongo",
-    "scipy",
-    "playwright",
-)
+# What decides which kernels run, and in what order.
+FLAGS = re.compile(r"(TF|XLA|CUDA|CUDNN|NVIDIA|KERAS|OMP|MKL|OPENBLAS)_\w+|PYTHONHASHSEED")
 
 
 def redact(text: str) -> str:
@@ -52,13 +43,27 @@ def without_credentials(url: str) -> str:
 
 
 def environment() -> dict:
-    """Python, package versions, processor and git state."""
+    """Python, the version of every package, processor, and the flags that the shell gave."""
+    packages = {found.metadata["Name"]: found.version for found in metadata.distributions()}
     return {
         "python_version": platform.python_version(),
-        **{f"{name.replace('-', '_')}_version": _version(name) for name in PACKAGES},
+        "tensorflow_version": packages["tensorflow"],
+        "keras_version": packages["keras"],
         "platform": platform.platform(),
         "cpu": _cpu(),
+        "flags": {name: redact(value) for name, value in sorted(os.environ.items()) if FLAGS.fullmatch(name)},
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
     }
+
+
+def drivers() -> dict[str, str]:
+    """The driver of NVIDIA's cards; {} where there is none."""
+    try:
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return {"nvidia_driver": done.stdout.splitlines()[0]} if done.returncode == 0 and done.stdout else {}
 
 
 def git_commit() -> dict:
@@ -74,13 +79,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _cpu() -> str:

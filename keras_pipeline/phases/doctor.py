@@ -10,6 +10,10 @@ from keras_pipeline.core import provenance
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import SourceError
 
+PACKAGES = (
+    "keras", "tensorflow", "keras-hub", "tensorflowjs", "numpy", "pandas", "pillow", "pymongo", "scipy", "playwright",
+)  # fmt: skip
+
 
 def examine(run: Run) -> list[dict]:
     """[{what, ok, optional, detail}]"""
@@ -22,9 +26,10 @@ def _row(what: str, ok: bool, detail: str, *, optional: bool = False) -> dict:
 
 def _versions() -> dict:
     environment = provenance.environment()
-    packages = {k.removesuffix("_version"): v for k, v in environment.items() if k.endswith("_version")}
-    missing = [name for name, version in packages.items() if version is None]
-    detail = "missing: " + ", ".join(missing) if missing else ", ".join(f"{k} {v}" for k, v in packages.items())
+    found = environment["packages"]
+    missing = [name for name in PACKAGES if name not in found]
+    versions = [f"python {environment['python_version']}", *(f"{name} {found.get(name)}" for name in PACKAGES)]
+    detail = "missing: " + ", ".join(missing) if missing else ", ".join(versions)
     return _row("versions", not missing and sys.version_info[:2] == (3, 11), detail)
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import operator
 from collections.abc import Callable
 
-from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.artifacts import Run, read_json, sidecar
 
 RULES = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
@@ -72,6 +72,23 @@ def _gpu_seconds(run: Run) -> float | None:
     return min(found) / 1000 if found else None
 
 
+def _completed_phases(run: Run) -> int:
+    from keras_pipeline.core import manifest  # slow to import, and `status` judges nothing
+
+    phases = manifest.read(run.path("manifest")).phases.values()
+    return sum(phase.status == "completed" for phase in phases)
+
+
+def _reproduced(run: Run) -> float | None:
+    """Of a repetition of these very weights."""
+    file = run.path("manifest").with_name("reproduction.json")
+    if not file.exists():
+        return None
+    found = read_json(file)
+    mine = {name: (sidecar(run.path(name)) or {}).get("content_hash") for name in found["weights"]}
+    return float(found["same"]) if mine == found["weights"] else None
+
+
 GATES = [
     Gate(
         "url_failure_rate", "phase0 validate-urls", "<", _url_failure_rate,
@@ -121,9 +138,10 @@ GATES = [
         "prediction_seconds_gpu", "phase6 validate", "<", _gpu_seconds, limit=2.0,
         unmeasurable="no backend ran on a graphics card",
     ),
+    Gate("manifest_complete", "phase7 manifest", ">=", _completed_phases, limit=7),
     Gate(
-        "same_seed_same_model", "phase7 manifest", ">=", lambda run: None, limit=1.0,
-        unmeasurable="needs a second run: `phase7 reproduce`",
+        "same_seed_same_model", "phase7 manifest", ">=", _reproduced, limit=1.0,
+        unmeasurable="needs a second run of these weights: `phase7 reproduce`",
     ),
 ]  # fmt: skip
 

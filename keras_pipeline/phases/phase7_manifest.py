@@ -4,84 +4,125 @@ from __future__ import annotations
 
 import time
 
-import yaml
-
 from keras_pipeline.core import provenance
-from keras_pipeline.core.artifacts import ARTEFACTS, Run, Step, aside, content_hash, sidecar
+from keras_pipeline.core.artifacts import ARTEFACTS, Run, Step, changed_files, sidecar
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.phases import gates
 
 INPUTS = (
-    "audit", "dataset", "baseline", "teacher", "teacher_metrics", "regional", "regional_metrics", "soft_labels",
-    "soft_label_check", "student", "student_metrics", "shipped", "shipped_calibration", "saved_model",
-    "web", "equivalence",
+    "audit", "url_check", "dataset", "leak_audit", "baseline", "teacher", "teacher_metrics", "regional",
+    "regional_metrics", "regional_comparison", "soft_label_check", "distilled", "distill_history", "student",
+    "finetune_history", "student_metrics", "student_metrics_val", "student_metrics_train", "calibration", "shipped",
+    "shipped_calibration", "quantization", "saved_model", "export", "web", "equivalence",
 )  # fmt: skip
 
 
 def manifest(run: Run) -> None:
+    """Folds the sidecars of the whole chain into one file; nothing is measured anew."""
+    from keras_pipeline.core import manifest as schema
+
     config, dataset = run.config, run.read("dataset")
     counts = {name: dataset["splits"][name]["n"] for name in SPLITS}
+    shards = [shard for split in dataset["splits"].values() for shard in split["shards"]]
     value = {
+        "manifest_version": 1,
         "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **provenance.git_commit(),
         "experiment": config.experiment,
         "data": {
             "mongo_snapshot": f"tfrecords/{config.dataset_name}/dataset.json",
             "source": f"{provenance.redact(config.source.uri)} {config.source.database}.{config.source.collection}",
-            "query": config.source.query,
-            "dataset_hash": _hash(run, "dataset"),
+            "query": provenance.redact_values(config.source.query),
+            "dataset_hash": sidecar(run.path("dataset"))["content_hash"],
+            "class_hash": dataset["class_hash"],
             "total_samples": sum(counts.values()),
             "total_species": len(dataset["classes"]),
             **{f"{name}_samples": n for name, n in counts.items()},
+            "shards": {shard["name"]: shard["sha256"] for shard in shards},
         },
         "phases": _phases(run),
-        "environment": {**provenance.environment(), "gpu": _gpus(), "seed": config.seed},
+        "environment": _environment(run),
         "hyperparameters": _hyperparameters(run),
-        "gates": gates.judge(run, {gate.step for gate in gates.GATES}),
+        "gates": gates.judge(run, {gate.step for gate in gates.GATES} - {"phase7 manifest"}),
         "artefacts": _artefacts(run),
-        "config": _redacted(config.model_dump()),
+        "config": provenance.redact_values(config.model_dump()),
     }
-    with aside(run.path("manifest")) as temporary:
-        temporary.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    schema.write(run.path("manifest"), value)
     print(run.path("manifest"))
 
 
 def _phases(run: Run) -> dict:
     teacher, regional, student = (run.read(f"{n}_metrics") for n in ("teacher", "regional", "student"))
-    region = run.config.phase2.region
-    calibration, export = run.read("shipped_calibration"), run.read("export")
-    student_model = run.config.phase3.model
-    epochs = {name: len(run.read(f"{name}_history")["epochs"]) for name in ("distill", "finetune")}
-    phases = {
-        "phase_0": {"baseline_top1": run.read("baseline")["top1_accuracy"]},
+    region, comparison = run.config.phase2.region, run.read("regional_comparison")
+    calibration, export, equivalence = (run.read(n) for n in ("shipped_calibration", "export", "equivalence"))
+    model, soft_labels = run.config.phase3.model, run.read("soft_label_check")
+    figures = {
+        "phase_0": {
+            "documents": run.read("audit")["documents"],
+            "url_failure_rate": run.read("url_check")["failure_rate"],
+            "groups": run.read("leak_audit")["groups"],
+            "leaks": len(run.read("leak_audit")["leaks"]),
+            "baseline_top1": run.read("baseline")["top1_accuracy"],
+        },
         "phase_1": {
             "teacher": run.config.phase1.model.name,
             "top1": teacher["top1_accuracy"],
             "top5": teacher["top5_accuracy"],
-            "checkpoint": _relative("teacher"),
+            **_checkpoint(run, "teacher"),
         },
         "phase_2": {
             "teacher": run.config.phase2.model.name,
             "region": region,
             f"top1_{region.lower()}": (regional["per_region"].get(region) or {}).get("top1"),
-            "checkpoint": _relative("regional"),
+            "top1": regional["top1_accuracy"],
+            "verdict": comparison["verdict"],
+            **_checkpoint(run, "regional"),
         },
-        "phase_3": {"student_architecture": f"{student_model.name}_{student_model.alpha}"},
+        "phase_3": {
+            "student_architecture": f"{model.name}_{model.alpha}",
+            "student_parameters": soft_labels["student"]["parameters"],
+            "soft_label_sum_error": soft_labels["sum_max_deviation"],
+        },
         "phase_4": {
-            "distillation_epochs": epochs["distill"],
-            "finetuning_epochs": epochs["finetune"],
+            "distillation_epochs": len(run.read("distill_history")["epochs"]),
+            "finetuning_epochs": len(run.read("finetune_history")["epochs"]),
             "final_top1": student["top1_accuracy"],
             "final_top5": student["top5_accuracy"],
-            "checkpoint": _relative("student"),
+            "val_top1": run.read("student_metrics_val")["top1_accuracy"],
+            "train_top1": run.read("student_metrics_train")["top1_accuracy"],
+            **_checkpoint(run, "student"),
         },
-        "phase_5": {"ece": calibration["ece_after"], "confidence_threshold": calibration["threshold"]},
+        "phase_5": {
+            "temperature": calibration["temperature"],
+            "ece": calibration["ece_after"],
+            "confidence_threshold": calibration["threshold"],
+            "precision": calibration["precision"],
+            "coverage": calibration["coverage"],
+        },
         "phase_6": {
             f"model_size_{run.config.phase6.quantization}": round(export["bytes"] / 1e6, 3),  # MB
             "tfjs_export": f"web_export/{run.config.experiment}",
+            "equivalence": equivalence["status"],
+            **_checkpoint(run, "shipped"),
         },
     }
-    # Completed all of them: the step's inputs were there, or it would not have begun.
-    return {name: {"status": "completed", **entry} for name, entry in phases.items()}
+    return {name: _status(run, name.replace("_", "")) | entry for name, entry in figures.items()}
+
+
+def _status(run: Run, phase: str) -> dict:
+    """Completed they all are: the step's inputs were there, or it would not have begun."""
+    why = {title: reason for title, reason in run.stale.items() if title.startswith(phase)}
+    seconds = {m["producer"]: m["seconds"] for m in _metas(run).values() if m["producer"].startswith(phase)}
+    said = {"status": "not up to date", "why": why} if why else {"status": "completed"}
+    return said | {"seconds": round(sum(seconds.values()), 2)}
+
+
+def _checkpoint(run: Run, name: str) -> dict:
+    return {
+        "checkpoint": ARTEFACTS[name].split("/", 2)[2],
+        "checkpoint_hash": sidecar(run.path(name))["content_hash"],
+    }
 
 
 def _hyperparameters(run: Run) -> dict:
@@ -95,44 +136,36 @@ def _hyperparameters(run: Run) -> dict:
         "distillation_temperature": config.phase3.distillation.temperature,
         "kl_weight": weights.kl_divergence,
         "ce_weight": weights.cross_entropy,
-    }  # Everything else is in `config`.
+    }  # The plan's list. Every parameter there is stands in `config`.
+
+
+def _metas(run: Run) -> dict[str, dict]:
+    metas = {name: sidecar(run.path(name)) for name in ARTEFACTS if name not in ("manifest", "report")}
+    return {name: meta for name, meta in metas.items() if meta}
 
 
 def _artefacts(run: Run) -> dict:
-    metas = {name: sidecar(run.path(name)) for name in ARTEFACTS if name not in ("manifest", "report")}
-    return {
-        name: {key: meta[key] for key in ("content_hash", "producer", "code_version", "inputs", "seconds")}
-        for name, meta in metas.items()
-        if meta
-    }
+    keys = ("content_hash", "producer", "code_version", "inputs", "seconds", "finished")
+    return {name: {key: meta[key] for key in keys} for name, meta in _metas(run).items()}
 
 
-def _relative(name: str) -> str:
-    return ARTEFACTS[name].split("/", 2)[2]
-
-
-def _hash(run: Run, name: str) -> str | None:
-    return (sidecar(run.path(name)) or {}).get("content_hash")
-
-
-def _redacted(value):
-    if isinstance(value, dict):
-        return {key: _redacted(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_redacted(inner) for inner in value]
-    return provenance.redact(value) if isinstance(value, str) else value
-
-
-def _gpus() -> list[str]:
+def _environment(run: Run) -> dict:
     import tensorflow as tf
 
     devices = tf.config.list_physical_devices("GPU")
-    return [tf.config.experimental.get_device_details(device).get("device_name", device.name) for device in devices]
+    built = tf.sysconfig.get_build_info()
+    return {
+        **provenance.environment(),
+        "gpu": [tf.config.experimental.get_device_details(each).get("device_name", each.name) for each in devices],
+        "drivers": {key: str(built[key]) for key in ("cuda_version", "cudnn_version") if devices and key in built}
+        | provenance.drivers(),
+        "seed": run.config.seed,
+        "deterministic": run.config.deterministic,
+    }
 
 
-def verify(run: Run) -> None:
-    """Re-hashes every artefact. Raises BrokenArtefact naming those that are not what their step left."""
-    from keras_pipeline.core.errors import BrokenArtefact
+def verify(run: Run) -> int:
+    """Re-hashes every artefact and returns how many. Raises BrokenArtefact naming what its step did not leave so."""
     from keras_pipeline.data import records
 
     changed, checked = [], 0
@@ -141,13 +174,13 @@ def verify(run: Run) -> None:
         if meta is None or (name == "raw" and not path.exists()):
             continue
         checked += 1
-        if not path.exists() or content_hash(path) != meta["content_hash"]:
-            changed.append(str(path))
+        changed += changed_files(path, meta)
     if run.path("dataset").exists():
         changed += map(str, records.corrupt_shards(records.load_info(run.path("dataset"))))
     if changed:
         raise BrokenArtefact("changed since they were made: " + ", ".join(changed) + "; `run` makes them again")
     print(f"{checked} artefacts verified, none changed")
+    return checked
 
 
-STEPS = [Step("phase7", "manifest", manifest, INPUTS, ("manifest",), (), 1)]
+STEPS = [Step("phase7", "manifest", manifest, INPUTS, ("manifest",), (), 2)]

@@ -32,10 +32,6 @@ PHASES = (
     phase0_dataset, phase1_teacher, phase2_regional, phase3_soft_labels, phase4_student, phase5_calibration,
     phase6_export, phase7_manifest,
 )  # fmt: skip
-# What must come out the same; the rest follows from these or holds times.
-COMPARED = (
-    "dataset", "teacher", "regional", "soft_labels", "distilled", "student", "shipped", "shipped_calibration",
-)  # fmt: skip
 STEPS: list[Step] = [step for phase in PHASES for step in phase.STEPS]
 
 
@@ -106,11 +102,11 @@ def evaluate_split(run: Run, step: Step) -> None:
 def _execute(run: Run, step: Step) -> None:
     started = time.monotonic()
     with condition.under_way(run, step):
-        _check_inputs(run, step)
+        stale = _check_inputs(run, step)
         for path in map(run.path, step.outputs):
             # Old sidecars stay until there are new ones: if the step fails, they still vouch for what it didn't touch.
             path.parent.mkdir(parents=True, exist_ok=True)
-        _guarded(run, step)
+        _guarded(dataclasses.replace(run, stale=stale), step)
         seconds = time.monotonic() - started
         artifacts.write_sidecars(run, step, seconds)
     if step.clean:
@@ -146,7 +142,9 @@ def _name_corrupt_shard(run: Run) -> None:
         raise BrokenArtefact(f"{', '.join(map(str, corrupt))}: corrupt shard; {records.REMEDY}") from None
 
 
-def _check_inputs(run: Run, step: Step) -> None:
+def _check_inputs(run: Run, step: Step) -> dict[str, str]:
+    """Their makers that are not up to date, and why. Raises BrokenArtefact for what is missing or was edited."""
+    stale = {}
     for name in step.needs(run.config):
         maker = next(other for other in STEPS if name in other.outputs)
         if not run.path(name).exists():
@@ -158,6 +156,8 @@ def _check_inputs(run: Run, step: Step) -> None:
         reason = artifacts.why_stale(run, maker)
         if reason is not None and artifacts.sidecar(run.path(name)):
             print(f"warning: {step.title} uses {name}, which is not up to date ({reason}); `{maker.title}` renews it")
+            stale[maker.title] = reason
+    return stale
 
 
 @contextlib.contextmanager
@@ -218,33 +218,3 @@ def would_run(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]
              "last": last}
         )  # fmt: skip
     return rows
-
-
-def reproduce(run: Run) -> list[str]:
-    """The whole chain once more in a fresh folder, from the manifest's config; names the artefacts that differ.
-
-    Only content hashes are compared, so use it with `deterministic: true`.
-    """
-    import yaml
-
-    from keras_pipeline.core.config import from_dict
-
-    if not run.path("manifest").exists():
-        raise BrokenArtefact(f"{run.path('manifest')}: missing; run `phase7 manifest` first")
-    manifest = yaml.safe_load(run.path("manifest").read_text(encoding="utf-8"))
-    root = run.path("manifest").parent / "reproduction"
-    values = manifest["config"] | {"root": str(root)}
-    values["source"] = run.config.source.model_dump()  # The manifest's URI has no password.
-    again = dataclasses.replace(run, config=from_dict(values, "manifest"))
-    execute(again, STEPS)
-    different = []
-    for name, entry in manifest["artefacts"].items():
-        if (
-            name in COMPARED
-            and (artifacts.sidecar(again.path(name)) or {}).get("content_hash") != entry["content_hash"]
-        ):
-            different.append(name)
-            print(f"{entry['producer']}: {name} differs")
-    if not different:
-        print(f"reproduced: {len(COMPARED)} artefacts have the same content hash")
-    return different

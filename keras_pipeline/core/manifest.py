@@ -1,0 +1,122 @@
+"""What a manifest holds: the plan's YAML (7.1) and all that a repetition needs; checked when written and when read."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from keras_pipeline.core.artifacts import aside
+from keras_pipeline.core.errors import BrokenArtefact
+
+HASH = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Data(Part):
+    """The collection as it was when the records were made."""
+
+    mongo_snapshot: str  # dataset.json of the records
+    source: str  # without a password
+    query: dict[str, Any]
+    dataset_hash: str = HASH
+    class_hash: str
+    total_samples: int
+    total_species: int
+    train_samples: int
+    val_samples: int
+    calibration_samples: int
+    test_samples: int
+    shards: dict[str, str]  # file -> sha256
+
+
+class Phase(BaseModel):
+    """Figures differ from phase to phase; these all have."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    status: Literal["completed", "not up to date"]
+    why: dict[str, str] | None = None  # step -> reason, where it isn't up to date
+    seconds: float  # of its steps, when they last ran
+    checkpoint: str | None = None
+    checkpoint_hash: str | None = None  # content hash: of the weights, not of the file's dates
+
+
+class Environment(Part):
+    python_version: str
+    tensorflow_version: str
+    keras_version: str
+    platform: str
+    cpu: str
+    gpu: list[str]
+    drivers: dict[str, str]
+    flags: dict[str, str]  # what the environment told TensorFlow, XLA, CUDA and Keras
+    packages: dict[str, str]
+    seed: int
+    deterministic: bool
+
+
+class Gate(Part):
+    name: str
+    step: str
+    status: Literal["met", "missed", "not measurable here"]
+    value: float | None
+    target: str
+    reason: str
+
+
+class Artefact(Part):
+    content_hash: str = HASH
+    producer: str
+    code_version: int
+    inputs: dict[str, str | None]
+    seconds: float
+    finished: str
+
+
+class Manifest(Part):
+    manifest_version: Literal[1]
+    timestamp: str
+    git_commit: str | None
+    git_dirty: bool | None
+    experiment: str
+    data: Data
+    phases: dict[str, Phase] = Field(min_length=7, max_length=7)
+    environment: Environment
+    hyperparameters: dict[str, float]
+    gates: list[Gate]
+    artefacts: dict[str, Artefact] = Field(min_length=1)
+    config: dict[str, Any]
+
+
+def write(path: Path, value: dict) -> None:
+    """Raises BrokenArtefact, naming the fields, where it isn't what a manifest has to be."""
+    checked = _validate(value, path)
+    with aside(path) as temporary:
+        text = yaml.safe_dump(checked.model_dump(exclude_none=False), sort_keys=False, allow_unicode=True)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read(path: Path) -> Manifest:
+    """Raises BrokenArtefact for what is no manifest, or one of another version."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BrokenArtefact(f"{path}: missing; run `phase7 manifest` first, or give another --manifest") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BrokenArtefact(f"{path}: can't be read ({error}); expected what `phase7 manifest` writes") from error
+    return _validate(value, path)
+
+
+def _validate(value: Any, path: Path) -> Manifest:
+    try:
+        return Manifest.model_validate(value)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in error.errors()]
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise BrokenArtefact(
+            f"{path}: is not what a manifest has to be: {'; '.join(faults[:5])}{more}; `phase7 manifest` writes one"
+        ) from None

@@ -1,0 +1,278 @@
+"""The manifest's schema, what verify names, a repetition compared with it. No training: the chain is stood in for."""
+
+import contextlib
+import copy
+import json
+
+import pytest
+import yaml
+
+from keras_pipeline import __main__ as cli
+from keras_pipeline.core import artifacts, manifest
+from keras_pipeline.core.artifacts import Run, Step, write_json
+from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.phases import gates, phase7_manifest, reproducing
+
+ARTEFACTS = {
+    "dataset": "phase0 split", "teacher": "phase1 train", "regional": "phase2 train", "soft_labels": "phase3 combine",
+    "distilled": "phase4 distill", "student": "phase4 finetune", "shipped": "phase6 quantize",
+    "shipped_calibration": "phase6 quantize", "curves": "phase4 plot",
+}  # fmt: skip
+LEAKS = {"name": "leaks", "step": "phase0 split", "status": "met", "value": 0, "target": "<= 0", "reason": ""}
+
+
+@pytest.fixture
+def value(make_config):
+    """A whole manifest, as plain values."""
+    hashes = {name: f"{number:064x}" for number, name in enumerate(ARTEFACTS)}
+    phase = {"status": "completed", "seconds": 10.0}
+    return {
+        "manifest_version": 1,
+        "timestamp": "2026-01-01T00:00:00Z",
+        "git_commit": None,
+        "git_dirty": None,
+        "experiment": "tiny",
+        "data": {
+            "mongo_snapshot": "tfrecords/tiny/dataset.json", "source": "embedded plants.photos", "query": {},
+            "dataset_hash": hashes["dataset"], "class_hash": "c", "total_samples": 1000, "total_species": 3,
+            "train_samples": 700, "val_samples": 50, "calibration_samples": 50, "test_samples": 200, "shards": {},
+        },
+        "phases": {f"phase_{n}": copy.deepcopy(phase) for n in range(7)}
+        | {"phase_1": phase | {"top1": 0.9, "top5": 0.995}, "phase_4": phase | {"final_top1": 0.8}},
+        "environment": {
+            "python_version": "3.11.7", "tensorflow_version": "2.19.0", "keras_version": "3.15.1", "platform": "Linux",
+            "cpu": "2 x EPYC", "gpu": [], "drivers": {}, "flags": {}, "packages": {"numpy": "2.1.3"}, "seed": 42,
+            "deterministic": True,
+        },
+        "hyperparameters": {"kl_weight": 0.7},
+        "gates": [LEAKS],
+        "artefacts": {
+            name: {"content_hash": hashes[name], "producer": maker, "code_version": 1, "inputs": {}, "seconds": 1.0,
+                   "finished": "2026-01-01T00:00:00Z"}
+            for name, maker in ARTEFACTS.items()
+        },
+        "config": make_config(deterministic=True).model_dump(),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def run(make_config):
+    run = Run(make_config(deterministic=True), lambda: contextlib.nullcontext())
+    run.path("manifest").parent.mkdir(parents=True)
+    return run
+
+
+def test_a_manifest_comes_back_as_it_was_written(value, tmp_path):
+    manifest.write(tmp_path / "m.yaml", value)
+    found = manifest.read(tmp_path / "m.yaml")
+    assert found.phases["phase_4"].final_top1 == 0.8 and found.data.test_samples == 200
+    manifest.write(tmp_path / "again.yaml", found.model_dump())
+    assert (tmp_path / "again.yaml").read_bytes() == (tmp_path / "m.yaml").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda v: v.pop("gates"), "gates: Field required"),
+        (lambda v: v.update(manifest_version=2), "manifest_version: Input should be 1"),
+        (lambda v: v["phases"].pop("phase_3"), "phases: Dictionary should have at least 7 items"),
+        (lambda v: v["data"].update(dataset_hash="abc"), "data.dataset_hash: String should match"),
+        (lambda v: v["phases"]["phase_2"].update(status="fine"), "phases.phase_2.status: Input should be 'completed'"),
+        (lambda v: v.update(more=1), "more: Extra inputs are not permitted"),
+    ],
+)
+def test_what_is_no_manifest_is_named(value, tmp_path, change, said):
+    manifest.write(tmp_path / "m.yaml", value)
+    change(value)
+    with pytest.raises(BrokenArtefact, match=said):
+        manifest.write(tmp_path / "m.yaml", value)
+    (tmp_path / "n.yaml").write_text(yaml.safe_dump(value))
+    with pytest.raises(BrokenArtefact, match=said):
+        manifest.read(tmp_path / "n.yaml")
+    manifest.read(tmp_path / "m.yaml")  # the old one is still there
+
+
+@pytest.mark.parametrize("text", ["", "[]", "a: [", "\x00", "!!python/object/apply:os.system [true]"])
+def test_other_files_are_no_manifests(tmp_path, text):
+    (tmp_path / "m.yaml").write_text(text)
+    with pytest.raises(BrokenArtefact, match="m.yaml: (is not what|can't be read)"):
+        manifest.read(tmp_path / "m.yaml")
+    with pytest.raises(BrokenArtefact, match="n.yaml: missing; run `phase7 manifest`"):
+        manifest.read(tmp_path / "n.yaml")
+
+
+def test_verify_names_each_file_that_changed(run):
+    steps = Step("phase6", "export", print, (), ("saved_model", "export"), (), 1)
+    folder = run.path("saved_model")
+    folder.mkdir(parents=True)
+    for name in ("a.bin", "b.bin"):
+        (folder / name).write_text(name)
+    write_json(run.path("export"), {"bytes": 1})
+    artifacts.write_sidecars(run, steps, 1.0)
+    assert phase7_manifest.verify(run) == 2
+    (folder / "a.bin").write_text("A.bin")  # as long as before
+    (folder / "b.bin").unlink()
+    (folder / "c.bin").write_text("new")
+    with pytest.raises(
+        BrokenArtefact, match=r"saved_model/a.bin, .*/b.bin \(missing\), .*/c.bin; `run` makes them"
+    ) as found:
+        phase7_manifest.verify(run)
+    assert "export.json" not in str(found.value)
+    run.path("export").write_text("{")
+    with pytest.raises(BrokenArtefact, match="export.json"):
+        phase7_manifest.verify(run)
+
+
+@pytest.fixture
+def repeat(run, value, monkeypatch):
+    """reproduce(changes of the second manifest) -> its result; the chain's place takes a manifest."""
+    manifest.write(run.path("manifest"), value)
+
+    def repeat(change=lambda v: None, **first):
+        again = copy.deepcopy(value | first)
+        manifest.write(run.path("manifest"), again)
+        change(again)
+
+        def execute(other, steps, force):
+            other.path("manifest").parent.mkdir(parents=True, exist_ok=True)
+            manifest.write(other.path("manifest"), again)
+            assert other.config.root == str(run.path("manifest").parent / "reproduction")
+            return []
+
+        monkeypatch.setattr(reproducing.runner, "execute", execute)
+        return reproducing.reproduce(run, run.path("manifest"))
+
+    return repeat
+
+
+def change_of(*names):
+    return lambda v: [v["artefacts"][name].update(content_hash="f" * 64) for name in names]
+
+
+def test_the_same_hashes_are_a_reproduction(repeat, run, capsys):
+    result = repeat()
+    assert result["same"] and result["first_difference"] is None and result["environment"] == {}
+    assert "reproduced: 8 artefacts have the same content hash" in capsys.readouterr().out
+    assert json.loads(run.path("manifest").with_name("reproduction.json").read_text()) == result
+
+
+def test_the_first_step_that_differs_is_named(repeat, capsys):
+    result = repeat(change_of("shipped", "student", "distilled", "curves"))
+    assert (result["same"], result["first_difference"]) == (False, "phase4 distill")
+    assert result["also_different"] == ["curves"]
+    assert "NOT reproduced: the first that differs is phase4 distill" in capsys.readouterr().out
+
+
+def test_a_picture_alone_is_no_failure(repeat):
+    result = repeat(change_of("curves"))
+    assert result["same"] and result["also_different"] == ["curves"]
+
+
+def test_another_machine_is_told(repeat, capsys):
+    def elsewhere(v):
+        v["environment"]["packages"]["numpy"] = "2.2.0"
+        v["environment"]["cpu"] = "4 x Xeon"
+
+    assert repeat(elsewhere)["environment"] == {"cpu": ["2 x EPYC", "4 x Xeon"], "numpy": ["2.1.3", "2.2.0"]}
+    assert "other than then: numpy: 2.1.3 -> 2.2.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("top1", "same"),
+    # 0.9 of 200 photos: 3 sqrt(2 * 0.9 * 0.1 / 200) = 0.09
+    [(0.9, True), (0.811, True), (0.989, True), (0.809, False), (0.991, False)],
+)
+def test_without_determinism_figures_have_a_tolerance(repeat, make_config, top1, same):
+    def change(v):
+        change_of("teacher", "student")(v)
+        v["phases"]["phase_1"]["top1"] = top1
+
+    result = repeat(change, config=make_config(deterministic=False).model_dump())
+    assert result["same"] is same and result["first_difference"] == (None if same else "phase_1 top1")
+
+
+def test_without_determinism_the_records_still_must_be_the_same(repeat, make_config):
+    result = repeat(change_of("dataset"), config=make_config().model_dump())
+    assert (result["same"], result["first_difference"]) == (False, "phase0 split")
+
+
+def test_the_gate_believes_a_reproduction_of_these_weights_only(repeat, run):
+    def verdict():
+        (found,) = (each for each in gates.judge(run, {"phase7 manifest"}) if each["name"] == "same_seed_same_model")
+        return found["status"]
+
+    assert verdict() == "not measurable here"
+    repeat()
+    assert verdict() == "not measurable here"  # nothing lies here
+    for name in reproducing.WEIGHTS:
+        path = run.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        hashed = {"content_hash": f"{list(ARTEFACTS).index(name):064x}"}
+        write_json(path.with_name(path.name + ".meta.json"), hashed)
+    assert verdict() == "met"
+    repeat(change_of("student"))
+    assert verdict() == "missed"
+
+
+def test_a_manifest_without_its_password_asks_for_it(run, value):
+    uri = {"uri": "mongodb://***@host", "base_url": None}
+    value["config"]["source"] |= uri
+    manifest.write(run.path("manifest"), value)
+    config = run.config.model_copy(update={"source": run.config.source.model_copy(update=uri)})
+    with pytest.raises(
+        ValueError, match="source.uri: received mongodb://\\*\\*\\*@host, .* give it by --set 'source.uri=URI'"
+    ):
+        reproducing.reproduce(Run(config, run.open_source), run.path("manifest"))
+
+
+def test_the_records_of_a_mongodb_are_the_snapshot(run, value, make_config, monkeypatch):
+    source = {"uri": "mongodb://me:s3cret@host"}
+    mine = Run(make_config(deterministic=True, source=source), run.open_source)
+    dataset = mine.path("dataset")
+    dataset.parent.mkdir(parents=True)
+    write_json(dataset, {"classes": []})
+    (dataset.parent / "train-00000-of-00001.tfrecord").write_bytes(b"photos")
+    (dataset.parent / "ledger.sqlite").write_bytes(b"changes in place")
+    mine.path("audit").parent.mkdir(parents=True)
+    write_json(mine.path("audit"), {})
+    artifacts.write_sidecars(mine, Step("phase0", "split", print, (), ("dataset",), (), 1), 1.0)
+    value["data"]["dataset_hash"] = artifacts.sidecar(dataset)["content_hash"]
+    value["config"]["source"]["uri"] = "mongodb://***@host"
+    manifest.write(mine.path("manifest"), value)
+    seen = {}
+
+    def execute(other, steps, force):
+        folder = other.path("dataset").parent
+        seen.update(files=sorted(p.name for p in folder.iterdir()), uri=other.config.source.uri)
+        seen["vouched"] = artifacts.fingerprint(other.path("dataset")).items() <= artifacts.sidecar(dataset).items()
+        manifest.write(other.path("manifest"), value)
+        return []
+
+    monkeypatch.setattr(reproducing.runner, "execute", execute)
+    (mine.path("manifest").parent / "reproduction/artifacts/tiny/phase7").mkdir(parents=True)
+    reproducing.reproduce(mine, mine.path("manifest"))
+    assert seen == {
+        "files": ["dataset.json", "dataset.json.meta.json", "train-00000-of-00001.tfrecord"],
+        "uri": "mongodb://me:s3cret@host", "vouched": True,
+    }  # fmt: skip
+    assert "s3cret" not in mine.path("manifest").with_name("reproduction.json").read_text()
+
+
+def test_reproduce_needs_a_manifest_and_nothing_else(value, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "m.yaml"
+    manifest.write(file, value)
+    seen = {}
+    monkeypatch.setattr(
+        reproducing, "reproduce", lambda run, source, force: seen.update(run=run, source=source) or {"same": True}
+    )
+    assert cli.main(["phase7", "reproduce", "--manifest", str(file), "--set", "seed=7"]) == 0
+    assert seen["source"] == file and seen["run"].config.seed == 7 and seen["run"].config.experiment == "tiny"
+    assert cli.main(["phase7", "reproduce", "--manifest", str(tmp_path / "none.yaml")]) == 3
+    assert "none.yaml: missing" in capsys.readouterr().err
+    assert cli.main(["phase7", "verify", "--manifest", str(file)]) == 2
+    assert "--manifest goes with reproduce, received phase7 verify" in capsys.readouterr().err
+
+
+def test_without_config_or_manifest_a_command_says_what_it_needs(capsys):
+    assert cli.main(["phase7", "reproduce"]) == 2
+    assert "phase7: --config is missing; expected a YAML file, see configs/" in capsys.readouterr().err
