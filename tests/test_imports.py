@@ -30,7 +30,8 @@ WITHIN_PHASES = {
     "cost": set(),
     "runner": {"phase*", "gates", "input_profile", "condition", "cost"},
     "reproducing": {"runner"},
-    "summary": {"runner", "gates", "calibrating"},
+    "model_card": {"calibrating"},
+    "summary": {"runner", "gates", "calibrating", "model_card"},
     "phase7_manifest": {"gates"} | HELPERS,
 }
 

@@ -8,8 +8,18 @@ import pytest
 
 from keras_pipeline.evaluation import plots, report
 from keras_pipeline.evaluation.calibration import equal_width, reliability_bins
+from keras_pipeline.web.browser import BrowserMissing, open_browser
+from keras_pipeline.web.tfjs import PAGE
 
-GATE = {"name": "Student top-1", "status": "met", "value": 0.912, "target": "≥ 0.70", "reason": ""}
+GATE = {
+    "name": "student_top1",
+    "words": "Student top-1",
+    "status": "met",
+    "value": 0.912,
+    "target": "≥ 0.70",
+    "reason": "",
+}
+AXE = PAGE / "node_modules/axe-core/axe.min.js"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -33,6 +43,15 @@ def written(path, **changes):
     arguments = {"experiment": "demo", "summary": {}, "gates": [], "sections": []} | changes
     report.write_report(path, **arguments)
     return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    try:
+        with open_browser() as opened:
+            yield opened
+    except BrowserMissing as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -60,12 +79,12 @@ def test_page_is_well_formed_and_needs_no_network(tmp_path, figure):
 
 def test_everything_is_escaped(tmp_path):
     evil = "<script>\"&'"
-    gate = GATE | {"name": evil, "reason": evil, "target": evil, "value": evil}
+    gate = GATE | {"name": evil, "words": evil, "reason": evil, "target": evil, "value": evil}
     blocks = [report.Paragraph(evil), report.Table([evil], [[evil]], evil), report.KeyValues({evil: evil})]
     page = written(tmp_path / "r.html", experiment=evil, summary={evil: evil}, gates=[gate], sections=[(evil, blocks)])
     assert "<script" not in page
-    # title, heading, tile (2), gate (4), contents, section, paragraph, caption, header, cell, key and value
-    assert page.count("&lt;script&gt;&quot;&amp;&#x27;") == 16
+    # title, heading, tile (2), gate (5), contents, section, paragraph, caption, header, cell, key and value
+    assert page.count("&lt;script&gt;&quot;&amp;&#x27;") == 17
 
 
 def test_dollar_signs_and_braces_survive_the_template(tmp_path):
@@ -81,7 +100,7 @@ def test_gates_are_counted_by_status(tmp_path):
 
 @pytest.mark.parametrize("gate", [GATE | {"status": "passed"}, {"name": "x"}])
 def test_malformed_gates_are_refused(tmp_path, gate):
-    with pytest.raises(ValueError, match="A gate needs name, status, value, target and reason"):
+    with pytest.raises(ValueError, match="A gate needs name, words, status, value, target and reason"):
         written(tmp_path / "r.html", gates=[gate])
 
 
@@ -151,3 +170,46 @@ def test_figures_without_data_are_refused(tmp_path):
         plots.class_histogram({}, tmp_path / "x.png")
     with pytest.raises(ValueError, match="at least one epoch"):
         plots.training_curves([("distillation", {})], tmp_path / "x.png")
+
+
+def test_missed_gates_come_first(tmp_path):
+    gates = [GATE | {"name": name, "status": status} for name, status in (("a", "met"), ("b", "missed"), ("c", "met"))]
+    page = written(tmp_path / "r.html", gates=gates)
+    assert re.findall(r"<code>(\w)</code>", page) == ["b", "a", "c"]
+
+
+def test_markdown_has_the_same_numbers_and_no_figures(tmp_path, figure):
+    blocks = [
+        report.Paragraph("text"),
+        report.Table(["Region", "Top-1"], [["EU|SW", 0.5], ["NA", None]], "By region"),
+        report.Figure(figure, "Photos per class"),
+        report.KeyValues({"photos": 12345}),
+    ]
+    report.write_markdown(tmp_path / "card.md", "Card", [("Data", blocks)])
+    assert (tmp_path / "card.md").read_text() == (
+        "# Card\n\n## Data\n\ntext\n\nBy region:\n\n| Region | Top-1 |\n| --- | --- |\n| EU\\|SW | 0.500 |\n| NA | – |\n"
+        "\n- photos: 12,345\n"
+    )
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light")])
+def test_axe_finds_nothing_and_a_phone_needs_no_scrolling_sideways(tmp_path, figure, chromium, width, scheme):
+    long = ["Region", "a rather long header", "another one of them", "and one more", "the last of these"]
+    blocks = [
+        report.Paragraph("text"),
+        report.Table(long, [["EU_SW", 0.5, 1, 2.25, "words that are many " * 5]], "By region"),
+        report.Figure(figure, "Photos per class"),
+        report.KeyValues({"hash": "0123456789abcdef" * 4}),
+        report.Details("The config", "seed: 42\n" * 3 + "x" * 300),
+    ]
+    gates = [GATE | {"status": status} for status in ("met", "missed", "not measurable here")]
+    file = tmp_path / "r.html"
+    written(file, gates=gates, summary={"Top-1": 0.9, "photos": 1360}, sections=[("Data", blocks)])
+    page = chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.goto(file.as_uri())
+    page.click("summary")
+    page.add_script_tag(path=str(AXE))
+    violations = page.evaluate("axe.run().then(({ violations }) => violations.map((v) => [v.id, v.nodes[0].html]))")
+    assert violations == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.close()

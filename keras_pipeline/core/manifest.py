@@ -61,6 +61,7 @@ class Environment(Part):
 
 class Gate(Part):
     name: str
+    words: str
     step: str
     status: Literal["met", "missed", "not measurable here"]
     value: float | None

@@ -50,7 +50,15 @@ class KeyValues:
     items: dict[str, Cell]
 
 
-Block = Paragraph | Table | Figure | KeyValues
+@dataclass(frozen=True)
+class Details:
+    """Long text as it is (a config), folded away under its title."""
+
+    title: str
+    text: str
+
+
+Block = Paragraph | Table | Figure | KeyValues | Details
 
 
 def write_report(
@@ -68,8 +76,8 @@ def write_report(
         path: of the HTML file; its folder must exist.
         experiment: the config's name.
         summary: `{label: value}`, the handful of figures shown large at the top.
-        gates: dictionaries `name, status, value, target, reason`; status is 'met', 'missed' or 'not measurable here'.
-            None: the page is not about gates.
+        gates: dictionaries `name, words, status, value, target, reason`; status is 'met', 'missed' or 'not measurable
+            here'; missed ones are shown first. None: the page is not about gates.
         sections: `(title, blocks)` in order of reading.
         kind: what the page is, above its title.
 
@@ -94,6 +102,29 @@ def write_report(
     )
     with aside(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def write_markdown(path: str | Path, title: str, sections: Sequence[tuple[str, Sequence[Block]]]) -> None:
+    """The same blocks as a Markdown file, without the figures; written aside first."""
+    parts = [f"# {title}"]
+    for heading, blocks in sections:
+        parts += [f"## {heading}", *map(_markdown, blocks)]
+    with aside(Path(path)) as temporary:
+        temporary.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Paragraph(text):
+            return text
+        case KeyValues(items):
+            return "\n".join(f"- {key}: {format_cell(value)}" for key, value in items.items())
+        case Table(headers, rows, caption):
+            columns = [format_column(column) for column in zip(*rows, strict=True)]
+            lines = [headers, ["---"] * len(headers), *zip(*columns, strict=True)]
+            escaped = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in lines]
+            return f"{caption}:\n\n" + "\n".join(f"| {line} |" for line in escaped)
+    return ""
 
 
 def format_cell(value: Cell) -> str:
@@ -147,8 +178,10 @@ def _block(block: Block) -> str:
         case KeyValues(items):
             pairs = "".join(f"<dt>{_escape(key)}</dt><dd>{_escape(value)}</dd>" for key, value in items.items())
             return f"<dl>{pairs}</dl>"
+        case Details(title, text):
+            return f'<details><summary>{_escape(title)}</summary><pre tabindex="0">{_escape(text)}</pre></details>'
     raise ValueError(
-        f"Unknown block {type(block).__name__}: a section holds Paragraph, Table, Figure and KeyValues blocks."
+        f"Unknown block {type(block).__name__}: a section holds Paragraph, Table, Figure, KeyValues and Details blocks."
     )
 
 
@@ -201,8 +234,9 @@ def _verdict(gates: Sequence[dict]) -> str:
 def _gates(gates: Sequence[dict]) -> str:
     if not gates:
         return "<p>No gate has been checked yet.</p>"
-    rows = "".join(_gate(gate) for gate in gates)
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Gate", "Status", "Value", "Target", "Why"))
+    order = ("missed", "not measurable here", "met")
+    rows = "".join(_gate(gate) for gate in sorted(gates, key=lambda gate: order.index(gate["status"])))
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Asked", "Status", "Value", "Target", "Why"))
     caption = "What was asked of this run, and whether it was reached"
     return _wrap_table(caption, f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>", kind=' class="gates"')
 
@@ -210,7 +244,7 @@ def _gates(gates: Sequence[dict]) -> str:
 def _gate(gate: dict) -> str:
     kind, sign = _STATUS[gate["status"]]
     return (
-        f'<tr><th scope="row">{_escape(gate["name"])}</th>'
+        f'<tr><th scope="row">{_escape(gate["words"])} <code>{_escape(gate["name"])}</code></th>'
         f'<td><span class="chip {kind}">{sign} {gate["status"]}</span></td>'
         f'<td data-label="Value">{_escape(gate["value"])}</td><td data-label="Target">{_escape(gate["target"])}</td>'
         f"<td>{_escape(gate['reason'] or '')}</td></tr>"
@@ -219,10 +253,10 @@ def _gate(gate: dict) -> str:
 
 def _check_gates(gates: Sequence[dict]) -> None:
     for gate in gates:
-        missing = {"name", "status", "value", "target", "reason"} - gate.keys()
+        missing = {"name", "words", "status", "value", "target", "reason"} - gate.keys()
         if missing or gate["status"] not in _STATUS:
             raise ValueError(
-                f"A gate needs name, status, value, target and reason, received {gate}: "
+                f"A gate needs name, words, status, value, target and reason, received {gate}: "
                 f"add what is missing ({sorted(missing)}); status is one of {list(_STATUS)}."
             )
 
@@ -271,6 +305,11 @@ caption span { position: sticky; left: .9rem; display: inline-block; max-width: 
 th, td { padding: .45rem .9rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
 thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .85rem; white-space: nowrap; }
 tbody th { font-weight: 600; min-width: 9rem; }
+code { display: block; font-size: .8rem; font-weight: 400; color: var(--soft); }
+details { background: var(--card); border: 1px solid var(--line); border-radius: 10px; margin: 1rem 0;
+  padding: .7rem 1rem; }
+summary { cursor: pointer; font-size: .92rem; color: var(--accent); }
+pre { overflow-x: auto; font-size: .82rem; margin: .7rem 0 0; }
 .gates td[data-label] { min-width: 5.5rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .35rem 1.4rem; padding: .9rem 1rem;

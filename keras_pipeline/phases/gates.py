@@ -17,6 +17,7 @@ RULES = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.g
 @dataclasses.dataclass(frozen=True)
 class Gate:
     name: str  # of the config's limit
+    words: str  # what is judged, for readers
     step: str  # the step after which it can be judged
     rule: str
     value: Callable[[Run], float | None]
@@ -89,65 +90,107 @@ def _reproduced(run: Run) -> float | None:
     return float(found["same"]) if mine == found["weights"] else None
 
 
+def _of(artefact: str, *keys: str) -> Callable[[Run], float | None]:
+    """A figure that stands in a JSON artefact."""
+
+    def value(run: Run) -> float | None:
+        found = run.read(artefact)
+        for key in keys:
+            found = found[key]
+        return found
+
+    return value
+
+
 GATES = [
     Gate(
-        "url_failure_rate", "phase0 validate-urls", "<", _url_failure_rate,
+        "url_failure_rate", "share of the URLs that fail", "phase0 validate-urls", "<", _url_failure_rate,
         unmeasurable="no URL to check, or the sample's interval holds the limit: raise phase0.validate_urls.sample",
     ),
-    Gate("largest_group", "phase0 split", "<=", lambda run: run.read("leak_audit")["largest_group"]["share"]),
-    Gate("leaks", "phase0 split", "<=", lambda run: len(run.read("leak_audit")["leaks"]), limit=0),
-    Gate("valid_photos_min", "phase0 split", ">=", lambda run: run.read("leak_audit")["photos"]),
-    Gate("valid_photos_max", "phase0 split", "<=", lambda run: run.read("leak_audit")["photos"]),
-    Gate("balance_documented", "phase0 audit", ">=", lambda run: len(run.read("audit")["per_class"]), limit=1),
-    Gate("baseline_top1_min", "phase0 baseline", ">=", lambda run: run.read("baseline")["top1_accuracy"]),
-    Gate("teacher_top1", "phase1 evaluate", ">=", lambda run: run.read("teacher_metrics")["top1_accuracy"]),
-    Gate("teacher_top5", "phase1 evaluate", ">=", lambda run: run.read("teacher_metrics")["top5_accuracy"]),
     Gate(
-        "teacher_min_recall", "phase1 evaluate", ">", _smallest_recall,
+        "largest_group", "share of the photos in the largest group", "phase0 split", "<=",
+        _of("leak_audit", "largest_group", "share"),
+    ),
+    Gate(
+        "leaks", "groups, files or look-alikes in two splits", "phase0 split", "<=",
+        lambda run: len(run.read("leak_audit")["leaks"]), limit=0,
+    ),
+    Gate("valid_photos_min", "photos", "phase0 split", ">=", _of("leak_audit", "photos")),
+    Gate("valid_photos_max", "photos, not more", "phase0 split", "<=", _of("leak_audit", "photos")),
+    Gate(
+        "balance_documented", "species counted by the audit", "phase0 audit", ">=",
+        lambda run: len(run.read("audit")["per_class"]), limit=1,
+    ),
+    Gate("baseline_top1_min", "linear probe, top-1", "phase0 baseline", ">=", _of("baseline", "top1_accuracy")),
+    Gate("teacher_top1", "global teacher, top-1", "phase1 evaluate", ">=", _of("teacher_metrics", "top1_accuracy")),
+    Gate("teacher_top5", "global teacher, top-5", "phase1 evaluate", ">=", _of("teacher_metrics", "top5_accuracy")),
+    Gate(
+        "teacher_min_recall", "global teacher, its worst species' recall", "phase1 evaluate", ">", _smallest_recall,
         unmeasurable="no class has 20 test photos",
     ),
     Gate(
-        "regional_top1", "phase2 evaluate", ">=", lambda run: _region(run, "regional_metrics"),
+        "regional_top1", "regional teacher in its region, top-1", "phase2 evaluate", ">=",
+        lambda run: _region(run, "regional_metrics"), unmeasurable="no test photo of the region",
+    ),
+    Gate(
+        "regional_global_top1", "regional teacher everywhere, top-1", "phase2 evaluate", ">=",
+        _of("regional_metrics", "top1_accuracy"),
+    ),
+    Gate(
+        "regional_gain", "regional over global teacher in the region", "phase2 evaluate", ">", _regional_gain,
         unmeasurable="no test photo of the region",
     ),
-    Gate("regional_global_top1", "phase2 evaluate", ">=", lambda run: run.read("regional_metrics")["top1_accuracy"]),
-    Gate("regional_gain", "phase2 evaluate", ">", _regional_gain, unmeasurable="no test photo of the region"),
     Gate(
-        "soft_label_sum_error", "phase3 check", "<=", lambda run: run.read("soft_label_check")["sum_max_deviation"],
-        limit=1e-5,
+        "soft_label_sum_error", "soft labels, how far from 1 they sum up", "phase3 check", "<=",
+        _of("soft_label_check", "sum_max_deviation"), limit=1e-5,
     ),
     Gate(
-        "student_megabytes", "phase3 check", "<",
-        lambda run: run.read("soft_label_check")["student"]["megabytes"]["fp32"],
+        "student_megabytes", "student, MB", "phase3 check", "<",
+        _of("soft_label_check", "student", "megabytes", "fp32"),
     ),
-    Gate("student_val_top1", "phase4 evaluate", ">=", lambda run: run.read("student_metrics_val")["top1_accuracy"]),
-    Gate("student_train_top1", "phase4 evaluate", ">", lambda run: run.read("student_metrics_train")["top1_accuracy"]),
-    Gate("val_loss_ratio", "phase4 evaluate", "<=", _val_loss_ratio),
-    Gate("ece", "phase6 quantize", "<", lambda run: run.read("shipped_calibration")["ece_after"]),
     Gate(
-        "precision", "phase6 quantize", ">=", lambda run: run.read("shipped_calibration")["precision"],
-        unmeasurable="no test photo is conclusive",
+        "student_val_top1", "student on val, top-1", "phase4 evaluate", ">=",
+        _of("student_metrics_val", "top1_accuracy"),
     ),
-    Gate("coverage", "phase6 quantize", ">=", lambda run: run.read("shipped_calibration")["coverage"]),
-    Gate("bundle_megabytes", "phase6 export", "<=", lambda run: run.read("export")["bytes"] / 1e6),
-    Gate("browser_correlation", "phase6 validate", ">", lambda run: _wasm(run).get("correlation")),
-    Gate("browser_top1_agreement", "phase6 validate", ">=", lambda run: _wasm(run).get("top1_agreement"), limit=1.0),
-    Gate("browser_equivalence", "phase6 validate", ">=", _equivalent, limit=1.0),
-    Gate("prediction_seconds", "phase6 validate", "<", _prediction_seconds),
     Gate(
-        "prediction_seconds_gpu", "phase6 validate", "<", _gpu_seconds, limit=2.0,
+        "student_train_top1", "student on clean train photos, top-1", "phase4 evaluate", ">",
+        _of("student_metrics_train", "top1_accuracy"),
+    ),
+    Gate("val_loss_ratio", "student, last val loss over the best", "phase4 evaluate", "<=", _val_loss_ratio),
+    Gate("ece", "ECE as shipped", "phase6 quantize", "<", _of("shipped_calibration", "ece_after")),
+    Gate(
+        "precision", "precision of conclusive answers", "phase6 quantize", ">=",
+        _of("shipped_calibration", "precision"), unmeasurable="no test photo is conclusive",
+    ),
+    Gate("coverage", "share of conclusive answers", "phase6 quantize", ">=", _of("shipped_calibration", "coverage")),
+    Gate(
+        "bundle_megabytes", "model of the page, MB", "phase6 export", "<=",
+        lambda run: run.read("export")["bytes"] / 1e6,
+    ),
+    Gate(
+        "browser_correlation", "page against Python, correlation", "phase6 validate", ">",
+        lambda run: _wasm(run).get("correlation"),
+    ),
+    Gate(
+        "browser_top1_agreement", "page against Python, same species", "phase6 validate", ">=",
+        lambda run: _wasm(run).get("top1_agreement"), limit=1.0,
+    ),
+    Gate("browser_equivalence", "page against Python, every stage", "phase6 validate", ">=", _equivalent, limit=1.0),
+    Gate("prediction_seconds", "seconds a photo in the browser", "phase6 validate", "<", _prediction_seconds),
+    Gate(
+        "prediction_seconds_gpu", "the same on a graphics card", "phase6 validate", "<", _gpu_seconds, limit=2.0,
         unmeasurable="no backend ran on a graphics card",
     ),
-    Gate("manifest_complete", "phase7 manifest", ">=", _completed_phases, limit=7),
+    Gate("manifest_complete", "phases complete in the manifest", "phase7 manifest", ">=", _completed_phases, limit=7),
     Gate(
-        "same_seed_same_model", "phase7 manifest", ">=", _reproduced, limit=1.0,
+        "same_seed_same_model", "the same again from the manifest", "phase7 manifest", ">=", _reproduced, limit=1.0,
         unmeasurable="needs a second run of these weights: `phase7 reproduce`",
     ),
 ]  # fmt: skip
 
 
 def judge(run: Run, steps: set[str]) -> list[dict]:
-    """The gates of these steps: [{name, step, status, value, target, reason}]; those with limit null left out."""
+    """The gates of these steps, those with limit null left out: [{name, words, step, status, value, target, reason}]"""
     verdicts = []
     for gate in GATES:
         limit = gate.limit if gate.limit is not None else getattr(run.config.gates, gate.name)
@@ -157,8 +200,8 @@ def judge(run: Run, steps: set[str]) -> list[dict]:
         status = "not measurable here" if value is None else "met" if RULES[gate.rule](value, limit) else "missed"
         reason = gate.unmeasurable if value is None else ""
         verdicts.append(
-            {"name": gate.name, "step": gate.step, "status": status, "value": value, "reason": reason,
-             "target": f"{gate.rule} {limit:g}"}
+            {"name": gate.name, "words": gate.words, "step": gate.step, "status": status, "value": value,
+             "target": f"{gate.rule} {limit:g}", "reason": reason}
         )  # fmt: skip
     return verdicts
 

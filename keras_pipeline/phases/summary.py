@@ -6,14 +6,26 @@ from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run, sidecar
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.evaluation.report import Block, Figure, KeyValues, Paragraph, Table, write_report
-from keras_pipeline.phases import calibrating, gates, runner
+from keras_pipeline.core.progress import duration
+from keras_pipeline.evaluation.report import (
+    Block,
+    Details,
+    Figure,
+    KeyValues,
+    Paragraph,
+    Table,
+    write_markdown,
+    write_report,
+)
+from keras_pipeline.phases import calibrating, gates, model_card, runner
 
 WORST = 10  # species, and pairs of them, named in a table
+EXAMPLES = 24  # photos
+FEW = 20  # photos; a share of fewer says nothing
 
 
 def write(run: Run) -> Path:
-    """Writes report.html. Sections whose artefacts aren't there yet are left out.
+    """Writes report.html, and model_card.md. Sections whose artefacts aren't there yet are left out.
 
     Raises BrokenArtefact where nothing is made yet, or an artefact does not hold what its step writes.
     """
@@ -44,7 +56,13 @@ def _write(run: Run, made: set[str], rows: list[dict]) -> Path:
     ):
         if needed in made:
             sections.append((title, [*_warnings(rows, phases), *blocks(run)]))
-    sections.append(("Timings", [_timings(rows)]))
+    if "phase6 validate" in made:
+        card = model_card.sections(run)
+        sections.append(("Model card", [block for _, blocks in card for block in blocks]))
+        write_markdown(run.folder / "model_card.md", f"Model card: {run.config.experiment}", card)
+    sections.append(("Time taken", [_timings(rows)]))
+    if "phase7 manifest" in made:
+        sections.append(("Phase 7: how to make it again", _manifest(run)))
     path = run.path("report")
     summary = _headline(run) if "phase6 validate" in made else {}
     write_report(
@@ -55,19 +73,20 @@ def _write(run: Run, made: set[str], rows: list[dict]) -> Path:
 
 def _headline(run: Run) -> dict:
     calibration, wasm = run.read("shipped_calibration"), run.read("equivalence")["backends"].get("wasm", {})
+    agreement = wasm.get("top1_agreement")
     return {
         "photos": sum(entry["n"] for entry in run.read("dataset")["splits"].values()),
         "species": len(run.read("dataset")["classes"]),
         "teacher top-1": run.read("teacher_metrics")["top1_accuracy"],
         "student top-1": run.read("student_metrics")["top1_accuracy"],
         "ECE as shipped": calibration["ece_after"],
-        "browser agrees": wasm.get("top1_agreement"),
+        "page says what Python says": "not judged" if agreement is None else f"{agreement:.1%}",
         "model, MB": run.read("export")["bytes"] / 1e6,
     }
 
 
 def _data(run: Run) -> list[Block]:
-    dataset, audit, baseline = run.read("dataset"), run.read("audit"), run.read("baseline")
+    dataset, baseline = run.read("dataset"), run.read("baseline")
     urls, leaks = run.read("url_check"), run.read("leak_audit")
     regions = sorted({name for entry in dataset["splits"].values() for name in entry["per_region"]})
     rows = [
@@ -77,17 +96,15 @@ def _data(run: Run) -> list[Block]:
     return [
         KeyValues(
             {
-                "documents": audit["documents"],
-                "unusable documents": ", ".join(f"{n} {reason}" for reason, n in audit["unusable"].items()) or "none",
-                "URLs that failed": f"{urls['failed']} of {urls['checked']}",
+                "URLs that failed, of those asked": f"{urls['failed']} of {urls['checked']}",
                 "groups that stay together": leaks["groups"],
                 "photos in the largest group": leaks["largest_group"]["n"],
                 "near-duplicate pairs": leaks["links"].get("near-duplicate"),
                 "photos whose picture has two names (only trained on)": leaks["label_conflicts"],
-                "photos left out": ", ".join(f"{n} {reason}" for reason, n in leaks["left_out"].items()) or "none",
                 "leaks between splits": len(leaks["leaks"]),
             }
         ),
+        Table(["photos", ""], _losses(run), "From documents to photos: what was lost on the way, and why"),
         Table(
             ["classifier", "top-1", "top-5"],
             [
@@ -97,8 +114,49 @@ def _data(run: Run) -> list[Block]:
             f"Baselines on the test split; frozen features: {baseline['features']}",
         ),
         Table(["split", "photos", "species", *regions], rows, "Photos by split and region"),
+        *_examples(run),
         Figure(run.path("audit").with_name("class_histogram.png"), "Photos per species in the collection, log scale"),
     ]
+
+
+def _losses(run: Run) -> list[list]:
+    """[photos, what became of them]"""
+    import pandas as pd
+
+    audit, leaks = run.read("audit"), run.read("leak_audit")
+    ledger = pd.read_parquet(run.path("url_ledger"), columns=["state", "reason"])
+    lost = ledger[ledger.state != "ok"].groupby("reason").size().sort_values(ascending=False)
+    return [
+        [audit["documents"], "documents"],
+        *([-n, f"unusable: {reason}"] for reason, n in audit["unusable"].items()),
+        *([-int(n), f"not stored: {reason}"] for reason, n in lost.items()),
+        *([-n, f"left out by the split: {reason}"] for reason, n in leaks["left_out"].items()),
+        [leaks["photos"], "photos in the four splits"],
+    ]
+
+
+def _examples(run: Run) -> list[Block]:
+    """One train photo each of as many species as there is room for: the first that come, which is a seeded order."""
+    import io
+
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    from keras_pipeline.data import records
+    from keras_pipeline.evaluation.pictures import photo_grid
+
+    info = records.load_info(run.path("dataset"))
+    first: dict[str, np.ndarray] = {}
+    for photo in map(records.decode, records.read_shard(info.shards("train")[0])):
+        if photo.latin_name not in first:
+            picture = Image.open(io.BytesIO(photo.image)).convert("RGB")
+            first[photo.latin_name] = np.asarray(ImageOps.fit(picture, (192, 192)))
+        if len(first) == min(EXAMPLES, len(info.classes)):
+            break
+    names = sorted(first)
+    file = run.path("audit").with_name("examples.png")
+    photo_grid(np.stack([first[name] for name in names]), names, file)
+    return [Figure(file, "A train photo each of some of the species")]
 
 
 def _teachers(run: Run) -> list[Block]:
@@ -127,7 +185,7 @@ def _teachers(run: Run) -> list[Block]:
 
 
 def _figures_of(run: Run, prefix: str, title: str) -> list[Block]:
-    """What one teacher learnt and where it errs."""
+    """What one network learnt and where it errs."""
     from keras_pipeline.evaluation.pictures import worst_classes
 
     metrics, pictures = run.read(f"{prefix}_metrics"), run.path(f"{prefix}_pictures")
@@ -149,7 +207,7 @@ def _figures_of(run: Run, prefix: str, title: str) -> list[Block]:
             f"{title} on {metrics['n']} test photos in {metrics['groups']} groups",
         ),
         *([Figure(shown, f"{title}: a batch as it is trained on")] if shown.exists() else []),
-        Figure(run.path(f"{prefix}_curves"), f"{title}: training"),
+        *([Figure(run.path(f"{prefix}_curves"), f"{title}: training")] if prefix != "student" else []),
         Table(
             ["species", "photos", "groups", "recall", "95 % interval"],
             worst,
@@ -186,11 +244,29 @@ def _student(run: Run) -> list[Block]:
                 "ensemble top-1 on train": check["ensemble"]["train_top1"],
             }
         ),
+        _distillation(run, check),
         Table(["split", "photos", "top-1", "top-5", "loss"], rows, "Student (train: first shard, clean views)"),
         Figure(run.path("curves"), "Training of the student: distillation, then fine-tuning"),
-        Figure(run.path("student_pictures") / "recall.png", "Student: recall by species, test split"),
+        *_figures_of(run, "student", "Student"),
         Figure(run.path("student_pictures") / "regions.png", "Student: test top-1 by region"),
     ]
+
+
+def _distillation(run: Run, check: dict) -> Table:
+    """What the student has kept of its teachers, and what it has over what needs no training."""
+    probe, student = run.read("baseline")["linear_probe"]["top1_accuracy"], run.read("student_metrics")
+    teachers = [*check["teachers"], check["ensemble"]]
+    rows = [["linear probe of frozen features", probe, None]]
+    rows += [[each["name"], each["test_top1"], None] for each in teachers]
+    agreement = run.read("distill_history")["epochs"][-1].get("val_agreement")
+    rows.append(["student", student["top1_accuracy"], agreement])
+    best = max(each["test_top1"] for each in teachers)
+    return Table(
+        ["classifier", "test top-1", "agrees with the ensemble (val)"],
+        rows,
+        f"What distillation brings: student {student['top1_accuracy'] - probe:+.3f} to the probe, "
+        f"{student['top1_accuracy'] - best:+.3f} to the best teacher or ensemble",
+    )
 
 
 def _calibration(run: Run) -> list[Block]:
@@ -289,7 +365,7 @@ def _export(run: Run) -> list[Block]:
         f"Of {found['n']} test photos the page names {found['original']:.3f} right from the originals, "
         f"{found['record']:.3f} from the records made of them ({backend})."
         for backend, figures in backends.items()
-        if (found := figures.get("accuracy"))
+        if (found := figures.get("accuracy")) and found["n"] >= FEW
     ]
     return [
         Paragraph(_VERDICTS[verdict["status"]] + "".join(f" {reason}." for reason in verdict["reasons"])),
@@ -356,6 +432,34 @@ def _warnings(rows: list[dict], phases: tuple[str, ...]) -> list[Block]:
 
 
 def _timings(rows: list[dict]) -> Table:
-    return Table(
-        ["step", "state", "seconds"], [[row[key] for key in ("step", "state", "seconds")] for row in rows], "Steps"
-    )
+    taken = [[row["step"], row["state"], duration(row["seconds"])] for row in rows if row["seconds"] is not None]
+    total = sum(row["seconds"] for row in rows if row["seconds"] is not None)
+    return Table(["step", "state", "took"], [*taken, ["together", "", duration(total)]], "Steps, when they last ran")
+
+
+def _manifest(run: Run) -> list[Block]:
+    import yaml
+
+    from keras_pipeline.core import manifest
+
+    found = manifest.read(run.path("manifest"))
+    environment = found.environment
+    dirty = " with changes that are not committed" if found.git_dirty else ""
+    return [
+        KeyValues(
+            {
+                "manifest": str(run.path("manifest").relative_to(run.folder)),
+                "code": f"commit {found.git_commit}{dirty}" if found.git_commit else "no repository",
+                "dataset hash": found.data.dataset_hash,
+                "weights hash": found.phases["phase_6"].checkpoint_hash,
+                "seed": str(environment.seed),
+                "deterministic": environment.deterministic,
+                "python, tensorflow, keras": f"{environment.python_version}, {environment.tensorflow_version}, "
+                f"{environment.keras_version} ({len(environment.packages)} packages in the manifest)",
+                "processor": environment.cpu,
+                "GPUs": ", ".join(environment.gpu) or "none",
+            }
+        ),
+        Paragraph("python -m keras_pipeline phase7 reproduce --manifest manifest.yaml makes it again and compares."),
+        Details("The whole config", yaml.safe_dump(found.config, sort_keys=False, allow_unicode=True)),
+    ]

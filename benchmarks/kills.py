@@ -1,0 +1,165 @@
+"""Does a run that is killed, or meets a full disk, end with what an undisturbed one ends with?
+
+    .venv/bin/python benchmarks/kills.py      (CPU only, 2 cores, half an hour)
+
+A few drawn photos of `configs/demo.yaml`, tiny networks, deterministic mode. One run is left alone. Another is killed
+25 times (`kill -9`) at moments drawn by a seed, each after it has made some progress, every third one while a file is
+being written aside, and then finished. A third meets, one after the other, limits on the size of files (as a full
+disk does, writes fail half-way; `run` has to say so and exit with 3), and is then finished without. All content hashes
+of all artefacts but the manifest (it holds dates) are compared.
+
+Prints each kill: step, what it had written, and as the last line the share of kills and limits that are survived with
+equal hashes; exit 1 below 1.
+"""
+
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+KILLS, SEED = 25, 42
+LIMITS = (30e3, 200e3, 700e3, 3e6)  # bytes; records, checkpoints, soft labels and figures are larger
+TINY = {"name": "mobilenetv2", "alpha": 0.35, "pretrained": False}
+SETTINGS = {
+    "deterministic": True,
+    "source.demo": {"species": 4, "photos": 260},
+    "dataset.shard_megabytes": 1.0,
+    "phase1": {
+        "model": TINY,
+        "training": {"learning_rate": 2e-3, "batch_size": 8, "epochs": 2, "warmup_epochs": 1, "head_epochs": 1},
+        "data": {"augmentation": "moderate", "image_size": 32},
+        "callbacks": {"backup_minutes": 0.02},
+    },
+    "phase2": {
+        "model": TINY,
+        "training": {"learning_rate": 2e-3, "batch_size": 8, "epochs": 2, "warmup_epochs": 1},
+        "data": {"augmentation": "none", "image_size": 32},
+        "callbacks": {"backup_minutes": 0.02},
+    },
+    "phase4.data.image_size": 48,
+    "phase4.distill": {"epochs": 6, "learning_rate": 3e-3},
+    "phase4.callbacks": {"early_stopping": False, "backup_minutes": 0.02},
+    "gates": dict.fromkeys(
+        ("valid_photos_min", "valid_photos_max", "largest_group", "baseline_top1_min", "teacher_top1", "teacher_top5",
+         "regional_top1", "regional_global_top1", "student_val_top1", "student_train_top1", "val_loss_ratio", "ece",
+         "precision", "coverage")
+    ),
+}  # fmt: skip
+
+
+def command(root: Path) -> list[str]:
+    values = {"root": str(root), "experiment": "kills"} | SETTINGS
+    given = [f"--set={key}={json.dumps(value)}" for key, value in values.items()]
+    return [sys.executable, "-m", "keras_pipeline", "run", "--config", "configs/demo.yaml", *given]
+
+
+def run(root: Path, limit: float | None = None) -> subprocess.CompletedProcess:
+    def limited() -> None:
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+
+    return subprocess.run(command(root), cwd=ROOT, capture_output=True, text=True, preexec_fn=limited)
+
+
+def hashes(root: Path) -> dict[str, str]:
+    found = {}
+    for file in sorted(root.rglob("*.meta.json")):
+        if file.parent.name != "phase7":
+            found[str(file.relative_to(root))] = json.loads(file.read_text())["content_hash"]
+    return found
+
+
+def finish(root: Path) -> dict[str, str]:
+    done = run(root)
+    if done.returncode:
+        sys.exit(f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    left = [str(path) for path in root.rglob("*") if path.name.startswith((".writing-", ".old-"))]
+    if left:
+        sys.exit(f"left behind: {left}")
+    return hashes(root)
+
+
+def newer(root: Path, than: float) -> list[Path]:
+    """Files that a run has finished since: neither locks, nor notes of what is under way, nor what is written aside."""
+    found = []
+    for path in root.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        try:
+            if not hidden and path.is_file() and path.stat().st_mtime > than:
+                found.append(path)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def kill_once(root: Path, number: int, chance: random.Random) -> bool:
+    """Starts the run and kills it; False where it ended first."""
+    delay, in_a_write = chance.uniform(0, 8), number % 3 == 0
+    started = time.time()
+    log = root.parent / "killed.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(command(root), cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
+    progress: list[Path] = []
+    moment = None
+    while process.poll() is None:
+        if not progress:
+            progress = newer(root, started)
+            moment = time.time() + delay
+        elif time.time() > moment and (not in_a_write or time.time() > moment + 60 or any(root.rglob(".writing-*"))):
+            break
+        time.sleep(0.003 if progress else 0.1)
+    if process.poll() is not None:
+        return False
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with_write = [path.name for path in root.rglob(".writing-*")]
+    steps = re.findall(r"^(phase\d [\w-]+): (?!up to date|done)", log.read_text(), re.M)
+    written = len(newer(root, started))
+    print(
+        f"kill {number}: in {steps[-1] if steps else '?'}, {written} files further, half-written: {with_write}",
+        flush=True,
+    )
+    return True
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        expected = finish(Path(folder, "undisturbed"))
+        print(f"undisturbed: {len(expected)} artefacts", flush=True)
+        chance, kills, rounds, survived = random.Random(SEED), 0, 0, 0
+        while kills < KILLS:  # where the run ends before all kills are spent, another one takes the rest
+            rounds += 1
+            root, before = Path(folder, f"killed-{rounds}"), kills
+            root.mkdir()
+            while kills < KILLS and kill_once(root, kills + 1, chance):
+                kills += 1
+            survived += (kills - before) if same(expected, finish(root), f"after {kills - before} kills") else 0
+            shutil.rmtree(root)
+        root, stopped = Path(folder, "full"), 0
+        for limit in LIMITS:
+            done = run(root, limit)
+            said = next((line for line in done.stderr.splitlines() if line.startswith("error: ")), "nothing")
+            stopped += done.returncode == 3 and "limit on file size" in said
+            print(f"files of at most {limit:,.0f} bytes: exit {done.returncode}, {said[:200]}", flush=True)
+        stopped = stopped if same(expected, finish(root), "after full disks") else 0
+    print(f"{(survived + stopped) / (KILLS + len(LIMITS)):.3f}")
+    return int(survived + stopped < KILLS + len(LIMITS))
+
+
+def same(expected: dict[str, str], found: dict[str, str], when: str) -> bool:
+    different = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+    print(f"{when}: {len(found)} artefacts, different: {different or 'none'}", flush=True)
+    return not different
+
+
+if __name__ == "__main__":
+    sys.exit(main())

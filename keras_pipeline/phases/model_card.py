@@ -1,0 +1,149 @@
+"""The model card (arXiv 1810.03993): what the shipped model is for, and where it errs, in numbers."""
+
+from __future__ import annotations
+
+from keras_pipeline.core.artifacts import Run, sidecar
+from keras_pipeline.core.schema import SPLITS
+from keras_pipeline.evaluation.report import Block, KeyValues, Paragraph, Table
+from keras_pipeline.phases import calibrating
+
+FEW = 20  # photos; a figure of fewer says little
+NAMED = 10
+
+
+def sections(run: Run) -> list[tuple[str, list[Block]]]:
+    """(heading, blocks), from the artefacts that `phase6 validate` and everything before it left."""
+    return [
+        ("What it is", _model(run)),
+        ("What it is for", _use(run)),
+        ("What it has learnt from", _data(run)),
+        ("How good it is", _quality(run)),
+        ("Where it errs", _limits(run)),
+    ]
+
+
+def _model(run: Run) -> list[Block]:
+    config, calibration = run.config, run.read("shipped_calibration")
+    model = config.phase3.model
+    rank = f", head of rank {model.head_rank}" if model.head_rank else ""
+    return [
+        KeyValues(
+            {
+                "network": f"MobileNetV2, alpha {model.alpha:g}{rank}, {config.phase4.data.image_size} px",
+                "parameters": run.read("soft_label_check")["student"]["parameters"],
+                "weights": f"{config.phase6.quantization}, {run.read('export')['bytes'] / 1e6:.2f} MB with the graph",
+                "learnt from": "a global and a regional teacher (distillation), then the labels (fine-tuning)",
+                "answers": f"one of {len(run.read('dataset')['classes']):,} species, with a calibrated probability",
+                "conclusive from a probability of": calibration["threshold"],
+                "weights hash": calibration["weights_hash"],
+                "finished": sidecar(run.path("saved_model"))["finished"],
+            }
+        )
+    ]
+
+
+def _use(run: Run) -> list[Block]:
+    dataset = run.read("dataset")
+    regions = sorted(dataset["splits"]["train"]["per_region"], key=dataset["splits"]["train"]["per_region"].get)[::-1]
+    return [
+        Paragraph(
+            "Naming a plant on a photo, as a suggestion to a person, for plants of these species as they are "
+            f"photographed in {', '.join(regions[:NAMED])}."
+        ),
+        Paragraph(
+            "Not for deciding whether a plant may be eaten or touched. It knows no species but its own and has no "
+            "answer for what is no plant: of something else it names the species that looks most alike, often but not "
+            "always as not conclusive. It was measured on photos of the same collection; others may fare worse."
+        ),
+    ]
+
+
+def _data(run: Run) -> list[Block]:
+    dataset, audit, leaks = run.read("dataset"), run.read("audit"), run.read("leak_audit")
+    per_class = dataset["splits"]["train"]["per_class"]
+    licences = sorted(audit["per_license"].items(), key=lambda item: -item[1])
+    source = run.config.source
+    where = "drawn or given photos" if source.uri == "embedded" else f"MongoDB, {source.database}.{source.collection}"
+    return [
+        KeyValues(
+            {
+                "source": where,
+                "photos": ", ".join(f"{dataset['splits'][split]['n']:,} {split}" for split in SPLITS),
+                "kept apart": f"{leaks['groups']:,} groups (same plant, same file, look-alikes), none in two splits",
+                "train photos a species": f"{min(per_class.values()):,} to {max(per_class.values()):,}",
+                "licences": ", ".join(f"{n:,} {name}" for name, n in licences[:NAMED]),
+                "authors": "attribution.txt beside the page",
+            }
+        )
+    ]
+
+
+def _quality(run: Run) -> list[Block]:
+    metrics, calibration = run.read("student_metrics"), run.read("shipped_calibration")
+    quantization, regions = run.read("quantization"), metrics["per_region"]
+    shipped = quantization["variants"].get(quantization["type"])
+    rounding = ""
+    if shipped:
+        flips, n, change = shipped["flips"]["n"], shipped["n"], shipped["top1"]["difference"]
+        rounding = f" Rounding changed {flips} of {n} first answers ({change:+.3f} top-1)."
+    promise = (
+        f"promised to be right {calibration['precision_lower_bound']:.1%} of the times or more"
+        if calibration["target_met"]
+        else f"no promise of {calibration['target_precision']:.0%}: {calibrating.shortfall(calibration)}"
+    )
+    rows = [["all", metrics["n"], metrics["top1_accuracy"], _ends(metrics["top1_interval"]), metrics["top5_accuracy"]]]
+    rows += [[name, r["n"], r["top1"], _ends(r["top1_interval"]), r["top5"]] for name, r in regions.items()]
+    return [
+        Table(
+            ["region", "photos", "top-1", "95 % interval", "top-5"],
+            rows,
+            f"Test photos, by region, before rounding; {metrics['groups']} groups",
+        ),
+        Paragraph(
+            f"Conclusive answers: {calibration['coverage']:.1%} of the test photos, of which "
+            f"{_share(calibration['precision'])} are right ({promise}). ECE {calibration['ece_after']:.3f}; a "
+            f"perfectly calibrated model would show {calibration['ece_null']:.3f} by chance at {calibration['n']} "
+            f"photos.{rounding}"
+        ),
+        Paragraph(_proof(run.read("equivalence"))),
+    ]
+
+
+def _proof(verdict: dict) -> str:
+    if verdict["status"] != "passed":
+        return f"The page was not shown to say what Python says ({verdict['status']})."
+    wasm = verdict["backends"]["wasm"]
+    return (
+        f"The page names {wasm['top1_agreement']:.1%} of {wasm['n']} photos as Python does; probabilities differ by "
+        f"{wasm['max_abs_diff']:.1e} at most (same tensors, WebAssembly)."
+    )
+
+
+def _limits(run: Run) -> list[Block]:
+    from keras_pipeline.evaluation.pictures import worst_classes
+
+    metrics = run.read("student_metrics")
+    recalls = metrics["per_class_recall"]
+    few = sum(entry["n"] < FEW for entry in recalls.values())
+    small = [name for name, entry in metrics["per_region"].items() if entry["n"] < FEW]
+    blocks: list[Block] = [
+        Table(
+            ["species", "photos", "recall", "95 % interval"],
+            [[name, e["n"], e["recall"], _ends(e["interval"])] for name, e in worst_classes(recalls)[:NAMED]],
+            "The lowest recalls on the test split",
+        )
+    ]
+    pairs = [[pair["truth"], pair["answer"], pair["n"], pair["share"]] for pair in metrics["confused_pairs"][:NAMED]]
+    if pairs:
+        blocks.append(Table(["truth", "answer", "photos", "share of the truth"], pairs, "Most confused"))
+    said = [f"Of {few:,} of {len(recalls):,} species there are fewer than {FEW} test photos"] if few else []
+    said += [f"of {', '.join(small)} as well"] if small else []
+    return [*blocks, *([Paragraph("; ".join(said) + ": figures of their own say little.")] if said else [])]
+
+
+def _ends(interval: list[float]) -> str:
+    return "{:.3f} to {:.3f}".format(*interval)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
