@@ -187,8 +187,8 @@ def test_markdown_has_the_same_numbers_and_no_figures(tmp_path, figure):
     ]
     report.write_markdown(tmp_path / "card.md", "Card", [("Data", blocks)])
     assert (tmp_path / "card.md").read_text() == (
-        "# Card\n\n## Data\n\ntext\n\nBy region:\n\n| Region | Top-1 |\n| --- | --- |\n| EU\\|SW | 0.500 |\n| NA | – |\n"
-        "\n- photos: 12,345\n"
+        "# Card\n\n## Data\n\ntext\n\nBy region:\n\n| Region | Top-1 |\n| --- | --- |\n"
+        "| EU\\|SW | 0.500 |\n| NA | – |\n\n- photos: 12,345\n"
     )
 
 

@@ -1,0 +1,94 @@
+"""docs/config.md from the config's classes: python -m keras_pipeline.core.reference > docs/config.md"""
+
+import json
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import annotated_types
+
+from keras_pipeline.core.config import Config, Section
+
+HEAD = """# Every key of a config
+
+Made from the classes in `keras_pipeline/core/config.py` by `python -m keras_pipeline.core.reference > docs/config.md`;
+a test compares. Defaults are the training plan's where it names one. Any key can be given on the command line:
+`--set phase1.training.learning_rate=1e-5`. `${NAME}` and `${NAME:-default}` in strings come from the environment.
+"""
+SIGNS = {annotated_types.Ge: "≥", annotated_types.Gt: ">", annotated_types.Le: "≤", annotated_types.Lt: "<"}
+
+
+def reference() -> str:
+    """Markdown: a table for each section, its keys in the order of the file."""
+    parts = [
+        HEAD,
+        *filter(None, (_table(path, section) for path, section in _sections("", Config(experiment="the-files-stem")))),
+    ]
+    return "\n".join(parts)
+
+
+def _sections(path: str, section: Section) -> Iterator[tuple[str, Section]]:
+    yield path, section
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        key = f"{path}.{name}".strip(".")
+        if isinstance(value, Section):
+            yield from _sections(key, value)
+        elif isinstance(value, list) and value and isinstance(value[0], Section):
+            yield f"{key}.0, .1, …", value[0]
+
+
+def _table(path: str, section: Section) -> str:
+    rows = [
+        f"| `{name}` | `{_plain(getattr(section, name))}` | {_domain(field)} | {_escape(field.description or '')} |"
+        for name, field in type(section).model_fields.items()
+        if not isinstance(getattr(section, name), Section)
+    ]
+    if not rows:
+        return ""
+    said = (type(section).__doc__ or "").strip()
+    head = f"## {path or 'top level'}\n\n" + (f"{said}\n\n" if said and "BaseModel" not in said else "")
+    return head + "\n".join(["| key | default | allowed | meaning |", "| --- | --- | --- | --- |", *rows, ""])
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], Section):
+        return f"{len(value)} entries"
+    return json.dumps(value, ensure_ascii=False).replace('"', "")
+
+
+def _domain(field) -> str:
+    limits = [f"{sign} {getattr(rule, kind)}" for rule in field.metadata for kind, sign in _signs(rule)]
+    return _escape(", ".join([_kind(field.annotation), *limits]))
+
+
+def _signs(rule) -> Iterator[tuple[str, str]]:
+    for kind, sign in SIGNS.items():
+        if isinstance(rule, kind):
+            yield kind.__name__.lower(), sign
+
+
+def _kind(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    if origin is Literal:
+        return " or ".join(f"`{word}`" for word in typing.get_args(annotation))
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_kind(part) for part in typing.get_args(annotation))
+    if origin is list:
+        return f"list of {_kind(typing.get_args(annotation)[0])}"
+    if origin is dict or annotation is dict:
+        return "mapping"
+    if annotation is type(None):
+        return "null"
+    return {str: "text", int: "whole number", float: "number", bool: "true or false"}.get(
+        annotation, getattr(annotation, "__name__", str(annotation)).lower()
+    )
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
