@@ -2,11 +2,11 @@
 
     .venv/bin/python benchmarks/kills.py      (CPU only, 2 cores, half an hour)
 
-A few drawn photos of `configs/demo.yaml`, tiny networks, deterministic mode. One run is left alone. Another is killed
-25 times (`kill -9`) at moments drawn by a seed, each after it has made some progress, every third one while a file is
-being written aside, and then finished. A third meets, one after the other, limits on the size of files (as a full
-disk does, writes fail half-way; `run` has to say so and exit with 3), and is then finished without. All content hashes
-of all artefacts but the manifest (it holds dates) are compared.
+The suite's run of the whole road (easy photos, tiny networks, a real browser; deterministic mode). One run is left
+alone. Another is killed 25 times (`kill -9`) at moments drawn by a seed, each after it has made some progress, every
+third one while a file is being written aside, and then finished. A third meets, one after the other, limits on the size
+of files (as on a full disk, writes fail half-way; `run` has to say so and exit with 3), and is then finished without.
+All content hashes of all artefacts but the manifest (it holds dates) are compared.
 
 Prints each kill: step, what it had written, and as the last line the share of kills and limits that are survived with
 equal hashes; exit 1 below 1.
@@ -25,41 +25,28 @@ import tempfile
 import time
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+from test_end_to_end import CONFIG, draw_photos  # noqa: E402
+
 KILLS, SEED = 25, 42
 LIMITS = (30e3, 200e3, 700e3, 3e6)  # bytes; records, checkpoints, soft labels and figures are larger
-TINY = {"name": "mobilenetv2", "alpha": 0.35, "pretrained": False}
-SETTINGS = {
-    "deterministic": True,
-    "source.demo": {"species": 4, "photos": 260},
-    "dataset.shard_megabytes": 1.0,
-    "phase1": {
-        "model": TINY,
-        "training": {"learning_rate": 2e-3, "batch_size": 8, "epochs": 2, "warmup_epochs": 1, "head_epochs": 1},
-        "data": {"augmentation": "moderate", "image_size": 32},
-        "callbacks": {"backup_minutes": 0.02},
-    },
-    "phase2": {
-        "model": TINY,
-        "training": {"learning_rate": 2e-3, "batch_size": 8, "epochs": 2, "warmup_epochs": 1},
-        "data": {"augmentation": "none", "image_size": 32},
-        "callbacks": {"backup_minutes": 0.02},
-    },
-    "phase4.data.image_size": 48,
-    "phase4.distill": {"epochs": 6, "learning_rate": 3e-3},
-    "phase4.callbacks": {"early_stopping": False, "backup_minutes": 0.02},
-    "gates": dict.fromkeys(
-        ("valid_photos_min", "valid_photos_max", "largest_group", "baseline_top1_min", "teacher_top1", "teacher_top5",
-         "regional_top1", "regional_global_top1", "student_val_top1", "student_train_top1", "val_loss_ratio", "ece",
-         "precision", "coverage")
-    ),
-}  # fmt: skip
 
 
 def command(root: Path) -> list[str]:
-    values = {"root": str(root), "experiment": "kills"} | SETTINGS
-    given = [f"--set={key}={json.dumps(value)}" for key, value in values.items()]
-    return [sys.executable, "-m", "keras_pipeline", "run", "--config", "configs/demo.yaml", *given]
+    file = root.parent / "kills.yaml"
+    return [sys.executable, "-m", "keras_pipeline", "run", "--config", str(file), "--set", f"root={root}"]
+
+
+def prepare(folder: Path) -> None:
+    """The photos and the config of the suite's own run of the whole road."""
+    photos = folder / "photos"
+    photos.mkdir()
+    demo = {"images": str(photos), "labels": str(draw_photos(photos))}
+    config = CONFIG | {"source": {"uri": "embedded", "demo": demo}}
+    (folder / "kills.yaml").write_text(yaml.safe_dump(config))
 
 
 def run(root: Path, limit: float | None = None) -> subprocess.CompletedProcess:
@@ -133,6 +120,7 @@ def kill_once(root: Path, number: int, chance: random.Random) -> bool:
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder))
         expected = finish(Path(folder, "undisturbed"))
         print(f"undisturbed: {len(expected)} artefacts", flush=True)
         chance, kills, rounds, survived = random.Random(SEED), 0, 0, 0

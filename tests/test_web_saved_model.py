@@ -210,7 +210,7 @@ def test_an_absent_model_says_which_step_makes_it(tmp_path):
     [
         ({"labels": example.SPECIES[:3]}, "3 labels"),
         ({"labels": [example.SPECIES[0]] * 4}, "1 different"),
-        ({"calibration": {"temperature": 1.0}}, "without threshold"),
+        ({"calibration": {"temperature": 1.0}}, "threshold None, expected a number from 0 to 1"),
         ({"calibration": {"temperature": 0.0, "threshold": 0.5}}, "temperature 0.0"),
         ({"calibration": {"temperature": float("nan"), "threshold": 0.5}}, "temperature nan"),
         ({"preprocessing": example.Preprocessing(image_size=64)}, "image_size"),

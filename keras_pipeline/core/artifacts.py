@@ -88,6 +88,11 @@ ARTEFACTS = {
 ADDED_LATER = "equivalence.json"
 # Files of a SavedModel that hold dates or a random id; its weights and assets are hashed.
 VOLATILE = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb"}
+# What has to be in a sidecar for it to vouch for anything.
+SIDECAR = {
+    "content_hash": str, "size": int, "mtime_ns": int, "producer": str, "code_version": int, "config_hash": str,
+    "config": dict, "inputs": dict, "seconds": float, "finished": str,
+}  # fmt: skip
 # Config keys that may name a file: what it holds counts, not where it lies.
 FILE_KEYS = {"labels", "pretrained", "weights", "synonyms", "exclude"}
 
@@ -156,7 +161,7 @@ def read_json(path: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BrokenArtefact(f"{path}: missing; the step that writes it has not run (see `status`)") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenArtefact(f"{path}: not JSON ({error}); remove it and run its step again") from error
 
 
@@ -265,9 +270,12 @@ def _weights_hash(path: Path) -> str:
 def sidecar(path: Path) -> dict | None:
     file = path.with_name(path.name + ".meta.json")
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None  # A broken sidecar means nothing is known: the step runs again.
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        found = None
+    # A broken sidecar means nothing is known: the step runs again.
+    complete = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in SIDECAR.items())
+    return found if complete else None
 
 
 def write_sidecars(run: Run, step: Step, seconds: float) -> None:
@@ -412,7 +420,7 @@ def why_stale(run: Run, step: Step) -> str | None:
         if meta.get("code_version") != step.code_version:
             return "its code changed"
         if meta.get("config_hash") != _settings_hash(settings):
-            return f"its config changed{_difference(meta['config'], _shown(settings)) if 'config' in meta else ''}"
+            return f"its config changed{_difference(meta['config'], _shown(settings))}"
         for source, digest in inputs.items():
             if meta.get("inputs", {}).get(source) != digest:
                 return f"its input {source} changed"

@@ -662,14 +662,18 @@ def from_dict(values: dict, origin: str = "config") -> Config:
     except ValidationError as error:
         faults = [_describe(fault) for fault in error.errors(include_url=False)]
         raise ConfigError("\n".join(f"{origin}: {fault}" for fault in faults)) from None
+    except RecursionError:
+        raise ConfigError(f"{origin}: a section that contains itself (an alias of what it is part of)") from None
 
 
 def _parse(text: str, origin: str) -> Any:
-    loader = _Loader(text)
-    loader.name = origin  # PyYAML would call it <unicode string>.
     try:
+        loader = _Loader(text)
+        loader.name = origin  # PyYAML would call it <unicode string>.
         return loader.get_single_data()
-    except yaml.YAMLError as error:
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2020-13-01 is no date, [[[[… has no end
         raise ConfigError(f"{origin}: is not YAML: {error}") from error
 
 

@@ -107,7 +107,7 @@ def read(path: Path) -> Manifest:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BrokenArtefact(f"{path}: missing; run `phase7 manifest` first, or give another --manifest") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise BrokenArtefact(f"{path}: can't be read ({error}); expected what `phase7 manifest` writes") from error
     return _validate(value, path)
 

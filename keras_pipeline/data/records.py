@@ -14,7 +14,7 @@ import pandas as pd
 from keras_pipeline.core.artifacts import file_hash, read_json, temporary_for
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
-from keras_pipeline.core.schema import FEATURE_NAMES, Photo
+from keras_pipeline.core.schema import FEATURE_NAMES, SPLITS, Photo
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.data import tfrecord
 
@@ -241,10 +241,12 @@ def load_info(path: Path) -> DatasetInfo:
     value = read_json(path)
     try:
         info = DatasetInfo(path.parent, value["classes"], value["class_hash"], value["splits"])
-        shards = [shard for split in info.splits.values() for shard in split["shards"]]
-    except (KeyError, TypeError) as error:
-        raise BrokenArtefact(f"{path}: {error} is missing; {INFO_REMEDY}") from error
-    if class_hash(info.classes) != info.class_hash:
+        shards = [_shard_entry(shard) for split in SPLITS for shard in info.splits[split]["shards"]]
+        counts = [(split["n"] + 0, split["per_region"] | {}, split["per_class"] | {}) for split in info.splits.values()]
+        known = class_hash(info.classes)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BrokenArtefact(f"{path}: {error!r} where the split wrote its figures; {INFO_REMEDY}") from error
+    if known != info.class_hash or len(counts) != len(SPLITS):
         raise BrokenArtefact(f"{path}: the class list does not match its hash: it was changed by hand; {INFO_REMEDY}")
     for shard in shards:
         file = info.folder / shard["name"]
@@ -252,6 +254,14 @@ def load_info(path: Path) -> DatasetInfo:
         if length != shard["bytes"]:
             raise BrokenArtefact(f"{file}: received {length} bytes, expected {shard['bytes']}: corrupt shard; {REMEDY}")
     return info
+
+
+def _shard_entry(entry: dict) -> dict:
+    types = {"name": str, "n": int, "bytes": int, "sha256": str}
+    wrong = [key for key, kind in types.items() if not isinstance(entry[key], kind)]
+    if wrong or Path(entry["name"]).name != entry["name"]:
+        raise ValueError(f"shard {entry} has another {', '.join(wrong) or 'folder in its name'}")
+    return entry
 
 
 def check_labels(info: DatasetInfo) -> None:

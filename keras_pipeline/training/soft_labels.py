@@ -41,6 +41,14 @@ class Layout:
     top_k: int  # min(config's top_k, num_classes)
     views: int
 
+    def check(self) -> None:
+        """Raises ValueError for what no store can have: such a size would be allocated."""
+        numbers = (self.num_classes, self.top_k, self.views)
+        if not (all(type(n) is int for n in numbers) and 1 <= self.top_k <= self.num_classes <= 65536):
+            raise ValueError(f"received {self}, expected 1 <= top_k <= num_classes <= 65536")
+        if not 1 <= self.views <= 64 or not isinstance(self.temperature, float | int) or not self.temperature > 0:
+            raise ValueError(f"received {self}, expected 1 to 64 views and a temperature above 0")
+
     @property
     def dtype(self) -> np.dtype:
         k = self.top_k
@@ -118,8 +126,9 @@ class Store:
         self.folder = folder
         try:
             self.layout = Layout(**index["layout"])
-            self.shards: list[dict] = index["shards"]
-        except (KeyError, TypeError) as error:
+            self.layout.check()
+            self.shards: list[dict] = [{"name": s["name"] + "", **s, "bytes": s["bytes"] + 0} for s in index["shards"]]
+        except (KeyError, TypeError, ValueError) as error:
             raise BrokenArtefact(f"{folder / 'index.json'}: no index of soft labels ({error!r}); {REMEDY}") from None
         for shard in self.shards:
             file = folder / shard["name"]
@@ -140,7 +149,10 @@ class Store:
     def read(self, shard: dict) -> np.ndarray:
         """One shard's records, structured [n]. Raises BrokenArtefact naming a damaged shard and the byte."""
         blocks = [data for _, data in tfrecord.read_records(self.folder / shard["name"])]
-        return np.frombuffer(b"".join(blocks), self.layout.dtype)
+        data, item = b"".join(blocks), self.layout.dtype
+        if len(data) % item.itemsize:
+            raise BrokenArtefact(f"{self.folder / shard['name']}: {len(data)} bytes are no whole records; {REMEDY}")
+        return np.frombuffer(data, item)
 
     def _check(self, shard: dict) -> Path:
         file = self.folder / shard["name"]

@@ -110,12 +110,7 @@ def _check(model: keras.Model, labels: list[str], preprocessing: Preprocessing, 
             f"received {len(labels)} labels ({len(set(labels))} different) for {model.output_shape[1]} outputs, "
             "expected one distinct name per output; use the class list of dataset.json"
         )
-    missing = {"temperature", "threshold"} - set(calibration)
-    if missing:
-        raise ValueError(f"received a calibration without {', '.join(sorted(missing))}; run phase5 first")
-    temperature, threshold = float(calibration["temperature"]), float(calibration["threshold"])
-    if not (math.isfinite(temperature) and temperature > 0 and 0 <= threshold <= 1):
-        raise ValueError(f"received temperature {temperature} and threshold {threshold}, expected > 0 and 0..1")
+    check_calibration(calibration)
 
 
 def _scores(model: keras.Model, size: int, temperature: float) -> Callable[..., dict[str, tf.Tensor]]:
@@ -260,9 +255,8 @@ def load_classifier(folder: Path) -> Classifier:
 
 
 def _load(folder: Path) -> Classifier:
-    labels, calibration, preprocessing = (
-        read_json(folder / "assets" / name) for name in (LABELS, CALIBRATION, PREPROCESSING)
-    )
+    labels, preprocessing = (read_json(folder / "assets" / name) for name in (LABELS, PREPROCESSING))
+    calibration = read_calibration(folder / "assets")
     restored = tf.saved_model.load(str(folder))
     width = restored.signatures["serving_default"].structured_outputs["logits"].shape[-1]
     found = class_hash(labels["classes"])
@@ -273,23 +267,46 @@ def _load(folder: Path) -> Classifier:
         )
     _check_assets(folder / "assets", json.loads(restored.assets_sha256.numpy()))
     known = {field.name: preprocessing[field.name] for field in dataclasses.fields(Preprocessing)}
-    temperature, threshold = float(calibration["temperature"]), float(calibration["threshold"])
-    if not (math.isfinite(temperature) and temperature > 0 and 0 <= threshold <= 1):
-        raise ValueError(f"temperature {temperature} and threshold {threshold} in {CALIBRATION}, not > 0 and 0..1")
     priors = None
     if (folder / "assets" / PRIORS).exists():
-        own = {key: float(calibration["region_priors"][key]) for key in ("temperature", "threshold")}
+        own = {key: calibration["region_priors"][key] for key in ("temperature", "threshold")}
         priors = read_json(folder / "assets" / PRIORS) | own
     return Classifier(
         labels["classes"],
-        temperature,
-        threshold,
+        calibration["temperature"],
+        calibration["threshold"],
         genus_threshold(calibration),
         (genus_names(labels["classes"]), genera_of(labels["classes"])),
         Preprocessing(**known),
         priors,
         restored,
     )
+
+
+def read_calibration(folder: Path) -> dict:
+    """calibration.json of a SavedModel's assets. Raises BrokenArtefact for numbers that none can have."""
+    found = read_json(folder / CALIBRATION)
+    try:
+        check_calibration(found)
+    except ValueError as error:
+        raise BrokenArtefact(f"{folder / CALIBRATION}: {error}; run `phase6 export --force`") from error
+    return found
+
+
+def check_calibration(found: dict) -> None:
+    """Raises ValueError for a temperature that isn't above 0, or a threshold outside 0..1: of the species, where both
+    have to be, of the genus or with region priors.
+    """
+    for name in ("", "genus", "region_priors"):
+        part = (found.get(name, {}) if name else found) if isinstance(found, dict) else None
+        if not isinstance(part, dict):
+            raise ValueError(f"received {part!r:.40} as {name or 'the calibration'}, expected its figures by name")
+        for key, most in (("temperature", math.inf), ("threshold", 1.0)):
+            value = part.get(key, None if not name else 1.0)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not (number and 0 <= value <= most and (value or key == "threshold")):
+                expected = "above 0" if key == "temperature" else "from 0 to 1"
+                raise ValueError(f"received {name} {key} {value!r:.40}, expected a number {expected}")
 
 
 def _check_assets(folder: Path, expected: dict[str, str]) -> None:
