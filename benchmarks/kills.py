@@ -76,12 +76,12 @@ def finish(root: Path) -> dict[str, str]:
 
 
 def newer(root: Path, than: float) -> list[Path]:
-    """Files that a run has finished since: neither locks, nor notes of what is under way, nor what is written aside."""
+    """What a run has finished since: shards, checkpoints, training's backups, artefacts."""
     found = []
     for path in root.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        counts = path.suffix in (".tfrecord", ".keras") or path.name.endswith((".meta.json", "position.json"))
         try:
-            if not hidden and path.is_file() and path.stat().st_mtime > than:
+            if counts and not path.name.startswith(".") and path.stat().st_mtime > than:
                 found.append(path)
         except FileNotFoundError:
             continue

@@ -105,12 +105,18 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "status", "what is done, stale or missing")
     _command(commands, "report", "write report.html again")
     command = _command(commands, "serve", "serve the page on loopback")
-    command.add_argument("--port", type=int, choices=range(65536), default=8000, metavar="N", help="8000; 0: any free")
+    command.add_argument("--port", type=_port, default=8000, metavar="N", help="8000; 0: any free")
     command = _command(commands, "classify", "name photos with the SavedModel")
     command.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     command.add_argument("--region", metavar="NAME", help="where it grew wild, if region priors are shipped")
     _command(commands, "doctor", "what this machine has: GPU, browser, MongoDB, disk, versions")
     return parser
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"received {text}, expected a number from 0 to 65535")
+    return int(text)
 
 
 def _command(commands, name: str, help_text: str, default: str | None = None) -> argparse.ArgumentParser:
@@ -181,10 +187,14 @@ def _config(options: argparse.Namespace):
         options.set.append("phase4.distill.live=true")
     if getattr(options, "type", None):
         options.set.append(f"phase6.quantization={options.type}")
-    if getattr(options, "photos", None) and options.command == "phase6":
-        options.set.append(f"phase6.photos={json.dumps(options.photos)}")
-    if getattr(options, "all", False):
-        options.set.append("phase6.validation_photos=null")
+    if options.command == "phase6":
+        for flag, step in (("photos", "validate"), ("all", "validate"), ("type", "quantize")):
+            if getattr(options, flag) and options.step not in (None, step):
+                raise ValueError(f"--{flag} goes with {step}, received {options.command} {options.step}")
+        if options.photos is not None:
+            options.set.append(f"phase6.photos={json.dumps(options.photos)}")
+        if options.all:
+            options.set.append("phase6.validation_photos=null")
     if not (images or labels):
         return config.load(options.config, options.set)
     own = [f"source.demo.{key}={json.dumps(value)}" for key, value in (("images", images), ("labels", labels))]
@@ -386,7 +396,7 @@ def _serve(run, options: argparse.Namespace) -> tuple[object, int]:
 def _classify(run, options: argparse.Namespace) -> tuple[object, int]:
     absent = [str(photo) for photo in options.photos if not photo.is_file()]
     if absent:  # said before TensorFlow has taken its seconds
-        raise ValueError(f"{', '.join(absent)}: no such file; expected photos")
+        raise ValueError(f"{', '.join(absent)}: no such file, or a folder or a pipe; expected photos")
     from keras_pipeline.web import saved_model
 
     answers = saved_model.classify(run.path("saved_model"), options.photos, options.region)

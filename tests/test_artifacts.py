@@ -132,6 +132,23 @@ def test_a_file_changed_by_hand(done):
     assert why_stale(done, step_of()) == "calibration is not as its step left it (size or time)"
 
 
+@pytest.mark.parametrize("name", ["predictions", "dataset"])
+def test_what_was_made_from_an_altered_input_is_made_again_once_that_is_repaired(run, name):
+    """predictions.npz is told by size and time, dataset.json is read."""
+    path, maker, step = run.path(name), step_of(inputs=(), outputs=(name,)), step_of(inputs=(name,))
+    path.write_bytes(b"{}")
+    artifacts.write_sidecars(run, maker, 0.5)
+    write_json(run.path("calibration"), {"ece": 0.1})
+    artifacts.write_sidecars(run, step, 1.0)
+    assert why_stale(run, step) is None
+    path.write_bytes(b'{"spoilt": 1}')
+    assert why_stale(run, step) == f"its input {name} is not as its step left it"
+    artifacts.write_sidecars(run, step, 1.0)  # a verdict on the spoilt one
+    path.write_bytes(b"{}")
+    artifacts.write_sidecars(run, maker, 0.5)  # made again, as it was
+    assert why_stale(run, step) == f"its input {name} changed"
+
+
 def test_a_removed_file(done):
     done.path("calibration").unlink()
     assert why_stale(done, step_of()) == "calibration is missing"
@@ -191,6 +208,14 @@ def test_content_hash_of_a_folder_sees_names_and_contents(tmp_path):
     assert one == folder("two", {"a.bin": b"1", "sub/b.bin": b"2", "saved_model.pb": b"date 2"})
     assert one != folder("three", {"a.bin": b"1", "sub/c.bin": b"2"})
     assert one != folder("four", {"a.bin": b"12", "sub/b.bin": b""})
+
+
+def test_a_folder_takes_the_place_of_a_file(tmp_path):
+    path = tmp_path / "web"
+    path.write_text("a file")
+    with artifacts.aside(path) as temporary:
+        temporary.mkdir()
+    assert path.is_dir() and [p.name for p in tmp_path.iterdir()] == ["web"]
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

@@ -1,6 +1,7 @@
 """Which photos the page is asked about, and what of the proof is said."""
 
 import hashlib
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -41,7 +42,20 @@ def test_where_none_is_a_record_all_are_asked_up_to_the_number_wanted(originals)
         ("b.png", None),
         ("c.jpeg", None),
     ]
-    assert len(list(originals([b"z"], photos=str(originals.folder), validation_photos=2))) == 2
+    for number in range(30):
+        (originals.folder / f"more-{number}.jpg").write_bytes(b"more")
+    assert len(list(originals([b"z"], photos=str(originals.folder), validation_photos=21))) == 21
+
+
+def test_what_is_no_file_is_left_alone(originals):
+    os.mkfifo(originals.folder / "pipe.jpg")
+    (originals.folder / "folder.jpg").mkdir()
+    (originals.folder / "dangling.jpg").symlink_to("nowhere")
+    assert {sample.name for sample in originals([b"z"], photos=str(originals.folder))} == {
+        "2024/a.JPG",
+        "b.png",
+        "c.jpeg",
+    }
 
 
 def test_without_a_folder_there_are_none(originals):

@@ -6,7 +6,7 @@ import pytest
 import web_example as example
 from PIL import Image
 
-from keras_pipeline.core.artifacts import read_json, write_json
+from keras_pipeline.core.artifacts import file_hash, read_json, write_json
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.web import tfjs
@@ -200,6 +200,27 @@ def test_a_backend_that_answers_otherwise_is_not_taken(visit, folder, tmp_path):
     write_json(bundle / "selftest.json", told)
     page = visit(bundle, wait="failed")
     assert "wasm gave other answers than the model's own" in page.inner_text("#status")
+
+
+def test_a_weight_that_changes_few_answers_is_refused_too(visit, folder, tmp_path):
+    bundle = shutil.copytree(folder, tmp_path / "bundle")
+    (shard,) = bundle.glob("model/*.bin")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(bytes(data))
+    page = visit(bundle, wait="failed")
+    assert page.inner_text("#status").endswith("model/group1-shard1of1.bin was altered after export.")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_proof_is_claimed_of_the_files_that_were_judged(visit, folder, tmp_path, same):
+    bundle = shutil.copytree(folder, tmp_path / "bundle")
+    judged = file_hash(bundle / "files.json") if same else "0" * 64
+    proof = {"passed": True, "backends": {"wasm": {"n": 40}}, "files": {"list_sha256": judged}}
+    write_json(bundle / "equivalence.json", proof)
+    page = visit(bundle)
+    page.wait_for_selector("#offline:not(:empty)")  # said after the proof
+    assert page.inner_text("#proof") == ("Checked against the Python model on 40 photos: same answers." if same else "")
 
 
 def test_no_other_host_is_asked(visit, classifier):

@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ ARTEFACTS = {
 ADDED_LATER = "equivalence.json"
 # Files of a SavedModel that hold dates or a random id; its weights and assets are hashed.
 VOLATILE = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb"}
+# What hashing a file raises that is no JSON any more, no archive, or has no weights in it.
+UNREADABLE = (ValueError, KeyError, OSError, zipfile.BadZipFile, zlib.error)
 # What has to be in a sidecar for it to vouch for anything.
 SIDECAR = {
     "content_hash": str, "size": int, "mtime_ns": int, "producer": str, "code_version": int, "config_hash": str,
@@ -181,14 +184,19 @@ def aside(path: Path) -> Iterator[Path]:
             old = path.with_name(f".old-{os.getpid()}-{path.name}")
             path.rename(old)
             temporary.rename(path)
-            shutil.rmtree(old)
+            remove(old)
         else:
             temporary.replace(path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, where there is one."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def temporary_for(path: Path) -> Path:
@@ -228,7 +236,7 @@ def changed_files(path: Path, meta: dict) -> list[str]:
         return [str(path / name) + ("" if name in found else " (missing)") for name in names]
     try:
         same = path.exists() and content_hash(path) == meta["content_hash"]
-    except (ValueError, KeyError, zipfile.BadZipFile, OSError):  # no JSON any more, no archive, no weights in it
+    except UNREADABLE:
         same = False
     return [] if same else [str(path) + ("" if path.exists() else " (missing)")]
 
@@ -271,7 +279,7 @@ def sidecar(path: Path) -> dict | None:
     file = path.with_name(path.name + ".meta.json")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         found = None
     # A broken sidecar means nothing is known: the step runs again.
     complete = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in SIDECAR.items())
@@ -315,13 +323,15 @@ def was_edited(path: Path) -> bool:
     """Whether a JSON file or a table says something else than when its step wrote it. Other artefacts have checks of
     their own, which name the damaged part.
     """
+    return path.suffix in (".json", ".parquet") and _is_altered(path)
+
+
+def _is_altered(path: Path) -> bool:
+    """Whether what is there is not what its step left; a small file is read, of others size and time tell."""
     meta = sidecar(path)
-    if meta is None or path.suffix not in (".json", ".parquet") or fingerprint(path).items() <= meta.items():
+    if meta is None or not path.exists() or fingerprint(path).items() <= meta.items():
         return False
-    try:
-        return content_hash(path) != meta["content_hash"]
-    except ValueError:
-        return True
+    return path.suffix not in (".json", ".parquet") or bool(changed_files(path, meta))
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -329,7 +339,16 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def input_hashes(run: Run, step: Step) -> dict[str, str | None]:
-    return {name: (sidecar(run.path(name)) or {}).get("content_hash") for name in step.needs(run.config)}
+    """Of what is there now: a verdict on an altered file must not count for what its step left."""
+    return {name: _present_hash(run.path(name)) for name in step.needs(run.config)}
+
+
+def _present_hash(path: Path) -> str | None:
+    if _is_altered(path):
+        with contextlib.suppress(*UNREADABLE):
+            return content_hash(path)
+        return "altered"
+    return (sidecar(path) or {}).get("content_hash")
 
 
 def table_attributes(path: Path) -> dict:
@@ -407,7 +426,7 @@ def _known_hash(path: str, size: int, mtime_ns: int) -> str:
 
 def why_stale(run: Run, step: Step) -> str | None:
     """None when the step is up to date, otherwise the reason in a few words."""
-    inputs, settings = input_hashes(run, step), _settings(run.config, step.sections)
+    settings = _settings(run.config, step.sections)
     for name in step.outputs:
         path = run.path(name)
         meta = sidecar(path)
@@ -421,7 +440,9 @@ def why_stale(run: Run, step: Step) -> str | None:
             return "its code changed"
         if meta.get("config_hash") != _settings_hash(settings):
             return f"its config changed{_difference(meta['config'], _shown(settings))}"
-        for source, digest in inputs.items():
-            if meta.get("inputs", {}).get(source) != digest:
+        for source in step.needs(run.config):
+            if _is_altered(run.path(source)):
+                return f"its input {source} is not as its step left it"
+            if meta["inputs"].get(source) != (sidecar(run.path(source)) or {}).get("content_hash"):
                 return f"its input {source} changed"
     return None

@@ -491,10 +491,12 @@ class Phase6(Section):
     compare: list[Rounding] = Field([], description="other ways of rounding, measured beside the shipped one")
     qat: Qat = Qat()
     validation_photos: int | None = Field(
-        1000, ge=1, description="seeded sample of the test split shown to the browser; null: all"
+        1000, ge=20, description="seeded sample of the test split shown to the browser; null: all"
     )
     photos: str | None = Field(
-        None, description="folder of photos as they were taken, for the page's whole path; null: an embedded source's"
+        None,
+        min_length=1,
+        description="folder of photos as they were taken, for the page's whole path; null: an embedded source's",
     )
     max_top1_loss: float = Field(0.02, ge=0, le=1, description="test top-1 that rounding may cost before export stops")
 

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from keras_pipeline.data.photo import shrink, upright_rgb
+from keras_pipeline.data.photo import MAX_PIXELS, shrink, upright_rgb
 
 
 def decode_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -78,6 +78,7 @@ class Preprocessing:
         """What `preprocessing.json` holds, so that another language can repeat the sums."""
         return {
             **dataclasses.asdict(self),
+            "max_pixels": MAX_PIXELS,  # of an original
             "channels": "RGB",
             "range": [0, 255],
             "orientation": "EXIF applied",

@@ -241,7 +241,7 @@ def load_info(path: Path) -> DatasetInfo:
     value = read_json(path)
     try:
         info = DatasetInfo(path.parent, value["classes"], value["class_hash"], value["splits"])
-        shards = [_shard_entry(shard) for split in SPLITS for shard in info.splits[split]["shards"]]
+        shards = [shard_entry(shard) for split in SPLITS for shard in info.splits[split]["shards"]]
         counts = [(split["n"] + 0, split["per_region"] | {}, split["per_class"] | {}) for split in info.splits.values()]
         known = class_hash(info.classes)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -256,11 +256,12 @@ def load_info(path: Path) -> DatasetInfo:
     return info
 
 
-def _shard_entry(entry: dict) -> dict:
+def shard_entry(entry: dict) -> dict:
+    """What an index says of one file. Raises ValueError, KeyError or TypeError for what can't be that."""
     types = {"name": str, "n": int, "bytes": int, "sha256": str}
     wrong = [key for key, kind in types.items() if not isinstance(entry[key], kind)]
-    if wrong or Path(entry["name"]).name != entry["name"]:
-        raise ValueError(f"shard {entry} has another {', '.join(wrong) or 'folder in its name'}")
+    if wrong or Path(entry["name"]).name != entry["name"] or len(entry["name"]) > 250:
+        raise ValueError(f"shard {str(entry)[:200]} has another {', '.join(wrong) or 'folder or length of its name'}")
     return entry
 
 

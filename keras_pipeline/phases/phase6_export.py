@@ -66,10 +66,10 @@ STEPS = [
     ),
     Step(
         "phase6", "export", export, ("dataset", "assignment", "shipped", "shipped_calibration", "priors"),
-        ("saved_model", "web", "export"), ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 3,
+        ("saved_model", "web", "export"), ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 4,
     ),
     Step(
         "phase6", "validate", proving.validate, ("dataset", "saved_model", "web"), ("equivalence", "equivalence_worst"),
-        ("seed", "phase6.validation_photos", "phase6.photos"), 2,
+        ("seed", "phase6.validation_photos", "phase6.photos"), 3,
     ),
 ]  # fmt: skip

@@ -42,6 +42,7 @@ def quantize(run: Run) -> None:
             fit, test = table.predict(model, way)
             figures = {"megabytes": rounding.megabytes(tensors), "tensors": tensors}
             if way == settings.quantization:
+                _refuse_costly_rounding(run, table.top1(test))  # before anything of an earlier one is replaced
                 with aside(run.path("shipped")) as temporary:
                     model.save(temporary)
                 digest = content_hash(run.path("shipped"))
@@ -55,7 +56,6 @@ def quantize(run: Run) -> None:
     write_json(run.path("shipped_calibration"), calibration)
     print(calibrating.describe_temperature(calibration))
     print(calibrating.describe(calibration))
-    _refuse_costly_rounding(run, variants[settings.quantization])
 
 
 class _Table:
@@ -80,6 +80,12 @@ class _Table:
         folder = self._scratch / name
         folder.mkdir()
         return calibrating.predict(self._run, model, name, folder)
+
+    def top1(self, test: Predictions) -> dict:
+        """The paired difference to the float student."""
+        from keras_pipeline.evaluation.rounding import cost
+
+        return cost(self._test, test)["top1"]
 
     def row(self, name: str, test: Predictions, fitted: dict, figures: dict) -> dict:
         """`figures` with what changed; prints it.
@@ -174,8 +180,8 @@ def _train_views(run: Run):
         yield from (batch["image"] for batch in batches)
 
 
-def _refuse_costly_rounding(run: Run, shipped: dict) -> None:
-    loss, most = -shipped["top1"]["difference"], run.config.phase6.max_top1_loss
+def _refuse_costly_rounding(run: Run, top1: dict) -> None:
+    loss, most = -top1["difference"], run.config.phase6.max_top1_loss
     if loss > most:
         raise ValueError(
             f"phase6.quantization: rounding costs {loss:.3f} test top-1, phase6.max_top1_loss allows {most:g}: use "

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import shutil
 import sys
 import time
-from pathlib import Path
 
 from keras_pipeline.core import artifacts
 from keras_pipeline.core.artifacts import Run, Step
@@ -180,16 +178,9 @@ def _remove_leftovers(run: Run) -> None:
     for kind in (".writing-*", ".old-*"):
         for folder in (run.folder, run.path("dataset").parent):
             for leftover in sorted(folder.rglob(kind)):
-                _remove(leftover)
+                artifacts.remove(leftover)
         for leftover in run.path("web").parent.glob(f"{kind}-{run.config.experiment}"):
-            _remove(leftover)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+            artifacts.remove(leftover)
 
 
 def status(run: Run) -> list[dict]:

@@ -22,7 +22,7 @@ from keras import ops
 
 from keras_pipeline.core.artifacts import aside, file_hash, read_json, write_json
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.data import tfrecord
+from keras_pipeline.data import records, tfrecord
 from keras_pipeline.data.augment import sample_hash
 from keras_pipeline.training.losses import EMPTY_TAIL
 
@@ -127,7 +127,7 @@ class Store:
         try:
             self.layout = Layout(**index["layout"])
             self.layout.check()
-            self.shards: list[dict] = [{"name": s["name"] + "", **s, "bytes": s["bytes"] + 0} for s in index["shards"]]
+            self.shards: list[dict] = [records.shard_entry(shard) for shard in index["shards"]]
         except (KeyError, TypeError, ValueError) as error:
             raise BrokenArtefact(f"{folder / 'index.json'}: no index of soft labels ({error!r}); {REMEDY}") from None
         for shard in self.shards:
@@ -222,9 +222,9 @@ def combine(
     Raises ValueError when the teachers' records are of other photos, other views, or in another order.
     """
     first = members[0][0]
-    for records, _, _ in members[1:]:
-        if not np.array_equal(records["sample"], first["sample"]) or not np.array_equal(
-            records["views"]["seed"], first["views"]["seed"]
+    for block, _, _ in members[1:]:
+        if not np.array_equal(block["sample"], first["sample"]) or not np.array_equal(
+            block["views"]["seed"], first["views"]["seed"]
         ):
             raise ValueError(
                 "the teachers' records are of other photos or views, or in another order; run both `logits` again"

@@ -251,7 +251,8 @@ def load_classifier(folder: Path) -> Classifier:
     except BrokenArtefact:
         raise
     except (OSError, KeyError, TypeError, IndexError, ValueError, tf.errors.OpError) as error:
-        raise BrokenArtefact(f"{folder}: damaged ({error!r}); run `phase6 export --force`") from error
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BrokenArtefact(f"{folder}: damaged ({said}); run `phase6 export --force`") from error
 
 
 def _load(folder: Path) -> Classifier:

@@ -54,7 +54,7 @@ function showAnswer({ species, probability, conclusive, threshold, genus, ms }) 
   $("took").textContent = say.took(Math.round(ms), classifier.backend);
   $("answer").dataset.conclusive = conclusive ? "species" : genus.conclusive ? "genus" : "none";
   const sure = conclusive ? percent : genus.conclusive ? say.percent(genus.probability) : null;
-  show("answered", sure ? say.answered(verdict, sure) : `${verdict}.`);
+  show("answered", sure ? say.answered(verdict, sure) : `${verdict}. ${$("sure").textContent}`);
 }
 
 async function ask(file) {
@@ -136,9 +136,10 @@ function listen() {
 async function showProof() {
   const response = await fetch("equivalence.json").catch(() => null);
   if (!response?.ok) return;
-  const { passed, backends } = await response.json();
+  const { passed, backends, files } = await response.json();
   const checked = backends[classifier.backend] ?? backends.wasm;
-  if (!passed || !checked) return;
+  // Of other files, or where the browser hides the hash (plain http from another machine), nothing is claimed.
+  if (!passed || !checked || files.list_sha256 !== classifier.files_sha256) return;
   proven = checked.n;
   $("proof").textContent = say.proof(proven);
 }

@@ -52,7 +52,7 @@ const en = {
   attribution: "Whose photos it learnt from",
   retry: "Try again",
   notLoaded: (why) => `The model could not be loaded: ${why}.`,
-  notRead: (file, why) => `“${file}”: ${why}. Please choose a JPEG, PNG or WebP photo.`,
+  notRead: (file, why) => `“${file}”: ${why}.`,
   noPhotoPasted: "What you pasted holds no photo.",
   answered: (verdict, percent) => `${verdict}, ${percent} sure.`,
   script: "This page needs JavaScript: the plant is recognised on your own device.",
@@ -107,7 +107,7 @@ const es = {
   attribution: "De quién son las fotos con que aprendió",
   retry: "Reintentar",
   notLoaded: (why) => `No se ha podido cargar el modelo: ${why}.`,
-  notRead: (file, why) => `«${file}»: ${why}. Elige una foto JPEG, PNG o WebP.`,
+  notRead: (file, why) => `«${file}»: ${why}.`,
   noPhotoPasted: "Lo que has pegado no contiene ninguna foto.",
   answered: (verdict, percent) => `${verdict}, certeza: ${percent}.`,
   script: "Esta página necesita JavaScript: la planta se reconoce en tu propio dispositivo.",
@@ -115,8 +115,18 @@ const es = {
 
 /** Reasons why a photo or the model failed, as worker.js names them. */
 const reasons = {
-  "not a photo": { en: "this is no photo that this browser can read", es: "no es una foto que este navegador sepa leer" },
-  "too small": { en: "it is too small to tell a plant", es: "es demasiado pequeña para reconocer una planta" },
+  "not a photo": {
+    en: "this is no photo that this browser can read. Please choose a JPEG, PNG or WebP photo",
+    es: "no es una foto que este navegador sepa leer. Elige una foto JPEG, PNG o WebP",
+  },
+  "too small": {
+    en: "it is too small to tell a plant. Please choose a larger photo",
+    es: "es demasiado pequeña para reconocer una planta. Elige una foto más grande",
+  },
+  "too large": {
+    en: "it has more pixels than can be looked at. Please choose a smaller photo",
+    es: "tiene más píxeles de los que se pueden mirar. Elige una foto más pequeña",
+  },
   "no connection": { en: "the connection was lost", es: "se ha perdido la conexión" },
 };
 

@@ -17,6 +17,7 @@ async function keep() {
     const finished = await caches.open(version);
     for (const request of await cache.keys()) await finished.put(request, await cache.match(request));
     await finished.put(here("./"), await finished.match(here("index.html")));
+    await finished.put(here(LIST), new Response(text)); // the worker compares the model's files with it
   }
   for (const name of await caches.keys()) if (name !== version) await caches.delete(name);
 }
