@@ -10,6 +10,7 @@ a probability would be one of 256.
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ class LiteModel:
 
     def __init__(self, content: bytes):
         with _without_notice():
-            self._interpreter = tf.lite.Interpreter(model_content=content)
+            self._interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
         self._ask = self._interpreter.get_signature_runner("serving_default")
         self.output_shape = (None, self._ask.get_output_details()["logits"]["shape"][1])
 

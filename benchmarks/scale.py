@@ -1,0 +1,158 @@
+"""What does a photo cost in each phase, how does that grow, and what would 850,000 take? Writes scale.md.
+
+    .venv/bin/python benchmarks/scale.py [--price-per-gpu-hour 2.5]      (CPU only, 2 cores, half an hour)
+
+`configs/demo.yaml` with fewer epochs at three sizes, 400, 1,200 and 3,600 photos, each step timed by its sidecar. A
+line through the three gives a step's fixed cost and its cost a photo; from the last two sizes, without the fixed cost,
+comes the power with which it grows. What one GPU and eight would take for `configs/full.yaml` is the forecast that `run
+--dry-run` gives too (`keras_pipeline/phases/cost.py`): its rates of a CPU are checked here against the measured, those
+of a GPU are assumed and named.
+
+Prints the table, and as the last line 1.15 over the largest power of a step that takes more than a minute; exit 1
+below 1.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config import load
+from keras_pipeline.core.progress import duration
+from keras_pipeline.phases import cost, runner
+
+ROOT = Path(__file__).parents[1]
+SIZES = (400, 1200, 3600)
+TEACHER = {
+    "learning_rate": 3e-3, "batch_size": 32, "epochs": 2, "warmup_epochs": 1, "optimizer": "adam", "weight_decay": 0.0,
+}  # fmt: skip
+FEWER = {
+    "phase1.training": TEACHER,
+    "phase2.training": TEACHER,
+    "phase4.training": {"batch_size": 32, "warmup_epochs": 1},
+    "phase4.distill": {"epochs": 2, "learning_rate": 3e-3},
+    "phase4.finetune": {"epochs": 2, "learning_rate": 5e-5, "augmentation": "none"},
+}
+LONG = 60.0  # seconds from which on a step's growth is judged
+GOAL = 1.15
+FULL = 850_000
+GPUS = (("one GPU", 1), ("eight", 8))
+CORES = 16  # beside each card
+
+
+def settings(root: Path, photos: int) -> list[str]:
+    values = {"root": str(root), "source.demo": {"species": 10, "photos": photos}} | FEWER
+    values |= {"gates.valid_photos_min": None, "gates.valid_photos_max": None}
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def measure(root: Path, photos: int) -> tuple[dict[str, float], dict[str, float]]:
+    """(seconds of each step, what the forecast says of them)"""
+    given = settings(root, photos)
+    command = [sys.executable, "-m", "keras_pipeline", "run", "--config", "configs/demo.yaml"]
+    done = subprocess.run([*command, *(f"--set={one}" for one in given)], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        sys.exit(f"exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    run = Run(load(ROOT / "configs/demo.yaml", given), None)
+    seconds = {row["step"]: row["seconds"] for row in runner.status(run)}
+    print(f"{photos} photos: {duration(sum(seconds.values()))}", flush=True)
+    return seconds, {title: found.seconds for title, found in cost.costs(run).items()}
+
+
+def full_size(gpus: int) -> dict[str, cost.Cost]:
+    run = Run(load(ROOT / "configs/full.yaml", [f"gates.valid_photos_max={FULL}"]), None)
+    card = cost.Device("GPU", mobilenet=gpus * cost.GPU["mobilenet"], vit=gpus * cost.GPU["vit"], cores=CORES * gpus)
+    return cost.costs(run, card)
+
+
+def table(measured: list[dict[str, float]], forecast: list[dict[str, float]]) -> tuple[list[str], float]:
+    """(Markdown rows, the largest power of a long step)"""
+    rows, largest = [], 0.0
+    for step in measured[0]:
+        seconds = np.array([each[step] for each in measured])
+        slope, fixed = np.polyfit(SIZES, seconds, 1)
+        growing = seconds - min(max(fixed, 0.0), 0.95 * seconds[0])
+        power = float(np.log(growing[2] / growing[1]) / np.log(SIZES[2] / SIZES[1]))
+        judged = seconds[2] > LONG
+        largest = max(largest, power) if judged else largest
+        cells = [f"{s:.1f}" for s in seconds] + [f"{max(fixed, 0):.1f}", f"{max(1000 * slope, 0):.2f}"]
+        rows.append(
+            f"| `{step}` | {' | '.join(cells)} | {f'{power:.2f}' if judged else ''} | {forecast[2][step]:.0f} |"
+        )
+    return rows, largest
+
+
+def projection(price: float | None) -> list[str]:
+    one, eight = (full_size(n) for _, n in GPUS)
+    rows = []
+    for step in (each.title for each in runner.STEPS):
+        cells = (duration(one[step].seconds), duration(eight[step].seconds), f"{one[step].bytes / 1e9:.1f}")
+        rows.append(f"| `{step}` | {' | '.join(cells)} |")
+    totals = [duration(sum(found.seconds for found in each.values())) for each in (one, eight)]
+    rows.append(f"| together | {' | '.join(totals)} | {sum(found.bytes for found in one.values()) / 1e9:.0f} |")
+    trained = [{s: f.seconds for s, f in each.items() if not s.startswith("phase0")} for each in (one, eight)]
+    if price:  # phase 0 needs no GPU
+        paid = [gpus * sum(each.values()) / 3600 * price for (_, gpus), each in zip(GPUS, trained, strict=True)]
+        rows.append(f"| GPUs, at {price:g} an hour | {paid[0]:,.0f} | {paid[1]:,.0f} | |")
+    slowest = [max(each, key=each.get) for each in trained]
+    model = load(ROOT / "configs/full.yaml").phase3.model
+    reading, training = cost.DECODE / CORES, 3 * cost.macs(model, 224)[0] / cost.GPU["mobilenet"]
+    rows += [
+        "",
+        f"After phase 0 the bottleneck is `{slowest[0]}` on one GPU and `{slowest[1]}` on eight. Phase 0's is the "
+        "politeness: one host gives 10 photos a second; with a hundred hosts it is the processor. The student's "
+        f"training waits for {'the photos' if reading > training else 'the card'}: {CORES} cores decode and augment "
+        f"{1 / reading:,.0f} a second, a card would train on {1 / training:,.0f}.",
+    ]
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--price-per-gpu-hour", type=float)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = [measure(Path(folder, str(photos)), photos) for photos in SIZES]
+    measured, forecast = [seconds for seconds, _ in found], [said for _, said in found]
+    rows, largest = table(measured, forecast)
+    ratio = sum(measured[2].values()) / sum(forecast[2].values())
+    heads = " | ".join(f"{n:,} photos" for n in SIZES)
+    text = "\n".join(
+        [
+            "# What a photo costs",
+            "",
+            "Written by `benchmarks/scale.py`, which says how. `configs/demo.yaml` (MobileNetV2 0.35 at 96 px, two "
+            f"epochs a training) on {cost.device().name}, seconds of each step:",
+            "",
+            f"| step | {heads} | fixed | ms a photo | grows as n to the | forecast at {SIZES[2]:,} |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+            f"All steps at {SIZES[2]:,} photos took {ratio:.2f} times what `run --dry-run` forecasts for them here.",
+            "",
+            f"## {FULL:,} photos, `configs/full.yaml`",
+            "",
+            "Forecast, not run. Arithmetic of the networks (ViT-base 17.6 billion multiply-adds a photo, MobileNetV2 "
+            f"0.3) at rates that are assumed: {cost.GPU['vit'] / 1e12:g} and {cost.GPU['mobilenet'] / 1e12:g} trillion a "
+            f"second on a card of an A100's class in TF32, {CORES} cores a card. Eight cards: the same divided by eight, as "
+            "if nothing were lost between them; training on more than one is not there yet.",
+            "",
+            "| step | one GPU | eight | GB |",
+            "| --- | --- | --- | --- |",
+            *projection(options.price_per_gpu_hour),
+            "",
+        ]
+    )
+    (ROOT / "benchmarks/scale.md").write_text(text)
+    print(text)
+    print(f"{GOAL / largest:.2f}")
+    return int(largest > GOAL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
