@@ -138,9 +138,9 @@ def main() -> int:
             f"## {FULL:,} photos, `configs/full.yaml`",
             "",
             "Forecast, not run. Arithmetic of the networks (ViT-base 17.6 billion multiply-adds a photo, MobileNetV2 "
-            f"0.3) at rates that are assumed: {cost.GPU['vit'] / 1e12:g} and {cost.GPU['mobilenet'] / 1e12:g} trillion a "
-            f"second on a card of an A100's class in TF32, {CORES} cores a card. Eight cards: the same divided by eight, as "
-            "if nothing were lost between them; training on more than one is not there yet.",
+            f"0.3) at rates that are assumed: {cost.GPU['vit'] / 1e12:g} and {cost.GPU['mobilenet'] / 1e12:g} trillion "
+            f"a second on a card of an A100's class in TF32, {CORES} cores a card. Eight cards: the same divided by "
+            "eight, as if nothing were lost between them; training on more than one is not there yet.",
             "",
             "| step | one GPU | eight | GB |",
             "| --- | --- | --- | --- |",
