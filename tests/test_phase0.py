@@ -20,8 +20,15 @@ from hostile_host import HostileHost
 from keras_pipeline.__main__ import main
 from keras_pipeline.data import records
 from keras_pipeline.demo import embedded
+from keras_pipeline.phases import runner
 
 SPECIES = ("Bellis perennis", "Crocus vernus", "Iris germanica")
+
+
+@pytest.fixture(autouse=True)
+def no_graphs_to_free(monkeypatch):
+    """Other tests of this process may have left many: looking through them takes a third of a second a step."""
+    monkeypatch.setattr(runner.gc, "collect", lambda: 0)
 
 
 @pytest.fixture(scope="module")

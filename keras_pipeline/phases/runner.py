@@ -129,7 +129,7 @@ def _guarded(run: Run, step: Step) -> None:
     finally:
         if "keras" in sys.modules:
             sys.modules["keras"].backend.clear_session()
-        gc.collect()
+            gc.collect()
 
 
 def _name_corrupt_shard(run: Run) -> None:
