@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m keras_pipeline
 PAGE := keras_pipeline/web/page
 
-.PHONY: setup demo test lint bench clean browser
+.PHONY: setup demo test coverage lint bench clean browser
 setup: $(VENV)/.installed $(PAGE)/node_modules/.installed browser
 
 $(VENV)/.installed: requirements.lock setup.cfg pyproject.toml
@@ -32,6 +32,9 @@ demo: setup
 
 test: setup
 	$(VENV)/bin/python -m pytest
+
+coverage: setup
+	$(VENV)/bin/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
