@@ -90,7 +90,8 @@ def newer(root: Path, than: float) -> list[Path]:
 
 def kill_once(root: Path, number: int, chance: random.Random) -> bool:
     """Starts the run and kills it; False where it ended first."""
-    delay, in_a_write = chance.uniform(0, 8), number % 3 == 0
+    # Some at once, some steps later: a step takes a second, or a minute.
+    delay, in_a_write = chance.uniform(0, chance.choice((2, 10, 40))), number % 3 == 0
     started = time.time()
     log = root.parent / "killed.log"
     with log.open("w") as out:

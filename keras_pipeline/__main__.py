@@ -373,7 +373,7 @@ def _status(run, options: argparse.Namespace) -> tuple[object, int]:
 def _report(run, options: argparse.Namespace) -> tuple[object, int]:
     from keras_pipeline.phases import summary
 
-    path = summary.write(run)
+    path = summary.write(run, again=True)
     print(path)
     return {"report": str(path)}, 0
 

@@ -184,10 +184,14 @@ def test_every_photo_is_in_exactly_one_split_with_its_observation(road):
 def test_a_second_run_does_nothing_and_verify_finds_everything_unchanged(road, capsys):
     file, root, _ = road
     before = content_hash(root / "artifacts/easy/phase4/finetune/best.keras")
+    written = (root / "artifacts/easy/report.html").stat().st_mtime_ns
     assert main(["run", "--config", str(file)]) == 0
     printed = capsys.readouterr().out
     assert printed.count("up to date") == 25 and "done in" not in printed
     assert content_hash(root / "artifacts/easy/phase4/finetune/best.keras") == before
+    assert (root / "artifacts/easy/report.html").stat().st_mtime_ns == written
+    assert main(["report", "--config", str(file)]) == 0
+    assert (root / "artifacts/easy/report.html").stat().st_mtime_ns > written
     assert not list(root.rglob("backup")) and not list(root.rglob(".writing-*"))  # only a restart would need them
     assert main(["phase7", "verify", "--config", str(file)]) == 0
 

@@ -69,6 +69,7 @@ def write_report(
     gates: Sequence[dict] | None,
     sections: Sequence[tuple[str, Sequence[Block]]],
     kind: str = "Training report",
+    made_from: str = "",
 ) -> None:
     """Writes the report, aside first and then renamed.
 
@@ -80,6 +81,7 @@ def write_report(
             here'; missed ones are shown first. None: the page is not about gates.
         sections: `(title, blocks)` in order of reading.
         kind: what the page is, above its title.
+        made_from: names what the page was made from; stands in its first thousand bytes.
 
     Raises:
         ValueError: an unknown gate status, a missing gate key, a table row of the wrong length, a file that is no PNG.
@@ -92,6 +94,7 @@ def write_report(
     links += [(anchor, title) for anchor, (title, _) in zip(anchors, sections, strict=True)]
     page = _PAGE.substitute(
         style=_STYLE,
+        made_from=_escape(made_from),
         title=_escape(experiment),
         kind=_escape(kind),
         verdict=_verdict(gates or []),
@@ -335,6 +338,7 @@ _PAGE = Template("""<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="made-from" content="$made_from">
 <title>$title – $kind</title>
 <style>$style</style>
 </head>

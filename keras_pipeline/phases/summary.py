@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run, sidecar
@@ -24,17 +26,22 @@ EXAMPLES = 24  # photos
 FEW = 20  # photos; a share of fewer says nothing
 
 
-def write(run: Run) -> Path:
-    """Writes report.html, and model_card.md. Sections whose artefacts aren't there yet are left out.
+def write(run: Run, *, again: bool = False) -> Path:
+    """Writes report.html, and model_card.md. Sections whose artefacts aren't there yet are left out; where nothing has
+    happened since it was written, it stays, unless `again`.
 
     Raises BrokenArtefact where nothing is made yet, or an artefact does not hold what its step writes.
     """
     made = {step.title for step in runner.STEPS if all(sidecar(run.path(name)) for name in step.outputs)}
     if not made:
         raise BrokenArtefact(f"{run.folder}: no step is done yet, there is nothing to report; `run` makes it")
-    rows = runner.status(run)
+    rows, path = runner.status(run), run.path("report")
     try:
-        return _write(run, made, rows)
+        verdicts = gates.judge(run, made)
+        made_from = hashlib.sha256(json.dumps([rows, verdicts]).encode()).hexdigest()
+        if again or not path.exists() or made_from.encode() not in path.read_bytes()[:1000]:
+            _write(run, made, rows, verdicts, made_from)
+        return path
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         changed = [f"{row['step']} ({row['reason']})" for row in rows if row["state"] == "stale"]
         if not changed:
@@ -45,7 +52,7 @@ def write(run: Run) -> Path:
         ) from error
 
 
-def _write(run: Run, made: set[str], rows: list[dict]) -> Path:
+def _write(run: Run, made: set[str], rows: list[dict], verdicts: list[dict], made_from: str) -> None:
     sections = []
     for title, phases, needed, blocks in (
         ("Phase 0: data", ("phase0",), "phase0 baseline", _data),
@@ -63,12 +70,15 @@ def _write(run: Run, made: set[str], rows: list[dict]) -> Path:
     sections.append(("Time taken", [_timings(rows)]))
     if "phase7 manifest" in made:
         sections.append(("Phase 7: how to make it again", _manifest(run)))
-    path = run.path("report")
     summary = _headline(run) if "phase6 validate" in made else {}
     write_report(
-        path, experiment=run.config.experiment, summary=summary, gates=gates.judge(run, made), sections=sections
+        run.path("report"),
+        experiment=run.config.experiment,
+        summary=summary,
+        gates=verdicts,
+        sections=sections,
+        made_from=made_from,
     )
-    return path
 
 
 def _headline(run: Run) -> dict:
