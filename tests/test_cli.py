@@ -1,6 +1,7 @@
 """The command line in processes of its own: speed, exit codes, and what it says."""
 
 import builtins
+import ctypes
 import errno
 import json
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pymongo
 import pytest
+from conftest import jpeg_of
 
 from keras_pipeline import __main__ as cli
 from keras_pipeline.core import pretrained
@@ -420,3 +422,27 @@ def test_live_is_the_config_key_and_goes_with_distill(experiment, capsys, monkey
 def test_looking_at_soft_labels_that_are_not_there(experiment, capsys, arguments, code, message):
     assert cli.main(["phase3", *arguments, "--config", str(experiment())]) == code
     assert message in capsys.readouterr().err
+
+
+def without_roots_rights():
+    """Root may write anywhere; without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH it is bound by the mode like others."""
+    libc = ctypes.CDLL(None)
+    for capability in (1, 2):
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+def test_a_read_only_folder_is_named_and_later_the_same_command_goes_on(experiment, tmp_path):
+    root = tmp_path / "locked"
+    root.mkdir(mode=0o555)
+    photos = {"images": str(tmp_path), "labels": str(tmp_path / "labels.csv")}
+    (tmp_path / "a.jpg").write_bytes(jpeg_of(1))
+    (tmp_path / "labels.csv").write_text("image,latin_name\na.jpg,Bellis perennis\n")
+    sets = [f"root={root}", "source.uri=embedded", f"source.demo={json.dumps(photos)}"]
+    command = [sys.executable, "-m", "keras_pipeline", "phase0", "audit", "--config", str(experiment())]
+    command += [part for one in sets for part in ("--set", one)]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=without_roots_rights)
+    assert done.returncode == 3, done.stderr
+    assert str(root) in done.stderr and "expected a place that can be read and written" in done.stderr
+    assert "Traceback" not in done.stderr
+    root.chmod(0o755)
+    assert subprocess.run(command, capture_output=True, preexec_fn=without_roots_rights).returncode == 0
