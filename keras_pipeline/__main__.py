@@ -60,6 +60,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--split", choices=("train", "val", "calibration", "test"), default="test", help="of evaluate (test)"
         )
+        if phase in ("phase0", "phase1", "phase2"):
+            command.add_argument(
+                "--runner", choices=("local", "beam"), default="local", help="of export and logits: who does the work"
+            )
+            command.add_argument(
+                "--beam-args", nargs=argparse.REMAINDER, default=[], metavar="…", help="Beam's own; the last of all"
+            )
         if phase in ("phase1", "phase2"):
             command.add_argument(
                 "--profile-input",
@@ -169,10 +176,20 @@ def _dispatch(options: argparse.Namespace) -> tuple[object, int]:
     from keras_pipeline.core.artifacts import Run
 
     config = _config(options)
-    run = Run(config, lambda: _open_source(config), getattr(options, "split", "test"))
+    run = Run(config, lambda: _open_source(config), getattr(options, "split", "test"), beam=_beam(options))
     if options.command.startswith("phase"):
         return _phase(run, options)
     return COMMANDS[options.command](run, options)
+
+
+def _beam(options: argparse.Namespace) -> tuple[str, ...] | None:
+    if getattr(options, "runner", "local") == "local":
+        if getattr(options, "beam_args", []):
+            raise ValueError("--beam-args goes with --runner beam")
+        return None
+    if options.step not in ("export", "logits"):
+        raise ValueError(f"--runner beam goes with export and logits, received {options.command} {options.step or ''}")
+    return tuple(options.beam_args)
 
 
 def _config(options: argparse.Namespace):

@@ -108,6 +108,7 @@ class Run:
     open_source: Callable[[], contextlib.AbstractContextManager[tuple[str, str | None]]]  # -> (uri, base_url)
     split: str = "test"  # of `evaluate`
     made_from: str = ""  # `recipe` of the step under way: what a killed run left goes on only under the same one
+    beam: tuple[str, ...] | None = None  # Beam's arguments, where it deals out the work; not part of any result
     stale: Mapping[str, str] = dataclasses.field(default_factory=dict)  # makers of its inputs, and why they are
 
     def path(self, name: str) -> Path:

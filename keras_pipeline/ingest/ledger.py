@@ -217,6 +217,14 @@ class Ledger:
         with self._db:
             self._db.executemany(f"UPDATE photos SET {changes} WHERE sample_id = ?", values)
 
+    def outcomes(self) -> Iterator[Outcome]:
+        """What became of each row that was asked for."""
+        for row in self._db.execute(
+            f"SELECT sample_id, {', '.join(BECAME)} FROM photos WHERE state IN ('ok', 'failed')"
+        ):
+            found = Outcome(*row)
+            yield dataclasses.replace(found, may_succeed=bool(found.may_succeed))
+
     def give_up(self, host: str, reason: str) -> int:
         """What still waits for this host waits for another run. Returns how many rows those are."""
         with self._db:

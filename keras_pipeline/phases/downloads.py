@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from keras_pipeline.core.artifacts import Run, config_hash, write_json
 from keras_pipeline.core.errors import SourceError
+from keras_pipeline.phases import beam_export, on_beam
 
 if TYPE_CHECKING:
     from keras_pipeline.ingest.ledger import Document, Ledger
@@ -146,11 +147,14 @@ def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) ->
     from keras_pipeline.data import records
     from keras_pipeline.ingest import export as exporting
 
-    settings, raw, known = run.config.dataset, raw_folder(run), ledger.shards()
+    settings, raw = run.config.dataset, raw_folder(run)
+    beam_export.take_in(ledger, raw)
+    known = ledger.shards()
     for shard in raw.glob("photos-*.tfrecord"):
         if shard.name not in known:  # renamed into place just before a kill
             shard.unlink()
-    numbers = itertools.count(max((int(name[7:12]) for name in known), default=-1) + 1)
+    # Those of Beam's workers have names of another kind.
+    numbers = itertools.count(max((int(name[7:12]) for name in known if len(name) == 21), default=-1) + 1)
 
     def open_shard() -> tuple[str, records.ShardWriter]:
         name = f"photos-{next(numbers):05d}.tfrecord"
@@ -161,6 +165,10 @@ def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) ->
         raise SourceError(f"{_describe(estimate)}; free some, or lower source.max_per_species")
     given_up: dict[str, str] = {}
     while ledger.count("waiting"):
+        if run.beam is not None:
+            _fetch_on_beam(run, ledger, base_url)
+            _choose(run, ledger)
+            continue
         exporting.fetch_photos(
             ledger,
             run.config.phase0.export,
@@ -206,6 +214,21 @@ def _take_in(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
         if lost:
             print(f"{lost} photos were in shards that are gone; they are fetched again")
     _choose(run, ledger)
+
+
+def _fetch_on_beam(run: Run, ledger: Ledger, base_url: str | None) -> None:
+    from keras_pipeline.ingest import fetch
+
+    raw = raw_folder(run)
+    own_host = fetch.host_of(base_url) if run.config.source.uri == "embedded" else ""
+    work = beam_export.Fetching(raw, run.config.phase0.export, run.config.dataset, base_url, own_host)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=raw.parent) as scratch:
+        queues = beam_export.write_queues(ledger, Path(scratch), own_host)
+        waiting = ledger.count("waiting")
+        on_beam.each(functools.partial(beam_export.fetch_queue, work), queues, run.beam, Path(scratch))
+    beam_export.take_in(ledger, raw)
+    if ledger.count("waiting") == waiting:
+        raise SourceError("Beam's workers brought nothing; do they see this folder under the same path?")
 
 
 def _choose(run: Run, ledger: Ledger) -> None:

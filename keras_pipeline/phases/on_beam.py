@@ -1,0 +1,40 @@
+"""Work that is dealt out by Apache Beam: the same functions, on whatever machines its runner has.
+
+Every worker needs the project's folder under the same path (a shared disk) and this package with its extra `beam`; what
+they make lies there, only small answers travel back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_pipeline.core.errors import SourceError
+
+
+def each(function: Callable[[Any], dict], items: Sequence[Any], arguments: Sequence[str], scratch: Path) -> list[dict]:
+    """function(item) for each item, once each as far as the runner keeps that; in no order.
+
+    Args:
+        function: picklable, and safe to be called again with the same item: a runner repeats what a lost worker did.
+        arguments: of Beam: `--runner=FlinkRunner …`; none: DirectRunner, in this process.
+        scratch: an empty folder that all workers see.
+
+    Raises SourceError where Beam is not installed, or a worker failed for good.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise SourceError(f"--runner beam needs Apache Beam ({error}); pip install 'keras_pipeline[beam]'") from error
+    if not items:
+        return []
+    try:
+        with beam.Pipeline(options=PipelineOptions(list(arguments))) as pipeline:
+            answers = pipeline | beam.Create(list(items)) | beam.Reshuffle() | beam.Map(function)
+            answers | beam.Map(json.dumps) | beam.io.WriteToText(str(scratch / "answers"))
+    except Exception as error:  # each runner raises something else
+        raise SourceError(f"Beam: {str(error).strip().splitlines()[-1]}; what was finished is kept") from error
+    return [json.loads(line) for file in sorted(scratch.glob("answers*")) for line in file.read_text().splitlines()]

@@ -1,0 +1,105 @@
+"""Beam deals out the work: the same photos, splits and soft labels as without it. DirectRunner, on the fault server."""
+
+import json
+
+import pandas as pd
+import pytest
+from test_phase0 import Project, client, host  # noqa: F401
+
+pytest.importorskip("apache_beam")
+from keras_pipeline import __main__ as cli
+from keras_pipeline.core.errors import SourceError
+from keras_pipeline.phases import beam_export, on_beam
+
+FAULTS = ("moody", "busy", "html", "missing", "half", "reset", "moved", "small", "empty")
+
+
+@pytest.fixture
+def projects(tmp_path, host, client, monkeypatch):  # noqa: F811
+    """Two of the same documents, good ones and faulty ones, with nothing else in common."""
+    monkeypatch.setattr(beam_export, "PIECE", 25)
+    found = []
+    for name in ("local", "beam"):
+        (tmp_path / name).mkdir()
+        project = Project(tmp_path / name, host, client, "same")
+        found.append(project)
+    found[0].add([f"good-{i}.jpg" for i in range(60)] + [f"{fault}-{i}.jpg" for fault in FAULTS for i in range(2)])
+    yield found
+    found[0].photos.drop()
+
+
+def told(project):
+    table = pd.read_parquet(project.root / "artifacts/small/phase0/url_ledger.parquet")
+    return {row.sample_id: (row.state, row.reason, row.sha256, row.attempts) for row in table.itertuples()}
+
+
+def test_the_same_photos_in_the_same_splits(projects, host):  # noqa: F811
+    local, beam = projects
+    assert local.run("audit", "export", "split") == 0
+    asked = dict(host.asked)
+    host.asked.clear()
+    assert beam.run("audit") == 0
+    assert beam.command("export", "--force", "--runner", "beam") == 0
+    assert dict(host.asked) == asked  # each URL as often
+    pieces = {path.name[7:19] for path in (beam.dataset / "raw").glob("photos-*.tfrecord")}
+    assert len(pieces) >= 3
+    assert beam.run("split") == 0
+    assert told(beam) == told(local)
+    assert beam.stored() == local.stored() and len(local.stored()) > 60
+    assert not list(beam.root.rglob("outcomes-*")) and not list(beam.root.rglob(".writing-*"))
+
+
+def test_what_a_killed_run_had_finished_is_not_fetched_again(projects, host, monkeypatch):  # noqa: F811
+    _, beam = projects
+    fetch, calls = beam_export._fetch, []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        fetch(*arguments)
+
+    assert beam.run("audit") == 0
+    monkeypatch.setattr(beam_export, "_fetch", killed)
+    assert beam.command("export", "--runner", "beam") in (3, 130)
+    done = {sample for call in calls[:2] for sample in (document.sample_id for document in call[1])}
+    monkeypatch.setattr(beam_export, "_fetch", fetch)
+    host.asked.clear()
+    assert beam.command("export") == 0  # by the local engine: it goes on with what Beam's workers have left
+    again = {name for name in host.asked if name in done and name.startswith("good")}
+    assert len(done) == 50 and not again
+    assert len([1 for state, *_ in told(beam).values() if state == "ok"]) > 60
+
+
+def test_our_own_servers_queue_is_dealt_out_in_parts(tmp_path):
+    from keras_pipeline.ingest.ledger import Document, Ledger
+
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        hosts = ("own:80", "a.org", "b.org")
+        ledger.plan((Document(f"{h}{i}", f"{i}.jpg", host=h) for h in hosts for i in range(200)), seed=1)
+        queues = beam_export.write_queues(ledger, tmp_path, "own:80")
+    sizes = [len(list(beam_export._pieces(beam_export.Path(queue)))[0]) for queue in queues]
+    assert sum(sizes) == 600 and sizes.count(200) == 2 and len(queues) > 40
+
+
+def test_a_worker_that_fails_for_good_is_told(tmp_path):
+    with pytest.raises(SourceError, match="Beam: .*division by zero"):
+        on_beam.each(lambda item: {"x": 1 / item}, [0], ["--runner=DirectRunner"], tmp_path)
+    (tmp_path / "good").mkdir()
+    found = on_beam.each(lambda item: {"x": item + 1}, [1, 2, 3], [], tmp_path / "good")
+    assert sorted(answer["x"] for answer in found) == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["phase0", "split", "--runner", "beam"], "--runner beam goes with export and logits, received phase0 split"),
+        (["phase0", "export", "--beam-args", "--runner=DirectRunner"], "--beam-args goes with --runner beam"),
+    ],
+)
+def test_runner_goes_with_what_beam_can_deal_out(tmp_path, capsys, arguments, said):
+    config = tmp_path / "x.yaml"
+    config.write_text(json.dumps({"root": str(tmp_path)}))
+    command, step, *rest = arguments
+    assert cli.main([command, step, "--config", str(config), *rest]) == 2
+    assert said in capsys.readouterr().err
