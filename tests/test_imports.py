@@ -11,7 +11,7 @@ LEVELS = [{"core"}, {"ingest", "data", "models"}, {"training", "evaluation", "we
 # Files in phases/ that are no phases, and whom of their own folder they may import; "phase*" stands for any phase.
 HELPERS = {"teacher", "build", "evaluating", "teaching", "calibrating", "rounding", "proving"}
 WITHIN_PHASES = {
-    "teacher": {"build"},
+    "teacher": {"build", "on_beam"},
     "build": set(),
     "evaluating": {"build"},
     "teaching": {"build"},

@@ -1,5 +1,6 @@
 """From the teachers' files to what the student is shown: stored or live, it is their word on that very picture."""
 
+import dataclasses
 import json
 import shutil
 
@@ -91,6 +92,23 @@ def weights_of(regions):
 
 def one_epoch(made, epochs=range(1)):
     return list(made.batches(epochs, 0).as_numpy_iterator())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--runner=DirectRunner", "--direct_num_workers=2", "--direct_running_mode=multi_threading")],
+    ids=["alone", "two-threads"],
+)
+def test_beams_workers_write_the_same_shards(taught, arguments):
+    pytest.importorskip("apache_beam")
+    run, info = taught()
+    folder = run.path("teacher_logits")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    shutil.rmtree(folder)
+    job = teacher.Job("teacher", run.config.phase1)
+    teacher.logits(dataclasses.replace(run, beam=arguments), job)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert len(before) > 3  # shards, and the index
 
 
 def photos_of(info, split):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import functools
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_pipeline.core.artifacts import Run, write_json
-from keras_pipeline.core.config import GLOBAL_TEACHER, Teacher
-from keras_pipeline.phases import build
+from keras_pipeline.core.config import GLOBAL_TEACHER, Config, Teacher
+from keras_pipeline.phases import build, on_beam
 
 if TYPE_CHECKING:
     import numpy as np
@@ -256,6 +259,37 @@ def clean(run: Run, prefix: str) -> None:
 
 def logits(run: Run, job: Job) -> None:
     """What the teacher says of every train photo, at every stored view."""
+    from keras_pipeline.data import records
+    from keras_pipeline.training import soft_labels
+
+    info = records.load_info(run.path("dataset"))
+    folder, names = run.path(f"{job.prefix}_logits"), [shard["name"] for shard in info.splits["train"]["shards"]]
+    soft_labels.begin_store(folder)
+    if run.beam is None:
+        entries = list(map(_answering(run, job), names))
+    else:
+        answer = functools.partial(answer_shard, run.config, job, run.made_from)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as scratch:
+            found = {each["name"]: each for each in on_beam.each(answer, names, run.beam, Path(scratch))}
+        entries = [found[name] for name in names]
+    soft_labels.finish_store(folder, build.soft_label_layout(run, info), entries)
+
+
+_ready_here: dict[tuple, Callable[[str], dict]] = {}
+_one_at_a_time = threading.Lock()  # of a process: TensorFlow uses all its cores, and Keras builds no two models at once
+
+
+def answer_shard(config: Config, job: Job, made_from: str, name: str) -> dict:
+    """One train shard's soft labels, by a worker of Beam's, which keeps the teacher for the next."""
+    key = (config.root, config.experiment, made_from, job.prefix)
+    with _one_at_a_time:
+        if key not in _ready_here:
+            _ready_here[key] = _answering(Run(config, None, made_from=made_from), job)
+        return _ready_here[key](name)
+
+
+def _answering(run: Run, job: Job) -> Callable[[str], dict]:
+    """train shard's name -> its entry in the index of soft labels, once they are written"""
     import numpy as np
 
     from keras_pipeline.data import pipeline, records
@@ -268,6 +302,7 @@ def logits(run: Run, job: Job) -> None:
     model = build.trained(run, job.prefix, info, image_size=job.settings.data.image_size)
     infer = inference(model)
     preprocessing = Preprocessing(job.settings.data.image_size, run.config.dataset.short_side)
+    photos = {shard["name"]: shard["n"] for shard in info.splits["train"]["shards"]}
 
     def records_of(shard: Path) -> Iterator[np.ndarray]:
         views = [
@@ -281,10 +316,9 @@ def logits(run: Run, job: Job) -> None:
                 block["views"][:, number] = soft_labels.encode_view(infer(batch["image"]), layout, seed)
             yield block
 
-    shards = info.splits["train"]["shards"]
-    soft_labels.write_store(
-        run.path(f"{job.prefix}_logits"),
-        layout,
-        ((shard["name"], shard["n"], records_of(info.folder / shard["name"])) for shard in shards),
-        made_from=run.made_from,
-    )
+    def answer(name: str) -> dict:
+        batches = records_of(info.folder / name)
+        folder = run.path(f"{job.prefix}_logits")
+        return soft_labels.write_shard(folder, layout, name, photos[name], batches, made_from=run.made_from)
+
+    return answer

@@ -27,6 +27,7 @@ from keras_pipeline.data.augment import sample_hash
 from keras_pipeline.training.losses import EMPTY_TAIL
 
 REMEDY = "run again with --force the step that made it (`logits` of phase1 or phase2, or `phase3 combine`)"
+NOTE = ".finished.json"  # beside a shard until all are there
 BLOCK = 256  # records that are combined, and written, at once: 9,000 classes of two teachers take 74 MB as float64
 
 
@@ -172,22 +173,37 @@ def write_store(
 
     Raises ValueError when a shard gets another number of records than announced.
     """
+    begin_store(folder)
+    finish_store(folder, layout, [write_shard(folder, layout, *shard, made_from=made_from) for shard in shards])
+
+
+def begin_store(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.json").unlink(missing_ok=True)  # An older store must not vouch for new shards.
-    progress_file = folder / "progress.json"  # Shards finished before a kill.
-    head = {"layout": dataclasses.asdict(layout), "made_from": made_from}
-    progress = read_json(progress_file) if progress_file.exists() else {}
-    same = {key: progress.get(key) for key in head} == head
-    done = {entry["name"]: entry for entry in progress["shards"]} if same else {}
-    for name, n, batches in shards:
-        if name not in done or not (folder / name).exists():
-            done[name] = _write_shard(folder / name, n, batches)
-            write_json(progress_file, {**head, "shards": list(done.values())})
+
+
+def write_shard(
+    folder: Path, layout: Layout, name: str, n: int, batches: Iterator[np.ndarray], *, made_from: str = ""
+) -> dict:
+    """One shard of `write_store`. What a killed run has finished of the same stays. Returns its entry of the index."""
+    head, note = {"layout": dataclasses.asdict(layout), "made_from": made_from}, folder / f"{name}{NOTE}"
+    told = read_json(note) if note.exists() else {}
+    if told.get("head") == head and (folder / name).exists():
+        return told["shard"]
+    entry = _write_shard(folder / name, n, batches)
+    write_json(note, {"head": head, "shard": entry})
+    return entry
+
+
+def finish_store(folder: Path, layout: Layout, entries: list[dict]) -> None:
+    """Writes the index over all shards, in the order of the train split's."""
+    names = {entry["name"] for entry in entries}
     for old in folder.glob("*.tfrecord"):
-        if old.name not in done:
+        if old.name not in names:
             old.unlink()
-    write_json(folder / "index.json", {"layout": head["layout"], "shards": list(done.values())})
-    progress_file.unlink(missing_ok=True)
+    write_json(folder / "index.json", {"layout": dataclasses.asdict(layout), "shards": entries})
+    for note in folder.glob(f"*{NOTE}"):
+        note.unlink()
 
 
 def _write_shard(path: Path, n: int, batches: Iterator[np.ndarray]) -> dict:
