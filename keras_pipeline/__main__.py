@@ -176,7 +176,7 @@ def _dispatch(options: argparse.Namespace) -> tuple[object, int]:
     from keras_pipeline.core.artifacts import Run
 
     config = _config(options)
-    run = Run(config, lambda: _open_source(config), getattr(options, "split", "test"), beam=_beam(options))
+    run = Run(config, _open_source, getattr(options, "split", "test"), beam=_beam(options))
     if options.command.startswith("phase"):
         return _phase(run, options)
     return COMMANDS[options.command](run, options)

@@ -7,8 +7,9 @@ import zipfile
 
 import pytest
 
-from keras_pipeline.core import artifacts
-from keras_pipeline.core.artifacts import Run, Step, content_hash, why_stale, write_json
+from keras_pipeline.core import artifacts, settings
+from keras_pipeline.core.artifacts import Run, Step, why_stale, write_json
+from keras_pipeline.core.content import content_hash
 from keras_pipeline.core.errors import BrokenArtefact
 
 
@@ -275,4 +276,4 @@ def test_steps_read_only_what_earlier_steps_left(make_config):
     for step in runner.STEPS:
         assert set(step.inputs) <= made, step.title
         made |= set(step.outputs)
-        json.dumps(artifacts.config_hash(make_config(), step.sections))  # every section exists
+        json.dumps(settings.config_hash(make_config(), step.sections))  # every section exists

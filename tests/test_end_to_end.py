@@ -16,7 +16,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from keras_pipeline.__main__ import main
-from keras_pipeline.core.artifacts import content_hash
+from keras_pipeline.core.content import content_hash
 from keras_pipeline.web.browser import BrowserMissing, find_chromium
 from keras_pipeline.web.visit import show_photo
 

@@ -215,8 +215,11 @@ def test_the_gate_believes_a_reproduction_of_these_weights_only(repeat, run):
     for name in reproducing.WEIGHTS:
         path = run.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        hashed = {"content_hash": f"{list(ARTEFACTS).index(name):064x}"}
-        write_json(path.with_name(path.name + ".meta.json"), hashed)
+        meta = dict.fromkeys(("producer", "config_hash", "finished"), "") | dict.fromkeys(("config", "inputs"), {})
+        meta |= {"content_hash": f"{list(ARTEFACTS).index(name):064x}", "seconds": 1.0}
+        write_json(
+            path.with_name(path.name + ".meta.json"), meta | dict.fromkeys(("size", "mtime_ns", "code_version"), 1)
+        )
     assert verdict() == "met"
     repeat(change_of("student"))
     assert verdict() == "missed"

@@ -6,7 +6,8 @@ import pytest
 import web_example as example
 from PIL import Image
 
-from keras_pipeline.core.artifacts import file_hash, read_json, write_json
+from keras_pipeline.core.artifacts import read_json, write_json
+from keras_pipeline.core.content import file_hash
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.web import tfjs

@@ -2,30 +2,26 @@
 
 An artefact `X` has a sidecar `X.meta.json`: {content_hash, size, mtime_ns, producer, code_version, config_hash, config,
 inputs, seconds, finished}. A step is up to date while the sidecars of all its outputs still match its code, its config
-and its inputs.
-`content_hash` leaves out what changes by nature: dates inside .keras files and SavedModels, times and rates in JSON.
+and its inputs (`content` has the hashes, `settings` the config's part).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from keras_pipeline.core.config import Config
+from keras_pipeline.core.content import UNREADABLE, content_hash, file_hashes, files_in, folder_hash
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.core.provenance import redact_values
+from keras_pipeline.core.settings import config_hash, difference, settings_hash, settings_of, shown
 
 ARTEFACTS = {
     "audit": "artifacts/{experiment}/phase0/audit.json",
@@ -85,19 +81,11 @@ ARTEFACTS = {
     "report": "artifacts/{experiment}/report.html",
 }
 
-# `phase6 validate` adds it to the page that it judges; it is an artefact of its own.
-ADDED_LATER = "equivalence.json"
-# Files of a SavedModel that hold dates or a random id; its weights and assets are hashed.
-VOLATILE = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb"}
-# What hashing a file raises that is no JSON any more, no archive, or has no weights in it.
-UNREADABLE = (ValueError, KeyError, OSError, zipfile.BadZipFile, zlib.error)
 # What has to be in a sidecar for it to vouch for anything.
 SIDECAR = {
     "content_hash": str, "size": int, "mtime_ns": int, "producer": str, "code_version": int, "config_hash": str,
     "config": dict, "inputs": dict, "seconds": float, "finished": str,
 }  # fmt: skip
-# Config keys that may name a file: what it holds counts, not where it lies.
-FILE_KEYS = {"labels", "pretrained", "weights", "synonyms", "exclude"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +93,7 @@ class Run:
     """What a step gets: the config, where things lie, and how to open the source."""
 
     config: Config
-    open_source: Callable[[], contextlib.AbstractContextManager[tuple[str, str | None]]]  # -> (uri, base_url)
+    open_source: Callable[[Config], contextlib.AbstractContextManager[tuple[str, str | None]]]  # -> (uri, base_url)
     split: str = "test"  # of `evaluate`
     made_from: str = ""  # `recipe` of the step under way: what a killed run left goes on only under the same one
     beam: tuple[str, ...] | None = None  # Beam's arguments, where it deals out the work; not part of any result
@@ -208,31 +196,10 @@ def temporary_for(path: Path) -> Path:
     return path.with_name(f".writing-{os.getpid()}-{path.name}")
 
 
-def content_hash(path: Path) -> str:
-    """sha256 of what an artefact means, see the module's header. Reads the whole artefact."""
-    if path.is_dir():
-        return _folder_hash(_file_hashes(path))
-    if path.suffix == ".keras":
-        return _weights_hash(path)
-    if path.suffix == ".json":
-        value = json.loads(path.read_text(encoding="utf-8"))
-        return hashlib.sha256(json.dumps(_without_timing(value), sort_keys=True).encode()).hexdigest()
-    return file_hash(path)
-
-
-def _file_hashes(folder: Path) -> dict[str, str]:
-    files = sorted(file for file in _files_in(folder) if file.name not in VOLATILE)
-    return {file.relative_to(folder).as_posix(): content_hash(file) for file in files}
-
-
-def _folder_hash(files: dict[str, str]) -> str:
-    return hashlib.sha256("".join(f"{name}\0{digest}\n" for name, digest in files.items()).encode()).hexdigest()
-
-
 def changed_files(path: Path, meta: dict) -> list[str]:
     """Re-hashes an artefact; what is not as its sidecar says: its path, or those of a folder's files."""
     if path.is_dir() and "files" in meta:
-        found = _file_hashes(path)
+        found = file_hashes(path)
         names = [name for name in sorted({**found, **meta["files"]}) if found.get(name) != meta["files"].get(name)]
         return [str(path / name) + ("" if name in found else " (missing)") for name in names]
     try:
@@ -240,40 +207,6 @@ def changed_files(path: Path, meta: dict) -> list[str]:
     except UNREADABLE:
         same = False
     return [] if same else [str(path) + ("" if path.exists() else " (missing)")]
-
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _without_timing(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: _without_timing(inner)
-            for key, inner in value.items()
-            if key != "timing" and not key.endswith(("_ms", "_per_second"))
-        }
-    return [_without_timing(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _weights_hash(path: Path) -> str:
-    import h5py  # Slow to import, and `status` never comes here.
-
-    digest = hashlib.sha256()
-    with (
-        zipfile.ZipFile(path) as archive,
-        # Inside the archive each step back would read from its beginning.
-        tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder,
-        h5py.File(archive.extract("model.weights.h5", folder), "r") as weights,
-    ):
-        datasets: dict[str, Any] = {}
-        weights.visititems(lambda name, item: datasets.update({name: item}) if isinstance(item, h5py.Dataset) else None)
-        for name in sorted(datasets):
-            array = datasets[name][()]
-            digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
-            digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def sidecar(path: Path) -> dict | None:
@@ -289,18 +222,18 @@ def sidecar(path: Path) -> dict | None:
 
 def write_sidecars(run: Run, step: Step, seconds: float) -> None:
     """Called once after a step has succeeded."""
-    inputs, settings = input_hashes(run, step), _settings(run.config, step.sections)
+    inputs, settings = input_hashes(run, step), settings_of(run.config, step.sections)
     for name in step.outputs:
         path = run.path(name)
-        files = _file_hashes(path) if path.is_dir() else None
+        files = file_hashes(path) if path.is_dir() else None
         meta = {
-            "content_hash": content_hash(path) if files is None else _folder_hash(files),
+            "content_hash": content_hash(path) if files is None else folder_hash(files),
             **({} if files is None else {"files": files}),
             **fingerprint(path),
             "producer": step.title,
             "code_version": step.code_version,
-            "config_hash": _settings_hash(settings),
-            "config": _shown(settings),
+            "config_hash": settings_hash(settings),
+            "config": shown(settings),
             "inputs": inputs,
             "seconds": round(seconds, 2),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -313,7 +246,7 @@ def fingerprint(path: Path) -> dict:
 
     dataset.json stands for the shards beside it too, which it lists with their sha256.
     """
-    files = _files_in(path) if path.is_dir() else [path]
+    files = files_in(path) if path.is_dir() else [path]
     if path.name == "dataset.json":
         files += path.parent.glob("*.tfrecord")
     stats = [file.stat() for file in files]
@@ -333,10 +266,6 @@ def _is_altered(path: Path) -> bool:
     if meta is None or not path.exists() or fingerprint(path).items() <= meta.items():
         return False
     return path.suffix not in (".json", ".parquet") or bool(changed_files(path, meta))
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and path.name != ADDED_LATER]
 
 
 def input_hashes(run: Run, step: Step) -> dict[str, str | None]:
@@ -370,64 +299,9 @@ def recipe(run: Run, step: Step) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def config_hash(config: Config, sections: tuple[str, ...]) -> str:
-    return _settings_hash(_settings(config, sections))
-
-
-def _settings_hash(settings: dict[str, Any]) -> str:
-    # A query may hold dates and bytes.
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=repr).encode()).hexdigest()
-
-
-def _settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
-    """{dotted key: value} of all that these sections hold; a file that is named counts by its contents alone."""
-    dumped, found = config.model_dump(include={key.split(".")[0] for key in sections}), {}
-    for key in sections:
-        value: Any = dumped
-        for part in key.split("."):
-            value = value[part]
-        _flatten(key, value, found)
-    return found
-
-
-def _flatten(key: str, value: Any, found: dict[str, Any]) -> None:
-    if isinstance(value, dict) and value:
-        for name, inner in value.items():
-            _flatten(f"{key}.{name}", inner, found)
-    elif key.rpartition(".")[2] in FILE_KEYS and isinstance(value, str) and Path(value).is_file():
-        stat = Path(value).stat()
-        found[key] = f"contents {_known_hash(value, stat.st_size, stat.st_mtime_ns)[:16]}"
-    else:
-        found[key] = value
-
-
-def _shown(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings as a sidecar keeps them: JSON's types, no passwords."""
-    return redact_values(json.loads(json.dumps(settings, default=repr)))
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The first keys that differ, as ` (key: old -> new, …)`; empty where only a password does."""
-    keys = [key for key in sorted({**old, **new}) if old.get(key) != new.get(key)]
-    shown = [f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}" for key in keys[:3]]
-    shown += [f"{len(keys) - 3} more"] if len(keys) > 3 else []
-    return f" ({', '.join(shown)})" if keys else ""
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:36]} ..."
-
-
-@functools.lru_cache(maxsize=32)
-def _known_hash(path: str, size: int, mtime_ns: int) -> str:
-    """file_hash, once for each state of a file: one weights file is named in several sections."""
-    return file_hash(Path(path))
-
-
 def why_stale(run: Run, step: Step) -> str | None:
     """None when the step is up to date, otherwise the reason in a few words."""
-    settings = _settings(run.config, step.sections)
+    settings = settings_of(run.config, step.sections)
     for name in step.outputs:
         path = run.path(name)
         meta = sidecar(path)
@@ -439,8 +313,8 @@ def why_stale(run: Run, step: Step) -> str | None:
             return f"{name} is not as its step left it (size or time)"
         if meta.get("code_version") != step.code_version:
             return "its code changed"
-        if meta.get("config_hash") != _settings_hash(settings):
-            return f"its config changed{_difference(meta['config'], _shown(settings))}"
+        if meta.get("config_hash") != settings_hash(settings):
+            return f"its config changed{difference(meta['config'], shown(settings))}"
         for source in step.needs(run.config):
             if _is_altered(run.path(source)):
                 return f"its input {source} is not as its step left it"

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from keras_pipeline.core.artifacts import file_hash, read_json, temporary_for
+from keras_pipeline.core.artifacts import read_json, temporary_for
+from keras_pipeline.core.content import file_hash
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.schema import FEATURE_NAMES, SPLITS, Photo

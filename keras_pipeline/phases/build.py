@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from keras_pipeline.core.artifacts import Run, aside, content_hash, sidecar
+from keras_pipeline.core.artifacts import Run, aside, sidecar
+from keras_pipeline.core.content import content_hash
 from keras_pipeline.core.errors import BrokenArtefact
 
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_pipeline.core.artifacts import Run, config_hash, write_json
+from keras_pipeline.core.artifacts import Run, write_json
 from keras_pipeline.core.errors import SourceError
+from keras_pipeline.core.settings import config_hash
 from keras_pipeline.phases import beam_export, on_beam
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _source(run: Run) -> Iterator[tuple[Iterator[Document], str | None]]:
 
     source = run.config.source
     curation = Curation.load(source)
-    with run.open_source() as (uri, base_url), mongo.open_collection(source, uri) as collection:
+    with run.open_source(run.config) as (uri, base_url), mongo.open_collection(source, uri) as collection:
         documents = mongo.documents(collection, source)
         documents = itertools.chain([next(documents)], documents)
         yield exporting.rows(progress(documents, description="read", unit="documents"), curation, base_url), base_url

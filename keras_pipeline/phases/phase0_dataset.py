@@ -24,7 +24,7 @@ def audit(run: Run) -> None:
 
     source = run.config.source
     curation = Curation.load(source)
-    with run.open_source() as (uri, _), mongo.open_collection(source, uri) as collection:
+    with run.open_source(run.config) as (uri, _), mongo.open_collection(source, uri) as collection:
         # Imported when a server has answered: who mistyped its address should not wait for pandas first.
         from keras_pipeline.core.progress import progress
         from keras_pipeline.ingest import audit as auditing

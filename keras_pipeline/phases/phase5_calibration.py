@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from keras_pipeline.core.artifacts import Run, Step, aside, content_hash, write_json
+from keras_pipeline.core.artifacts import Run, Step, aside, write_json
+from keras_pipeline.core.content import content_hash
 from keras_pipeline.core.npz import NpzWriter
 from keras_pipeline.phases import build, calibrating
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from keras_pipeline.core.artifacts import Run, Step, content_hash, write_json
+from keras_pipeline.core.artifacts import Run, Step, write_json
+from keras_pipeline.core.content import content_hash
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.phases import build, calibrating, proving, rounding
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from keras_pipeline.core.artifacts import Run, aside, file_hash, write_json
+from keras_pipeline.core.artifacts import Run, aside, write_json
+from keras_pipeline.core.content import file_hash
 from keras_pipeline.core.progress import progress
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")  # what a browser shows

@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_pipeline.core.artifacts import Run, aside, content_hash, write_json
+from keras_pipeline.core.artifacts import Run, aside, write_json
+from keras_pipeline.core.content import content_hash
 from keras_pipeline.phases import build, calibrating
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 from PIL import Image
 
-from keras_pipeline.core.artifacts import file_hash, read_json
+from keras_pipeline.core.artifacts import read_json
+from keras_pipeline.core.content import file_hash
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.data.photo import ORIENTATION, upright_rgb

@@ -30,7 +30,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from keras_pipeline.core.artifacts import aside, file_hash, read_json, write_json
+from keras_pipeline.core.artifacts import aside, read_json, write_json
+from keras_pipeline.core.content import file_hash
 from keras_pipeline.web.saved_model import LABELS, load_classifier
 
 PAGE = Path(__file__).parent / "page"

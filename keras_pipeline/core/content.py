@@ -1,0 +1,77 @@
+"""Hashes of what artefacts mean: dates inside .keras files and SavedModels, times and rates in JSON are left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+# `phase6 validate` adds it to the page that it judges; it is an artefact of its own.
+ADDED_LATER = "equivalence.json"
+# Files of a SavedModel that hold dates or a random id; its weights and assets are hashed.
+VOLATILE = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb"}
+# What hashing a file raises that is no JSON any more, no archive, or has no weights in it.
+UNREADABLE = (ValueError, KeyError, OSError, zipfile.BadZipFile, zlib.error)
+
+
+def content_hash(path: Path) -> str:
+    """sha256 of a file or a folder, see above. Reads all of it."""
+    if path.is_dir():
+        return folder_hash(file_hashes(path))
+    if path.suffix == ".keras":
+        return _weights_hash(path)
+    if path.suffix == ".json":
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return hashlib.sha256(json.dumps(_without_timing(value), sort_keys=True).encode()).hexdigest()
+    return file_hash(path)
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    files = sorted(file for file in files_in(folder) if file.name not in VOLATILE)
+    return {file.relative_to(folder).as_posix(): content_hash(file) for file in files}
+
+
+def folder_hash(files: dict[str, str]) -> str:
+    return hashlib.sha256("".join(f"{name}\0{digest}\n" for name, digest in files.items()).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _without_timing(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _without_timing(inner)
+            for key, inner in value.items()
+            if key != "timing" and not key.endswith(("_ms", "_per_second"))
+        }
+    return [_without_timing(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _weights_hash(path: Path) -> str:
+    import h5py  # Slow to import, and `status` never comes here.
+
+    digest = hashlib.sha256()
+    with (
+        zipfile.ZipFile(path) as archive,
+        # Inside the archive each step back would read from its beginning.
+        tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder,
+        h5py.File(archive.extract("model.weights.h5", folder), "r") as weights,
+    ):
+        datasets: dict[str, Any] = {}
+        weights.visititems(lambda name, item: datasets.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+        for name in sorted(datasets):
+            array = datasets[name][()]
+            digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != ADDED_LATER]
