@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from test_end_to_end import CONFIG, draw_photos  # noqa: E402
 
 KILLS, SEED = 25, 42
+MADE = (".tfrecord", ".keras", "position.json", ".meta.json")  # shards, checkpoints, training's backups, artefacts
 LIMITS = (30e3, 200e3, 700e3, 3e6)  # bytes; records, checkpoints, soft labels and figures are larger
 
 
@@ -75,13 +76,12 @@ def finish(root: Path) -> dict[str, str]:
     return hashes(root)
 
 
-def newer(root: Path, than: float) -> list[Path]:
-    """What a run has finished since: shards, checkpoints, training's backups, artefacts."""
+def newer(root: Path, than: float, endings: tuple[str, ...]) -> list[Path]:
+    """What a run has finished since."""
     found = []
     for path in root.rglob("*"):
-        counts = path.suffix in (".tfrecord", ".keras") or path.name.endswith((".meta.json", "position.json"))
         try:
-            if counts and not path.name.startswith(".") and path.stat().st_mtime > than:
+            if path.name.endswith(endings) and not path.name.startswith(".") and path.stat().st_mtime > than:
                 found.append(path)
         except FileNotFoundError:
             continue
@@ -90,8 +90,8 @@ def newer(root: Path, than: float) -> list[Path]:
 
 def kill_once(root: Path, number: int, chance: random.Random) -> bool:
     """Starts the run and kills it; False where it ended first."""
-    # Some at once, some steps later: a step takes a second, or a minute.
-    delay, in_a_write = chance.uniform(0, chance.choice((2, 10, 40))), number % 3 == 0
+    # Half of them after a whole step: else all kills would come in the few that take long.
+    delay, in_a_write, after_a_step = chance.uniform(0, chance.choice((2, 10))), number % 3 == 0, number % 2 == 0
     started = time.time()
     log = root.parent / "killed.log"
     with log.open("w") as out:
@@ -100,7 +100,7 @@ def kill_once(root: Path, number: int, chance: random.Random) -> bool:
     moment = None
     while process.poll() is None:
         if not progress:
-            progress = newer(root, started)
+            progress = newer(root, started, (".meta.json",) if after_a_step else MADE)
             moment = time.time() + delay
         elif time.time() > moment and (not in_a_write or time.time() > moment + 60 or any(root.rglob(".writing-*"))):
             break
@@ -111,7 +111,7 @@ def kill_once(root: Path, number: int, chance: random.Random) -> bool:
     process.wait()
     with_write = [path.name for path in root.rglob(".writing-*")]
     steps = re.findall(r"^(phase\d [\w-]+): (?!up to date|done)", log.read_text(), re.M)
-    written = len(newer(root, started))
+    written = len(newer(root, started, MADE))
     print(
         f"kill {number}: in {steps[-1] if steps else '?'}, {written} files further, half-written: {with_write}",
         flush=True,
