@@ -442,4 +442,9 @@ COMMANDS = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == 3 and "h5py" in sys.modules:
+        # HDF5 can't close a file that a full disk has left half-written, and would end the process by a crash.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

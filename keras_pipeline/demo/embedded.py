@@ -73,12 +73,21 @@ def source(
 
     `documents()` runs first, so that it may draw what is missing under `photos`, the folder served at `base_url`; their
     relative `image_url`s resolve against it. The collection is filled unless it already holds exactly these documents.
-    Server data lies under `folder`. Raises what `mongo`, `serve_folder` and `documents` raise.
+    Server data lies under `folder`. Raises what `mongo`, `serve_folder` and `documents` raise, and SourceError where
+    the documents can't be stored.
     """
     wanted = documents()
     with serve_folder(photos) as base_url, mongo(folder) as uri:
-        with pymongo.MongoClient(uri) as client:
-            _seed(client[database], collection, wanted)
+        try:
+            with pymongo.MongoClient(uri) as client:
+                _seed(client[database], collection, wanted)
+        except pymongo.errors.PyMongoError as error:
+            reason = str(error).split(", full error")[0]
+            told = {entry["errmsg"] for entry in (getattr(error, "details", None) or {}).get("writeErrors", [])}
+            raise SourceError(
+                f"{folder}: the embedded MongoDB can't store its documents ({', '.join({reason, *told})}); free space "
+                "on that disk, or raise the limit on file size, then the same command goes on where it stopped"
+            ) from error
         yield uri, base_url
 
 
