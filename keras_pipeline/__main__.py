@@ -37,6 +37,8 @@ PHASE_HELP = {
     "phase7": "manifest; verify and reproduce run only by name",
 }
 
+# HDF5 crashes where it lets go of a file that a full disk has left half-written: the error holds on to it to the end.
+_kept: list[OSError] = []
 _GO_ON = "then the same command goes on where it stopped"
 OS_REMEDIES = {
     errno.ENOSPC: f"; free space on that disk, {_GO_ON}",
@@ -151,6 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (SourceError, BrokenArtefact) as error:
         return _fail(error, 3)
     except OSError as error:
+        _kept.append(error)
         return _fail(f"{error}{OS_REMEDIES.get(error.errno, '')}", 3)
     except ValueError as error:
         return _fail(error, 2)
@@ -443,8 +446,7 @@ COMMANDS = {
 
 if __name__ == "__main__":
     code = main()
-    if code == 3 and "h5py" in sys.modules:
-        # HDF5 can't close a file that a full disk has left half-written, and would end the process by a crash.
+    if _kept:
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
