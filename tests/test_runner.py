@@ -165,6 +165,13 @@ def test_status_tells_a_step_that_runs_from_one_that_was_killed(chain):
         assert killed["state"] == "failed" and "was killed" in killed["reason"]
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"step": 1}'])
+def test_a_spoilt_note_says_nothing(chain, text):
+    chain.execute()
+    (chain.run.folder / ".under_way.json").write_text(text)
+    assert {row["state"] for row in runner.status(chain.run)} == {"done"}
+
+
 def test_a_dry_run_names_what_may_follow(chain, monkeypatch):
     forecast = {step.title: runner.cost.Cost(10.0, 2e9) for step in chain.steps}
     monkeypatch.setattr(runner.cost, "corrected", lambda run, steps: forecast)

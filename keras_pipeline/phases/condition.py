@@ -63,6 +63,8 @@ def _last_word(run: Run) -> tuple[str, str, str] | None:
         word = artifacts.read_json(_word_file(run))
     except BrokenArtefact:
         return None
+    if not (isinstance(word, dict) and {"step", "host", "process", "began", "since", "failure"} <= word.keys()):
+        return None
     if word["failure"]:
         return word["step"], "failed", f"{word['failure']} ({word['since']})"
     if word["host"] != platform.node():
