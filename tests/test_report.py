@@ -196,10 +196,10 @@ def test_markdown_has_the_same_numbers_and_no_figures(tmp_path, figure):
 def test_axe_finds_nothing_and_a_phone_needs_no_scrolling_sideways(tmp_path, figure, chromium, width, scheme):
     long = ["Region", "a rather long header", "another one of them", "and one more", "the last of these"]
     blocks = [
-        report.Paragraph("text"),
+        report.Paragraph("text, phase3.distillation.loss_weights.cross_entropy.and_so_on_without_any_blank"),
         report.Table(long, [["EU_SW", 0.5, 1, 2.25, "words that are many " * 5]], "By region"),
         report.Figure(figure, "Photos per class"),
-        report.KeyValues({"hash": "0123456789abcdef" * 4}),
+        report.KeyValues({"hash": "0123456789abcdef" * 4, "a long key of several words, as they come": "0 of 1360"}),
         report.Details("The config", "seed: 42\n" * 3 + "x" * 300),
     ]
     gates = [GATE | {"status": status} for status in ("met", "missed", "not measurable here")]
@@ -212,4 +212,6 @@ def test_axe_finds_nothing_and_a_phone_needs_no_scrolling_sideways(tmp_path, fig
     violations = page.evaluate("axe.run().then(({ violations }) => violations.map((v) => [v.id, v.nodes[0].html]))")
     assert violations == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    heights = page.evaluate("[...document.querySelectorAll('dd')].map((e) => e.offsetHeight)")
+    assert heights[1] < 60  # its words stand side by side
     page.close()

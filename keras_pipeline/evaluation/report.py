@@ -287,11 +287,11 @@ body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 sy
 main { max-width: 60rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .6rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .8rem; padding-bottom: .3rem; border-bottom: 2px solid var(--line); }
-p { max-width: 44rem; margin: .7rem 0; }
+p { max-width: 44rem; margin: .7rem 0; overflow-wrap: anywhere; }
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin: 1.4rem 0 0; font-size: .93rem; }
 a { color: var(--accent); }
 .eyebrow { color: var(--soft); font-size: .85rem; letter-spacing: .05em; text-transform: uppercase; margin: 0 0 .2rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .75rem; margin: 1.4rem 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr)); gap: .75rem; margin: 1.4rem 0; }
 .tiles div, .scroll, dl, figure { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 .tiles div { padding: .8rem 1rem; display: flex; flex-direction: column; }
 .tiles b { font-size: 1.45rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; line-height: 1.25; }
@@ -315,7 +315,7 @@ summary { cursor: pointer; font-size: .92rem; color: var(--accent); }
 pre { overflow-x: auto; font-size: .82rem; margin: .7rem 0 0; }
 .gates td[data-label] { min-width: 5.5rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .35rem 1.4rem; padding: .9rem 1rem;
+dl { display: grid; grid-template-columns: fit-content(60%) 1fr; gap: .35rem 1.4rem; padding: .9rem 1rem;
   margin: 1rem 0; font-size: .92rem; }
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
