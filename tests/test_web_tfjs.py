@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -49,6 +50,21 @@ def test_weights_that_were_not_rounded_stay_float32(tmp_path):
 def test_a_weight_that_the_converter_changes_is_refused_by_name(tmp_path):
     saved = example.export(example.trained(), tmp_path / "saved")  # its BatchNorms would be folded by the converter
     with pytest.raises(ValueError, match=r"weights/\d+.*fold_batch_norm"):
+        write_bundle(saved, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_an_operation_that_the_browser_lacks_is_named_with_its_layer(tmp_path):
+    class Gamma(keras.layers.Layer):
+        def call(self, x):
+            return tf.math.lgamma(x + 1.0)
+
+    inputs = keras.Input((48, 48, 3))
+    odd = Gamma(name="odd")(keras.layers.GlobalAveragePooling2D()(inputs))
+    saved = example.export(keras.Model(inputs, keras.layers.Dense(4)(odd)), tmp_path / "saved")
+    with pytest.raises(
+        ValueError, match=r"TensorFlow.js has no Lgamma, received in \S*odd\S*/Lgamma; use another layer"
+    ):
         write_bundle(saved, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 

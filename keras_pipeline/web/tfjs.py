@@ -156,15 +156,35 @@ def _convert(saved_model_folder: Path) -> tuple[dict, list[list[dict]]]:
     hashes = {file.name: file_hash(file) for file in sorted((saved_model_folder / "assets").iterdir())}
     modules = _tensorflowjs()
     with tempfile.TemporaryDirectory() as scratch:
-        with contextlib.redirect_stdout(io.StringIO()):
-            modules.converter.convert_tf_saved_model(
-                str(saved_model_folder), scratch, metadata={"labels_sha256": labels["sha256"], "assets_sha256": hashes}
-            )
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                modules.converter.convert_tf_saved_model(
+                    str(saved_model_folder),
+                    scratch,
+                    metadata={"labels_sha256": labels["sha256"], "assets_sha256": hashes},
+                )
+        except ValueError as error:
+            if not str(error).startswith("Unsupported Ops"):
+                raise
+            operations = {line.strip() for line in str(error).splitlines()[1:]}
+            raise ValueError(
+                f"TensorFlow.js has no {', '.join(sorted(operations))}, received in "
+                f"{', '.join(_nodes(saved_model_folder, operations))}; use another layer there"
+            ) from error
         topology = read_json(Path(scratch) / "model.json")
         # The converter calls them Identity:0 and Identity_1:0; TensorFlow flattens outputs in the order of their names.
         outputs = topology["signature"]["outputs"].values()
         topology["signature"]["outputs"] = dict(zip(("logits", "probabilities"), outputs, strict=True))
         return topology, modules.read.read_weights(topology["weightsManifest"], scratch)
+
+
+def _nodes(saved_model_folder: Path, operations: set[str]) -> list[str]:
+    """Where a graph uses these operations, by Keras's names: model/layer/operation."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    message = saved_model_pb2.SavedModel.FromString((saved_model_folder / "saved_model.pb").read_bytes())
+    functions = message.meta_graphs[0].graph_def.library.function
+    return sorted({node.name for function in functions for node in function.node_def if node.op in operations})
 
 
 def _check_weights(saved_model_folder: Path, groups: list[list[dict]]) -> None:
