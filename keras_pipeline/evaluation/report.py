@@ -294,7 +294,7 @@ a { color: var(--accent); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr)); gap: .75rem; margin: 1.4rem 0; }
 .tiles div, .scroll, dl, figure { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 .tiles div { padding: .8rem 1rem; display: flex; flex-direction: column; }
-.tiles b { font-size: 1.45rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; line-height: 1.25; }
+.tiles b { font-size: 1.3rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; line-height: 1.25; }
 .tiles span { color: var(--soft); font-size: .85rem; }
 .chip { display: inline-block; padding: .1rem .55rem; border-radius: 99px; font-size: .85rem; font-weight: 600;
   white-space: nowrap; }

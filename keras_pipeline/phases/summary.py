@@ -87,8 +87,8 @@ def _headline(run: Run) -> dict:
     return {
         "photos": sum(entry["n"] for entry in run.read("dataset")["splits"].values()),
         "species": len(run.read("dataset")["classes"]),
-        "teacher top-1": f"{run.read('teacher_metrics')['top1_accuracy']:.1%}",
-        "student top-1": f"{run.read('student_metrics')['top1_accuracy']:.1%}",
+        "teacher, top-1": f"{run.read('teacher_metrics')['top1_accuracy']:.1%}",
+        "student, top-1": f"{run.read('student_metrics')['top1_accuracy']:.1%}",
         "ECE as shipped": f"{calibration['ece_after']:.3f}",
         "page says what Python says": "not judged" if agreement is None else f"{agreement:.1%}",
         "model": f"{run.read('export')['bytes'] / 1e6:.1f} MB",
