@@ -183,8 +183,8 @@ GATES = [
     ),
     Gate("manifest_complete", "phases complete in the manifest", "phase7 manifest", ">=", _completed_phases, limit=7),
     Gate(
-        "same_seed_same_model", "the same model again from the manifest", "phase7 manifest", ">=", _reproduced, limit=1.0,
-        unmeasurable="needs a second run of these weights: `phase7 reproduce`",
+        "same_seed_same_model", "the same model again from the manifest", "phase7 manifest", ">=", _reproduced,
+        limit=1.0, unmeasurable="needs a second run of these weights: `phase7 reproduce`",
     ),
 ]  # fmt: skip
 
