@@ -15,7 +15,7 @@ from keras_pipeline.core.artifacts import read_json, temporary_for
 from keras_pipeline.core.content import file_hash
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
-from keras_pipeline.core.schema import FEATURE_NAMES, SPLITS, Photo
+from keras_pipeline.core.schema import FEATURE_NAMES, Photo
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.data import tfrecord
 
@@ -242,12 +242,12 @@ def load_info(path: Path) -> DatasetInfo:
     value = read_json(path)
     try:
         info = DatasetInfo(path.parent, value["classes"], value["class_hash"], value["splits"])
-        shards = [shard_entry(shard) for split in SPLITS for shard in info.splits[split]["shards"]]
-        counts = [(split["n"] + 0, split["per_region"] | {}, split["per_class"] | {}) for split in info.splits.values()]
+        shards = [shard_entry(shard) for split in info.splits.values() for shard in split["shards"]]
+        counts = [split["n"] + sum(map(len, _tables(split))) for split in info.splits.values()]
         known = class_hash(info.classes)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BrokenArtefact(f"{path}: {error!r} where the split wrote its figures; {INFO_REMEDY}") from error
-    if known != info.class_hash or len(counts) != len(SPLITS):
+    if known != info.class_hash or not counts:
         raise BrokenArtefact(f"{path}: the class list does not match its hash: it was changed by hand; {INFO_REMEDY}")
     for shard in shards:
         file = info.folder / shard["name"]
@@ -255,6 +255,10 @@ def load_info(path: Path) -> DatasetInfo:
         if length != shard["bytes"]:
             raise BrokenArtefact(f"{file}: received {length} bytes, expected {shard['bytes']}: corrupt shard; {REMEDY}")
     return info
+
+
+def _tables(split: dict) -> list[dict]:
+    return [split[name] | {} for name in ("per_region", "per_class") if name in split]
 
 
 def shard_entry(entry: dict) -> dict:
