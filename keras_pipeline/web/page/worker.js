@@ -48,12 +48,10 @@ async function checkAssets(assets, { assets_sha256: expected }) {
 }
 
 /** A weight that a disk or a proxy has changed may change few answers: the self-test alone would not notice. */
-async function unaltered(url, response, files) {
-  if (!self.crypto.subtle) return response;
-  const buffer = await response.arrayBuffer();
+async function checkFile(url, buffer, files) {
+  if (!self.crypto.subtle) return;
   const name = url.slice(base.length).split("?")[0];
   if ((await sha256(buffer)) !== files[name]?.sha256) throw new Error(`${name} was altered after export`);
-  return new Response(buffer, response);
 }
 
 const SOFTWARE = /swiftshader|llvmpipe|software|basic render/i;
@@ -104,11 +102,17 @@ async function load({ base: from, backends, software = false }, tellProgress) {
   if (calibration.region_priors?.ship) assets["priors.json"] = await bytes("priors.json");
   const priors = assets["priors.json"] ? parsed(assets["priors.json"]) : null;
   // Fetched once, whichever backends are tried.
+  const listed = parsed(files);
+  const checks = []; // hashed while the next file comes
   const fetchFunc = async (url, options) => {
     const response = await fetch(url, options).catch(() => { throw new Error("no connection"); });
-    return response.ok ? unaltered(url, response, parsed(files)) : response;
+    if (!response.ok) return response;
+    const buffer = await response.arrayBuffer();
+    checks.push(checkFile(url, buffer, listed).then(() => null, (error) => error));
+    return { ok: true, status: 200, headers: response.headers, arrayBuffer: async () => buffer, json: async () => parsed(buffer) };
   };
   const artifacts = await tf.io.http(here("model/model.json"), { onProgress: tellProgress, fetchFunc }).load();
+  for (const error of await Promise.all(checks)) if (error) throw error;
   const tried = [];
   let best = null;
   for (const backend of backends) {
