@@ -331,7 +331,7 @@ def _dry_run(run, steps, force: bool) -> tuple[object, int]:
     seconds, gigabytes = (sum(row[key] for row in rows) for key in ("seconds", "gigabytes"))
     print(
         f"together about {duration(seconds)} and {gigabytes:.3g} GB (free {cost.free_bytes(run) / 1e9:.3g} GB) on "
-        f"{cost.device().name}, for {photos['train']:,} train photos by {origin}; a forecast, see benchmarks/scale.md"
+        f"{cost.device().name}, for {photos['train']:,} train photos by {origin}; a forecast"
     )
     return rows, 0
 

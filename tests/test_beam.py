@@ -65,7 +65,12 @@ def test_what_a_killed_run_had_finished_is_not_fetched_again(projects, host, mon
     done = {sample for call in calls[:2] for sample in (document.sample_id for document in call[1])}
     monkeypatch.setattr(beam_export, "_fetch", fetch)
     host.asked.clear()
-    assert beam.command("export") == 0  # by the local engine: it goes on with what Beam's workers have left
+    unwanted = next(name for name in sorted(done) if name.startswith("good"))
+    (beam.root / "exclude.txt").write_text(f"{unwanted}\n")
+    # By the local engine: it goes on with what Beam's workers have left, as far as that is still wanted.
+    exclude = {"source.exclude": str(beam.root / "exclude.txt")}
+    assert beam.run("audit", **exclude) == 0 and beam.command("export", **exclude) == 0
+    assert told(beam)[unwanted][0] == "skipped"
     again = {name for name in host.asked if name in done and name.startswith("good")}
     assert len(done) == 50 and not again
     assert len([1 for state, *_ in told(beam).values() if state == "ok"]) > 60

@@ -206,8 +206,8 @@ def test_what_is_no_model_is_named(tmp_path, small, content):
 @pytest.fixture
 def two_blocks(monkeypatch):
     """Each of a ViT's blocks takes a second to trace, and says what the others say."""
-    monkeypatch.setitem(vit.SIZES, "tiny", (2, 3, 192))
-    monkeypatch.setitem(vit.SIZES, "small", (2, 6, 384))
+    monkeypatch.setitem(vit.VIT_SIZES, "tiny", (2, 3, 192))
+    monkeypatch.setitem(vit.VIT_SIZES, "small", (2, 6, 384))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ A target returns quietly, or raises one of ALLOWED with a message; anything else
 import io
 import json
 import random
-import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
@@ -264,9 +263,6 @@ class Room:
         folder.mkdir(exist_ok=True)
         self._spoilt("assets/calibration.json", text)
         saved_model.read_calibration(folder)
-
-    def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def documents():

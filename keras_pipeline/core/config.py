@@ -19,6 +19,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 VIT_NAME = re.compile(r"vit_(tiny|small|base|large|huge)_patch(8|14|16|32)(_(\d+))?")
+# layers, heads, width; MLP = 4 x width. tiny and small: arXiv 2012.12877, table 1; the others: 2010.11929, table 1.
+VIT_SIZES = {"tiny": (12, 3, 192), "small": (12, 6, 384), "base": (12, 12, 768), "large": (24, 16, 1024),
+             "huge": (32, 16, 1280)}  # fmt: skip
 # keras-hub's, by name; each needs a download or a copy of its weights.
 VIT_PRESETS = (
     "vit_base_patch16_224_imagenet", "vit_base_patch16_384_imagenet", "vit_base_patch32_384_imagenet",

@@ -56,14 +56,14 @@ def environment() -> dict:
     }
 
 
-def drivers() -> dict[str, str]:
-    """The driver of NVIDIA's cards; {} where there is none."""
+def nvidia(what: str) -> list[str]:
+    """`name`, `driver_version` … of each of NVIDIA's cards, by its own tool; [] where there is none."""
+    asked = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
     try:
-        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         done = subprocess.run(asked, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
-        return {}
-    return {"nvidia_driver": done.stdout.splitlines()[0]} if done.returncode == 0 and done.stdout else {}
+        return []
+    return done.stdout.splitlines() if done.returncode == 0 else []
 
 
 def git_commit() -> dict:

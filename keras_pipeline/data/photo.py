@@ -10,13 +10,17 @@ and resizes with SIMD (cykooz.resizer: Pillow's algorithm, at most 1 of 255 leve
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
 from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from keras_pipeline.core.config import Dataset
 
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 # What undoes each orientation; as Pillow's ImageOps.exif_transpose.
@@ -92,6 +96,16 @@ def to_record(photo: bytes, *, short_side: int, min_short_side: int, quality: in
     # 4:2:0, as nearly all photos are: a quarter smaller than 4:4:4, and a quarter faster to decode in every epoch.
     encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "420")
     return encoded, pixels.shape[0], pixels.shape[1]
+
+
+def converter(settings: Dataset) -> Callable[[bytes], tuple[bytes, int, int]]:
+    """`to_record` as the config wants its photos."""
+    return functools.partial(
+        to_record,
+        short_side=settings.short_side,
+        min_short_side=settings.min_short_side,
+        quality=settings.jpeg_quality,
+    )
 
 
 def _opened(photo: bytes) -> Image.Image:

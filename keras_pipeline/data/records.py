@@ -243,11 +243,12 @@ def load_info(path: Path) -> DatasetInfo:
     try:
         info = DatasetInfo(path.parent, value["classes"], value["class_hash"], value["splits"])
         shards = [shard_entry(shard) for split in info.splits.values() for shard in split["shards"]]
-        counts = [split["n"] + sum(map(len, _tables(split))) for split in info.splits.values()]
+        for split in info.splits.values():
+            _check_counts(split)
         known = class_hash(info.classes)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BrokenArtefact(f"{path}: {error!r} where the split wrote its figures; {INFO_REMEDY}") from error
-    if known != info.class_hash or not counts:
+    if known != info.class_hash:
         raise BrokenArtefact(f"{path}: the class list does not match its hash: it was changed by hand; {INFO_REMEDY}")
     for shard in shards:
         file = info.folder / shard["name"]
@@ -257,8 +258,11 @@ def load_info(path: Path) -> DatasetInfo:
     return info
 
 
-def _tables(split: dict) -> list[dict]:
-    return [split[name] | {} for name in ("per_region", "per_class") if name in split]
+def _check_counts(split: dict) -> None:
+    """Raises ValueError or KeyError for a split without its number of photos, or whose tables are none."""
+    tables = [split[name] for name in ("per_region", "per_class") if name in split]
+    if not isinstance(split["n"], int) or not all(isinstance(table, dict) for table in tables):
+        raise ValueError(f"received {str(split)[:200]}, expected n and tables of counts")
 
 
 def shard_entry(entry: dict) -> dict:

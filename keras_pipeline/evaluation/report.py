@@ -146,6 +146,10 @@ def format_cell(value: Cell) -> str:
     return str(value)
 
 
+def interval(ends: Sequence[float]) -> str:
+    return "{:.3f} to {:.3f}".format(*ends)
+
+
 def format_column(column: Sequence[Cell]) -> list[str]:
     """The cells of one column; floats of like size get the same number of decimals, so that they can be compared."""
     present = [cell for cell in column if cell is not None]

@@ -8,13 +8,9 @@ import re
 import keras
 import keras_hub
 
-from keras_pipeline.core.config import VIT_NAME
+from keras_pipeline.core.config import VIT_NAME, VIT_SIZES
 from keras_pipeline.core.pretrained import vit_preset
 from keras_pipeline.models.weights import copy_weights, load_checked, stored_shapes
-
-# layers, heads, width; MLP = 4 x width. tiny and small: arXiv 2012.12877, table 1; the others: 2010.11929, table 1.
-SIZES = {"tiny": (12, 3, 192), "small": (12, 6, 384), "base": (12, 12, 768), "large": (24, 16, 1024),
-         "huge": (32, 16, 1280)}  # fmt: skip
 
 
 def backbone(name: str, image_size: int, *, pretrained: bool | str, rematerialisation: bool = False) -> keras.Model:
@@ -29,7 +25,7 @@ def backbone(name: str, image_size: int, *, pretrained: bool | str, rematerialis
     match = VIT_NAME.fullmatch(name)
     if match is None:
         raise ValueError(f"received {name!r}, expected vit_{{tiny,small,base,large,huge}}_patch{{8,14,16,32}}")
-    blocks = [f"transformer_block_{number + 1}" for number in range(SIZES[match[1]][0])]
+    blocks = [f"transformer_block_{number + 1}" for number in range(VIT_SIZES[match[1]][0])]
     scope = keras.RematScope("list_of_layers", layer_names=blocks) if rematerialisation else contextlib.nullcontext()
     with scope:
         vit = _build(match, image_size)
@@ -42,7 +38,7 @@ def backbone(name: str, image_size: int, *, pretrained: bool | str, rematerialis
 
 
 def _build(match: re.Match, image_size: int) -> keras.Model:
-    layers, heads, width = SIZES[match[1]]
+    layers, heads, width = VIT_SIZES[match[1]]
     return keras_hub.models.ViTBackbone(
         image_shape=(image_size, image_size, 3), patch_size=int(match[2]), num_layers=layers, num_heads=heads,
         hidden_dim=width, mlp_dim=4 * width, name=match[0],

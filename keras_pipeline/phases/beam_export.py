@@ -8,7 +8,6 @@ piece that it has finished: raw shards, and a file of outcomes that the ledger t
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
@@ -84,7 +83,7 @@ def _fetch(work: Fetching, piece: list[Document], name: str, outcomes: Path, giv
     from keras_pipeline.data import photo, records
     from keras_pipeline.ingest import export as exporting
 
-    numbers, dataset = itertools.count(), work.dataset
+    numbers = itertools.count()
 
     def open_shard() -> tuple[str, records.ShardWriter]:
         shard = f"photos-{name}-{next(numbers):05d}.tfrecord"
@@ -99,15 +98,10 @@ def _fetch(work: Fetching, piece: list[Document], name: str, outcomes: Path, giv
             work.settings,
             base_url=work.base_url,
             own=bool(work.own_host),
-            convert=functools.partial(
-                photo.to_record,
-                short_side=dataset.short_side,
-                min_short_side=dataset.min_short_side,
-                quality=dataset.jpeg_quality,
-            ),
+            convert=photo.converter(work.dataset),
             encode=records.encode,
             open_shard=open_shard,
-            shard_bytes=dataset.shard_megabytes * 1e6,
+            shard_bytes=work.dataset.shard_megabytes * 1e6,
             given_up=given_up,
         )
         with aside(outcomes) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -115,7 +109,9 @@ def _fetch(work: Fetching, piece: list[Document], name: str, outcomes: Path, giv
 
 
 def take_in(ledger: Ledger, raw: Path) -> None:
-    """What workers have finished, in this run or in one that was killed, enters the ledger."""
+    """What workers have finished, in this run or in one that was killed, enters the ledger: before a new plan, which
+    decides what of it still counts.
+    """
     for file in sorted(raw.glob("outcomes-*.jsonl")):
         ledger.record(Outcome(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines())
         file.unlink()

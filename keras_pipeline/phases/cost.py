@@ -1,6 +1,6 @@
 """What steps will take before they run, hours and gigabytes: arithmetic on the config, corrected by what has run here.
 
-A forecast to plan by. Its rates are those of `benchmarks/scale.md`: CPUs' measured, GPUs' assumed.
+A forecast to plan by: rates of CPUs measured once, of GPUs assumed. `benchmarks/scale.py` compares it with runs.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ import csv
 import dataclasses
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 from keras_pipeline.core import artifacts
 from keras_pipeline.core.artifacts import Run, Step, sidecar
-from keras_pipeline.core.config import VIT_NAME, Model
+from keras_pipeline.core.config import VIT_NAME, VIT_SIZES, Model
+from keras_pipeline.core.provenance import nvidia
 from keras_pipeline.core.schema import SPLITS
 
 # Width, blocks, stride and expansion of MobileNetV2 (arXiv 1801.04381, table 2).
 MOBILENET_BLOCKS = (
     (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
 )  # fmt: skip
-VIT_SIZES = {"tiny": (12, 192), "small": (12, 384), "base": (12, 768), "large": (24, 1024), "huge": (32, 1280)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,8 @@ class Cost:
     bytes: float = 0.0
 
 
-# A core: MobileNetV2 1.0 at 160 px and ViT-tiny at 224 px on one of an AMD EPYC. A GPU: assumed, of the class of an
+# A core: training of MobileNetV2 1.0 at 160 px (flowers17) and of ViT-tiny at 224 px (benchmarks/train_step.py: 8.0
+# photos a second on two), of an AMD EPYC. A GPU: assumed, of the class of an
 # A100 in TF32 (156 TFLOP/s on paper): ViTs reach a third of it, depthwise convolutions wait for memory.
 CORE = {"mobilenet": 6e9, "vit": 15e9}
 GPU = {"mobilenet": 1.5e12, "vit": 25e12}
@@ -54,7 +54,7 @@ def macs(model: Model, image_size: int) -> tuple[float, float]:
     match = VIT_NAME.fullmatch(model.name)
     if match is None:
         return _mobilenet(model.alpha, image_size)
-    layers, width = VIT_SIZES[match[1]]
+    layers, _, width = VIT_SIZES[match[1]]
     patch = int(match[2])
     tokens = (image_size // patch) ** 2 + 1
     embedding = 3 * patch**2 * width
@@ -87,12 +87,8 @@ def _mobilenet(alpha: float, size: int) -> tuple[float, float]:
 def device() -> Device:
     """The first GPU that the driver names, or else the cores that this process may use."""
     cores = len(os.sched_getaffinity(0))
-    if shutil.which("nvidia-smi"):
-        listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True
-        ).stdout.splitlines()
-        if listed:
-            return Device(listed[0], **GPU, cores=cores)
+    if listed := nvidia("name"):
+        return Device(listed[0], **GPU, cores=cores)
     return Device(f"{cores} cores", **{key: cores * rate for key, rate in CORE.items()}, cores=cores)
 
 

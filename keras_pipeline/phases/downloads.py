@@ -126,16 +126,11 @@ def export(run: Run) -> None:
     from keras_pipeline.data import photo
     from keras_pipeline.ingest.ledger import Ledger
 
-    settings = run.config.dataset
-    convert = functools.partial(
-        photo.to_record,
-        short_side=settings.short_side,
-        min_short_side=settings.min_short_side,
-        quality=settings.jpeg_quality,
-    )
+    convert = photo.converter(run.config.dataset)
     with _source(run) as (documents, base_url):
         _discard_other_export(run)
         with Ledger(_export_database(run)) as ledger:
+            beam_export.take_in(ledger, raw_folder(run))
             _take_in(run, ledger, documents)
             stored, others = _fetch(run, ledger, convert, base_url)
     print(f"{stored} photos stored, {sum(others.values())} not: {others or 'none'}")
@@ -148,9 +143,7 @@ def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) ->
     from keras_pipeline.data import records
     from keras_pipeline.ingest import export as exporting
 
-    settings, raw = run.config.dataset, raw_folder(run)
-    beam_export.take_in(ledger, raw)
-    known = ledger.shards()
+    settings, raw, known = run.config.dataset, raw_folder(run), ledger.shards()
     for shard in raw.glob("photos-*.tfrecord"):
         if shard.name not in known:  # renamed into place just before a kill
             shard.unlink()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keras_pipeline.core.artifacts import Run, sidecar
 from keras_pipeline.core.schema import SPLITS
-from keras_pipeline.evaluation.report import Block, KeyValues, Paragraph, Table
+from keras_pipeline.evaluation.report import Block, KeyValues, Paragraph, Table, interval
 from keras_pipeline.phases import calibrating
 
 FEW = 20  # photos; a figure of fewer says little
@@ -91,8 +91,10 @@ def _quality(run: Run) -> list[Block]:
         if calibration["target_met"]
         else f"no promise of {calibration['target_precision']:.0%}: {calibrating.shortfall(calibration)}"
     )
-    rows = [["all", metrics["n"], metrics["top1_accuracy"], _ends(metrics["top1_interval"]), metrics["top5_accuracy"]]]
-    rows += [[name, r["n"], r["top1"], _ends(r["top1_interval"]), r["top5"]] for name, r in regions.items()]
+    rows = [
+        ["all", metrics["n"], metrics["top1_accuracy"], interval(metrics["top1_interval"]), metrics["top5_accuracy"]]
+    ]
+    rows += [[name, r["n"], r["top1"], interval(r["top1_interval"]), r["top5"]] for name, r in regions.items()]
     return [
         Table(
             ["region", "photos", "top-1", "95 % interval", "top-5"],
@@ -129,7 +131,7 @@ def _limits(run: Run) -> list[Block]:
     blocks: list[Block] = [
         Table(
             ["species", "photos", "recall", "95 % interval"],
-            [[name, e["n"], e["recall"], _ends(e["interval"])] for name, e in worst_classes(recalls)[:NAMED]],
+            [[name, e["n"], e["recall"], interval(e["interval"])] for name, e in worst_classes(recalls)[:NAMED]],
             "The lowest recalls on the test split",
         )
     ]
@@ -139,10 +141,6 @@ def _limits(run: Run) -> list[Block]:
     said = [f"Of {few:,} of {len(recalls):,} species there are fewer than {FEW} test photos"] if few else []
     said += [f"of {', '.join(small)} as well"] if small else []
     return [*blocks, *([Paragraph("; ".join(said) + ": figures of their own say little.")] if said else [])]
-
-
-def _ends(interval: list[float]) -> str:
-    return "{:.3f} to {:.3f}".format(*interval)
 
 
 def _share(value: float | None) -> str:

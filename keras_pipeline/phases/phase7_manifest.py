@@ -158,7 +158,7 @@ def _environment(run: Run) -> dict:
         **provenance.environment(),
         "gpu": [tf.config.experimental.get_device_details(each).get("device_name", each.name) for each in devices],
         "drivers": {key: str(built[key]) for key in ("cuda_version", "cudnn_version") if devices and key in built}
-        | provenance.drivers(),
+        | {f"nvidia_{i}": driver for i, driver in enumerate(provenance.nvidia("driver_version"))},
         "seed": run.config.seed,
         "deterministic": run.config.deterministic,
     }

@@ -16,6 +16,7 @@ from keras_pipeline.evaluation.report import (
     KeyValues,
     Paragraph,
     Table,
+    interval,
     write_markdown,
     write_report,
 )
@@ -173,7 +174,7 @@ def _teachers(run: Run) -> list[Block]:
     comparison = run.read("regional_comparison")
     rows = [
         [area, entry["n"], entry["groups"], entry["first"], entry["second"], entry["difference"],
-         _interval(entry["interval"]), entry["verdict"]]
+         interval(entry["interval"]), entry["verdict"]]
         for area, entry in comparison["by_region"].items()
     ]  # fmt: skip
     return [
@@ -201,7 +202,7 @@ def _figures_of(run: Run, prefix: str, title: str) -> list[Block]:
     metrics, pictures = run.read(f"{prefix}_metrics"), run.path(f"{prefix}_pictures")
     shown = run.path(prefix).parent / "full/augmented_batch.png"
     worst = [
-        [name, entry["n"], entry["groups"], entry["recall"], _interval(entry["interval"])]
+        [name, entry["n"], entry["groups"], entry["recall"], interval(entry["interval"])]
         for name, entry in worst_classes(metrics["per_class_recall"])[:WORST]
     ]
     pairs = [[pair["truth"], pair["answer"], pair["n"], pair["share"]] for pair in metrics["confused_pairs"][:WORST]]
@@ -209,9 +210,9 @@ def _figures_of(run: Run, prefix: str, title: str) -> list[Block]:
         Table(
             ["figure", "value", "95 % interval"],
             [
-                ["top-1", metrics["top1_accuracy"], _interval(metrics["top1_interval"])],
-                ["top-5", metrics["top5_accuracy"], _interval(metrics["top5_interval"])],
-                ["macro recall", metrics["macro_recall"], _interval(metrics["macro_recall_interval"])],
+                ["top-1", metrics["top1_accuracy"], interval(metrics["top1_interval"])],
+                ["top-5", metrics["top5_accuracy"], interval(metrics["top5_interval"])],
+                ["macro recall", metrics["macro_recall"], interval(metrics["macro_recall_interval"])],
                 ["loss", metrics["loss"], ""],
             ],
             f"{title} on {metrics['n']} test photos in {metrics['groups']} groups",
@@ -232,10 +233,6 @@ def _figures_of(run: Run, prefix: str, title: str) -> list[Block]:
             Figure(pictures / "confused.png", f"{title}: most confused, the photos it was surest of"),
         ]
     return blocks
-
-
-def _interval(ends: list[float]) -> str:
-    return "{:.3f} to {:.3f}".format(*ends)
 
 
 def _student(run: Run) -> list[Block]:
