@@ -352,6 +352,8 @@ def _run(run, options: argparse.Namespace) -> tuple[object, int]:
     if options.dry_run:
         return _dry_run(run, steps, options.force)
     result, code = _gated(run, steps, options.force)
+    if run.assists:
+        return result, code
     print(f"report: {summary.write(run)}")
     if run.path("web").exists():
         named = run.config.experiment
@@ -363,7 +365,7 @@ def _run(run, options: argparse.Namespace) -> tuple[object, int]:
 def _demo(run, options: argparse.Namespace) -> tuple[object, int]:
     """`run`, and then the page asked about test photos in a real browser; exit 1 when it names none of them right."""
     result, code = _run(run, options)
-    if options.dry_run or not run.path("web").exists():
+    if options.dry_run or run.assists or not run.path("web").exists():
         return result, code
     from keras_pipeline.phases import page_visit
 

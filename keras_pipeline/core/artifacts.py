@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_pipeline.core import cluster
 from keras_pipeline.core.config import Config
 from keras_pipeline.core.content import UNREADABLE, content_hash, file_hashes, files_in, folder_hash
 from keras_pipeline.core.errors import BrokenArtefact
@@ -110,6 +111,11 @@ class Run:
         return Path(self.config.root) / "artifacts" / self.config.experiment
 
     @property
+    def assists(self) -> bool:
+        """Whether another machine writes, and this one only takes part in training."""
+        return self.config.distribute == "multi_worker" and not cluster.is_chief()
+
+    @property
     def embedded_photos(self) -> Path | None:
         """Where the photos of an embedded source lie, drawn or given; None: the source is another."""
         if self.config.source.uri != "embedded":
@@ -138,6 +144,7 @@ class Step:
     estimate: Callable[[Run], str] | None = None  # what `--dry-run` says of its size
     check: Callable[[Run], None] | None = None  # before anything runs: raises where the step can't succeed
     more_inputs: Callable[[Config], tuple[str, ...]] | None = None  # that only some configs ask for
+    trains: bool = False  # on all devices that the config's `distribute` names
 
     @property
     def title(self) -> str:

@@ -556,6 +556,9 @@ class Config(Section):
     seed: int = Field(42, ge=0, lt=2**31, description="of splits, weights, shuffles and views")
     deterministic: bool = Field(False, description="bit-identical repeats, at some cost in speed")
     root: str = Field(".", description="folder that holds tfrecords/, artifacts/ and web_export/")
+    distribute: Literal["none", "mirrored", "multi_worker"] = Field(
+        "none", description="who trains: one device; all GPUs of this machine; those of all in TF_CONFIG"
+    )
     source: Source = Source()
     dataset: Dataset = Dataset()
     phase0: Phase0 = Phase0()
@@ -602,6 +605,24 @@ class Config(Section):
                 f"phase2.model.pretrained: {GLOBAL_TEACHER} needs phase1's model ({theirs.title}), received "
                 f"{mine.title}; give phase2.model the same, or other weights"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _distributed(self) -> Config:
+        """What Keras does wrong, or not at all, on several replicas."""
+        if self.distribute == "none":
+            return self
+        for phase, training in (("phase1", self.phase1.training), ("phase2", self.phase2.training)):
+            for key, wanted, instead in (
+                ("gradient_accumulation", training.gradient_accumulation > 1, "1: each replica holds its part only"),
+                ("precision", training.precision == "mixed_float16", "mixed_bfloat16 or float32"),
+                ("jit_compile", training.jit_compile, "null or false"),
+            ):
+                if wanted:
+                    raise ValueError(
+                        f"{phase}.training.{key}: received {getattr(training, key)} with distribute: "
+                        f"{self.distribute}, expected {instead}; or set distribute: none"
+                    )
         return self
 
     @property

@@ -28,7 +28,7 @@ def logits(run: Run) -> None:
 STEPS = [
     Step(
         "phase1", "train", train, ("dataset",), ("teacher", "teacher_history", "teacher_curves"),
-        ("seed", "deterministic", "phase1"), 4,
+        ("seed", "deterministic", "phase1"), 4, trains=True,
         clean=lambda run: teacher.clean(run, "teacher"),
         check=lambda run: check_available(run.config.phase1.model, "phase1.model.pretrained"),
     ),

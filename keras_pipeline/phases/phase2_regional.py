@@ -77,7 +77,7 @@ STEPS = [
     ),
     Step(
         "phase2", "train", train, ("dataset", "regional_subset"), ("regional", "regional_history", "regional_curves"),
-        ("seed", "deterministic", "phase2"), 5, clean=lambda run: teacher.clean(run, "regional"),
+        ("seed", "deterministic", "phase2"), 5, trains=True, clean=lambda run: teacher.clean(run, "regional"),
         check=lambda run: check_available(run.config.phase2.model, "phase2.model.pretrained"),
         more_inputs=lambda config: ("teacher",) if config.phase2.model.pretrained == GLOBAL_TEACHER else (),
     ),

@@ -12,25 +12,26 @@ def distill(run: Run) -> None:
     import keras
 
     from keras_pipeline.data import records
-    from keras_pipeline.training import fit
+    from keras_pipeline.training import distribute, fit
     from keras_pipeline.training.distiller import Distiller
 
+    devices = distribute.strategy(run.config.distribute)
     keras.utils.set_random_seed(run.config.seed)
     info = records.load_info(run.path("dataset"))
     settings = run.config.phase3.distillation
-    taught = teaching.live(run, info) if run.config.phase4.distill.live else teaching.stored(run, info)
-    model = Distiller(
-        build.student(run, len(info.classes)),
-        temperature=settings.temperature,
-        soft=settings.loss_weights.kl_divergence,
-        cross_entropy=settings.loss_weights.cross_entropy,
-        loss=settings.loss,
-        teacher=taught.teacher,
-    )
     stage = _stage(run, info, "distill")
-    _compile(run, model, stage, run.config.phase4.distill.learning_rate)
-    rows = fit.fit(model, taught.batches, taught.validation, stage)
-    write_json(run.path("distill_history"), {"epochs": rows})
+    with devices.scope():
+        taught = teaching.live(run, info) if run.config.phase4.distill.live else teaching.stored(run, info)
+        model = Distiller(
+            build.student(run, len(info.classes)),
+            temperature=settings.temperature,
+            soft=settings.loss_weights.kl_divergence,
+            cross_entropy=settings.loss_weights.cross_entropy,
+            loss=settings.loss,
+            teacher=taught.teacher,
+        )
+        _compile(run, model, stage, run.config.phase4.distill.learning_rate)
+    _report(run, "distill_history", fit.fit(model, taught.batches, taught.validation, stage))
 
 
 def finetune(run: Run) -> None:
@@ -38,13 +39,13 @@ def finetune(run: Run) -> None:
 
     from keras_pipeline.data import pipeline, records
     from keras_pipeline.data.preprocess import Preprocessing
-    from keras_pipeline.training import fit
+    from keras_pipeline.training import distribute, fit
 
+    devices = distribute.strategy(run.config.distribute)
     keras.utils.set_random_seed(run.config.seed)
     info = records.load_info(run.path("dataset"))
     settings = run.config.phase4.finetune
     preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
-    model = build.trained(run, "distilled", info, image_size=run.config.phase4.data.image_size)
 
     def batches(epochs: range, done: int):
         dataset = pipeline.training_batches(
@@ -61,8 +62,15 @@ def finetune(run: Run) -> None:
     validation = validation.map(lambda batch: (batch["image"], batch["label"]))
     stage = _stage(run, info, "finetune")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    _compile(run, model, stage, settings.learning_rate, loss)
-    write_json(run.path("finetune_history"), {"epochs": fit.fit(model, batches, validation, stage)})
+    with devices.scope():
+        model = build.trained(run, "distilled", info, image_size=run.config.phase4.data.image_size)
+        _compile(run, model, stage, settings.learning_rate, loss)
+    _report(run, "finetune_history", fit.fit(model, batches, validation, stage))
+
+
+def _report(run: Run, name: str, rows: list[dict]) -> None:
+    if not run.assists:
+        write_json(run.path(name), {"epochs": rows})
 
 
 def _stage(run: Run, info, name: str):
@@ -130,12 +138,12 @@ STEPS = [
         ("seed", "deterministic", "phase3.model", "phase3.distillation", "phase3.teachers", "phase3.ensemble",
          "phase4.data", "phase4.training", "phase4.distill", "phase4.callbacks"), 4, more_inputs=_teachers,
         check=lambda run: check_available(run.config.phase3.model, "phase3.model.pretrained"),
-        clean=lambda run: build.remove_backup(run.path("distilled").parent),
+        clean=lambda run: build.remove_backup(run.path("distilled").parent), trains=True,
     ),
     Step(
         "phase4", "finetune", finetune, ("dataset", "distilled"), ("student", "finetune_history"),
         ("seed", "deterministic", "phase4.data", "phase4.training", "phase4.finetune", "phase4.callbacks"), 3,
-        clean=lambda run: build.remove_backup(run.path("student").parent),
+        clean=lambda run: build.remove_backup(run.path("student").parent), trains=True,
     ),
     Step(
         "phase4", "evaluate", evaluate, ("dataset", "student"),

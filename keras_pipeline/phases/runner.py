@@ -48,12 +48,25 @@ def _positions(name: str) -> list[int]:
 
 
 def execute(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]:
-    """Runs what isn't up to date and returns the verdicts of all gates of these steps."""
+    """Runs what isn't up to date and returns the verdicts of all gates of these steps.
+
+    Of several machines (`distribute: multi_worker`), all of which call this, the chief does all of it; the others take
+    part where it trains, and return no verdict.
+    """
+    with _others_present(run):
+        if run.assists:
+            _assist(run, steps)
+            return []
+        return _execute_all(run, steps, force)
+
+
+def _execute_all(run: Run, steps: list[Step], force: bool) -> list[dict]:
     with _lock(run):
         _remove_leftovers(run)
         _check_ahead(run, steps, force)
         for step in steps:
             reason = "--force" if force else artifacts.why_stale(run, step)
+            _agreed(run, reason is not None)
             if reason is None:
                 print(f"{step.title}: up to date", flush=True)
                 if step.clean:  # A kill may have come just before.
@@ -61,7 +74,40 @@ def execute(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]:
                 continue
             print(f"{step.title}: {reason}", flush=True)
             _execute(run, step)
+        _agreed(run, False)
         return gates.judge(run, {step.title for step in steps})
+
+
+def _assist(run: Run, steps: list[Step]) -> None:
+    for step in steps:
+        if _agreed(run, False) and step.trains:
+            print(f"{step.title}: takes part", flush=True)
+            _guarded(run, step)
+    _agreed(run, False)  # or the chief's last words to the others would find nobody
+
+
+@contextlib.contextmanager
+def _others_present(run: Run):
+    """Says in words what TensorFlow says of a machine that is gone."""
+    try:
+        yield
+    except Exception as error:
+        if run.config.distribute != "multi_worker" or "Collective ops is aborted" not in str(error):
+            raise
+        raise SourceError(
+            f"another machine of TF_CONFIG has ended or can't be reached ({str(error).strip().splitlines()[-1]}); "
+            "start the same command again on all of them: it goes on from the last backup"
+        ) from None
+
+
+def _agreed(run: Run, runs: bool) -> bool:
+    """Whether the chief runs the next step, once all machines have finished the last."""
+    if run.config.distribute != "multi_worker":
+        return runs
+    _make_deterministic(run)
+    from keras_pipeline.training import distribute
+
+    return bool(distribute.agreed(distribute.strategy(run.config.distribute), runs))
 
 
 def _check_ahead(run: Run, steps: list[Step], force: bool) -> None:
@@ -113,12 +159,7 @@ def _execute(run: Run, step: Step) -> None:
 
 
 def _guarded(run: Run, step: Step) -> None:
-    if run.config.deterministic and "tensorflow" not in sys.modules:
-        import keras
-        import tensorflow as tf
-
-        keras.utils.set_random_seed(run.config.seed)
-        tf.config.experimental.enable_op_determinism()
+    _make_deterministic(run)
     try:
         step.run(dataclasses.replace(run, made_from=artifacts.recipe(run, step)))
     except Exception as error:
@@ -130,6 +171,15 @@ def _guarded(run: Run, step: Step) -> None:
         if "keras" in sys.modules:
             sys.modules["keras"].backend.clear_session()
             gc.collect()
+
+
+def _make_deterministic(run: Run) -> None:
+    if run.config.deterministic and "tensorflow" not in sys.modules:
+        import keras
+        import tensorflow as tf
+
+        keras.utils.set_random_seed(run.config.seed)
+        tf.config.experimental.enable_op_determinism()
 
 
 def _name_corrupt_shard(run: Run) -> None:

@@ -36,8 +36,9 @@ def train(run: Run, job: Job) -> None:
     from keras_pipeline.data import records
     from keras_pipeline.evaluation.watch import Pictures
     from keras_pipeline.models import heads
-    from keras_pipeline.training import fit
+    from keras_pipeline.training import distribute, fit
 
+    devices = distribute.strategy(run.config.distribute)
     keras.utils.set_random_seed(run.config.seed)
     info = records.load_info(run.path("dataset"))
     records.check_labels(info)
@@ -46,15 +47,19 @@ def train(run: Run, job: Job) -> None:
     _warn(run, job)
     rows: dict[str, list[dict]] = {}
     with precision(job.settings.training.precision):
-        model = classifier(run, job, info)
+        with devices.scope():
+            model = classifier(run, job, info)
         for stage, frozen in plan:
-            ready(model, job, stage, frozen, shown)
+            with devices.scope():
+                ready(model, job, stage, frozen, shown)
             photos, judged = batches(run, job, info, repeats), validation(run, job, info)
             pictures = Pictures(stage.folder, photos, judged, info.classes)
             rows[stage.folder.name] = fit.fit(model, photos, judged, stage, [pictures])
             if frozen:
                 # The full stage starts from the best head, also after a restart between the two.
                 model.set_weights(heads.load_classifier(stage.best).get_weights())
+    if run.assists:
+        return
     epochs = [{"stage": name, **row} for name, made in rows.items() for row in made]
     write_json(run.path(f"{job.prefix}_history"), {"epochs": epochs})
     build.draw_curves(rows, run.path(f"{job.prefix}_curves"))

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_pipeline.core.artifacts import aside, write_json
+from keras_pipeline.training import distribute
 from keras_pipeline.training.schedule import mean_gradient_norm
 
 
@@ -58,7 +59,7 @@ class Backup(keras.callbacks.Callback):
             self._metrics = None
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        if time.monotonic() - self._written >= self._seconds:
+        if distribute.agreed(self.model.distribute_strategy, time.monotonic() - self._written >= self._seconds):
             self._write(self._epoch, self._skipped + batch + 1)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -69,11 +70,15 @@ class Backup(keras.callbacks.Callback):
         return [variable for variable in self.model.variables if variable.name == "seed_generator_state"]
 
     def _write(self, epoch: int, step: int) -> None:
+        # All machines read: what the metrics hold is a sum over them.
+        values = [keras.ops.convert_to_numpy(variable).tolist() for variable in self.model.metrics_variables]
+        self._written = time.monotonic()
+        if not distribute.is_chief(self.model.distribute_strategy):
+            return
         self._folder.mkdir(exist_ok=True)
         weights = self._folder / f"epoch-{epoch:03d}-step-{step:06d}.weights.h5"
         with aside(weights) as temporary:
             self.model.save_weights(temporary)
-        values = [keras.ops.convert_to_numpy(variable).tolist() for variable in self.model.metrics_variables]
         states = [keras.ops.convert_to_numpy(generator).tolist() for generator in self._generators()]
         state = {"epoch": epoch, "step": step, "weights": weights.name, "made_from": self._made_from}
         # This rename is the moment at which the steps count as done.
@@ -81,7 +86,6 @@ class Backup(keras.callbacks.Callback):
         for old in self._folder.glob("*.weights.h5"):
             if old != weights:
                 old.unlink()
-        self._written = time.monotonic()
 
 
 def read_backup(folder: Path, made_from: str) -> dict | None:

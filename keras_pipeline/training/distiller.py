@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 from keras import ops
 
+from keras_pipeline.training import distribute
 from keras_pipeline.training.losses import cross_entropy, dense_kl, dist, distillation_kl, spread
 
 
@@ -70,7 +71,7 @@ class Distiller(keras.Model):
         total = ops.mean(loss)
         for penalty in self.losses:
             total = total + penalty
-        return total
+        return distribute.share(total)  # Keras undoes it for the logs
 
     def _compare(self, x, y_pred, share, training):
         """(the teacher's term [N] or None, the teacher's answer int [N] or None)"""

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_pipeline.core.artifacts import aside
 from keras_pipeline.core.config import Callbacks
+from keras_pipeline.training import distribute
 from keras_pipeline.training.advice import Adviser
 from keras_pipeline.training.callbacks import (
     Backup,
@@ -85,6 +86,33 @@ def fit(
 
     Raises ValueError, with what to do, when training diverges or the memory does not suffice.
     """
+    strategy = model.distribute_strategy
+    if stage.batch_size % strategy.num_replicas_in_sync:
+        raise ValueError(
+            f"training.batch_size: received {stage.batch_size} for {strategy.num_replicas_in_sync} replicas "
+            "(distribute), expected a multiple of their number: it is the global batch"
+        )
+    if distribute.is_chief(strategy):
+        _tidy(stage)
+    distribute.wait(strategy)
+    epoch, step = _position(stage)
+    past = read_log(stage.folder / "log.csv")
+    validation = distribute.dealt(validation)
+    distribute.synchronise(model)
+    if step and epoch < stage.epochs:
+        model.evaluate(validation.take(1), verbose=0)  # Keras's metrics don't exist before: Backup fills them
+    while epoch < stage.epochs and not _stopped_early(past, stage):
+        # The rest of an epoch is a `fit` of its own, because Keras counts the same number of steps for all its epochs.
+        stop = epoch + 1 if step else stage.epochs
+        _fit(model, batches(range(epoch, stop), step), validation, stage, range(epoch, stop), step, past, callbacks)
+        epoch, step = stop, 0
+        distribute.wait(strategy)
+        past = read_log(stage.folder / "log.csv")
+    return past
+
+
+def _tidy(stage: Stage) -> None:
+    """The folder, as the last backup knows it, ready to go on."""
     _change_places(stage)
     stage.folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -95,20 +123,11 @@ def fit(
     if not (epoch or step):
         for traces in ("backup", "checkpoints", "logs"):  # of another run
             shutil.rmtree(stage.folder / traces, ignore_errors=True)
-    past = _keep_rows(stage.folder / "log.csv", epoch)
+    _keep_rows(stage.folder / "log.csv", epoch)
     if (epoch or step) and epoch < stage.epochs:
         print(f"{stage.folder}: going on after epoch {epoch} of {stage.epochs}" + (f", step {step}" if step else ""))
-        if past:
-            _publish_best(stage, past)  # the kill may have come while it was being written
-        if step:
-            model.evaluate(validation.take(1), verbose=0)  # Keras's metrics don't exist before: Backup fills them
-    while epoch < stage.epochs and not _stopped_early(past, stage):
-        # The rest of an epoch is a `fit` of its own, because Keras counts the same number of steps for all its epochs.
-        stop = epoch + 1 if step else stage.epochs
-        _fit(model, batches(range(epoch, stop), step), validation, stage, range(epoch, stop), step, past, callbacks)
-        epoch, step = stop, 0
-        past = read_log(stage.folder / "log.csv")
-    return past
+        if epoch:
+            _publish_best(stage, read_log(stage.folder / "log.csv"))  # the kill may have come while it was written
 
 
 def _fit(
@@ -121,19 +140,22 @@ def _fit(
     past: list[dict],
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> None:
+    strategy = model.distribute_strategy
+    chief = distribute.is_chief(strategy)
     # Left to the first step, Keras traces the whole training graph twice: once to create the optimizer's variables.
     if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+        with strategy.scope():
+            model.optimizer.build(model.trainable_variables)
     try:
         model.fit(
-            batches,
+            distribute.dealt(batches),
             validation_data=validation,
             initial_epoch=epochs.start,
             epochs=epochs.stop,
             steps_per_epoch=stage.steps_per_epoch - step,
-            callbacks=_callbacks(stage, step, past, callbacks),
+            callbacks=_callbacks(stage, step, past, callbacks if chief else None),
             shuffle=False,
-            verbose=1 if sys.stdout.isatty() else 2,
+            verbose=(1 if sys.stdout.isatty() else 2) if chief else 0,
         )
     except DivergedError as error:
         good = sorted(stage.checkpoints.glob("epoch-*.keras"))
@@ -194,14 +216,24 @@ def publish(checkpoint: Path, target: Path) -> None:
 
 
 def _callbacks(
-    stage: Stage, step: int, past: list[dict], more: Sequence[keras.callbacks.Callback]
+    stage: Stage, step: int, past: list[dict], more: Sequence[keras.callbacks.Callback] | None
 ) -> list[keras.callbacks.Callback]:
-    """Backup comes last: an epoch counts as done when all its traces are on disk."""
-    callbacks: list[keras.callbacks.Callback] = [
-        StopOnNaN(step),
-        Rates(stage.batch_size),
-        Adviser(past, num_classes=stage.num_classes, warmup_epochs=stage.warmup_epochs),
-        *more,
+    """Backup comes last: an epoch counts as done when all its traces are on disk. Without `more` nothing is written:
+    the chief does that.
+    """
+    callbacks: list[keras.callbacks.Callback] = [StopOnNaN(step), Rates(stage.batch_size)]
+    if more is not None:
+        callbacks += [Adviser(past, num_classes=stage.num_classes, warmup_epochs=stage.warmup_epochs), *more]
+        callbacks += _traces(stage)
+    if stage.callbacks.early_stopping:
+        patience = stage.callbacks.early_stopping_patience
+        callbacks.append(EarlyStopping(past, monitor=stage.monitor, mode="min", patience=patience, verbose=1))
+    minutes = stage.callbacks.backup_minutes
+    return [*callbacks, Backup(stage.backup, made_from=stage.made_from, minutes=minutes, skipped=step)]
+
+
+def _traces(stage: Stage) -> list[keras.callbacks.Callback]:
+    return [
         keras.callbacks.CSVLogger(str(stage.folder / "log.csv"), append=True),
         keras.callbacks.TensorBoard(str(stage.folder / "logs"), write_graph=False),
         keras.callbacks.ModelCheckpoint(str(stage.checkpoints / EPOCH_FILE)),
@@ -210,11 +242,6 @@ def _callbacks(
             on_epoch_end=lambda epoch, logs: _publish_best(stage, read_log(stage.folder / "log.csv"))
         ),
     ]
-    if stage.callbacks.early_stopping:
-        patience = stage.callbacks.early_stopping_patience
-        callbacks.append(EarlyStopping(past, monitor=stage.monitor, mode="min", patience=patience, verbose=1))
-    minutes = stage.callbacks.backup_minutes
-    return [*callbacks, Backup(stage.backup, made_from=stage.made_from, minutes=minutes, skipped=step)]
 
 
 def _stopped_early(past: list[dict], stage: Stage) -> bool:
@@ -224,14 +251,11 @@ def _stopped_early(past: list[dict], stage: Stage) -> bool:
     return len(values) - 1 - values.index(min(values)) >= stage.callbacks.early_stopping_patience
 
 
-def _keep_rows(path: Path, rows: int) -> list[dict]:
+def _keep_rows(path: Path, rows: int) -> None:
     """Cuts the log back to the epochs that the backup knows of."""
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)[: rows + 1]
+    lines = path.read_text().splitlines(keepends=True)[: rows + 1] if path.exists() else []
     with aside(path) as temporary:
         temporary.write_text("".join(lines) if rows else "")
-    return read_log(path)
 
 
 def read_log(path: Path) -> list[dict]:

@@ -8,6 +8,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_pipeline.training import distribute
+
 
 @keras.saving.register_keras_serializable("keras_pipeline")
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
@@ -48,14 +50,21 @@ class _PerVariable:
         super().build(variables)
         self._shares = [self.rates.get(v.path, 1.0) for v in variables]
         self._decays = [bool(self.decay) and v.path.endswith("kernel") for v in variables]
-        self.norm_sum = self.add_variable((), name="gradient_norm_sum", dtype="float32")
-        self.norm_count = self.add_variable((), name="gradient_norm_count", dtype="float32")
+        options = {"dtype": "float32", "aggregation": "only_first_replica"}  # all replicas add the same
+        self.norm_sum = self.add_variable((), name="gradient_norm_sum", **options)
+        self.norm_count = self.add_variable((), name="gradient_norm_count", **options)
 
     def apply(self, grads, trainable_variables=None) -> None:
         """As Keras's; sums the norm of each batch's gradient, before clipping."""
+        # Keras adds up the replicas' gradients after clipping each: the norm would be that of a part, and a limit on it
+        # as many limits as there are replicas.
+        grads = distribute.summed(grads)
         super().apply(grads, trainable_variables)
         self.norm_sum.assign_add(ops.cast(tf.linalg.global_norm(grads), "float32"))
         self.norm_count.assign_add(1.0)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return grads_and_vars  # `apply` has done it
 
     def update_step(self, gradient, variable, learning_rate) -> None:
         index = self._get_variable_index(variable)
@@ -117,10 +126,11 @@ def mean_gradient_norm(optimizer: keras.optimizers.Optimizer) -> float:
 
 
 def jit_compile(wanted: bool | None = None) -> bool | str:
-    """For `compile`: what the config says; null: Keras's own choice on a GPU, no XLA on a CPU.
+    """For `compile`: what the config says; null: Keras's own choice on a GPU, no XLA on a CPU, nor under a strategy,
+    whose replicas it can't make one program of.
 
     On 2 cores XLA made a MobileNetV2 step 5 times slower (benchmarks/jit_compile.py).
     """
     if wanted is not None:
         return wanted
-    return "auto" if tf.config.list_physical_devices("GPU") else False
+    return "auto" if tf.config.list_physical_devices("GPU") and not tf.distribute.has_strategy() else False

@@ -1,0 +1,128 @@
+"""Do two machines, or two devices of one, train to what one device trains to? What does a killed machine change?
+
+    .venv/bin/python benchmarks/several_devices.py      (CPU only, 2 cores, about 12 minutes)
+
+Phase 1 on the 17-flower photos from TFRecords: MobileNetV2 1.0 from its ImageNet weights at 96 px (dropout 0, whose masks
+each replica draws for itself), global batches of 32, `moderate` views, MixUp, gradients clipped, all callbacks, 50 steps.
+Once in one process (and once more with two threads, which add up in another order: what float32 alone may change), on
+two logical CPUs under MirroredStrategy, as two processes on loopback under MultiWorkerMirroredStrategy, and so again with
+one of the two killed in the middle of an epoch and both started anew.
+
+Prints for each the largest relative difference of a step's mean loss so far from the first's, and whether both machines
+ended with the same weights, bit for bit; as the last line 0.001 over the largest difference, 0 where weights differ that
+have to be equal; exit 1 below 1.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = {
+    "phase1.model": {"name": "mobilenetv2", "alpha": 1.0, "pretrained": "imagenet"},
+    "phase1.data.image_size": 96, "phase1.data.augmentation": "moderate",
+    "phase1.training": {"epochs": 2, "batch_size": 32, "learning_rate": 1e-4, "warmup_epochs": 0.5, "clip_norm": 1.0},
+    "phase1.regularization": {"dropout": 0.0, "mixup_alpha": 0.2}, "phase1.callbacks.backup_minutes": 0.1,
+}  # fmt: skip
+TOLERANCE = 1e-3
+
+
+def replica(root: Path, name: str, *, cpus: int = 1, threads: int = 1, task: dict | None = None, **settings):
+    """(process, folder of what it leaves) of `phase1 train`."""
+    folder = root / f"{name}-{task['task']['index'] if task else 0}"
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, ROOT / "tests/replica.py", str(cpus), "whole", folder, "phase1 train"]
+    command += ["--config", ROOT / "configs/flowers17.yaml", f"--set=root={root}", f"--set=experiment={name}"]
+    weights = Path(os.environ["KERAS_PIPELINE_TEST_DATA"]) / "mobilenet_v2_1.0_224_imagenet.weights.h5"
+    values = json.loads(json.dumps(SETTINGS).replace('"imagenet"', json.dumps(str(weights))))
+    command += [f"--set={key}={json.dumps(value)}" for key, value in {**values, **settings}.items()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_NUM_INTRAOP_THREADS": str(threads)}
+    environment |= {"TF_CONFIG": json.dumps(task)} if task else {}
+    out = (folder / "out.txt").open("a")
+    return subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT), folder
+
+
+def machines(root: Path, name: str) -> list:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    tasks = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}} for index in (0, 1)]
+    return [replica(root, name, task=task, distribute="multi_worker") for task in tasks]
+
+
+def ended(*replicas) -> list[Path]:
+    for process, folder in replicas:
+        if process.wait():
+            sys.exit(f"{folder}/out.txt: exit {process.returncode}\n{(folder / 'out.txt').read_text()[-3000:]}")
+    return [folder for _, folder in replicas]
+
+
+def kill_one(root: Path, name: str) -> int:
+    """The step at which the second of two machines is killed."""
+    (chief, folder), (other, _) = machines(root, name)
+    file = root / "artifacts" / name / "phase1/full/backup/position.json"
+    while not (file.exists() and json.loads(file.read_text())["step"] > 5):
+        if chief.poll() is not None:
+            sys.exit(f"{folder}/out.txt: exit {chief.returncode}")
+        time.sleep(0.2)
+    other.send_signal(signal.SIGKILL)
+    if chief.wait() != 3:
+        sys.exit(f"{folder}/out.txt: exit {chief.returncode}, expected 3")
+    return json.loads(file.read_text())["step"]
+
+
+def weights(folder: Path) -> list[np.ndarray]:
+    with np.load(folder / "full.npz") as file:
+        return [file[name] for name in file.files]
+
+
+def same(one: Path, other: Path) -> bool:
+    return all(np.array_equal(*pair) for pair in zip(weights(one), weights(other), strict=True))
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        command = [sys.executable, "-m", "keras_pipeline", "run", "--until", "phase0 split", f"--set=root={root}"]
+        subprocess.run([*command, "--config", ROOT / "configs/flowers17.yaml"], cwd=ROOT, check=True)
+        (alone,) = ended(replica(root, "alone"))
+        (threads,) = ended(replica(root, "threads", threads=2))
+        (devices,) = ended(replica(root, "devices", cpus=2, distribute="mirrored"))
+        first, second = ended(*machines(root, "machines"))
+        step = kill_one(root, "killed")
+        again, again_second = ended(*machines(root, "killed"))
+
+        reference, worst = np.load(alone / "full.steps.npy"), 0.0
+        for title, folder in (("two threads", threads), ("two devices", devices), ("two machines", first)):
+            found = np.load(folder / "full.steps.npy")
+            off = np.abs(found / reference - 1)
+            print(f"{title}: {len(off)} steps, loss off by {off.max():.1e} at most, {off[:5].max():.1e} in the first 5")
+            worst = max(worst, off.max() if folder != threads else 0.0)
+        equal = {
+            "both machines": same(first, second),
+            "both machines, one killed and started again": same(again, again_second),
+            "killed and undisturbed": same(first, again),
+        }
+        print(
+            f"killed after a backup at step {step}; loss of the first 50 steps {reference[0]:.3f} to {reference[-1]:.3f}"
+        )
+        print(
+            *(f"{title}: weights {'equal' if each else 'DIFFERENT'}, bit for bit" for title, each in equal.items()),
+            sep="\n",
+        )
+        ratio = TOLERANCE / worst if all(equal.values()) else 0.0
+        print(f"{ratio:.2f}")
+        return int(ratio < 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

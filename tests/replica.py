@@ -1,0 +1,54 @@
+"""Steps of `python -m keras_pipeline` in a process of N logical CPUs that leaves what each training ends with.
+
+    python replica.py N small|whole FOLDER 'phase1 train, ...' ARGUMENT...
+
+FOLDER/<stage>.npz: the weights, as this process has them; FOLDER/<stage>.steps.npy: where it writes, the epoch's mean
+loss so far after each step. `small`: the network has two batch norms instead of MobileNetV2's fifty-two, through which
+what float32 sums round grows a thousandfold in a few steps.
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_pipeline.__main__ import main
+from keras_pipeline.models import heads
+from keras_pipeline.training import fit
+
+
+def small_backbone(model, image_size, *, rematerialisation):
+    image = keras.Input((image_size, image_size, 3), name="image")
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
+    for filters in (8, 16):
+        x = keras.layers.Conv2D(filters, 3, strides=2)(x)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=model.batch_norm_momentum)(x))
+    return keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
+
+
+def watched(train, folder):
+    def fit(model, batches, validation, stage, callbacks=()):
+        losses = []
+        note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: losses.append(float(logs["loss"])))
+        rows = train(model, batches, validation, stage, [*callbacks, note])
+        np.savez(folder / f"{stage.folder.name}.npz", *model.get_weights())
+        np.save(folder / f"{stage.folder.name}.steps.npy", losses)
+        return rows
+
+    return fit
+
+
+if __name__ == "__main__":
+    cpus, network, folder, steps, *arguments = sys.argv[1:]
+    if int(cpus) > 1:
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(cpus))
+    if network == "small":
+        heads.build_backbone = small_backbone
+    fit.fit = watched(fit.fit, Path(folder))
+    for step in steps.split(", "):
+        code = main([*step.split(), *arguments])
+        if code:
+            sys.exit(code)

@@ -1,0 +1,229 @@
+"""One process, two devices, two machines: the same batches, the same weights."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+CONFIG = {
+    "dataset": {"name": "tiny", "short_side": 32},
+    "phase1": {
+        "model": {"name": "mobilenetv2", "alpha": 0.35, "pretrained": False},
+        "data": {"image_size": 32, "augmentation": "moderate"},
+        "training": {"epochs": 3, "batch_size": 4, "warmup_epochs": 0.5, "learning_rate": 1e-3, "clip_norm": 1.0},
+        "regularization": {"dropout": 0.0, "mixup_alpha": 0.2},
+        "callbacks": {"backup_minutes": 0},
+    },
+    "phase2": {"data": {"image_size": 32}},
+    "phase3": {
+        "model": {"alpha": 0.35, "pretrained": False, "dropout_rate": 0.0},
+        "teachers": [{"path": "phase1/best.keras", "weight": 1.0}],
+    },
+    "phase4": {
+        "data": {"image_size": 32},
+        "training": {"batch_size": 4, "warmup_epochs": 0.5},
+        "distill": {"epochs": 2, "learning_rate": 1e-3, "live": True, "augmentation": "moderate", "mixup_alpha": 0.2},
+        "finetune": {"epochs": 1, "learning_rate": 1e-3},
+    },
+}
+ALL = "phase1 train, phase4 distill, phase4 finetune"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, dataset_json):
+    """An experiment's root with the small dataset, and config.yaml."""
+    root = tmp_path_factory.mktemp("root")
+    shutil.copytree(dataset_json.parent, root / "tfrecords/tiny")
+    (root / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "root": str(root)}))
+    return root
+
+
+def started(root, experiment, *, cpus=1, tf_config=None, settings=(), steps="phase1 train"):
+    """(process, folder of its weights)"""
+    folder = root / f"{experiment}-{json.loads(tf_config)['task']['index'] if tf_config else 'alone'}"
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, Path(__file__).with_name("replica.py"), str(cpus), "small", folder, steps]
+    command += ["--config", root / "config.yaml"]
+    command += [f"--set={setting}" for setting in (f"experiment={experiment}", *settings)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "CUDA_VISIBLE_DEVICES": "-1"}
+    environment |= {"TF_CONFIG": tf_config} if tf_config else {}
+    out = (folder / "out.txt").open("w")
+    return subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT), folder
+
+
+def free_ports(number):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    return addresses
+
+
+def workers(root, experiment, **options):
+    """Two on loopback."""
+    addresses = free_ports(2)
+    tasks = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}} for index in (0, 1)]
+    options["settings"] = ("distribute=multi_worker", *options.get("settings", ()))
+    return [started(root, experiment, tf_config=json.dumps(task), **options) for task in tasks]
+
+
+def ended(process, folder, code=0):
+    assert process.wait(timeout=300) == code, (folder / "out.txt").read_text()[-3000:]
+    return folder
+
+
+def weights(folder, stage="full"):
+    with np.load(folder / f"{stage}.npz") as file:
+        return [file[name] for name in file.files]
+
+
+def rows(root, experiment, stage="phase1/full"):
+    with (root / "artifacts" / experiment / stage / "log.csv").open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def assert_same_training(one, other, tolerance):
+    assert len(one) == len(other)
+    for first, second in zip(one, other, strict=True):
+        for key in ("loss", "val_loss", "top1", "val_top1", "learning_rate"):
+            assert second[key] == pytest.approx(first[key], rel=tolerance), key
+
+
+@pytest.fixture(scope="module")
+def alone(root):
+    """The experiment `alone`, trained by one device: teacher, distilled and fine-tuned student."""
+    return ended(*started(root, "alone", steps=ALL))
+
+
+def test_two_machines_one_of_them_killed_and_started_again(root, alone):
+    (chief, folder), (killed, _) = workers(root, "two")
+    position = root / "artifacts/two/phase1/full/backup/position.json"
+    while not (position.exists() and json.loads(position.read_text())["step"] == 2):
+        assert chief.poll() is None, (folder / "out.txt").read_text()[-3000:]
+        time.sleep(0.1)
+    killed.send_signal(signal.SIGKILL)
+    ended(chief, folder, code=3)
+    said = (folder / "out.txt").read_text()
+    assert re.search(r"^error: another machine of TF_CONFIG has ended .*start the same command again", said, re.M)
+
+    first, second = [ended(*each) for each in workers(root, "two")]
+    assert "going on after epoch 0 of 3, step" in (first / "out.txt").read_text()
+    for mine, other in zip(weights(first), weights(second), strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert_same_training(rows(root, "alone"), rows(root, "two"), 5e-5)
+    # What the chief has left is whole, and nothing of it is the other's.
+    status = [path.name for path in (root / "artifacts/two/phase1").iterdir()]
+    assert {"best.keras", "best.keras.meta.json", "history.json", "curves.png"} <= set(status)
+
+
+def test_two_devices_of_one_machine(root, alone):
+    folder = ended(*started(root, "mirrored", cpus=2, settings=("distribute=mirrored",), steps=ALL))
+    assert "2 replicas" in (folder / "out.txt").read_text()
+    for stage in ("phase1/full", "phase4/distill", "phase4/finetune"):
+        assert_same_training(rows(root, "alone", stage), rows(root, "mirrored", stage), 5e-5)
+
+
+@pytest.mark.parametrize("setting", ["gradient_accumulation=2", "precision=mixed_float16", "jit_compile=true"])
+def test_what_replicas_cannot_do_is_refused(root, setting):
+    from keras_pipeline.core import config
+
+    settings = ["distribute=mirrored", f"phase2.training.{setting}"]
+    key = setting.partition("=")[0]
+    said = rf"phase2\.training\.{key}: received .* distribute: mirrored, expected"
+    with pytest.raises(config.ConfigError, match=said):
+        config.load(root / "config.yaml", settings)
+    config.load(root / "config.yaml", settings[1:])
+
+
+def test_a_batch_that_replicas_cannot_share_is_refused(root):
+    settings = ("distribute=mirrored", "phase1.training.batch_size=5")
+    folder = ended(*started(root, "odd", cpus=2, settings=settings), code=2)
+    assert "error: training.batch_size: received 5 for 2 replicas" in (folder / "out.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "chief"),
+    [
+        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}', True),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}', False),
+        ('{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "worker", "index": 0}}', False),
+        ('{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "chief", "index": 0}}', True),
+    ],
+)
+def test_the_chief_is_the_one_that_writes(monkeypatch, text, chief):
+    from keras_pipeline.core import cluster
+
+    monkeypatch.setenv("TF_CONFIG", text)
+    assert cluster.is_chief() is chief
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": -1}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": "0"}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}',
+    ],
+)
+def test_a_tf_config_that_names_no_machine_is_an_error_with_an_example(monkeypatch, text):
+    from keras_pipeline.core import cluster
+
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if text is not None:
+        monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match=r"needs the environment variable TF_CONFIG: received .* expected .*2222"):
+        cluster.is_chief()
+
+
+MENDED = """
+import json, sys
+import tensorflow as tf
+from keras_pipeline.training import distribute
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MultiWorkerMirroredStrategy() if sys.argv[1] == "machines" else tf.distribute.MirroredStrategy(
+    ["CPU:0", "CPU:1"])
+print("mended", json.dumps(distribute.mend_keras(strategy)), json.dumps(distribute.mend_keras(strategy)))
+"""
+
+
+@pytest.mark.parametrize("kind", ["devices", "machines"])
+def test_keras_still_needs_mending(kind, tmp_path):
+    """Skipped, with what can go from distribute.py, once it doesn't; a mended Keras is left alone."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "CUDA_VISIBLE_DEVICES": "-1"}
+    command = [sys.executable, "-c", MENDED, kind]
+    ports = free_ports(2)
+    tasks = [json.dumps({"cluster": {"worker": ports}, "task": {"type": "worker", "index": i}}) for i in (0, 1)]
+    running = [
+        subprocess.Popen(command, env={**environment, "TF_CONFIG": task}, stdout=subprocess.PIPE, text=True)
+        for task in (tasks if kind == "machines" else tasks[:1])
+    ]
+    for process in running:
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, out
+        mended, again = re.search(r"^mended (\[.*?\]) (\[.*?\])$", out, re.M).groups()
+        assert json.loads(again) == []
+        expected = ["reduce_per_replica"] * (kind == "machines") + ["_maybe_symbolic_build"]
+        gone = [name for name in expected if name not in json.loads(mended)]
+        if gone:
+            pytest.skip(f"Keras has mended {gone} itself: remove them from training/distribute.py")
+        assert json.loads(mended) == expected
