@@ -16,7 +16,6 @@ from typing import TypeVar
 
 import keras
 import tensorflow as tf
-from keras.src.backend.tensorflow import trainer
 
 from keras_pipeline.core import cluster
 
@@ -100,6 +99,8 @@ def mend_keras(strategy: tf.distribute.Strategy) -> list[str]:
     """What Keras 3 gets wrong under a strategy of several machines (keras-team/keras #20585), as long as it does: the
     names of what was mended. A test says when none is left.
     """
+    from keras.src.backend.tensorflow import trainer  # not Keras's public part: only who has several replicas needs it
+
     mended = []
     if not _works(lambda: trainer.reduce_per_replica(tf.constant(1.0), strategy, "mean")):
         trainer.reduce_per_replica = _mean_of_scalars(trainer.reduce_per_replica)
