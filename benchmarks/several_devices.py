@@ -28,7 +28,6 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "dataset.name": "flowers17",
-    "phase1.model": {"name": "mobilenetv2", "alpha": 1.0, "pretrained": "imagenet"},
     "phase1.data.image_size": 96, "phase1.data.augmentation": "moderate",
     "phase1.training": {"epochs": 2, "batch_size": 32, "learning_rate": 1e-4, "warmup_epochs": 0.5, "clip_norm": 1.0},
     "phase1.regularization": {"dropout": 0.0, "mixup_alpha": 0.2}, "phase1.callbacks.backup_minutes": 0.1,
@@ -42,13 +41,11 @@ def replica(root: Path, name: str, *, cpus: int = 1, threads: int = 1, task: dic
     folder.mkdir(exist_ok=True)
     command = [sys.executable, ROOT / "tests/replica.py", str(cpus), "whole", folder, "phase1 train"]
     command += ["--config", ROOT / "configs/flowers17.yaml", f"--set=root={root}", f"--set=experiment={name}"]
-    weights = Path(os.environ["KERAS_PIPELINE_TEST_DATA"]) / "mobilenet_v2_1.0_224_imagenet.weights.h5"
-    values = json.loads(json.dumps(SETTINGS).replace('"imagenet"', json.dumps(str(weights))))
-    command += [f"--set={key}={json.dumps(value)}" for key, value in {**values, **settings}.items()]
+    command += [f"--set={key}={json.dumps(value)}" for key, value in {**SETTINGS, **settings}.items()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_NUM_INTRAOP_THREADS": str(threads)}
     environment |= {"TF_CONFIG": json.dumps(task)} if task else {}
     out = (folder / "out.txt").open("a")
-    return subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT), folder
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT), folder
 
 
 def machines(root: Path, name: str) -> list:
