@@ -5,7 +5,8 @@
 Phase 1 on the 17-flower photos from TFRecords: MobileNetV2 1.0 from its ImageNet weights at 96 px (dropout 0, whose
 masks each replica draws for itself), global batches of 32, `moderate` views, MixUp, gradients clipped, all callbacks,
 50 steps at the plan's rate, 1e-5 (at ten times that, what float32 rounds grows within 50 steps to 1.4 % of the loss,
-by two threads as by two machines). Once in one process (and once more with two threads, which add up in another order), on two logical CPUs under MirroredStrategy, as two processes on loopback under MultiWorkerMirroredStrategy, and
+by two threads as by two machines). Once in one process (and once more with two threads, which add up in another
+order), on two logical CPUs under MirroredStrategy, as two processes on loopback under MultiWorkerMirroredStrategy, and
 so again with one of the two killed in the middle of an epoch and both started anew.
 
 Prints for each the largest relative difference of the epoch's mean loss so far, step by step, from the first's, and

@@ -70,12 +70,15 @@ def free_ports(number):
     return addresses
 
 
-def workers(root, experiment, **options):
-    """Two on loopback."""
+def workers(root, experiment, rates=(1e-3, 1e-3)):
+    """Two on loopback, and the learning rates that they are told."""
     addresses = free_ports(2)
     tasks = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}} for index in (0, 1)]
-    options["settings"] = ("distribute=multi_worker", *options.get("settings", ()))
-    return [started(root, experiment, tf_config=json.dumps(task), **options) for task in tasks]
+    settings = [("distribute=multi_worker", f"phase1.training.learning_rate={rate}") for rate in rates]
+    return [
+        started(root, experiment, tf_config=json.dumps(task), settings=told)
+        for task, told in zip(tasks, settings, strict=True)
+    ]
 
 
 def ended(process, folder, code=0):
@@ -132,6 +135,15 @@ def test_two_devices_of_one_machine(root, alone):
     assert "2 replicas" in (folder / "out.txt").read_text()
     for stage in ("phase1/full", "phase4/distill", "phase4/finetune"):
         assert_same_training(rows(root, "alone", stage), rows(root, "mirrored", stage), 5e-5)
+
+
+def test_machines_that_were_told_different_things_do_not_train(root):
+    chief, (process, folder) = workers(root, "mixed", rates=(1e-3, 2e-3))
+    ended(process, folder, code=2)
+    ended(*chief, code=3)
+    said = (folder / "out.txt").read_text()
+    assert "error: distribute: the chief of TF_CONFIG does not see `phase1 train` as this machine does" in said
+    assert not (root / "artifacts/mixed/phase1/full").exists()
 
 
 @pytest.mark.parametrize("setting", ["gradient_accumulation=2", "precision=mixed_float16", "jit_compile=true"])

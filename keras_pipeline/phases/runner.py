@@ -66,7 +66,7 @@ def _execute_all(run: Run, steps: list[Step], force: bool) -> list[dict]:
         _check_ahead(run, steps, force)
         for step in steps:
             reason = "--force" if force else artifacts.why_stale(run, step)
-            _agreed(run, reason is not None)
+            _together(run, step, reason is not None)
             if reason is None:
                 print(f"{step.title}: up to date", flush=True)
                 if step.clean:  # A kill may have come just before.
@@ -74,16 +74,16 @@ def _execute_all(run: Run, steps: list[Step], force: bool) -> list[dict]:
                 continue
             print(f"{step.title}: {reason}", flush=True)
             _execute(run, step)
-        _agreed(run, False)
+        _together(run, None, False)
         return gates.judge(run, {step.title for step in steps})
 
 
 def _assist(run: Run, steps: list[Step]) -> None:
     for step in steps:
-        if _agreed(run, False) and step.trains:
+        if _together(run, step, False) and step.trains:
             print(f"{step.title}: takes part", flush=True)
             _guarded(run, step)
-    _agreed(run, False)  # or the chief's last words to the others would find nobody
+    _together(run, None, False)  # or the chief's last words to the others would find nobody
 
 
 @contextlib.contextmanager
@@ -100,14 +100,26 @@ def _others_present(run: Run):
         ) from None
 
 
-def _agreed(run: Run, runs: bool) -> bool:
-    """Whether the chief runs the next step, once all machines have finished the last."""
+def _together(run: Run, step: Step | None, runs: bool) -> bool:
+    """Whether the chief runs the step, once all machines have come to it (None: to the end). Raises ValueError where it
+    is at another one, or has made or would make something else of it.
+    """
     if run.config.distribute != "multi_worker":
         return runs
     _make_deterministic(run)
     from keras_pipeline.training import distribute
 
-    return bool(distribute.agreed(distribute.strategy(run.config.distribute), runs))
+    devices = distribute.strategy("multi_worker")
+    distribute.wait(devices)  # now the chief has left all that the step reads
+    mine = int(artifacts.recipe(run, step)[:6], 16) + 1 if step else 0  # 24 bits: float32 holds them
+    chiefs = distribute.agreed(devices, mine if runs else -mine)
+    if abs(chiefs) != mine:
+        raise ValueError(
+            f"distribute: the chief of TF_CONFIG does not see `{step.title if step else 'the end'}` as this machine "
+            "does, expected the same command, the same config and the same folder on all machines; stop them all and "
+            "start them so"
+        )
+    return chiefs > 0
 
 
 def _check_ahead(run: Run, steps: list[Step], force: bool) -> None:
