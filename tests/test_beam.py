@@ -108,3 +108,16 @@ def test_runner_goes_with_what_beam_can_deal_out(tmp_path, capsys, arguments, sa
     command, step, *rest = arguments
     assert cli.main([command, step, "--config", str(config), *rest]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--runner=NoSuchRunner"], "Unexpected pipeline runner: NoSuchRunner"),
+        (["--direct_num_workers=abc"], "argument --direct_num_workers: invalid int value: 'abc'"),
+    ],
+)
+def test_arguments_that_beam_cannot_read_are_an_error_also_where_nothing_is_to_do(tmp_path, arguments, said, capfd):
+    with pytest.raises(ValueError, match=rf"^--beam-args: received {arguments[0]}, expected .*{said}"):
+        on_beam.each(dict, [], arguments, tmp_path)
+    assert "usage" not in capfd.readouterr().err

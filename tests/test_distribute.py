@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import yaml
 
+from keras_pipeline.core import cluster
+
 CONFIG = {
     "dataset": {"name": "tiny", "short_side": 32},
     "phase1": {
@@ -70,14 +72,15 @@ def free_ports(number):
     return addresses
 
 
-def workers(root, experiment, rates=(1e-3, 1e-3)):
-    """Two on loopback, and the learning rates that they are told."""
+def workers(root, experiment, rates=(1e-3, 1e-3), only=None):
+    """Two on loopback, and the learning rates that they are told; of them one `only`, or both."""
     addresses = free_ports(2)
     tasks = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}} for index in (0, 1)]
     settings = [("distribute=multi_worker", f"phase1.training.learning_rate={rate}") for rate in rates]
     return [
         started(root, experiment, tf_config=json.dumps(task), settings=told)
         for task, told in zip(tasks, settings, strict=True)
+        if only in (None, task["task"]["index"])
     ]
 
 
@@ -165,45 +168,75 @@ def test_a_batch_that_replicas_cannot_share_is_refused(root):
 
 
 @pytest.mark.parametrize(
-    ("text", "chief"),
+    ("text", "expected"),
     [
-        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}', True),
-        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}', False),
-        ('{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "worker", "index": 0}}', False),
-        ('{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "chief", "index": 0}}', True),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}', ("a:1", "a:1", ("b:1",))),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}', ("b:1", "a:1", ("a:1",))),
+        (
+            '{"cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"]}, "task": {"type": "worker", "index": 0}}',
+            ("b:1", "a:1", ("a:1", "c:1")),
+        ),
+        (
+            '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "chief", "index": 0}}',
+            ("a:1", "a:1", ("b:1",)),
+        ),
     ],
 )
-def test_the_chief_is_the_one_that_writes(monkeypatch, text, chief):
-    from keras_pipeline.core import cluster
-
+def test_which_machine_this_is_and_which_one_writes(monkeypatch, text, expected):
     monkeypatch.setenv("TF_CONFIG", text)
-    assert cluster.is_chief() is chief
+    assert cluster.task() == expected
+    assert cluster.is_chief() is (expected[0] == expected[1])
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "fault"),
     [
-        None,
-        "",
-        "{",
-        "[]",
-        '{"cluster": {"worker": ["a:1"]}}',
-        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
-        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": -1}}',
-        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": "0"}}',
-        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
-        '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}',
-        '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}',
+        (None, "it is not set"),
+        ("", "it is not set"),
+        ("{", "it is not such JSON"),
+        ("[" * 100_000, "it is not such JSON"),
+        ("[]", "it is not such JSON"),
+        ('{"cluster": {"worker": ["a:1"]}}', "it is not such JSON"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "there is no worker 1"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": -1}}', "there is no worker -1"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": "0"}}', "there is no worker '0'"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "there is no ps 0"),
+        ('{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}', "nothing else"),
+        ('{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}', "nothing else"),
+        ('{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}', "there twice"),
+        ('{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}', "'a' is no host:port"),
+        ('{"cluster": {"worker": ["a:99999"]}, "task": {"type": "worker", "index": 0}}', "'a:99999' is no host:port"),
     ],
 )
-def test_a_tf_config_that_names_no_machine_is_an_error_with_an_example(monkeypatch, text):
-    from keras_pipeline.core import cluster
-
+def test_a_tf_config_that_names_no_machine_is_an_error_with_an_example(monkeypatch, text, fault):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if text is not None:
         monkeypatch.setenv("TF_CONFIG", text)
-    with pytest.raises(ValueError, match=r"needs the environment variable TF_CONFIG: received .* expected .*2222"):
-        cluster.is_chief()
+    with pytest.raises(
+        ValueError, match=r"needs the environment variable TF_CONFIG: received .* expected .*2222"
+    ) as it:
+        cluster.task()
+    assert fault in str(it.value)
+
+
+@pytest.mark.parametrize(("index", "awaited"), [(0, "waits for 127.0.0.1:"), (1, "waits for the chief, 127.0.0.1:")])
+def test_a_machine_that_waits_alone_says_so_and_hears_ctrl_c(root, index, awaited):
+    process, folder = workers(root, "lonely", only=index)[0]
+    while awaited not in (folder / "out.txt").read_text():
+        assert process.poll() is None, (folder / "out.txt").read_text()[-3000:]
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) in (130, -signal.SIGINT)
+
+
+def test_a_port_in_use_is_named(root):
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        task = {"cluster": {"worker": [address, *free_ports(1)]}, "task": {"type": "worker", "index": 0}}
+        process, folder = started(root, "held", tf_config=json.dumps(task), settings=("distribute=multi_worker",))
+        ended(process, folder, code=3)
+    assert f"error: distribute: no server of TensorFlow's at {address}" in (folder / "out.txt").read_text()
 
 
 MENDED = """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from typing import NamedTuple
 
 EXAMPLE = (
     '{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, "task": {"type": "worker", "index": 0}}, '
@@ -11,21 +13,46 @@ EXAMPLE = (
 )
 
 
-def is_chief() -> bool:
-    """The one machine that writes: the cluster's `chief`, or else its worker 0. Raises ValueError without a usable
-    TF_CONFIG.
-    """
+class Task(NamedTuple):
+    address: str  # host:port, of this machine
+    chief: str  # of the one that writes: the cluster's `chief`, or else its worker 0
+    others: tuple[str, ...]  # all but this one
+
+
+def task() -> Task:
+    """Raises ValueError without a usable TF_CONFIG."""
     text = os.environ.get("TF_CONFIG", "")
     try:
         value = json.loads(text)
-        cluster, (kind, index) = value["cluster"], (value["task"]["type"], value["task"]["index"])
-        known = set(cluster) <= {"chief", "worker"} and isinstance(cluster[kind], list)
-        known = known and isinstance(cluster[kind][index], str) and index >= 0
-    except (ValueError, KeyError, TypeError, IndexError):
-        known = False
-    if not known:
+        cluster, kind, index = value["cluster"], value["task"]["type"], value["task"]["index"]
+        fault = _fault(cluster, kind, index)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        fault = "it is not such JSON" if text else "it is not set"
+    if fault:
         raise ValueError(
-            f"distribute: multi_worker needs the environment variable TF_CONFIG: received {text or 'none'}, expected "
-            f"{EXAMPLE}; or set distribute to mirrored (the GPUs of one machine) or none"
+            f"distribute: multi_worker needs the environment variable TF_CONFIG: received {text or 'none'} ({fault}), "
+            f"expected {EXAMPLE}; or set distribute to mirrored (the GPUs of one machine) or none"
         )
-    return kind == "chief" or ("chief" not in cluster and index == 0)
+    addresses = [*cluster.get("chief", []), *cluster["worker"]]
+    mine = cluster[kind][index]
+    return Task(mine, addresses[0], tuple(address for address in addresses if address != mine))
+
+
+def _fault(cluster: dict, kind: str, index: int) -> str | None:
+    if not {"worker"} <= set(cluster) <= {"chief", "worker"} or not all(isinstance(v, list) for v in cluster.values()):
+        return "cluster has lists `worker` and, where one is to have no part in worker's numbers, `chief`; nothing else"
+    addresses = [address for kind in cluster.values() for address in kind]
+    for address in addresses:
+        match = re.fullmatch(r"[^\s/]+:(\d+)", address) if isinstance(address, str) else None
+        if not match or not 0 < int(match[1]) < 65536:
+            return f"{address!r} is no host:port"
+    if len(set(addresses)) < len(addresses):
+        return "an address is there twice"
+    if not isinstance(index, int) or not 0 <= index < len(cluster.get(kind, [])):
+        return f"there is no {kind} {index!r}"
+    return None
+
+
+def is_chief() -> bool:
+    """Whether this is the machine that writes. Raises as `task`."""
+    return task().address == task().chief

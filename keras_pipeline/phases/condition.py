@@ -31,7 +31,8 @@ def under_way(run: Run, step: Step) -> Iterator[None]:
     except BaseException as error:
         with contextlib.suppress(OSError):  # a full disk is what may have failed
             said = str(error).strip() or type(error).__name__
-            artifacts.write_json(file, word | {"failure": redact(said.splitlines()[0])})
+            word |= {"failure": redact(said.splitlines()[0]), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            artifacts.write_json(file, word)
         raise
     file.unlink()
 

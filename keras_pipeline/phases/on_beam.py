@@ -6,6 +6,8 @@ they make lies there, only small answers travel back.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,17 +24,30 @@ def each(function: Callable[[Any], dict], items: Sequence[Any], arguments: Seque
         arguments: of Beam: `--runner=FlinkRunner …`; none: DirectRunner, in this process.
         scratch: an empty folder that all workers see.
 
-    Raises SourceError where Beam is not installed, or a worker failed for good.
+    Raises SourceError where Beam is not installed, or a worker failed for good; ValueError for arguments that it can't
+    read.
     """
     try:
         import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+        from apache_beam.runners import create_runner
     except ImportError as error:
         raise SourceError(f"--runner beam needs Apache Beam ({error}); pip install 'keras_pipeline[beam]'") from error
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):  # a page of Beam's usage
+            options = PipelineOptions(list(arguments))
+            options.get_all_options()
+            create_runner(options.view_as(StandardOptions).runner or "DirectRunner")
+    except (SystemExit, ValueError, ImportError, AttributeError) as error:
+        raise ValueError(
+            f"--beam-args: received {' '.join(arguments)}, expected arguments of Beam's "
+            f"({(said.getvalue().strip() or str(error)).splitlines()[-1]})"
+        ) from None
     if not items:
         return []
     try:
-        with beam.Pipeline(options=PipelineOptions(list(arguments))) as pipeline:
+        with beam.Pipeline(options=options) as pipeline:
             answers = pipeline | beam.Create(list(items)) | beam.Reshuffle() | beam.Map(function)
             answers | beam.Map(json.dumps) | beam.io.WriteToText(str(scratch / "answers"))
     except Exception as error:  # each runner raises something else

@@ -38,6 +38,11 @@ def reproduce(run: Run, source: Path, *, force: bool = False) -> dict:
 
     Returns what `reproduction.json` holds too: {same, deterministic, first_difference, different, also_different, …}.
     """
+    if run.config.distribute == "multi_worker":
+        raise ValueError(
+            "reproduce: received distribute: multi_worker, expected mirrored or none: it is one machine's work; give "
+            "--set distribute=mirrored"
+        )
     old = manifest.read(source)
     folder = source.parent / "reproduction"
     again = dataclasses.replace(run, config=_config(run, old, folder))
@@ -75,7 +80,9 @@ def _config(run: Run, old: Manifest, folder: Path):
                 f"source.{key}: received {value}, as in the manifest, which holds no password; give it by "
                 f"--set 'source.{key}=URI' (${{NAME}} in it is taken from the environment)"
             )
-    return from_dict(old.config | {"root": str(folder), "source": old.config["source"] | given}, "manifest")
+    # Who trains is no part of the result.
+    here = {"root": str(folder), "distribute": run.config.distribute}
+    return from_dict(old.config | here | {"source": old.config["source"] | given}, "manifest")
 
 
 def _take_over_records(run: Run, again: Run, old: Manifest) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import re
 import sys
 import time
 
@@ -53,14 +54,9 @@ def execute(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]:
     Of several machines (`distribute: multi_worker`), all of which call this, the chief does all of it; the others take
     part where it trains, and return no verdict.
     """
-    with _others_present(run):
-        if run.assists:
-            _assist(run, steps)
-            return []
-        return _execute_all(run, steps, force)
-
-
-def _execute_all(run: Run, steps: list[Step], force: bool) -> list[dict]:
+    if run.assists:
+        _assist(run, steps)
+        return []
     with _lock(run):
         _remove_leftovers(run)
         _check_ahead(run, steps, force)
@@ -95,7 +91,8 @@ def _others_present(run: Run):
         if run.config.distribute != "multi_worker" or "Collective ops is aborted" not in str(error):
             raise
         raise SourceError(
-            f"another machine of TF_CONFIG has ended or can't be reached ({str(error).strip().splitlines()[-1]}); "
+            "another machine of TF_CONFIG has ended or can't be reached "
+            f"({re.split('Collective ops is aborted by: ', str(error))[-1].splitlines()[0]}); see what it said, and "
             "start the same command again on all of them: it goes on from the last backup"
         ) from None
 
@@ -110,9 +107,10 @@ def _together(run: Run, step: Step | None, runs: bool) -> bool:
     from keras_pipeline.training import distribute
 
     devices = distribute.strategy("multi_worker")
-    distribute.wait(devices)  # now the chief has left all that the step reads
-    mine = int(artifacts.recipe(run, step)[:6], 16) + 1 if step else 0  # 24 bits: float32 holds them
-    chiefs = distribute.agreed(devices, mine if runs else -mine)
+    with _others_present(run):
+        distribute.wait(devices)  # now the chief has left all that the step reads
+        mine = int(artifacts.recipe(run, step)[:6], 16) + 1 if step else 0  # 24 bits: float32 holds them
+        chiefs = distribute.agreed(devices, mine if runs else -mine)
     if abs(chiefs) != mine:
         raise ValueError(
             f"distribute: the chief of TF_CONFIG does not see `{step.title if step else 'the end'}` as this machine "
@@ -173,7 +171,8 @@ def _execute(run: Run, step: Step) -> None:
 def _guarded(run: Run, step: Step) -> None:
     _make_deterministic(run)
     try:
-        step.run(dataclasses.replace(run, made_from=artifacts.recipe(run, step)))
+        with _others_present(run):
+            step.run(dataclasses.replace(run, made_from=artifacts.recipe(run, step)))
     except Exception as error:
         # tf.data names the position in a corrupt shard but not the shard.
         if type(error).__name__ in ("DataLossError", "InvalidArgumentError") and run.path("dataset").exists():

@@ -8,8 +8,11 @@ trained outside of it, as Keras has it: a variable that the chief alone made ins
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import os
+import signal
+import socket
+import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TypeVar
@@ -18,6 +21,7 @@ import keras
 import tensorflow as tf
 
 from keras_pipeline.core import cluster
+from keras_pipeline.core.errors import SourceError
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -33,12 +37,38 @@ def strategy(name: str) -> tf.distribute.Strategy:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         made = tf.distribute.MirroredStrategy([device.name for device in devices])
     else:
-        chief = cluster.is_chief()
-        print(f"distribute: {'the chief' if chief else 'a worker'}; TF_CONFIG {os.environ['TF_CONFIG']}", flush=True)
-        made = tf.distribute.MultiWorkerMirroredStrategy()
+        made = _several_machines_met()
     mend_keras(made)
-    print(f"distribute: {name}, {made.num_replicas_in_sync} replicas", flush=True)
+    n = made.num_replicas_in_sync
+    print(f"distribute: {name}, " + (f"{n} replicas" if n > 1 else "one device only: as `none`"), flush=True)
     return made
+
+
+def _several_machines_met() -> tf.distribute.Strategy:
+    task = cluster.task()
+    chief = task.address == task.chief
+    awaited = ", ".join(task.others) if chief else f"the chief, {task.chief}"
+    print(f"distribute: {task.address}{', the chief,' if chief else ''} waits for {awaited}", flush=True)
+    while not chief and not _answers(task.chief):  # here, where Ctrl-C is heard; the chief's wait is TensorFlow's
+        time.sleep(1)
+    hears = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.OpError as error:
+        raise SourceError(
+            f"distribute: no server of TensorFlow's at {task.address} ({error.message.splitlines()[0]}); expected a "
+            "free port of this machine: end what holds it, or give another one in TF_CONFIG on all machines"
+        ) from None
+    finally:
+        signal.signal(signal.SIGINT, hears)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow's own only makes a note that nobody reads
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+        return True
+    return False
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
