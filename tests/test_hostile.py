@@ -36,7 +36,7 @@ def test_spoilt_inputs_are_taken_or_refused_with_a_message(room, name):
             assert type(error) in hostile.ALLOWED and str(error), (name, number, error)
 
 
-@settings(max_examples=150, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(hostile.documents())
 def test_any_document_is_taken_or_counted_as_unusable(document):
     cured = curation.Curation()

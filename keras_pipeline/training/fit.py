@@ -97,10 +97,11 @@ def fit(
     distribute.wait(strategy)
     epoch, step = _position(stage)
     past = read_log(stage.folder / "log.csv")
-    validation = distribute.dealt(validation)
     distribute.synchronise(model)
     if step and epoch < stage.epochs:
-        model.evaluate(validation.take(1), verbose=0)  # Keras's metrics don't exist before: Backup fills them
+        model.evaluate(
+            distribute.dealt(validation.take(1)), verbose=0
+        )  # Keras's metrics don't exist before: Backup fills them
     while epoch < stage.epochs and not _stopped_early(past, stage):
         # The rest of an epoch is a `fit` of its own, because Keras counts the same number of steps for all its epochs.
         stop = epoch + 1 if step else stage.epochs
@@ -149,7 +150,7 @@ def _fit(
     try:
         model.fit(
             distribute.dealt(batches),
-            validation_data=validation,
+            validation_data=distribute.dealt(validation),
             initial_epoch=epochs.start,
             epochs=epochs.stop,
             steps_per_epoch=stage.steps_per_epoch - step,
