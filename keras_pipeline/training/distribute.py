@@ -51,7 +51,7 @@ def _several_machines_met() -> tf.distribute.Strategy:
     print(f"distribute: {task.address}{', the chief,' if chief else ''} waits for {awaited}", flush=True)
     while not chief and not _answers(task.chief):  # here, where Ctrl-C is heard; the chief's wait is TensorFlow's
         time.sleep(1)
-    hears = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    heard = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.OpError as error:
@@ -60,8 +60,8 @@ def _several_machines_met() -> tf.distribute.Strategy:
             "free port of this machine: end what holds it, or give another one in TF_CONFIG on all machines"
         ) from None
     finally:
-        signal.signal(signal.SIGINT, hears)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow's own only makes a note that nobody reads
+        for number, handler in heard.items():  # TensorFlow has taken SIGTERM, for a note that nobody reads
+            signal.signal(number, handler)
 
 
 def _answers(address: str) -> bool:

@@ -99,9 +99,8 @@ def fit(
     past = read_log(stage.folder / "log.csv")
     distribute.synchronise(model)
     if step and epoch < stage.epochs:
-        model.evaluate(
-            distribute.dealt(validation.take(1)), verbose=0
-        )  # Keras's metrics don't exist before: Backup fills them
+        # Keras's metrics don't exist before: Backup fills them.
+        model.evaluate(distribute.dealt(validation.take(1)), verbose=0)
     while epoch < stage.epochs and not _stopped_early(past, stage):
         # The rest of an epoch is a `fit` of its own, because Keras counts the same number of steps for all its epochs.
         stop = epoch + 1 if step else stage.epochs
