@@ -1,6 +1,6 @@
 """Do two machines, or two devices of one, train to what one device trains to? What does a killed machine change?
 
-    .venv/bin/python benchmarks/several_devices.py      (CPU only, 2 cores, about 12 minutes)
+    .venv/bin/python benchmarks/several_devices.py      (CPU only, 2 cores, 14 minutes)
 
 Phase 1 on the 17-flower photos from TFRecords: MobileNetV2 1.0 from its ImageNet weights at 96 px (dropout 0, whose
 masks each replica draws for itself), global batches of 32, `moderate` views, MixUp, gradients clipped, all callbacks,
@@ -17,7 +17,6 @@ where weights differ that have to be equal; exit 1 below 1.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,9 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+import replica  # noqa: E402
+
 SETTINGS = {
     "dataset.name": "flowers17",
     "phase1.data.image_size": 96, "phase1.data.augmentation": "moderate",
@@ -36,26 +38,21 @@ SETTINGS = {
 TOLERANCE = 1e-3
 
 
-def replica(root: Path, name: str, *, cpus: int = 1, threads: int = 1, task: dict | None = None, **settings):
+def started(root: Path, name: str, *, cpus: int = 1, threads: int = 1, task: str | None = None, **settings):
     """(process, folder of what it leaves) of `phase1 train`."""
-    folder = root / f"{name}-{task['task']['index'] if task else 0}"
+    folder = root / f"{name}-{json.loads(task)['task']['index'] if task else 0}"
     folder.mkdir(exist_ok=True)
     command = [sys.executable, ROOT / "tests/replica.py", str(cpus), "whole", folder, "phase1 train"]
     command += ["--config", ROOT / "configs/flowers17.yaml", f"--set=root={root}", f"--set=experiment={name}"]
     command += [f"--set={key}={json.dumps(value)}" for key, value in {**SETTINGS, **settings}.items()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_NUM_INTRAOP_THREADS": str(threads)}
-    environment |= {"TF_CONFIG": json.dumps(task)} if task else {}
+    environment |= {"TF_CONFIG": task} if task else {}
     out = (folder / "out.txt").open("a")
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT), folder
 
 
 def machines(root: Path, name: str) -> list:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    tasks = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}} for index in (0, 1)]
-    return [replica(root, name, task=task, distribute="multi_worker") for task in tasks]
+    return [started(root, name, task=task, distribute="multi_worker") for task in replica.two_machines()]
 
 
 def ended(*replicas) -> list[Path]:
@@ -79,13 +76,8 @@ def kill_one(root: Path, name: str) -> int:
     return json.loads(file.read_text())["step"]
 
 
-def weights(folder: Path) -> list[np.ndarray]:
-    with np.load(folder / "full.npz") as file:
-        return [file[name] for name in file.files]
-
-
 def same(one: Path, other: Path) -> bool:
-    return all(np.array_equal(*pair) for pair in zip(weights(one), weights(other), strict=True))
+    return all(np.array_equal(*pair) for pair in zip(replica.weights(one), replica.weights(other), strict=True))
 
 
 def main() -> int:
@@ -93,9 +85,9 @@ def main() -> int:
         root = Path(name)
         command = [sys.executable, "-m", "keras_pipeline", "run", "--until", "phase0 split", f"--set=root={root}"]
         subprocess.run([*command, "--config", ROOT / "configs/flowers17.yaml"], cwd=ROOT, check=True)
-        (alone,) = ended(replica(root, "alone"))
-        (threads,) = ended(replica(root, "threads", threads=2))
-        (devices,) = ended(replica(root, "devices", cpus=2, distribute="mirrored"))
+        (alone,) = ended(started(root, "alone"))
+        (threads,) = ended(started(root, "threads", threads=2))
+        (devices,) = ended(started(root, "devices", cpus=2, distribute="mirrored"))
         first, second = ended(*machines(root, "machines"))
         step = kill_one(root, "killed")
         again, again_second = ended(*machines(root, "killed"))

@@ -7,19 +7,37 @@ loss so far after each step. `small`: the network has two batch norms instead of
 what float32 sums round grows a thousandfold in a few steps.
 """
 
+import json
+import socket
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_pipeline.__main__ import main
-from keras_pipeline.models import heads
-from keras_pipeline.training import fit
+
+def free_addresses(number: int) -> list[str]:
+    """host:port, on loopback."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    return addresses
+
+
+def two_machines() -> list[str]:
+    """TF_CONFIG of each of two on loopback, the chief first."""
+    cluster = {"worker": free_addresses(2)}
+    return [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in (0, 1)]
+
+
+def weights(folder: Path, stage: str = "full") -> list[np.ndarray]:
+    with np.load(folder / f"{stage}.npz") as file:
+        return [file[name] for name in file.files]
 
 
 def small_backbone(model, image_size, *, rematerialisation):
+    import keras
+
     image = keras.Input((image_size, image_size, 3), name="image")
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
     for filters in (8, 16):
@@ -29,6 +47,8 @@ def small_backbone(model, image_size, *, rematerialisation):
 
 
 def watched(train, folder):
+    import keras
+
     def fit(model, batches, validation, stage, callbacks=()):
         losses = []
         note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: losses.append(float(logs["loss"])))
@@ -40,15 +60,22 @@ def watched(train, folder):
     return fit
 
 
-if __name__ == "__main__":
-    cpus, network, folder, steps, *arguments = sys.argv[1:]
-    if int(cpus) > 1:
+def run(cpus: int, network: str, folder: Path, steps: list[str], arguments: list[str]) -> int:
+    import tensorflow as tf
+
+    from keras_pipeline.__main__ import main
+    from keras_pipeline.models import heads
+    from keras_pipeline.training import fit
+
+    if cpus > 1:
         (cpu,) = tf.config.list_physical_devices("CPU")
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(cpus))
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cpus)
     if network == "small":
         heads.build_backbone = small_backbone
-    fit.fit = watched(fit.fit, Path(folder))
-    for step in steps.split(", "):
-        code = main([*step.split(), *arguments])
-        if code:
-            sys.exit(code)
+    fit.fit = watched(fit.fit, folder)
+    return next(filter(None, (main([*step.split(), *arguments]) for step in steps)), 0)
+
+
+if __name__ == "__main__":
+    cpus, network, folder, steps, *arguments = sys.argv[1:]
+    sys.exit(run(int(cpus), network, Path(folder), steps.split(", "), arguments))

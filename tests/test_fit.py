@@ -157,7 +157,7 @@ class Die(keras.callbacks.Callback):
 
 whole = t.fit._callbacks
 # After the CSV log and the checkpoints, before the backup: the worst moment.
-t.fit._callbacks = lambda *of: [*whole(*of)[:-1], Die(), whole(*of)[-1]]
+t.fit._callbacks = lambda *of, **how: [*whole(*of, **how)[:-1], Die(), whole(*of, **how)[-1]]
 t.fit.fit(t.model_of(), t.batches, t.VALIDATION, t.stage_of(Path(sys.argv[1])))
 """
 
@@ -252,7 +252,7 @@ def scripted(monkeypatch):
     original = fit._callbacks
 
     def run(stage, values, die_in=None):
-        monkeypatch.setattr(fit, "_callbacks", lambda *of: [Scripted(values), *original(*of)])
+        monkeypatch.setattr(fit, "_callbacks", lambda *of, **how: [Scripted(values), *original(*of, **how)])
         return fit.fit(cheap_model(), lambda epochs, done: batches(epochs, done, die_in), VALIDATION, stage)
 
     return run

@@ -113,7 +113,7 @@ class Run:
     @property
     def assists(self) -> bool:
         """Whether another machine writes, and this one only takes part in training."""
-        return self.config.distribute == "multi_worker" and not cluster.is_chief()
+        return self.config.distribute == "multi_worker" and not cluster.task().is_chief
 
     @property
     def embedded_photos(self) -> Path | None:

@@ -18,6 +18,10 @@ class Task(NamedTuple):
     chief: str  # of the one that writes: the cluster's `chief`, or else its worker 0
     others: tuple[str, ...]  # all but this one
 
+    @property
+    def is_chief(self) -> bool:
+        return self.address == self.chief
+
 
 def task() -> Task:
     """Raises ValueError without a usable TF_CONFIG."""
@@ -39,9 +43,10 @@ def task() -> Task:
 
 
 def _fault(cluster: dict, kind: str, index: int) -> str | None:
-    if not {"worker"} <= set(cluster) <= {"chief", "worker"} or not all(isinstance(v, list) for v in cluster.values()):
+    lists = isinstance(cluster, dict) and all(isinstance(addresses, list) for addresses in cluster.values())
+    if not (lists and {"worker"} <= set(cluster) <= {"chief", "worker"}):
         return "cluster has lists `worker` and, where one is to have no part in worker's numbers, `chief`; nothing else"
-    addresses = [address for kind in cluster.values() for address in kind]
+    addresses = [address for listed in cluster.values() for address in listed]
     for address in addresses:
         match = re.fullmatch(r"[^\s/]+:(\d+)", address) if isinstance(address, str) else None
         if not match or not 0 < int(match[1]) < 65536:
@@ -51,8 +56,3 @@ def _fault(cluster: dict, kind: str, index: int) -> str | None:
     if not isinstance(index, int) or not 0 <= index < len(cluster.get(kind, [])):
         return f"there is no {kind} {index!r}"
     return None
-
-
-def is_chief() -> bool:
-    """Whether this is the machine that writes. Raises as `task`."""
-    return task().address == task().chief

@@ -39,7 +39,7 @@ def each(function: Callable[[Any], dict], items: Sequence[Any], arguments: Seque
             options = PipelineOptions(list(arguments))
             options.get_all_options()
             create_runner(options.view_as(StandardOptions).runner or "DirectRunner")
-    except (SystemExit, ValueError, ImportError, AttributeError) as error:
+    except (SystemExit, ValueError, ImportError, AttributeError) as error:  # the last two: no such module.Runner
         raise ValueError(
             f"--beam-args: received {' '.join(arguments)}, expected arguments of Beam's "
             f"({(said.getvalue().strip() or str(error)).splitlines()[-1]})"

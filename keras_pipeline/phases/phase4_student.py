@@ -31,7 +31,7 @@ def distill(run: Run) -> None:
             teacher=taught.teacher,
         )
         _compile(run, model, stage, run.config.phase4.distill.learning_rate)
-    _report(run, "distill_history", fit.fit(model, taught.batches, taught.validation, stage))
+    _write_history(run, "distill_history", fit.fit(model, taught.batches, taught.validation, stage))
 
 
 def finetune(run: Run) -> None:
@@ -65,10 +65,10 @@ def finetune(run: Run) -> None:
     with devices.scope():
         model = build.trained(run, "distilled", info, image_size=run.config.phase4.data.image_size)
         _compile(run, model, stage, settings.learning_rate, loss)
-    _report(run, "finetune_history", fit.fit(model, batches, validation, stage))
+    _write_history(run, "finetune_history", fit.fit(model, batches, validation, stage))
 
 
-def _report(run: Run, name: str, rows: list[dict]) -> None:
+def _write_history(run: Run, name: str, rows: list[dict]) -> None:
     if not run.assists:
         write_json(run.path(name), {"epochs": rows})
 

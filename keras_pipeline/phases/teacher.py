@@ -58,7 +58,7 @@ def train(run: Run, job: Job) -> None:
             if frozen:
                 # The full stage starts from the best head, also after a restart between the two.
                 model.set_weights(heads.load_classifier(stage.best).get_weights())
-    if run.assists:
+    if run.assists:  # the chief writes
         return
     epochs = [{"stage": name, **row} for name, made in rows.items() for row in made]
     write_json(run.path(f"{job.prefix}_history"), {"epochs": epochs})

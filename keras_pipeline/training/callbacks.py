@@ -70,8 +70,9 @@ class Backup(keras.callbacks.Callback):
         return [variable for variable in self.model.variables if variable.name == "seed_generator_state"]
 
     def _write(self, epoch: int, step: int) -> None:
-        # All machines read: what the metrics hold is a sum over them.
-        values = [keras.ops.convert_to_numpy(variable).tolist() for variable in self.model.metrics_variables]
+        # All machines read: what the metrics hold is a sum over them. An epoch begins without.
+        variables = self.model.metrics_variables if step else []
+        values = [keras.ops.convert_to_numpy(variable).tolist() for variable in variables]
         self._written = time.monotonic()
         if not distribute.is_chief(self.model.distribute_strategy):
             return
@@ -82,7 +83,7 @@ class Backup(keras.callbacks.Callback):
         states = [keras.ops.convert_to_numpy(generator).tolist() for generator in self._generators()]
         state = {"epoch": epoch, "step": step, "weights": weights.name, "made_from": self._made_from}
         # This rename is the moment at which the steps count as done.
-        write_json(self._folder / "position.json", {**state, "metrics": values if step else [], "random": states})
+        write_json(self._folder / "position.json", {**state, "metrics": values, "random": states})
         for old in self._folder.glob("*.weights.h5"):
             if old != weights:
                 old.unlink()

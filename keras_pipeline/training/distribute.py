@@ -15,15 +15,12 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import TypeVar
 
 import keras
 import tensorflow as tf
 
 from keras_pipeline.core import cluster
 from keras_pipeline.core.errors import SourceError
-
-Function = TypeVar("Function", bound=Callable)
 
 
 @functools.cache
@@ -46,10 +43,11 @@ def strategy(name: str) -> tf.distribute.Strategy:
 
 def _several_machines_met() -> tf.distribute.Strategy:
     task = cluster.task()
-    chief = task.address == task.chief
-    awaited = ", ".join(task.others) if chief else f"the chief, {task.chief}"
-    print(f"distribute: {task.address}{', the chief,' if chief else ''} waits for {awaited}", flush=True)
-    while not chief and not _answers(task.chief):  # here, where Ctrl-C is heard; the chief's wait is TensorFlow's
+    awaited = ", ".join(task.others) if task.is_chief else f"the chief, {task.chief}"
+    print(f"distribute: {task.address}{', the chief,' if task.is_chief else ''} waits for {awaited}", flush=True)
+    while not task.is_chief and not _answers(
+        task.chief
+    ):  # here, where Ctrl-C is heard; the chief's wait is TensorFlow's
         time.sleep(1)
     heard = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -73,7 +71,7 @@ def _answers(address: str) -> bool:
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes what is left on disk."""
-    return not _several_machines(strategy) or cluster.is_chief()
+    return not _several_machines(strategy) or cluster.task().is_chief
 
 
 def agreed(strategy: tf.distribute.Strategy, value: float) -> float:
@@ -84,7 +82,7 @@ def agreed(strategy: tf.distribute.Strategy, value: float) -> float:
     def sum_up() -> tf.Tensor:
         context = tf.distribute.get_replica_context()
         first = context.replica_id_in_sync_group % _local_replicas(strategy) == 0
-        mine = tf.cast(value if cluster.is_chief() else 0.0, tf.float32) * tf.cast(first, tf.float32)
+        mine = tf.cast(value if cluster.task().is_chief else 0.0, tf.float32) * tf.cast(first, tf.float32)
         return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
 
     return float(strategy.experimental_local_results(strategy.run(sum_up))[0])
@@ -155,7 +153,7 @@ def _works(call: Callable[[], object]) -> bool:
     return True
 
 
-def _mean_of_scalars(original: Function) -> Function:
+def _mean_of_scalars(original: Callable) -> Callable:
     """Keras takes the mean of metrics, which are scalars, over their axis 0."""
 
     @functools.wraps(original)
@@ -167,7 +165,7 @@ def _mean_of_scalars(original: Function) -> Function:
     return reduce_per_replica
 
 
-def _from_the_first_replica(original: Function) -> Function:
+def _from_the_first_replica(original: Callable) -> Callable:
     """Keras builds from the mean of all replicas' batches; it needs shapes alone."""
 
     @functools.wraps(original)

@@ -84,7 +84,8 @@ def fit(
         One row of metrics an epoch, from the first to the last. stage.best holds the model of lowest val loss (or of
         the last epoch, without save_best).
 
-    Raises ValueError, with what to do, when training diverges or the memory does not suffice.
+    Raises ValueError, with what to do, when training diverges, the memory does not suffice, or the model's replicas
+    can't share a batch equally.
     """
     strategy = model.distribute_strategy
     if stage.batch_size % strategy.num_replicas_in_sync:
@@ -153,7 +154,7 @@ def _fit(
             initial_epoch=epochs.start,
             epochs=epochs.stop,
             steps_per_epoch=stage.steps_per_epoch - step,
-            callbacks=_callbacks(stage, step, past, callbacks if chief else None),
+            callbacks=_callbacks(stage, step, past, callbacks, writes=chief),
             shuffle=False,
             verbose=(1 if sys.stdout.isatty() else 2) if chief else 0,
         )
@@ -216,13 +217,11 @@ def publish(checkpoint: Path, target: Path) -> None:
 
 
 def _callbacks(
-    stage: Stage, step: int, past: list[dict], more: Sequence[keras.callbacks.Callback] | None
+    stage: Stage, step: int, past: list[dict], more: Sequence[keras.callbacks.Callback], *, writes: bool
 ) -> list[keras.callbacks.Callback]:
-    """Backup comes last: an epoch counts as done when all its traces are on disk. Without `more` nothing is written:
-    the chief does that.
-    """
+    """Backup comes last: an epoch counts as done when all its traces are on disk."""
     callbacks: list[keras.callbacks.Callback] = [StopOnNaN(step), Rates(stage.batch_size)]
-    if more is not None:
+    if writes:
         callbacks += [Adviser(past, num_classes=stage.num_classes, warmup_epochs=stage.warmup_epochs), *more]
         callbacks += _traces(stage)
     if stage.callbacks.early_stopping:
