@@ -264,14 +264,14 @@ def _open_source(config) -> Iterator[tuple[str, str | None]]:
 
 
 def _phase(run, options: argparse.Namespace) -> tuple[object, int]:
-    from keras_pipeline.phases import phase7_manifest, runner
+    from keras_pipeline.phases import runner
 
     if options.dry_run and options.step in ("export-npz", "inspect", "verify", "reproduce"):
         raise ValueError(f"{options.command} {options.step}: has no --dry-run; leave it out")
     if getattr(options, "manifest", None) and options.step != "reproduce":
         raise ValueError(f"--manifest goes with reproduce, received {options.command} {options.step or ''}".rstrip())
     if options.step == "verify":
-        phase7_manifest.verify(run)
+        runner.verify(run)
         stale = [row["step"] for row in runner.status(run) if row["state"] != "done"]
         if stale:
             print(f"not up to date, see `status`: {', '.join(stale)}")

@@ -175,6 +175,17 @@ def test_no_server_exits_3_within_ten_seconds_without_the_password(experiment):
     assert "s3cret" not in done.stdout + done.stderr and "Traceback" not in done.stderr
 
 
+def test_doctor_names_what_is_missing(experiment, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("CHROMIUM_PATH", str(tmp_path / "nowhere"))
+    file = experiment("source: {uri: 'mongodb://anna:secret@127.0.0.1:9/'}")
+    assert cli.main(["doctor", "--config", str(file)]) == 3
+    said = capsys.readouterr().out
+    assert "secret" not in said and str(tmp_path / "nowhere") in said
+    state = {what: word for word, what in re.findall(r"^(ok|MISSING) +(\w+): ", said, re.M)}
+    assert [state.pop("MongoDB"), state.pop("browser")] == ["MISSING", "MISSING"]
+    assert state.pop("GPU") in ("ok", "MISSING") and state == {"versions": "ok", "disk": "ok"}
+
+
 def test_an_empty_collection_exits_3_and_a_filled_one_is_audited(experiment, tmp_path, capsys):
     with embedded.mongo(tmp_path / "mongo") as uri:
         config = str(experiment(f"source: {{uri: '{uri}'}}"))

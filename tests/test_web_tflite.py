@@ -25,7 +25,7 @@ def test_it_names_the_same_species_with_calibrated_probabilities(content):
 
 
 def test_kernels_and_activations_are_integers_and_the_ends_are_not(content):
-    interpreter = LiteModel(content)._interpreter
+    interpreter = LiteModel(content)._interpreters[0]
     tensors = {t["name"]: t["dtype"] for t in interpreter.get_tensor_details()}
     assert sum(dtype is np.int8 for dtype in tensors.values()) > 20
     ends = interpreter.get_input_details() + interpreter.get_output_details()

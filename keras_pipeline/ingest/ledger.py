@@ -13,9 +13,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet
-
 from keras_pipeline.core.artifacts import aside
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.provenance import without_credentials
@@ -72,13 +69,12 @@ class Task:
 
 SAID = [field.name for field in dataclasses.fields(Document) if field.name not in ("state", "reason")]
 BECAME = [field.name for field in dataclasses.fields(Outcome) if field.name != "sample_id"]
-# The order of the parquet file's columns; `host`, `shard`, `draw` and `pass` are the run's own business.
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in SAID if name not in ("latitude", "longitude", "host")]
-    + [("latitude", pa.float64()), ("longitude", pa.float64()), ("state", pa.string()), ("reason", pa.string())]
-    + [("http_status", pa.int32()), ("bytes", pa.int64()), ("sha256", pa.string()), ("attempts", pa.int32())]
-    + [("may_succeed", pa.bool_())]
-)
+# The parquet file's columns in their order, as Arrow's types; `host`, `shard`, `draw` and `pass` are the run's own
+# business.
+COLUMNS = {name: "string" for name in SAID if name not in ("latitude", "longitude", "host")} | {
+    "latitude": "double", "longitude": "double", "state": "string", "reason": "string", "http_status": "int32",
+    "bytes": "int64", "sha256": "string", "attempts": "int32", "may_succeed": "bool",
+}  # fmt: skip
 TABLE = f"""
 CREATE TABLE IF NOT EXISTS photos (
     {", ".join(SAID)}, state, reason DEFAULT '', http_status, bytes DEFAULT 0, sha256 DEFAULT '', attempts DEFAULT 0,
@@ -276,13 +272,17 @@ class Ledger:
 
     def write_parquet(self, path: Path) -> None:
         """All rows ordered by sample_id, in row groups, so that memory does not grow with them; no URL's password."""
-        rows = self._db.execute(f"SELECT {', '.join(SCHEMA.names)} FROM photos ORDER BY sample_id")
-        with aside(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, SCHEMA) as writer:
+        import pyarrow as pa  # slow: not for those who only ask for the status
+        import pyarrow.parquet
+
+        schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+        rows = self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM photos ORDER BY sample_id")
+        with aside(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
             while batch := rows.fetchmany(BATCH):
-                columns = dict(zip(SCHEMA.names, zip(*batch, strict=True), strict=True))
+                columns = dict(zip(COLUMNS, zip(*batch, strict=True), strict=True))
                 columns["url"] = map(without_credentials, columns["url"])
                 columns["may_succeed"] = map(bool, columns["may_succeed"])
-                writer.write_batch(pa.record_batch([pa.array(columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA))
+                writer.write_batch(pa.record_batch([pa.array(columns[f.name], f.type) for f in schema], schema=schema))
 
 
 def _values(document: Document, seed: int, number: int) -> tuple:
