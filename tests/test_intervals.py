@@ -105,9 +105,9 @@ def test_ninety_five_worlds_of_a_hundred_lie_within_the_interval():
     grouped = single = 0
     for world in range(200):
         right, group_ids = clustered_world(rng)
-        low, high = top1_interval(right, group_ids, replicates=400, seed=world)
+        low, high = top1_interval(right, group_ids, replicates=200, seed=world)
         grouped += low <= 0.7 <= high
-        low, high = top1_interval(right, ids_of(range(len(right))), replicates=50, seed=world)
+        low, high = top1_interval(right, ids_of(range(len(right))), replicates=100, seed=world)
         single += low <= 0.7 <= high
     assert 0.91 <= grouped / 200 <= 0.98  # standard error 0.015
     assert single / 200 < 0.85  # photos taken for independent ones promise too much
