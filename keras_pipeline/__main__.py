@@ -268,14 +268,18 @@ def _phase(run, options: argparse.Namespace) -> tuple[object, int]:
 
     if options.dry_run and options.step in ("export-npz", "inspect", "verify", "reproduce"):
         raise ValueError(f"{options.command} {options.step}: has no --dry-run; leave it out")
+    if options.force and options.step in ("export-npz", "inspect", "verify"):
+        raise ValueError(f"{options.command} {options.step}: has no --force; leave it out")
+    if options.split != "test" and options.step != "evaluate":
+        raise ValueError(f"--split {options.split} goes with evaluate, received {options.command} {options.step or ''}")
     if getattr(options, "manifest", None) and options.step != "reproduce":
         raise ValueError(f"--manifest goes with reproduce, received {options.command} {options.step or ''}".rstrip())
     if options.step == "verify":
-        runner.verify(run)
+        checked = runner.verify(run)
         stale = [row["step"] for row in runner.status(run) if row["state"] != "done"]
         if stale:
             print(f"not up to date, see `status`: {', '.join(stale)}")
-        return {"verified": True, "not_up_to_date": stale}, 0
+        return {"verified": checked, "not_up_to_date": stale}, 0
     if options.step == "reproduce":
         from keras_pipeline.phases import reproducing
 
@@ -293,8 +297,6 @@ def _phase(run, options: argparse.Namespace) -> tuple[object, int]:
         return runner.profile_input(run, options.command), 0
     steps = runner.steps_between(name, name)
     if options.split != "test":
-        if options.step != "evaluate":
-            raise ValueError(f"--split {options.split} goes with evaluate, received {name}")
         runner.evaluate_split(run, steps[0])
         return {}, 0
     if options.dry_run:
@@ -358,6 +360,7 @@ def _run(run, options: argparse.Namespace) -> tuple[object, int]:
     if run.path("web").exists():
         named = run.config.experiment
         other = "" if named == Path(options.config).stem else f" --set experiment={named}"
+        other += "".join(f" --set {each}" for each in options.set or () if each.startswith("root="))
         print(f"page: {run.path('web')}; see it with `python -m keras_pipeline serve --config {options.config}{other}`")
     return result, code
 
@@ -393,11 +396,14 @@ def _status(run, options: argparse.Namespace) -> tuple[object, int]:
 
 
 def _report(run, options: argparse.Namespace) -> tuple[object, int]:
-    from keras_pipeline.phases import summary
+    from keras_pipeline.phases import runner, summary
 
     path = summary.write(run, again=True)
+    stale = [row["step"] for row in runner.status(run) if row["state"] == "stale"]
+    if stale:
+        print(f"not up to date, so that its figures may not belong together: {', '.join(stale)}; see `status`")
     print(path)
-    return {"report": str(path)}, 0
+    return {"report": str(path), "not_up_to_date": stale}, 0
 
 
 def _serve(run, options: argparse.Namespace) -> tuple[object, int]:

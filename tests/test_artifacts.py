@@ -158,7 +158,7 @@ def test_a_removed_file(done):
 def test_a_broken_sidecar_means_nothing_is_known(done):
     path = done.path("calibration")
     path.with_name(path.name + ".meta.json").write_text('{"content_ha')
-    assert why_stale(done, step_of()) == "calibration not made yet"
+    assert why_stale(done, step_of()) == "the sidecar of calibration can't be read"
 
 
 def test_dataset_json_stands_for_its_shards(run):

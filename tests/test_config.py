@@ -187,6 +187,17 @@ def test_a_wrong_value_is_shown_with_what_is_allowed(write, text, message):
         ("phase4: {finetune: {epochs: 1}}", "training.warmup_epochs must be below finetune.epochs"),
         ("phase4: {data: {image_size: 300}}", "phase4.data.image_size 300 is larger than dataset.short_side 256"),
         ("source: {uri: localhost}", "source: uri must be .embedded. or start with mongodb://"),
+        *(
+            (f"source: {{uri: 'mongodb://{rest}'}}", "source: uri: received what is no URI of a MongoDB .not shown")
+            for rest in (
+                "me:s3/cret@host:1/db",
+                "m e:s3cret@host",
+                "me:s3cret@ho st/db",
+                "me:x/s3cret",
+                "me:s3@cret@host",
+                "",
+            )
+        ),
         ("source: {demo: {images: a}}", "source.demo: images and labels go together"),
         ("experiment: ../up", "experiment: '../up' must be letters"),
     ],

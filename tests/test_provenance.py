@@ -1,6 +1,7 @@
 """Where a run was made, with no password in it."""
 
 import pytest
+from pymongo import MongoClient
 
 from keras_pipeline.core import provenance
 
@@ -19,6 +20,17 @@ from keras_pipeline.core import provenance
 )
 def test_redact(text, expected):
     assert provenance.redact(text) == expected
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["mongodb://host", "mongodb://a-1.b_c:27017,[::1]:27018/plants?replicaSet=x&tls=true", "mongodb+srv://m%40e:p%2Fw@h.org",
+     "mongodb://***@host/", "mongodb://%2Ftmp%2Fmongodb-27017.sock/plants", "mongodb://me:p$w+;=!@host?tls=true"],
+)  # fmt: skip
+def test_what_is_a_uri_of_a_mongodb(uri):
+    assert provenance.is_mongodb_uri(uri)
+    if "+srv" not in uri and "***" not in uri:  # a DNS is asked, a password is missing
+        MongoClient(uri, connect=False).close()
 
 
 @pytest.mark.parametrize(

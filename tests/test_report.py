@@ -183,12 +183,12 @@ def test_markdown_has_the_same_numbers_and_no_figures(tmp_path, figure):
         report.Paragraph("text"),
         report.Table(["Region", "Top-1"], [["EU|SW", 0.5], ["NA", None]], "By region"),
         report.Figure(figure, "Photos per class"),
-        report.KeyValues({"photos": 12345}),
+        report.KeyValues({"photos": 12345, "<b>x</b>": "[a](javascript:1)"}),
     ]
     report.write_markdown(tmp_path / "card.md", "Card", [("Data", blocks)])
     assert (tmp_path / "card.md").read_text() == (
         "# Card\n\n## Data\n\ntext\n\nBy region:\n\n| Region | Top-1 |\n| --- | --- |\n"
-        "| EU\\|SW | 0.500 |\n| NA | – |\n\n- photos: 12,345\n"
+        "| EU\\|SW | 0.500 |\n| NA | – |\n\n- photos: 12,345\n- &lt;b>x&lt;/b>: \\[a\\](javascript:1)\n"
     )
 
 

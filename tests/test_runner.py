@@ -292,6 +292,8 @@ def test_steps_between():
     assert titles("phase7", None) == ["phase7 manifest"]
     with pytest.raises(ValueError, match="received 'phase9', expected one of phase0 audit, "):
         titles("phase9", None)
+    with pytest.raises(ValueError, match="--from phase4 --until phase1: received an end before the beginning"):
+        titles("phase4", "phase1")
 
 
 def test_a_corrupt_shard_is_named_when_training_stumbles_over_it(chain, dataset_json, tmp_path):

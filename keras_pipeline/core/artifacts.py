@@ -1,8 +1,8 @@
 """Names of the artefacts, and the sidecars that say what each was made from.
 
-An artefact `X` has a sidecar `X.meta.json`: {content_hash, size, mtime_ns, producer, code_version, config_hash, config,
-inputs, seconds, finished}. A step is up to date while the sidecars of all its outputs still match its code, its config
-and its inputs (`content` has the hashes, `settings` the config's part).
+An artefact `X` has a sidecar `X.meta.json`: {content_hash, sha256, size, mtime_ns, producer, code_version,
+config_hash, config, inputs, seconds, finished}. A step is up to date while the sidecars of all its outputs still match
+its code, its config and its inputs (`content` has the hashes, `settings` the config's part).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from keras_pipeline.core import cluster
 from keras_pipeline.core.config import Config
-from keras_pipeline.core.content import UNREADABLE, content_hash, file_hashes, files_in, folder_hash
+from keras_pipeline.core.content import UNREADABLE, byte_hashes, content_hash, files_in
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.settings import config_hash, difference, settings_hash, settings_of, shown
 
@@ -159,7 +159,8 @@ def read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BrokenArtefact(f"{path}: missing; the step that writes it has not run (see `status`)") from None
+        said = "missing; the step that writes it has not run, or it was removed (see `status`)"
+        raise BrokenArtefact(f"{path}: {said}") from None
     except (ValueError, RecursionError) as error:
         raise BrokenArtefact(f"{path}: not JSON ({error}); remove it and run its step again") from error
 
@@ -204,23 +205,29 @@ def temporary_for(path: Path) -> Path:
 
 
 def changed_files(path: Path, meta: dict) -> list[str]:
-    """Re-hashes an artefact; what is not as its sidecar says: its path, or those of a folder's files."""
-    if path.is_dir() and "files" in meta:
-        found = file_hashes(path)
-        names = [name for name in sorted({**found, **meta["files"]}) if found.get(name) != meta["files"].get(name)]
-        return [str(path / name) + ("" if name in found else " (missing)") for name in names]
-    try:
-        same = path.exists() and content_hash(path) == meta["content_hash"]
-    except UNREADABLE:
-        same = False
-    return [] if same else [str(path) + ("" if path.exists() else " (missing)")]
+    """Reads all of an artefact; the files that are not, byte for byte, what its step left."""
+    if not path.exists():
+        return [f"{path} (missing)"]
+    if "sha256" not in meta:  # sidecars had none at first
+        return [] if content_hash(path) == meta["content_hash"] else [str(path)]
+    found, then = byte_hashes(path), meta["sha256"]
+    folder = path if path.is_dir() else path.parent
+    names = [name for name in sorted({**found, **then}) if found.get(name) != then.get(name)]
+    return [str(folder / name) + ("" if name in found else " (missing)") for name in names]
+
+
+def _sidecar_of(path: Path) -> Path:
+    return path.with_name(path.name + ".meta.json")
+
+
+def has_unreadable_sidecar(path: Path) -> bool:
+    return sidecar(path) is None and _sidecar_of(path).exists()
 
 
 def sidecar(path: Path) -> dict | None:
-    file = path.with_name(path.name + ".meta.json")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        found = json.loads(_sidecar_of(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         found = None
     # A broken sidecar means nothing is known: the step runs again.
     complete = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in SIDECAR.items())
@@ -232,10 +239,9 @@ def write_sidecars(run: Run, step: Step, seconds: float) -> None:
     inputs, settings = input_hashes(run, step), settings_of(run.config, step.sections)
     for name in step.outputs:
         path = run.path(name)
-        files = file_hashes(path) if path.is_dir() else None
         meta = {
-            "content_hash": content_hash(path) if files is None else folder_hash(files),
-            **({} if files is None else {"files": files}),
+            "content_hash": content_hash(path),
+            "sha256": byte_hashes(path),
             **fingerprint(path),
             "producer": step.title,
             "code_version": step.code_version,
@@ -245,7 +251,7 @@ def write_sidecars(run: Run, step: Step, seconds: float) -> None:
             "seconds": round(seconds, 2),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        write_json(path.with_name(path.name + ".meta.json"), meta)
+        write_json(_sidecar_of(path), meta)
 
 
 def fingerprint(path: Path) -> dict:
@@ -260,14 +266,11 @@ def fingerprint(path: Path) -> dict:
     return {"size": sum(s.st_size for s in stats), "mtime_ns": max((s.st_mtime_ns for s in stats), default=0)}
 
 
-def renew_times(run: Run) -> None:
-    """A copy's files are younger than the sidecars say. To be called when their contents are known to be the same."""
-    for path in map(run.path, ARTEFACTS):
-        meta = sidecar(path)
-        if meta and path.exists():
-            now = fingerprint(path)
-            if now["size"] == meta.get("size") and now["mtime_ns"] != meta.get("mtime_ns"):
-                write_json(path.with_name(path.name + ".meta.json"), meta | now)
+def renew_times(path: Path) -> None:
+    """A copy's files are younger than its sidecar says. To be called when its bytes are known to be the same."""
+    meta, now = sidecar(path), fingerprint(path)
+    if meta and not now.items() <= meta.items():
+        write_json(_sidecar_of(path), meta | now)
 
 
 def was_edited(path: Path) -> bool:
@@ -282,7 +285,12 @@ def _is_altered(path: Path) -> bool:
     meta = sidecar(path)
     if meta is None or not path.exists() or fingerprint(path).items() <= meta.items():
         return False
-    return path.suffix not in (".json", ".parquet") or bool(changed_files(path, meta))
+    if path.suffix not in (".json", ".parquet"):
+        return True
+    try:
+        return content_hash(path) != meta["content_hash"]
+    except UNREADABLE:
+        return True
 
 
 def input_hashes(run: Run, step: Step) -> dict[str, str | None]:
@@ -324,7 +332,7 @@ def why_stale(run: Run, step: Step) -> str | None:
         path = run.path(name)
         meta = sidecar(path)
         if meta is None:
-            return f"{name} not made yet"
+            return f"the sidecar of {name} can't be read" if has_unreadable_sidecar(path) else f"{name} not made yet"
         if not path.exists():
             return f"{name} is missing"
         if {key: meta.get(key) for key in ("size", "mtime_ns")} != fingerprint(path):

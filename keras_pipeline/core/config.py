@@ -18,6 +18,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from keras_pipeline.core.provenance import is_mongodb_uri
+
 VIT_NAME = re.compile(r"vit_(tiny|small|base|large|huge)_patch(8|14|16|32)(_(\d+))?")
 # layers, heads, width; MLP = 4 x width. tiny and small: arXiv 2012.12877, table 1; the others: 2010.11929, table 1.
 VIT_SIZES = {"tiny": (12, 3, 192), "small": (12, 6, 384), "base": (12, 12, 768), "large": (24, 16, 1024),
@@ -39,7 +41,13 @@ class ConfigError(ValueError):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # a password, perhaps
+    )
 
 
 class Demo(Section):
@@ -106,6 +114,13 @@ class Source(Section):
     def _scheme(self) -> Source:
         if self.uri != "embedded" and not self.uri.startswith(("mongodb://", "mongodb+srv://")):
             raise ValueError("uri must be `embedded` or start with mongodb:// or mongodb+srv://")
+        if self.uri != "embedded" and not is_mongodb_uri(self.uri):
+            # Not shown: what can't be told apart may be a password anywhere.
+            raise ValueError(
+                "uri: received what is no URI of a MongoDB (not shown, for a password may be in it), expected "
+                "mongodb://user:password@host:port/, special characters of user and password percent-encoded (@ is "
+                "%40, / is %2F, a space %20)"
+            )
         return self
 
 

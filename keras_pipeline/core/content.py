@@ -35,6 +35,13 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): content_hash(file) for file in files}
 
 
+def byte_hashes(path: Path) -> dict[str, str]:
+    """sha256 of the bytes of a file, or of each file of a folder, by its name."""
+    if not path.is_dir():
+        return {path.name: file_hash(path)}
+    return {file.relative_to(path).as_posix(): file_hash(file) for file in sorted(files_in(path))}
+
+
 def folder_hash(files: dict[str, str]) -> str:
     return hashlib.sha256("".join(f"{name}\0{digest}\n" for name, digest in files.items()).encode()).hexdigest()
 

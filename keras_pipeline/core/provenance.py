@@ -23,6 +23,15 @@ def redact(text: str) -> str:
     )
 
 
+def is_mongodb_uri(text: str) -> bool:
+    """Whether user, password, hosts, database and options can be told apart (RFC 3986); if not, no one can say where a
+    password ends.
+    """
+    host = r"(?:[\w.%-]+|\[[^\]\s]+\])(?::\d+)?"
+    uri = rf"mongodb(?:\+srv)?://(?:[^@/?#\s]*@)?{host}(?:,{host})*(?:/[^/?#@\s]*)?(?:\?\S*)?"
+    return re.fullmatch(uri, text) is not None
+
+
 def redact_values(value: Any) -> Any:
     """`redact` for every string inside dicts and lists."""
     if isinstance(value, dict):

@@ -6,6 +6,7 @@ The figures are inlined, so that the file can be mailed. Nothing in it changes f
 import base64
 import html
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,15 +120,20 @@ def write_markdown(path: str | Path, title: str, sections: Sequence[tuple[str, S
 def _markdown(block: Block) -> str:
     match block:
         case Paragraph(text):
-            return text
+            return _literal(text)
         case KeyValues(items):
-            return "\n".join(f"- {key}: {format_cell(value)}" for key, value in items.items())
+            return "\n".join(f"- {_literal(key)}: {_literal(format_cell(value))}" for key, value in items.items())
         case Table(headers, rows, caption):
             columns = [format_column(column) for column in zip(*rows, strict=True)]
             lines = [headers, ["---"] * len(headers), *zip(*columns, strict=True)]
-            escaped = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in lines]
-            return f"{caption}:\n\n" + "\n".join(f"| {line} |" for line in escaped)
+            escaped = [" | ".join(map(_literal, line)) for line in lines]
+            return f"{_literal(caption)}:\n\n" + "\n".join(f"| {line} |" for line in escaped)
     return ""
+
+
+def _literal(text: str) -> str:
+    """Text that Markdown shows as it is: names come from a database."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def format_cell(value: Cell) -> str:

@@ -45,6 +45,11 @@ class Cost:
 CORE = {"mobilenet": 6e9, "vit": 15e9}
 GPU = {"mobilenet": 1.5e12, "vit": 25e12}
 START = 15.0  # seconds until TensorFlow is there and a graph is traced
+LIGHT = (
+    "phase0 audit", "phase0 validate-urls", "phase0 export", "phase0 split", "phase2 subset", "phase3 combine",
+    "phase4 plot", "phase5 temperature", "phase5 threshold", "phase7 manifest",
+)  # fmt: skip
+LIGHT_START = 2.0  # of these, which need neither
 DECODE = 1 / 350  # seconds of a core a photo: decoding, cropping and `aggressive` views at 224 px
 STORED_PHOTO = 45e3  # bytes at 256 px, quality 95
 
@@ -123,19 +128,27 @@ def costs(run: Run, on: Device | None = None) -> dict[str, Cost]:
     on = on or device()
     n, _ = photos(run)
     found = _ingest(run, n, on) | _teachers(run, n, on) | _student(run, n, on) | _proof(run, n, on)
-    return {title: Cost(START + cost.seconds, cost.bytes) for title, cost in found.items()}
+    return {title: Cost(_start(title) + cost.seconds, cost.bytes) for title, cost in found.items()}
+
+
+def _start(title: str) -> float:
+    return LIGHT_START if title in LIGHT else START
 
 
 def corrected(run: Run, steps: list[Step]) -> dict[str, Cost]:
-    """`costs`, multiplied by what finished steps of this experiment took against what was said of them."""
-    found = costs(run)
-    ratios = []
+    """`costs`, multiplied by what finished steps of this experiment took against what was said of them; what
+    it takes to begin is not.
+    """
+    found, ratios = costs(run), []
     for step in steps:
-        meta = sidecar(run.path(step.outputs[0]))
+        meta, start = sidecar(run.path(step.outputs[0])), _start(step.title)
         if meta and meta["seconds"] > 4 * START and artifacts.why_stale(run, step) is None:
-            ratios.append(meta["seconds"] / found[step.title].seconds)
+            ratios.append((meta["seconds"] - start) / max(found[step.title].seconds - start, 1.0))
     factor = sorted(ratios)[len(ratios) // 2] if ratios else 1.0
-    return {title: Cost(factor * cost.seconds, cost.bytes) for title, cost in found.items()}
+    return {
+        title: Cost(_start(title) + factor * (cost.seconds - _start(title)), cost.bytes)
+        for title, cost in found.items()
+    }
 
 
 class _Network:

@@ -59,11 +59,14 @@ def _use(run: Run) -> list[Block]:
 
 
 def _data(run: Run) -> list[Block]:
-    dataset, audit, leaks = run.read("dataset"), run.read("audit"), run.read("leak_audit")
+    import pandas as pd
+
+    dataset, leaks = run.read("dataset"), run.read("leak_audit")
     per_class = dataset["splits"]["train"]["per_class"]
-    licences = sorted(audit["per_license"].items(), key=lambda item: -item[1])
-    source = run.config.source
-    where = "drawn or given photos" if source.uri == "embedded" else f"MongoDB, {source.database}.{source.collection}"
+    photos = pd.read_parquet(run.path("assignment"), columns=["split", "license"])
+    licences = photos.license[photos.split == "train"].replace("", "unknown licence").value_counts()
+    server, collection = run.read("audit").get("source", "unknown unknown").split()
+    where = "drawn or given photos" if server == "embedded" else f"MongoDB, {collection}"
     return [
         KeyValues(
             {
@@ -71,7 +74,7 @@ def _data(run: Run) -> list[Block]:
                 "photos": ", ".join(f"{dataset['splits'][split]['n']:,} {split}" for split in SPLITS),
                 "kept apart": f"{leaks['groups']:,} groups (same plant, same file, look-alikes), none in two splits",
                 "train photos a species": f"{min(per_class.values()):,} to {max(per_class.values()):,}",
-                "licences": ", ".join(f"{n:,} {name}" for name, n in licences[:NAMED]),
+                "licences of the train photos": ", ".join(f"{n:,} {name}" for name, n in licences.head(NAMED).items()),
                 "authors": "attribution.txt beside the page",
             }
         )
@@ -127,12 +130,13 @@ def _limits(run: Run) -> list[Block]:
     metrics = run.read("student_metrics")
     recalls = metrics["per_class_recall"]
     few = sum(entry["n"] < FEW for entry in recalls.values())
-    small = [name for name, entry in metrics["per_region"].items() if entry["n"] < FEW]
+    tested, trained = metrics["per_region"], run.read("dataset")["splits"]["train"]["per_region"]
+    small = [name for name in trained if tested.get(name, {"n": 0})["n"] < FEW]
     blocks: list[Block] = [
         Table(
             ["species", "photos", "recall", "95 % interval"],
             [[name, e["n"], e["recall"], interval(e["interval"])] for name, e in worst_classes(recalls)[:NAMED]],
-            "The lowest recalls on the test split",
+            f"The lowest recalls on the test split; species of {FEW} photos and more come first",
         )
     ]
     pairs = [[pair["truth"], pair["answer"], pair["n"], pair["share"]] for pair in metrics["confused_pairs"][:NAMED]]

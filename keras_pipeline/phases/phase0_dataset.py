@@ -8,6 +8,7 @@ from pathlib import Path
 from keras_pipeline.core.artifacts import Run, Step, write_json
 from keras_pipeline.core.config import Model
 from keras_pipeline.core.pretrained import check_available
+from keras_pipeline.core.provenance import redact
 from keras_pipeline.phases.downloads import estimate_export, export, forget_urls, remove_raw, validate_urls
 from keras_pipeline.phases.splitting import split
 
@@ -37,6 +38,7 @@ def audit(run: Run) -> None:
             min_per_species=run.config.phase0.audit.min_per_species,
             collection_count=count,
         )
+    result["source"] = f"{redact(source.uri)} {source.database}.{source.collection}"
     audit_report.write(run, result)
     print(
         f"{result['documents']} documents, {result['usable']} usable, {result['species']} species; "

@@ -82,7 +82,14 @@ def _config(run: Run, old: Manifest, folder: Path):
             )
     # Who trains is no part of the result.
     here = {"root": str(folder), "distribute": run.config.distribute}
-    return from_dict(old.config | here | {"source": old.config["source"] | given}, "manifest")
+    again = from_dict(old.config | here | {"source": old.config["source"] | given}, "manifest")
+    # Elsewhere lie the checkpoints of the run that is repeated: going on from them would compare it with itself.
+    phases = {}
+    for name in ("phase1", "phase2", "phase4"):
+        section = getattr(again, name)
+        own = section.callbacks.model_copy(update={"checkpoint_dir": None})
+        phases[name] = section.model_copy(update={"callbacks": own})
+    return again.model_copy(update=phases)
 
 
 def _take_over_records(run: Run, again: Run, old: Manifest) -> None:

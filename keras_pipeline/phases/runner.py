@@ -38,6 +38,8 @@ def steps_between(first: str | None, last: str | None) -> list[Step]:
     """Steps from `first` to `last`, each a phase (`phase3`) or a step (`phase3 combine`); None is open."""
     start = 0 if first is None else _positions(first)[0]
     stop = len(STEPS) if last is None else _positions(last)[-1] + 1
+    if start >= stop:
+        raise ValueError(f"--from {first} --until {last}: received an end before the beginning; exchange them")
     return STEPS[start:stop]
 
 
@@ -154,11 +156,21 @@ def evaluate_split(run: Run, step: Step) -> None:
 
 
 def verify(run: Run) -> int:
-    """`phase7_manifest.verify`; where nothing changed, the files' times count as those their steps left."""
-    checked = phase7_manifest.verify(run)
+    """Reads every artefact and returns how many. The times of those that are what their steps left count from now on as
+    theirs. Raises BrokenArtefact naming the other files.
+    """
+    found = phase7_manifest.examine(run)
     with contextlib.suppress(OSError, SourceError), _lock(run):  # a folder may be read-only, or another run write in it
-        artifacts.renew_times(run)
-    return checked
+        for name in found:
+            if not found[name]:
+                artifacts.renew_times(run.path(name))
+    changed = [file for files in found.values() for file in files]
+    if changed:
+        raise BrokenArtefact("changed since they were made: " + ", ".join(changed) + "; `run` makes them again")
+    if not found:
+        raise BrokenArtefact(f"{run.folder}: nothing is made yet, there is nothing to verify; `run` makes it")
+    print(f"{len(found)} artefacts verified, none changed")
+    return len(found)
 
 
 def _execute(run: Run, step: Step) -> None:

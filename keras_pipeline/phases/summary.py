@@ -65,7 +65,8 @@ def _write(run: Run, made: set[str], rows: list[dict], verdicts: list[dict], mad
         if needed in made:
             sections.append((title, [*_warnings(rows, phases), *blocks(run)]))
     if "phase6 validate" in made:
-        card = model_card.sections(run)
+        (first, blocks), *others = model_card.sections(run)
+        card = [(first, [*_warnings(rows, ("phase",)), *blocks]), *others]
         sections.append(("Model card", [block for _, blocks in card for block in blocks]))
         write_markdown(run.folder / "model_card.md", f"Model card: {run.config.experiment}", card)
     sections.append(("Time taken", [_timings(rows)]))
@@ -137,9 +138,10 @@ def _losses(run: Run) -> list[list]:
     audit, leaks = run.read("audit"), run.read("leak_audit")
     ledger = pd.read_parquet(run.path("url_ledger"), columns=["state", "reason"])
     lost = ledger[ledger.state != "ok"].groupby("reason").size().sort_values(ascending=False)
+    since = len(ledger) - audit["documents"]
     return [
         [audit["documents"], "documents"],
-        *([-n, f"unusable: {reason}"] for reason, n in audit["unusable"].items()),
+        *([[since, "documents of one photo more than once, or that came or went after the audit"]] if since else []),
         *([-int(n), f"not stored: {reason}"] for reason, n in lost.items()),
         *([-n, f"left out by the split: {reason}"] for reason, n in leaks["left_out"].items()),
         [leaks["photos"], "photos in the four splits"],
