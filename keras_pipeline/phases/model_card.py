@@ -66,7 +66,7 @@ def _data(run: Run) -> list[Block]:
     photos = pd.read_parquet(run.path("assignment"), columns=["split", "license"])
     licences = photos.license[photos.split == "train"].replace("", "unknown licence").value_counts()
     server, collection = run.read("audit").get("source", "unknown unknown").split()
-    where = "drawn or given photos" if server == "embedded" else f"MongoDB, {collection}"
+    where = {"embedded": "drawn or given photos", "unknown": "unknown"}.get(server, f"MongoDB, {collection}")
     return [
         KeyValues(
             {
