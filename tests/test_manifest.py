@@ -106,6 +106,10 @@ def test_other_files_are_no_manifests(tmp_path, text):
     (tmp_path / "m.yaml").write_text(text)
     with pytest.raises(BrokenArtefact, match="m.yaml: (is not what|can't be read)"):
         manifest.read(tmp_path / "m.yaml")
+    with (tmp_path / "large.yaml").open("wb") as file:
+        file.truncate(20_000_001)
+    with pytest.raises(BrokenArtefact, match="received 20,000,001 bytes, expected at most"):
+        manifest.read(tmp_path / "large.yaml")
     with pytest.raises(BrokenArtefact, match="n.yaml: missing; run `phase7 manifest`"):
         manifest.read(tmp_path / "n.yaml")
 

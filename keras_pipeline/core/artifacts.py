@@ -82,10 +82,10 @@ ARTEFACTS = {
     "report": "artifacts/{experiment}/report.html",
 }
 
-# What has to be in a sidecar for it to vouch for anything.
+# What has to be in a sidecar for it to vouch for anything; sidecars had no sha256 at first.
 SIDECAR = {
-    "content_hash": str, "size": int, "mtime_ns": int, "producer": str, "code_version": int, "config_hash": str,
-    "config": dict, "inputs": dict, "seconds": float, "finished": str,
+    "content_hash": str, "sha256": dict, "size": int, "mtime_ns": int, "producer": str, "code_version": int,
+    "config_hash": str, "config": dict, "inputs": dict, "seconds": float, "finished": str,
 }  # fmt: skip
 
 
@@ -208,7 +208,7 @@ def changed_files(path: Path, meta: dict) -> list[str]:
     """Reads all of an artefact; the files that are not, byte for byte, what its step left."""
     if not path.exists():
         return [f"{path} (missing)"]
-    if "sha256" not in meta:  # sidecars had none at first
+    if "sha256" not in meta:
         return [] if content_hash(path) == meta["content_hash"] else [str(path)]
     found, then = byte_hashes(path), meta["sha256"]
     folder = path if path.is_dir() else path.parent
@@ -230,7 +230,9 @@ def sidecar(path: Path) -> dict | None:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         found = None
     # A broken sidecar means nothing is known: the step runs again.
-    complete = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in SIDECAR.items())
+    complete = isinstance(found, dict) and all(
+        isinstance({"sha256": {}, **found}.get(key), kind) for key, kind in SIDECAR.items()
+    )
     return found if complete else None
 
 

@@ -33,7 +33,7 @@ VIT_PRESETS = (
 )  # fmt: skip
 MOBILENET_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # of Keras's ImageNet weights
 GLOBAL_TEACHER = "global_teacher"  # as phase2.model.pretrained
-EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class ConfigError(ValueError):
@@ -594,7 +594,7 @@ class Config(Section):
     def _pairs(self) -> Config:
         for key, name in (("experiment", self.experiment), ("dataset.name", self.dataset_name)):
             if not EXPERIMENT_NAME.fullmatch(name):
-                raise ValueError(f"{key}: {name!r} must be letters, digits, '.', '_' and '-'")
+                raise ValueError(f"{key}: {name!r} must be at most 100 letters, digits, '.', '_' and '-'")
         sizes = {
             "phase1.data": self.phase1.data.image_size,
             "phase2.data": self.phase2.data.image_size,

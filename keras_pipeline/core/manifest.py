@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from keras_pipeline.core.artifacts import aside
 from keras_pipeline.core.errors import BrokenArtefact
 
+LARGEST = 20_000_000  # bytes, twenty times what 10,000 shards need; YAML of more computes for minutes
 HASH = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -104,6 +105,8 @@ def write(path: Path, value: dict) -> None:
 def read(path: Path) -> Manifest:
     """Raises BrokenArtefact for what is no manifest, or one of another version."""
     try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"received {path.stat().st_size:,} bytes, expected at most {LARGEST:,}")
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BrokenArtefact(f"{path}: missing; run `phase7 manifest` first, or give another --manifest") from None
