@@ -199,7 +199,7 @@ def test_a_wrong_value_is_shown_with_what_is_allowed(write, text, message):
             )
         ),
         ("source: {demo: {images: a}}", "source.demo: images and labels go together"),
-        ("experiment: ../up", "experiment: '../up' must be letters"),
+        ("experiment: ../up", "experiment: '../up' must be at most 100 letters"),
     ],
 )
 def test_impossible_pairs(write, text, message):
