@@ -60,12 +60,23 @@ def watched(train, folder):
     return fit
 
 
+def told(mend):
+    """Prints what was mended, and what a second time would be."""
+
+    def mend_keras(strategy):
+        mended = mend(strategy)
+        print("mended", json.dumps(mended), json.dumps(mend(strategy)), flush=True)
+        return mended
+
+    return mend_keras
+
+
 def run(cpus: int, network: str, folder: Path, steps: list[str], arguments: list[str]) -> int:
     import tensorflow as tf
 
     from keras_pipeline.__main__ import main
     from keras_pipeline.models import heads
-    from keras_pipeline.training import fit
+    from keras_pipeline.training import distribute, fit
 
     if cpus > 1:
         (cpu,) = tf.config.list_physical_devices("CPU")
@@ -73,6 +84,7 @@ def run(cpus: int, network: str, folder: Path, steps: list[str], arguments: list
     if network == "small":
         heads.build_backbone = small_backbone
     fit.fit = watched(fit.fit, folder)
+    distribute.mend_keras = told(distribute.mend_keras)
     return next(filter(None, (main([*step.split(), *arguments]) for step in steps)), 0)
 
 

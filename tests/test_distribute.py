@@ -103,7 +103,15 @@ def alone(root):
     return ended(*started(root, "alone", steps=BOTH))
 
 
-def test_two_machines_one_of_them_killed_and_started_again(root, alone):
+@pytest.fixture(scope="module")
+def mirrored(root):
+    """As `alone`, by two devices of one machine."""
+    return (ended(*started(root, "mirrored", cpus=2, settings=("distribute=mirrored",), steps=BOTH)),)
+
+
+@pytest.fixture(scope="module")
+def two(root):
+    """The teacher by two machines, one of which was killed after two steps; then both began again."""
     (chief, folder), (killed, _) = workers(root, "two")
     position = root / "artifacts/two/phase1/full/backup/position.json"
     while not (position.exists() and json.loads(position.read_text())["step"] == 2):
@@ -113,8 +121,11 @@ def test_two_machines_one_of_them_killed_and_started_again(root, alone):
     ended(chief, folder, code=3)
     said = (folder / "out.txt").read_text()
     assert re.search(r"^error: another machine of TF_CONFIG has ended .*start the same command again", said, re.M)
+    return [ended(*each) for each in workers(root, "two")]
 
-    first, second = [ended(*each) for each in workers(root, "two")]
+
+def test_two_machines_one_of_them_killed_and_started_again(root, alone, two):
+    first, second = two
     assert "going on after epoch 0 of 2, step" in (first / "out.txt").read_text()
     for mine, other in zip(replica.weights(first), replica.weights(second), strict=True):
         np.testing.assert_array_equal(mine, other)
@@ -124,9 +135,8 @@ def test_two_machines_one_of_them_killed_and_started_again(root, alone):
     assert {"best.keras", "best.keras.meta.json", "history.json", "curves.png"} <= left
 
 
-def test_two_devices_of_one_machine(root, alone):
-    folder = ended(*started(root, "mirrored", cpus=2, settings=("distribute=mirrored",), steps=BOTH))
-    assert "2 replicas" in (folder / "out.txt").read_text()
+def test_two_devices_of_one_machine(root, alone, mirrored):
+    assert "2 replicas" in (mirrored[0] / "out.txt").read_text()
     for stage in ("phase1/full", "phase4/distill"):
         assert_same_training(rows(root, "alone", stage), rows(root, "mirrored", stage), 5e-5)
 
@@ -236,34 +246,13 @@ def test_a_port_in_use_is_named(root):
     assert f"error: distribute: no server of TensorFlow's at {address}" in (folder / "out.txt").read_text()
 
 
-MENDED = """
-import json, sys
-import tensorflow as tf
-from keras_pipeline.training import distribute
-(cpu,) = tf.config.list_physical_devices("CPU")
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-strategy = tf.distribute.MultiWorkerMirroredStrategy() if sys.argv[1] == "machines" else tf.distribute.MirroredStrategy(
-    ["CPU:0", "CPU:1"])
-print("mended", json.dumps(distribute.mend_keras(strategy)), json.dumps(distribute.mend_keras(strategy)))
-"""
-
-
-@pytest.mark.parametrize("kind", ["devices", "machines"])
-def test_keras_still_needs_mending(kind, tmp_path):
+@pytest.mark.parametrize("kind", ["mirrored", "two"])
+def test_keras_still_needs_mending(kind, request):
     """Skipped, with what can go from distribute.py, once it doesn't; a mended Keras is left alone."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "CUDA_VISIBLE_DEVICES": "-1"}
-    command = [sys.executable, "-c", MENDED, kind]
-    tasks = replica.two_machines()
-    running = [
-        subprocess.Popen(command, env={**environment, "TF_CONFIG": task}, stdout=subprocess.PIPE, text=True)
-        for task in (tasks if kind == "machines" else tasks[:1])
-    ]
-    for process in running:
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, out
-        mended, again = re.search(r"^mended (\[.*?\]) (\[.*?\])$", out, re.M).groups()
+    for folder in request.getfixturevalue(kind):
+        mended, again = re.search(r"^mended (\[.*?\]) (\[.*?\])$", (folder / "out.txt").read_text(), re.M).groups()
         assert json.loads(again) == []
-        expected = ["reduce_per_replica"] * (kind == "machines") + ["_maybe_symbolic_build"]
+        expected = ["reduce_per_replica"] * (kind == "two") + ["_maybe_symbolic_build"]
         gone = [name for name in expected if name not in json.loads(mended)]
         if gone:
             pytest.skip(f"Keras has mended {gone} itself: remove them from training/distribute.py")

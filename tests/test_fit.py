@@ -179,7 +179,7 @@ def test_a_killed_distiller_goes_on_and_leaves_the_student(tmp_path):
         keras.utils.set_random_seed(3)
         student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
         model = Distiller(student)
-        model.compile(build_optimizer("adam", learning_rate=0.1, weight_decay=0, steps=9, warmup=1), run_eagerly=True)
+        model.compile(build_optimizer("adam", learning_rate=0.1, weight_decay=0, steps=6, warmup=1), run_eagerly=True)
         return model
 
     def taught(epochs, done=0, die_in=None):
@@ -188,12 +188,12 @@ def test_a_killed_distiller_goes_on_and_leaves_the_student(tmp_path):
             lambda x, y: ({"image": x, "teacher_ids": ids, "teacher_logits": x[:, None, :3], "teacher_tail": tail}, y)
         )
 
-    validation, killed = VALIDATION.map(lambda x, y: ({"image": x}, y)), stage_of(tmp_path / "killed", 3)
+    validation, killed = VALIDATION.map(lambda x, y: ({"image": x}, y)), stage_of(tmp_path / "killed", 2)
     with pytest.raises(Exception, match="killed"):
-        fit.fit(distiller(), lambda epochs, done: taught(epochs, done, die_in=2), validation, killed)
+        fit.fit(distiller(), lambda epochs, done: taught(epochs, done, die_in=1), validation, killed)
     again, whole = distiller(), distiller()
     rows = fit.fit(again, taught, validation, killed)
-    assert same_rows(rows, fit.fit(whole, taught, validation, stage_of(tmp_path / "whole", 3)))
+    assert same_rows(rows, fit.fit(whole, taught, validation, stage_of(tmp_path / "whole", 2)))
     np.testing.assert_array_equal(weights_of(again), weights_of(whole))
     assert not isinstance(keras.saving.load_model(killed.best), Distiller)
 
