@@ -360,7 +360,7 @@ def _run(run, options: argparse.Namespace) -> tuple[object, int]:
     if run.path("web").exists():
         named = run.config.experiment
         other = "" if named == Path(options.config).stem else f" --set experiment={named}"
-        other += "".join(f" --set {each}" for each in options.set or () if each.startswith("root="))
+        other += "".join(f" --set {each}" for each in options.set if each.startswith("root="))
         print(f"page: {run.path('web')}; see it with `python -m keras_pipeline serve --config {options.config}{other}`")
     return result, code
 

@@ -209,7 +209,7 @@ def changed_files(path: Path, meta: dict) -> list[str]:
     if not path.exists():
         return [f"{path} (missing)"]
     if "sha256" not in meta:
-        return [] if content_hash(path) == meta["content_hash"] else [str(path)]
+        return [] if _has_content(path, meta["content_hash"]) else [str(path)]
     found, then = byte_hashes(path), meta["sha256"]
     folder = path if path.is_dir() else path.parent
     names = [name for name in sorted({**found, **then}) if found.get(name) != then.get(name)]
@@ -287,12 +287,14 @@ def _is_altered(path: Path) -> bool:
     meta = sidecar(path)
     if meta is None or not path.exists() or fingerprint(path).items() <= meta.items():
         return False
-    if path.suffix not in (".json", ".parquet"):
-        return True
+    return path.suffix not in (".json", ".parquet") or not _has_content(path, meta["content_hash"])
+
+
+def _has_content(path: Path, content: str) -> bool:
     try:
-        return content_hash(path) != meta["content_hash"]
+        return content_hash(path) == content
     except UNREADABLE:
-        return True
+        return False
 
 
 def input_hashes(run: Run, step: Step) -> dict[str, str | None]:

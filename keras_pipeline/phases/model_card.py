@@ -65,7 +65,7 @@ def _data(run: Run) -> list[Block]:
     per_class = dataset["splits"]["train"]["per_class"]
     photos = pd.read_parquet(run.path("assignment"), columns=["split", "license"])
     licences = photos.license[photos.split == "train"].replace("", "unknown licence").value_counts()
-    server, collection = run.read("audit").get("source", "unknown unknown").split()
+    server, _, collection = run.read("audit").get("source", "unknown").partition(" ")
     where = {"embedded": "drawn or given photos", "unknown": "unknown"}.get(server, f"MongoDB, {collection}")
     return [
         KeyValues(

@@ -33,7 +33,8 @@ def manifest(run: Run) -> None:
         "experiment": config.experiment,
         "data": {
             "mongo_snapshot": f"tfrecords/{config.dataset_name}/dataset.json",
-            "source": source_of(run),
+            # Of the audit: the config may name another server by now.
+            "source": run.read("audit").get("source", "unknown"),
             "query": provenance.redact_values(config.source.query),
             "dataset_hash": sidecar(run.path("dataset"))["content_hash"],
             "class_hash": dataset["class_hash"],
@@ -51,11 +52,6 @@ def manifest(run: Run) -> None:
     }
     schema.write(run.path("manifest"), value)
     print(run.path("manifest"))
-
-
-def source_of(run: Run) -> str:
-    """Where the documents came from, by the audit: the config may name another server by now."""
-    return run.read("audit").get("source", "unknown")
 
 
 def _phases(run: Run) -> dict:
