@@ -52,6 +52,7 @@ LIGHT = (
 LIGHT_START = 2.0  # of these, which need neither
 BROWSERS_START = 60.0  # `phase6 validate`: a browser for each of four backends
 DECODE = 1 / 350  # seconds of a core a photo: decoding, cropping and `aggressive` views at 224 px
+DRAWING = 0.017  # seconds a photo of the demo, before the audit
 STORED_PHOTO = 45e3  # bytes at 256 px, quality 95
 
 
@@ -182,14 +183,17 @@ def _ingest(run: Run, n: dict, on: Device) -> dict[str, Cost]:
         hosts = len(run.read("audit")["per_host"]) or 1
     pace = run.config.phase0.export.each_host.requests_per_second
     rate = min(380 * on.cores, hosts * pace) if pace else 380 * on.cores  # images/s
+    audit = total / 20_000
     if run.config.source.uri == "embedded":
         rate = 200.0
+        if not run.config.source.demo.images:
+            audit += total * DRAWING
     sample = min(run.config.phase0.validate_urls.sample or total, total)
     stored = total * STORED_PHOTO * (run.config.dataset.short_side / 256) ** 2
     probe = _Network(Model(name="mobilenetv2"), run.config.phase0.baseline.image_size, on)
     imagenet = run.config.phase0.baseline.features != "colour-histogram"
     return {
-        "phase0 audit": Cost(total / 20_000),
+        "phase0 audit": Cost(audit),
         "phase0 validate-urls": Cost(sample / rate),
         "phase0 export": Cost(total / rate, stored),
         "phase0 split": Cost(total / 15_000 + stored / 100e6, stored),
@@ -245,8 +249,10 @@ def _proof(run: Run, n: dict, on: Device) -> dict[str, Cost]:
         "phase5 calibrate": Cost(student.infer(judged), logits),
         "phase5 temperature": Cost(logits / 30e6),
         "phase5 threshold": Cost(logits / 300e6),
-        # Of TensorFlow Lite's eight-bit kernels, and of wasm, a core each: whatever the device.
-        "phase6 quantize": Cost(ways * student.infer(judged) + judged * student.macs / 3e9, 4 * student.parameters),
+        # TensorFlow Lite's eight-bit kernels on all cores, wasm on one: whatever the device.
+        "phase6 quantize": Cost(
+            ways * student.infer(judged) + judged * student.macs / (3e9 * on.cores), 4 * student.parameters
+        ),
         "phase6 export": Cost(0, 8 * student.parameters),
         "phase6 validate": Cost(shown * (0.2 + student.macs / 3e9)),
         "phase7 manifest": Cost(0),
