@@ -150,6 +150,8 @@ def main() -> int:
     )
     (ROOT / "benchmarks/scale.md").write_text(text)
     print(text)
+    if not largest:
+        sys.exit("no step grew enough to be judged: raise SIZES")
     print(f"{GOAL / largest:.2f}")
     return int(largest > GOAL)
 

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import os
+from pathlib import Path
 
 import pytest
 import yaml
@@ -176,8 +177,10 @@ def test_verify_names_what_the_manifest_lists_and_nothing_vouches_for(run, value
 
 
 def test_nothing_is_not_verified(run):
+    empty = Run(run.config.model_copy(update={"root": str(run.folder / "nowhere")}), run.open_source)
     with pytest.raises(BrokenArtefact, match="nothing is made yet"):
-        runner.verify(run)
+        runner.verify(empty)
+    assert not Path(empty.config.root).exists()
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ def test_redact(text, expected):
      "mongodb://***@host/", "mongodb://%2Ftmp%2Fmongodb-27017.sock/plants", "mongodb://me:p$w+;=!@host?tls=true"],
 )  # fmt: skip
 def test_what_is_a_uri_of_a_mongodb(uri):
+    assert provenance.redact(provenance.MONGODB_URI) == provenance.MONGODB_URI
     assert provenance.is_mongodb_uri(uri)
     if "+srv" not in uri and "***" not in uri:  # a DNS is asked, a password is missing
         MongoClient(uri, connect=False).close()

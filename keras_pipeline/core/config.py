@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from keras_pipeline.core.provenance import is_mongodb_uri
+from keras_pipeline.core.provenance import MONGODB_URI, is_mongodb_uri
 
 VIT_NAME = re.compile(r"vit_(tiny|small|base|large|huge)_patch(8|14|16|32)(_(\d+))?")
 # layers, heads, width; MLP = 4 x width. tiny and small: arXiv 2012.12877, table 1; the others: 2010.11929, table 1.
@@ -117,9 +117,7 @@ class Source(Section):
         if self.uri != "embedded" and not is_mongodb_uri(self.uri):
             # Not shown: what can't be told apart may be a password anywhere.
             raise ValueError(
-                "uri: received what is no URI of a MongoDB (not shown, for a password may be in it), expected "
-                "mongodb://user:password@host:port/, special characters of user and password percent-encoded (@ is "
-                "%40, / is %2F, a space %20)"
+                f"uri: received what is no URI of a MongoDB (not shown, for a password may be in it), {MONGODB_URI}"
             )
         return self
 

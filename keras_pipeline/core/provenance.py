@@ -23,6 +23,13 @@ def redact(text: str) -> str:
     )
 
 
+# Worded so that `redact` leaves it as it is.
+MONGODB_URI = (
+    "expected mongodb://host:port/, before the host user:password@ with special characters percent-encoded (@ is %40, "
+    "/ is %2F, a space %20)"
+)
+
+
 def is_mongodb_uri(text: str) -> bool:
     """Whether user, password, hosts, database and options can be told apart (RFC 3986); if not, no one can say where a
     password ends.

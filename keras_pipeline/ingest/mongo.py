@@ -26,7 +26,7 @@ from pymongo.errors import (
 
 from keras_pipeline.core.config import Source
 from keras_pipeline.core.errors import SourceError
-from keras_pipeline.core.provenance import redact
+from keras_pipeline.core.provenance import MONGODB_URI, redact
 
 # Well below the ten seconds after which a user believes that nothing happens.
 SERVER_SELECTION_SECONDS = 4
@@ -61,10 +61,7 @@ def open_collection(source: Source, uri: str) -> Iterator[Collection]:
             datetime_conversion="DATETIME_AUTO", unicode_decode_error_handler="replace",
         )  # fmt: skip
     except (InvalidURI, ValueError) as error:
-        raise ValueError(
-            f"source.uri {shown}: {redact(str(error))}; expected mongodb://user:password@host:port/, special "
-            "characters of user and password percent-encoded (@ is %40, / is %2F)"
-        ) from None
+        raise ValueError(f"source.uri {shown}: {redact(str(error))}; {MONGODB_URI}") from None
     except PyMongoError as error:  # mongodb+srv:// asks the DNS here
         raise SourceError(f"source.uri {shown}: {redact(str(error))}") from None
     with client:

@@ -160,6 +160,8 @@ def verify(run: Run) -> int:
     theirs. Raises BrokenArtefact naming the other files.
     """
     found = phase7_manifest.examine(run)
+    if not found:
+        raise BrokenArtefact(f"{run.folder}: nothing is made yet, there is nothing to verify; `run` makes it")
     with contextlib.suppress(OSError, SourceError), _lock(run):  # a folder may be read-only, or another run write in it
         for name in found:
             if not found[name]:
@@ -167,8 +169,6 @@ def verify(run: Run) -> int:
     changed = [file for files in found.values() for file in files]
     if changed:
         raise BrokenArtefact("changed since they were made: " + ", ".join(changed) + "; `run` makes them again")
-    if not found:
-        raise BrokenArtefact(f"{run.folder}: nothing is made yet, there is nothing to verify; `run` makes it")
     print(f"{len(found)} artefacts verified, none changed")
     return len(found)
 

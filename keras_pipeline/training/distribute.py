@@ -45,9 +45,8 @@ def _several_machines_met() -> tf.distribute.Strategy:
     task = cluster.task()
     awaited = ", ".join(task.others) if task.is_chief else f"the chief, {task.chief}"
     print(f"distribute: {task.address}{', the chief,' if task.is_chief else ''} waits for {awaited}", flush=True)
-    while not task.is_chief and not _answers(
-        task.chief
-    ):  # here, where Ctrl-C is heard; the chief's wait is TensorFlow's
+    # Here Ctrl-C is heard; the chief's wait is TensorFlow's.
+    while not task.is_chief and not _answers(task.chief):
         time.sleep(1)
     heard = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
