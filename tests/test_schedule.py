@@ -75,6 +75,21 @@ def applied(optimizer, variables, *batches):
     return after
 
 
+# Adam at rate 1 (its epsilon, 1e-7, aside), from rest. Gradient 1: m = 0.1, v = 0.001, both corrected to 1: w = -1.
+# Then -2: m = -0.11, corrected / 0.19 = -0.578947; v = 0.004999, corrected / 0.001999 = 2.500750;
+# w = -1 + 0.578947 / 1.581376 = -0.633897.
+@pytest.mark.parametrize("jit", [False, True])
+def test_adam_by_hand(jit):
+    variables = variables_of([0.0, 0.0])
+    optimizer = constant("adam", rate=1.0)
+    optimizer.build(variables)
+    step = tf.function(lambda gradient: optimizer.apply([gradient]), jit_compile=jit)
+    step(tf.constant([1.0, -1.0]))
+    np.testing.assert_allclose(variables[0], [-1.0, 1.0], rtol=1e-5)
+    step(tf.constant([-2.0, 2.0]))
+    np.testing.assert_allclose(variables[0], [-0.633897, 0.633897], rtol=1e-5)
+
+
 # The first step of Nesterov's momentum 0.9 from rest: v = -rate g, w += 0.9 v - rate g, which is -1.9 rate g.
 
 
