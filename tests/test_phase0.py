@@ -1,6 +1,7 @@
 """Phase 0 as a whole: MongoDB over a socket, a hostile photo host, kills, a collection that grows."""
 
 import collections
+import gc
 import json
 import os
 import random
@@ -20,7 +21,6 @@ from hostile_host import HostileHost
 from keras_pipeline.__main__ import main
 from keras_pipeline.data import records
 from keras_pipeline.demo import embedded
-from keras_pipeline.phases import runner
 
 SPECIES = ("Bellis perennis", "Crocus vernus", "Iris germanica")
 
@@ -28,7 +28,7 @@ SPECIES = ("Bellis perennis", "Crocus vernus", "Iris germanica")
 @pytest.fixture(autouse=True)
 def no_graphs_to_free(monkeypatch):
     """Other tests of this process may have left many: looking through them takes a third of a second a step."""
-    monkeypatch.setattr(runner.gc, "collect", lambda: 0)
+    monkeypatch.setattr(gc, "collect", lambda *generation: 0)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The chain on steps that only write small files: what runs, what is skipped, what a killed run leaves."""
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -71,7 +72,7 @@ class Chain:
 def chain(make_config, monkeypatch):
     chain = Chain(Run(make_config(), lambda: contextlib.nullcontext()))
     monkeypatch.setattr(runner, "STEPS", chain.steps)
-    monkeypatch.setattr(runner.gc, "collect", lambda: 0)  # seconds each, in a process that holds many graphs
+    monkeypatch.setattr(gc, "collect", lambda *generation: 0)  # seconds each, in a process that holds many graphs
     return chain
 
 

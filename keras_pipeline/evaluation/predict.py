@@ -30,7 +30,8 @@ def inference(model: keras.Model) -> Callable[[tf.Tensor], np.ndarray]:
     """The model in inference mode, as a function of a batch. Keras's own `predict` would compile it with XLA, which
     on a CPU takes minutes and runs slower.
     """
-    call = tf.function(lambda image: model(image, training=False), reduce_retracing=True)
+    batch = tf.TensorSpec((None, *model.input_shape[1:]))  # else a last, smaller batch would be traced by itself
+    call = tf.function(lambda image: model(image, training=False), input_signature=[batch])
     return lambda image: call(image).numpy()
 
 

@@ -12,6 +12,8 @@ from keras_pipeline.core.progress import progress
 from keras_pipeline.phases import build, teaching
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
 
@@ -143,10 +145,12 @@ def _judge(run: Run, info, samples: list[tuple]) -> tuple[list[dict], dict]:
     """
     from keras_pipeline.evaluation.predict import inference
 
-    models = [build.load(run, run.folder / member.path, info) for member in run.config.phase3.teachers]
+    members = run.config.phase3.teachers
+    models = [build.load(run, run.folder / member.path, info) for member in members]
+    asked = [(model.input_shape[1], inference(model)) for model in models]
     entries: list[dict] = [{"name": "ensemble"}]
-    for number, (member, model) in enumerate(zip(run.config.phase3.teachers, models, strict=True)):
-        agreement = _agreement(run, model, [(image, record[number]) for image, record in samples])
+    for number, (member, (size, infer)) in enumerate(zip(members, asked, strict=True)):
+        agreement = _agreement(run, size, infer, [(image, record[number]) for image, record in samples])
         if agreement < LEAST_AGREEMENT:
             raise BrokenArtefact(
                 f"{run.folder / member.path}: of {len(samples)} stored answers {agreement:.1%} are the teacher's, "
@@ -154,7 +158,6 @@ def _judge(run: Run, info, samples: list[tuple]) -> tuple[list[dict], dict]:
                 "its `logits` again with --force, then `phase3 combine`"
             )
         entries.append({"name": member.path, "agreement": agreement, "asked": len(samples)})
-    asked = [(model.input_shape[1], inference(model)) for model in models]
     said = {split: _answers(run, info, split, asked) for split in ("val", "test")}
     for split, (labels, _, answers) in said.items():
         for entry, column in zip(entries, answers.T, strict=True):
@@ -195,19 +198,15 @@ def _answers(run: Run, info, split: str, asked: list[tuple]) -> tuple[np.ndarray
     return np.concatenate(labels), np.concatenate(ids), np.concatenate(answers)
 
 
-def _agreement(run: Run, model, samples: list[tuple]) -> float:
-    """Share of (JPEG, stored record) for which the model, shown a stored view again, has the stored first answer."""
+def _agreement(run: Run, size: int, infer: Callable, samples: list[tuple]) -> float:
+    """Share of (JPEG, stored record) for which the teacher, shown a stored view again, has the stored first answer."""
     import numpy as np
     import tensorflow as tf
 
     from keras_pipeline.data import pipeline
     from keras_pipeline.data.preprocess import Preprocessing
-    from keras_pipeline.evaluation.predict import inference
 
-    view, infer = (
-        pipeline.stored_view(Preprocessing(model.input_shape[1], run.config.dataset.short_side)),
-        inference(model),
-    )
+    view = pipeline.stored_view(Preprocessing(size, run.config.dataset.short_side))
     equal = 0
     for start in range(0, len(samples), 64):
         images, stored = [], []

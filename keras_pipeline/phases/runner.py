@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import re
 import sys
 import time
@@ -200,8 +199,7 @@ def _guarded(run: Run, step: Step) -> None:
         raise
     finally:
         if "keras" in sys.modules:
-            sys.modules["keras"].backend.clear_session()
-            gc.collect()
+            sys.modules["keras"].backend.clear_session()  # collects garbage too
 
 
 def _make_deterministic(run: Run) -> None:
