@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import zipfile
 
@@ -158,6 +159,14 @@ def test_a_removed_file(done):
 def test_a_broken_sidecar_means_nothing_is_known(done):
     path = done.path("calibration")
     path.with_name(path.name + ".meta.json").write_text('{"content_ha')
+    assert why_stale(done, step_of()) == "the sidecar of calibration can't be read"
+
+
+def test_a_pipe_in_a_sidecars_place_is_not_waited_for(done):
+    path = done.path("calibration")
+    file = path.with_name(path.name + ".meta.json")
+    file.unlink()
+    os.mkfifo(file)
     assert why_stale(done, step_of()) == "the sidecar of calibration can't be read"
 
 

@@ -187,6 +187,12 @@ def test_a_dry_run_names_what_may_follow(chain, monkeypatch):
     ]
     assert rows[0]["gigabytes"] == 2 and rows[0]["last"] is not None
     assert [row["reason"] for row in runner.would_run(chain.run, chain.steps, force=True)] == ["--force"] * 4
+    assert [(row["state"], row["reason"]) for row in runner.status(chain.run)] == [
+        ("done", None),
+        ("stale", "url_ledger is missing"),
+        ("done", "until phase0 export ends otherwise than before"),
+        ("done", "until phase0 split ends otherwise than before"),
+    ]
 
 
 def test_a_forced_step_that_fails_at_once_loses_nothing(chain):

@@ -225,9 +225,10 @@ def has_unreadable_sidecar(path: Path) -> bool:
 
 
 def sidecar(path: Path) -> dict | None:
+    file = _sidecar_of(path)
     try:
-        found = json.loads(_sidecar_of(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None  # a pipe would never end
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         found = None
     # A broken sidecar means nothing is known: the step runs again.
     complete = isinstance(found, dict) and all(

@@ -111,7 +111,8 @@ def read(path: Path) -> Manifest:
     except FileNotFoundError:
         raise BrokenArtefact(f"{path}: missing; run `phase7 manifest` first, or give another --manifest") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise BrokenArtefact(f"{path}: can't be read ({error}); expected what `phase7 manifest` writes") from error
+        said = " ".join(str(error).split())  # YAML shows the place in lines of its own
+        raise BrokenArtefact(f"{path}: can't be read ({said}); expected what `phase7 manifest` writes") from error
     return _validate(value, path)
 
 

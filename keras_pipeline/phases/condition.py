@@ -37,16 +37,28 @@ def under_way(run: Run, step: Step) -> Iterator[None]:
     file.unlink()
 
 
+def causes(run: Run, steps: list[Step], *, force: bool = False) -> Iterator[tuple[Step, str | None, str | None]]:
+    """(step, why it runs, the step above that may make it run though nothing does yet); None: it doesn't, no step."""
+    renewed: dict[str, str] = {}
+    for step in steps:
+        reason = "--force" if force else artifacts.why_stale(run, step)
+        above = next((renewed[name] for name in step.needs(run.config) if name in renewed), None)
+        if reason or above:
+            renewed |= dict.fromkeys(step.outputs, step.title)
+        yield step, reason, None if reason else above
+
+
 def rows(run: Run, steps: list[Step]) -> list[dict]:
     """[{step, state: done | stale | missing | running | failed, reason, seconds, finished}]"""
     found, last = [], _last_word(run)
-    for step in steps:
-        reason = artifacts.why_stale(run, step)
+    for step, reason, above in causes(run, steps):
         meta = artifacts.sidecar(run.path(step.outputs[0])) or {}
         state = "done" if reason is None else "stale" if meta else "missing"
         # A forced step that failed at once may have left everything as it was.
         if last and last[0] == step.title and (reason or last[1] == "running"):
             _, state, reason = last
+        elif above:
+            reason = f"until {above} ends otherwise than before"
         found.append(
             {"step": step.title, "state": state, "reason": reason, "seconds": meta.get("seconds"),
              "finished": meta.get("finished")}

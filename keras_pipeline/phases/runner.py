@@ -272,15 +272,11 @@ def would_run(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]
 
     seconds and gigabytes are expected, `last` is what the step took before (None: never).
     """
-    forecast, rows, renewed = cost.corrected(run, STEPS), [], {}
-    for step in steps:
-        reason = "--force" if force else artifacts.why_stale(run, step)
-        above = [renewed[name] for name in step.needs(run.config) if name in renewed]
-        if reason is None and above:
-            reason = f"where {above[0]} ends otherwise than before"
-        if reason is None:
+    forecast, rows = cost.corrected(run, STEPS), []
+    for step, reason, above in condition.causes(run, steps, force=force):
+        if reason is None and above is None:
             continue
-        renewed |= dict.fromkeys(step.outputs, step.title)
+        reason = reason or f"where {above} ends otherwise than before"
         last = (artifacts.sidecar(run.path(step.outputs[0])) or {}).get("seconds")
         expected = forecast[step.title]
         rows.append(
