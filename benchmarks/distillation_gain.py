@@ -37,9 +37,10 @@ STUDENTS = {
     "alpha 1 from ImageNet": ({"alpha": 1.0}, {"epochs": 10, "learning_rate": 3e-4}),
 }
 SOFT = {"temperature": 2.0, "loss_weights": {"kl_divergence": 1.0, "cross_entropy": 0.0}}
+PLAN = {"temperature": 3.0, "loss_weights": {"kl_divergence": 0.7, "cross_entropy": 0.3}}
 VARIANTS = {
     "plain": {},
-    "V = 1": {"phase3.soft_labels.views": 1, "phase3.distillation.temperature": 3.0},
+    "V = 1": {"phase3.soft_labels.views": 1, "phase3.distillation": PLAN},
     "V = 8": {"phase3.soft_labels.views": 8, "phase3.distillation": SOFT},
     "live": {"phase4.distill.live": True, "phase3.distillation": SOFT},
 }

@@ -65,8 +65,8 @@ def test_live_teachers_cost_time_and_stored_ones_space(make_run):
     stored, live = make_run(), make_run(phase4={"distill": {"live": True}})
     assert seconds(live, "phase4 distill") > 2 * seconds(stored, "phase4 distill")
     assert cost.costs(live, TWO_CORES)["phase1 logits"].bytes == 0
-    # 880 photos of 14 classes: 8 bytes, and 12 + 4 * 14 a view
-    assert cost.costs(stored, TWO_CORES)["phase1 logits"].bytes == 880 * (8 + 68)
+    # 880 photos of 14 classes: 8 bytes, and 12 + 4 * 14 for each of 8 views
+    assert cost.costs(stored, TWO_CORES)["phase1 logits"].bytes == 880 * (8 + 8 * 68)
 
 
 def test_photos_are_counted_where_they_can_be(make_run, tmp_path):

@@ -58,7 +58,7 @@ CONFIG = {
             {"path": "phase2/best.keras", "weight": 0.5, "region_filter": "EU_SW"},
         ],
         "soft_labels": {"views": 2},
-        "distillation": {"loss_weights": {"kl_divergence": 0.5, "cross_entropy": 0.5}},
+        "distillation": {"temperature": 3.0, "loss_weights": {"kl_divergence": 0.5, "cross_entropy": 0.5}},
     },
     "phase4": {
         "data": {"image_size": 48},

@@ -276,7 +276,8 @@ def test_a_temperature_that_leaves_most_in_the_tail_is_warned_of(taught, capsys)
     run, _ = taught()
     phase3_soft_labels.combine(run)
     assert "warning" not in capsys.readouterr().out
-    hot = config_of(run.config.root, phase3={"distillation": {"temperature": 50.0}, "soft_labels": {"top_k": 1}})
+    softest = {"distillation": {"temperature": 50.0}, "soft_labels": {"top_k": 1, "views": 1}}
+    hot = config_of(run.config.root, phase3=softest)
     run = Run(hot, None)
     store(run)
     phase3_soft_labels.combine(run)

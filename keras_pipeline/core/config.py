@@ -364,9 +364,10 @@ class RegionalTeacher(Teacher):
     region: str = Field("EU_SW", min_length=1, description="the region whose train photos phase 2 learns from")
 
 
+# Not the plan's values (one view, T 3, weights 0.7 and 0.3): benchmarks/distillation_gain.py compares them.
 class LossWeights(Section):
-    kl_divergence: float = Field(0.7, ge=0, description="weight of the teachers' term: T² · KL(teacher || student)")
-    cross_entropy: float = Field(0.3, ge=0, description="weight of the hard labels' cross-entropy")
+    kl_divergence: float = Field(1.0, ge=0, description="weight of the teachers' term: T² · KL(teacher || student)")
+    cross_entropy: float = Field(0.0, ge=0, description="weight of the hard labels' cross-entropy")
 
     @model_validator(mode="after")
     def _some(self) -> LossWeights:
@@ -376,7 +377,7 @@ class LossWeights(Section):
 
 
 class Distillation(Section):
-    temperature: float = Field(3.0, gt=0, le=100, description="softens both sides of the KL (Hinton 2015)")
+    temperature: float = Field(2.0, gt=0, le=100, description="softens both sides of the KL (Hinton 2015)")
     loss: Literal["kl", "dist"] = Field("kl", description="the teachers' term: KL, or DIST (arXiv 2205.10536)")
     loss_weights: LossWeights = LossWeights()
 
@@ -391,9 +392,7 @@ class EnsembleMember(Section):
 
 class SoftLabels(Section):
     top_k: int = Field(128, ge=1, le=16384, description="logits kept a photo; the rest as one tail sum")
-    views: int = Field(
-        1, ge=1, le=64, description="stored views a photo; 1 is the plan's clean one, more are augmented"
-    )
+    views: int = Field(8, ge=1, le=64, description="stored views a photo; the first is clean, the others augmented")
 
 
 class Phase3(Section):
