@@ -8,11 +8,11 @@ same genus or family, with noise; logits are their products, scaled until confid
 plus the classes' frequencies. A student is the same with noise on photos and embeddings, and less certain: at the start
 of training (noise alone), half-way (half of the starting KL at T = 1), and late (a seventh).
 
-Prints bytes a photo; for T = 1, 2, 3 the mean KL over the dense one's and the cosine of the gradients in the student's
-logits, photo by photo, both through the store's float16 and `losses.distillation_kl`; the time to read and decode a
-record against a training step of the student; and size, time and memory of the plan's `np.savez` arrays. The last line
-is the worst of: 600 bytes over ours, KL ratio and cosine at T = 1 (start and half-way) over 0.99, 2 % of a step over
-the share of ours; exit 1 below 1.
+Prints bytes a photo of one view; for T = 1, 2, 3 the mean KL over the dense one's and the cosine of the gradients in
+the student's logits, photo by photo, both through the store's float16 and `losses.distillation_kl`; the time to read
+and decode a record against a training step of the student; and size, time and memory of the plan's `np.savez` arrays.
+The last line is the worst of: 600 bytes over ours, KL ratio and cosine at T = 1 (start and half-way) over 0.99, 2 % of
+a step over the share of ours; exit 1 below 1.
 """
 
 import os
@@ -136,7 +136,7 @@ def reading(folder: Path, world: World) -> float:
 
     soft_labels.write_store(folder, layout, [("train-00000.tfrecord", STORED, blocks())])
     size = sum(file.stat().st_size for file in folder.glob("*.tfrecord"))
-    print(f"store: {size / STORED:.1f} bytes a photo on disk, dense float32 {4 * CLASSES}")
+    print(f"store: {size / STORED:.1f} bytes a photo on disk, of one view, dense float32 {4 * CLASSES}")
     select, record_bytes = soft_labels.selector(layout), layout.dtype.itemsize
     photos = tf.data.Dataset.from_tensor_slices(ids)
     blocks = tf.data.TFRecordDataset(str(folder / "train-00000.tfrecord"))
