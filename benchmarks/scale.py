@@ -4,16 +4,19 @@
 
 `configs/demo.yaml` with fewer epochs at three sizes, 1,200, 3,600 and 10,800 photos, each step timed by its sidecar. A
 line through the three gives a step's fixed cost and its cost a photo; of a + b n^p at n, 3 n and 9 n the differences
-are as 1 to 3^p, which gives the power p with which it grows. What one GPU and eight would take for `configs/full.yaml`
-is the forecast that `run --dry-run` gives too (`keras_pipeline/phases/cost.py`): its rates of a CPU are checked here
-against the measured, those of a GPU are assumed and named.
+are as 1 to 3^p, which gives the power p with which it grows: of the processors' time, all processes together, because
+on a machine that others share a step now and then waits for as long as it works. What one GPU and eight would take for
+`configs/full.yaml` is the forecast that `run --dry-run` gives too (`keras_pipeline/phases/cost.py`): its rates of a CPU
+are checked here against the measured, those of a GPU are assumed and named.
 
 Prints the table, and as the last line 1.15 over the largest power of a step to which the last size adds more than half
-a minute; exit 1 below 1.
+a minute of processor time; exit 1 below 1.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,10 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_pipeline.__main__ import main as command_line
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config import load
 from keras_pipeline.core.progress import duration
-from keras_pipeline.phases import cost, runner
+from keras_pipeline.phases import condition, cost, runner
 
 ROOT = Path(__file__).parents[1]
 SIZES = (1200, 3600, 10_800)
@@ -38,7 +42,7 @@ FEWER = {
     "phase4.distill": {"epochs": 2, "learning_rate": 3e-3},
     "phase4.finetune": {"epochs": 2, "learning_rate": 5e-5, "augmentation": "none"},
 }
-LONG = 30.0  # seconds that the last size must add for a step's growth to be judged
+LONG = 30.0  # seconds of processor time that the last size must add for a step's growth to be judged
 GOAL = 1.15
 FULL = 850_000
 GPUS = (("one GPU", 1), ("eight", 8))
@@ -51,17 +55,33 @@ def settings(root: Path, photos: int) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
-def measure(root: Path, photos: int) -> tuple[dict[str, float], dict[str, float]]:
-    """(seconds of each step, what the forecast says of them)"""
-    given = settings(root, photos)
-    command = [sys.executable, "-m", "keras_pipeline", "run", "--config", "configs/demo.yaml"]
-    done = subprocess.run([*command, *(f"--set={one}" for one in given)], cwd=ROOT, capture_output=True, text=True)
+def clocked(root: Path, photos: int) -> int:
+    """The chain, in a process of its own; root/processor.json: {step: seconds of processor time, children's too}."""
+    under_way, found = condition.under_way, {}
+
+    @contextlib.contextmanager
+    def watched(run, step):
+        before = sum(os.times()[:4])
+        with under_way(run, step):
+            yield
+        found[step.title] = sum(os.times()[:4]) - before
+
+    condition.under_way = watched
+    code = command_line(["run", "--config", "configs/demo.yaml", *(f"--set={one}" for one in settings(root, photos))])
+    (root / "processor.json").write_text(json.dumps(found))
+    return code
+
+
+def measure(root: Path, photos: int) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """(seconds of each step, of processor time, what the forecast says of them)"""
+    done = subprocess.run([sys.executable, __file__, root, str(photos)], cwd=ROOT, capture_output=True, text=True)
     if done.returncode not in (0, 1):
         sys.exit(f"exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    run = Run(load(ROOT / "configs/demo.yaml", given), None)
+    run = Run(load(ROOT / "configs/demo.yaml", settings(root, photos)), None)
     seconds = {row["step"]: row["seconds"] for row in runner.status(run)}
     print(f"{photos} photos: {duration(sum(seconds.values()))}", flush=True)
-    return seconds, {title: found.seconds for title, found in cost.costs(run).items()}
+    worked = json.loads((root / "processor.json").read_text())
+    return seconds, worked, {title: found.seconds for title, found in cost.costs(run).items()}
 
 
 def full_size(gpus: int) -> dict[str, cost.Cost]:
@@ -70,20 +90,20 @@ def full_size(gpus: int) -> dict[str, cost.Cost]:
     return cost.costs(run, card)
 
 
-def table(measured: list[dict[str, float]], forecast: list[dict[str, float]]) -> tuple[list[str], float]:
+def table(
+    measured: list[dict[str, float]], worked: list[dict[str, float]], forecast: dict[str, float]
+) -> tuple[list[str], float]:
     """(Markdown rows, the largest power of a long step)"""
     rows, largest = [], 0.0
     for step in measured[0]:
         seconds = np.array([each[step] for each in measured])
         slope, fixed = np.polyfit(SIZES, seconds, 1)
-        first, second = np.diff(seconds)
+        first, second = np.diff([each[step] for each in worked])
         judged = second > LONG
         power = float(np.log(second / max(first, 1.0)) / np.log(3)) if judged else 0.0
         largest = max(largest, power)
         cells = [f"{s:.1f}" for s in seconds] + [f"{max(fixed, 0):.1f}", f"{max(1000 * slope, 0):.2f}"]
-        rows.append(
-            f"| `{step}` | {' | '.join(cells)} | {f'{power:.2f}' if judged else ''} | {forecast[2][step]:.0f} |"
-        )
+        rows.append(f"| `{step}` | {' | '.join(cells)} | {f'{power:.2f}' if judged else ''} | {forecast[step]:.0f} |")
     return rows, largest
 
 
@@ -115,19 +135,23 @@ def projection(price: float | None) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--price-per-gpu-hour", type=float)
+    parser.add_argument("clocked", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.clocked:
+        root, photos = options.clocked
+        return clocked(Path(root), int(photos))
     with tempfile.TemporaryDirectory() as folder:
         found = [measure(Path(folder, str(photos)), photos) for photos in SIZES]
-    measured, forecast = [seconds for seconds, _ in found], [said for _, said in found]
-    rows, largest = table(measured, forecast)
-    ratio = sum(measured[2].values()) / sum(forecast[2].values())
+    measured, worked, (*_, forecast) = zip(*found, strict=True)
+    rows, largest = table(measured, worked, forecast)
+    ratio = sum(measured[-1].values()) / sum(forecast.values())
     heads = " | ".join(f"{n:,} photos" for n in SIZES)
     text = "\n".join(
         [
             "# What a photo costs",
             "",
             "Written by `benchmarks/scale.py`, which says how. `configs/demo.yaml` (MobileNetV2 0.35 at 96 px, two "
-            f"epochs a training) on {cost.device().name}, seconds of each step:",
+            f"epochs a training) on {cost.device().name}, seconds of each step, and how the processors' time grows:",
             "",
             f"| step | {heads} | fixed | ms a photo | grows as n to the | forecast at {SIZES[2]:,} |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
