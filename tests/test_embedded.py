@@ -15,9 +15,10 @@ from keras_pipeline.core.errors import SourceError
 from keras_pipeline.demo import embedded
 
 _RUN = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from keras_pipeline.demo import embedded
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background is started without
 with embedded.mongo(Path(sys.argv[1])) as uri:
     print(uri, flush=True)
     time.sleep(60)
