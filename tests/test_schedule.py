@@ -90,6 +90,19 @@ def test_adam_by_hand(jit):
     np.testing.assert_allclose(variables[0], [-0.633897, 0.633897], rtol=1e-5)
 
 
+def test_adam_takes_an_embeddings_gradient_as_the_sum_over_each_row():
+    # Keras's own squares every occurrence of a row by itself: v would be 0.001 * (1 + 4) instead of 0.001 * 9.
+    sparse, dense = (variables_of([[0.0], [0.0]]) for _ in range(2))
+    once = tf.IndexedSlices(tf.constant([[1.0], [2.0]]), tf.constant([1, 1]), tf.constant([2, 1]))
+    for variables, gradients in ((sparse, [once] * 2), (dense, [tf.constant([[0.0], [3.0]])] * 2)):
+        optimizer = constant("adam", rate=1.0)
+        optimizer.build(variables)
+        for gradient in (*gradients, tf.constant([[0.0], [-3.0]])):
+            optimizer.apply([gradient])
+    np.testing.assert_allclose(sparse[0], dense[0], rtol=1e-6)
+    assert float(dense[0][1, 0]) < -1.9  # two whole steps, and part of the way back
+
+
 # The first step of Nesterov's momentum 0.9 from rest: v = -rate g, w += 0.9 v - rate g, which is -1.9 rate g.
 
 

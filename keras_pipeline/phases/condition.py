@@ -38,7 +38,7 @@ def under_way(run: Run, step: Step) -> Iterator[None]:
 
 
 def causes(run: Run, steps: list[Step], *, force: bool = False) -> Iterator[tuple[Step, str | None, str | None]]:
-    """(step, why it runs, the step above that may make it run though nothing does yet); None: it doesn't, no step."""
+    """(step, why it has to run, or None; if None, the step above whose outcome may make it run, or None)"""
     renewed: dict[str, str] = {}
     for step in steps:
         reason = "--force" if force else artifacts.why_stale(run, step)
