@@ -78,9 +78,9 @@ class _PerVariable:
 
 
 class _OneKernel(keras.optimizers.Adam):
-    """Keras's Adam, without AMSGrad, as TensorFlow's one kernel a variable: to trace Keras's two dozen operations for each
-    took a third of a MobileNetV2's first training step (6 of 17 s). Keras also squares an embedding row's gradients each
-    by itself; here they are summed first, as arXiv 1412.6980 has it.
+    """Keras's Adam, without AMSGrad, as TensorFlow's one kernel a variable: to trace Keras's two dozen operations for
+    each took a third of a MobileNetV2's first training step (6 of 17 s). Keras also squares an embedding row's
+    gradients each by itself; here they are summed first, as arXiv 1412.6980 has it.
     """
 
     def update_step(self, gradient, variable, learning_rate) -> None:
