@@ -44,7 +44,7 @@ def test_after_training_rounding_costs_less(monkeypatch):
     model = fold_batch_norm(example.trained())
     before = [np.array(weight) for weight in model.weights]
     trained = qat.train(
-        model, qat.kernels_of(model), batches(example.tensors(example.samples(16, 1000))), steps=30, learning_rate=2e-3
+        model, qat.kernels_of(model), batches(example.tensors(example.samples(16, 1000))), steps=60, learning_rate=2e-3
     )
     held_out = example.tensors(example.samples(10))
     cost, cheaper = (divergence(model, rounded(each, 4), held_out) for each in (model, trained))
