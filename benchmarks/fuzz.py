@@ -1,6 +1,6 @@
 """Does anything that comes from outside crash, hang or swell the pipeline? 100,000 hostile inputs and more.
 
-    .venv/bin/python benchmarks/fuzz.py      (CPU only, one core, half an hour)
+    .venv/bin/python benchmarks/fuzz.py      (CPU only, one core, minutes)
 
 Documents (hypothesis: any BSON value in any field) through audit and export's reading; image bytes, config files,
 TFRecord shards, records with right CRCs, dataset.json, sidecars, manifests, label CSVs, curation files, soft-label

@@ -1,6 +1,6 @@
 """What does a photo cost in each phase, how does that grow, and what would 850,000 take? Writes scale.md.
 
-    .venv/bin/python benchmarks/scale.py [--price-per-gpu-hour 2.5]      (CPU only, 2 cores, 40 minutes)
+    .venv/bin/python benchmarks/scale.py [--price-per-gpu-hour 2.5]      (CPU only, 2 cores, 20 to 40 minutes)
 
 `configs/demo.yaml` with fewer epochs at three sizes, 1,200, 3,600 and 10,800 photos, each step timed by its sidecar. A
 line through the three gives a step's fixed cost and its cost a photo; of a + b n^p at n, 3 n and 9 n the differences
