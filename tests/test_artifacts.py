@@ -286,3 +286,9 @@ def test_steps_read_only_what_earlier_steps_left(make_config):
         assert set(step.inputs) <= made, step.title
         made |= set(step.outputs)
         json.dumps(settings.config_hash(make_config(), step.sections))  # every section exists
+
+
+def test_what_changed_deep_in_a_long_setting_is_shown():
+    teachers = [[{"path": "phase1/best.keras", "weight": 0.5, "region_filter": region}] for region in ("EU_SW", None)]
+    said = settings.difference(*({"phase3.teachers": each} for each in teachers))
+    assert said == ' (phase3.teachers: ... region_filter": "EU_SW"}] -> ... region_filter": null}])'

@@ -128,7 +128,7 @@ def test_verify_names_each_file_that_changed(run):
     (folder / "b.bin").unlink()
     (folder / "c.bin").write_text("new")
     with pytest.raises(
-        BrokenArtefact, match=r"saved_model/a.bin, .*/b.bin \(missing\), .*/c.bin; `run` makes them"
+        BrokenArtefact, match=r"saved_model/a.bin, .*/b.bin \(missing\), .*/c.bin; to .*: `phase6 export --force`"
     ) as found:
         runner.verify(run)
     assert "export.json" not in str(found.value)
@@ -148,7 +148,9 @@ def test_verify_looks_at_every_byte_and_takes_the_times_of_what_is_whole(run):
     graph.write_bytes(bytes(99) + b"1")
     os.utime(export, (1, 1))
     assert "export is not" in _why_stale_of(run, "export")
-    with pytest.raises(BrokenArtefact, match=r"since they were made: [^ ]*/saved_model.pb; `run`"):
+    with pytest.raises(
+        BrokenArtefact, match=r"since they were made: [^ ]*/saved_model.pb; to .*: `phase6 export --force`$"
+    ):
         runner.verify(run)
     assert _why_stale_of(run, "export") is None and "saved_model is not" in _why_stale_of(run, "saved_model")
 

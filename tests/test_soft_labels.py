@@ -182,7 +182,7 @@ def test_flipped_byte_is_named(tmp_path):
     file.write_bytes(bytes(data))
     with pytest.raises(BrokenArtefact, match="train-0.tfrecord: its sha256"):
         store.check_contents()
-    with pytest.raises(BrokenArtefact, match="train-0.tfrecord: corrupt shard at byte 0"):
+    with pytest.raises(BrokenArtefact, match="train-0.tfrecord: corrupt shard at byte 0; run again with --force"):
         store.read(store.shards[0])
 
 

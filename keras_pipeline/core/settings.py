@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,18 @@ def shown(settings: dict[str, Any]) -> dict[str, Any]:
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The first keys that differ, as ` (key: old -> new, …)`; empty where only a password does."""
     keys = [key for key in sorted({**old, **new}) if old.get(key) != new.get(key)]
-    shown = [f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}" for key in keys[:3]]
+    shown = [f"{key}: {' -> '.join(_short(old.get(key), new.get(key)))}" for key in keys[:3]]
     shown += [f"{len(keys) - 3} more"] if len(keys) > 3 else []
     return f" ({', '.join(shown)})" if keys else ""
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:36]} ..."
+def _short(*values: Any) -> list[str]:
+    """Each as JSON; of longer ones 36 characters, from a little before the first that they don't share."""
+    texts = [json.dumps(value, ensure_ascii=False) for value in values]
+    start = max(0, len(os.path.commonprefix(texts)) - 16)
+    start = start if max(map(len, texts)) > 40 else 0
+    lead = "... " if start else ""
+    return [lead + (rest if len(rest) <= 40 else f"{rest[:36]} ...") for rest in (text[start:] for text in texts)]
 
 
 @functools.lru_cache(maxsize=32)

@@ -148,16 +148,24 @@ def profile_input(run: Run, phase: str) -> dict:
 
 
 def evaluate_split(run: Run, step: Step) -> None:
-    """`evaluate --split S`: another file beside the artefact, so that no sidecar changes."""
+    """`evaluate --split S`: files beside the artefacts. One that is an artefact too (phase 4's of val, for the gates)
+    stays its step's where the same was found again.
+    """
     with _lock(run):
         _check_inputs(run, step)
         _guarded(run, step)
+        for path in map(run.path, step.outputs):
+            meta = artifacts.sidecar(path)
+            if meta and not artifacts.changed_files(path, meta):
+                artifacts.renew_times(path)
 
 
 def verify(run: Run) -> int:
     """Reads every artefact and returns how many. The times of those that are what their steps left count from now on as
     theirs. Raises BrokenArtefact naming the other files.
     """
+    from keras_pipeline.data import records
+
     found = phase7_manifest.examine(run)
     if not found:
         raise BrokenArtefact(f"{run.folder}: nothing is made yet, there is nothing to verify; `run` makes it")
@@ -165,9 +173,13 @@ def verify(run: Run) -> int:
         for name in found:
             if not found[name]:
                 artifacts.renew_times(run.path(name))
-    changed = [file for files in found.values() for file in files]
+    changed = {name: files for name, files in found.items() if files}
     if changed:
-        raise BrokenArtefact("changed since they were made: " + ", ".join(changed) + "; `run` makes them again")
+        # `run` would pass over a file whose size and time are as before.
+        makers = [f"`{step.title} --force`" for step in STEPS if changed.keys() & {*step.outputs} - {"dataset"}]
+        remedies = [*makers, *([f"of the dataset: {records.REMEDY}"] if "dataset" in changed else [])]
+        files = ", ".join(file for files in changed.values() for file in files)
+        raise BrokenArtefact(f"changed since they were made: {files}; to make them again: {', '.join(remedies)}")
     print(f"{len(found)} artefacts verified, none changed")
     return len(found)
 

@@ -150,7 +150,10 @@ class Store:
 
     def read(self, shard: dict) -> np.ndarray:
         """One shard's records, structured [n]. Raises BrokenArtefact naming a damaged shard and the byte."""
-        blocks = [data for _, data in tfrecord.read_records(self.folder / shard["name"])]
+        try:
+            blocks = [data for _, data in tfrecord.read_records(self.folder / shard["name"])]
+        except BrokenArtefact as error:
+            raise BrokenArtefact(f"{error}; {REMEDY}") from None
         data, item = b"".join(blocks), self.layout.dtype
         if len(data) % item.itemsize:
             raise BrokenArtefact(f"{self.folder / shard['name']}: {len(data)} bytes are no whole records; {REMEDY}")
