@@ -140,8 +140,10 @@ class Store:
 
     def check_layout(self, expected: Layout) -> None:
         """Raises BrokenArtefact unless the store was made from this dataset, class list, temperature, K and views."""
-        if self.layout != expected:
-            raise BrokenArtefact(f"{self.folder}: made with {self.layout}, expected {expected}; run its step again")
+        made, now = dataclasses.asdict(self.layout), dataclasses.asdict(expected)
+        if made != now:
+            apart = ", ".join(f"{key} {made[key]}, expected {now[key]}" for key in made if made[key] != now[key])
+            raise BrokenArtefact(f"{self.folder}: made with {apart}; {REMEDY}")
 
     def check_contents(self) -> None:
         """Reads every shard. Raises BrokenArtefact naming the first whose sha256 is wrong."""
