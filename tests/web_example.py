@@ -24,7 +24,7 @@ SPECIES = ["Bellis perennis", "Crocus vernus", "Iris germanica", "Viola tricolor
 COLOURS = ["#f4f0d0", "#8a4fc0", "#3a5fd0", "#e0c020"]
 PREPROCESSING = Preprocessing(image_size=48, min_short_side=16)
 CALIBRATION = {"temperature": 1.7, "threshold": 0.6}
-WEIGHTS = Path(__file__).with_suffix(".npy")
+WEIGHTS = Path(__file__).with_suffix(".weights.h5")
 
 
 def photo(label: int, seed: int, size: tuple[int, int] = (340, 256)) -> Image.Image:
@@ -61,9 +61,7 @@ def tensors(records: list[tuple[str, bytes, int]]) -> np.ndarray:
 def trained() -> keras.Model:
     """Four of MobileNetV2's blocks, trained: an untrained model's answers would prove nothing."""
     model = network()
-    sizes = [np.prod(each.shape, dtype=int) for each in model.weights]
-    parts = np.split(np.load(WEIGHTS), np.cumsum(sizes)[:-1])
-    model.set_weights([part.reshape(each.shape) for part, each in zip(parts, model.weights, strict=True)])
+    model.load_weights(WEIGHTS)
     return model
 
 
@@ -78,13 +76,13 @@ def network() -> keras.Model:
 
 
 def train() -> None:
-    """Writes WEIGHTS: float32, one variable after the other."""
+    """Writes WEIGHTS."""
     keras.utils.set_random_seed(5)
     model = network()
     model.compile(keras.optimizers.Adam(5e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     records = samples(32, first_seed=1000)
     model.fit(tensors(records), np.array([label for _, _, label in records]), batch_size=32, epochs=8, verbose=2)
-    np.save(WEIGHTS, np.concatenate([each.ravel() for each in model.get_weights()]))
+    model.save_weights(WEIGHTS)
 
 
 def inverted_residual(x: keras.KerasTensor, filters: int, strides: int) -> keras.KerasTensor:
