@@ -222,13 +222,33 @@ def _config(options: argparse.Namespace):
     # The config knows how many photos it draws, and which regions those have; not so of a folder.
     own += ["gates.valid_photos_min=null", "gates.valid_photos_max=null"]
     loaded = config.load(options.config, own + options.set)
-    from keras_pipeline.demo import herbarium
+    return config.load(options.config, own + _regional(loaded, options) + options.set)
 
-    regions = herbarium.regions(Path(images), Path(labels))
-    if loaded.phase2.region in regions:
-        return loaded
-    print(f"{labels}: no photo of region {loaded.phase2.region}; the regional teacher learns from {regions[0]}")
-    return config.load(options.config, [*own, *options.set, f"phase2.region={json.dumps(regions[0])}"])
+
+def _regional(config, options: argparse.Namespace) -> list[str]:
+    """What a folder's regions change in the config, as `--set` would: a regional teacher of one of them, or none."""
+    from keras_pipeline.core.config import REGIONAL_TEACHER
+    from keras_pipeline.demo import herbarium
+    from keras_pipeline.phases import preflight
+
+    photos = herbarium.regions(Path(options.images), Path(options.labels))
+    if config.phase2 is None:
+        return []
+    region = config.phase2.region
+    if not any(each.startswith("phase2.region=") for each in options.set):
+        region = preflight.choose_region(config, photos)
+    if region is None:
+        counted = ", ".join(f"{name} {n:,}" for name, n in photos.items())
+        print(f"{options.labels}: no region with photos enough to tell from the rest ({counted}): no regional teacher")
+        return ["phase2=null"]
+    if region != config.phase2.region:
+        print(f"{options.labels}: too few photos of {config.phase2.region}; the regional teacher learns from {region}")
+    filters = [
+        f"phase3.teachers.{i}.region_filter={json.dumps(region)}"
+        for i, member in enumerate(config.phase3.teachers)
+        if member.path == REGIONAL_TEACHER and member.region_filter is not None
+    ]
+    return [f"phase2.region={json.dumps(region)}", *filters]
 
 
 def _config_of_manifest(options: argparse.Namespace):
@@ -335,6 +355,7 @@ def _dry_run(run, steps, force: bool) -> tuple[object, int]:
         f"together about {duration(seconds)} and {gigabytes:.3g} GB (free {cost.free_bytes(run) / 1e9:.3g} GB) on "
         f"{cost.device().name}, for {photos['train']:,} train photos by {origin}; a forecast"
     )
+    runner.check_ahead(run, steps, force=force)
     return rows, 0
 
 
@@ -358,15 +379,21 @@ def _run(run, options: argparse.Namespace) -> tuple[object, int]:
         return result, code
     print(f"report: {summary.write(run)}")
     if run.path("web").exists():
-        named = run.config.experiment
-        other = "" if named == Path(options.config).stem else f" --set experiment={named}"
-        other += "".join(f" --set {each}" for each in options.set if each.startswith("root="))
+        other = "".join(f" --set {each}" for each in options.set if each.startswith(("root=", "experiment=")))
         print(f"page: {run.path('web')}; see it with `python -m keras_pipeline serve --config {options.config}{other}`")
     return result, code
 
 
 def _demo(run, options: argparse.Namespace) -> tuple[object, int]:
-    """`run`, and then the page asked about test photos in a real browser; exit 1 when it names none of them right."""
+    """`run`, and then the page asked about test photos in a real browser; exit 1 when it names none of them right.
+
+    Of a folder of photos the config is written out, so that `status`, `serve` and the phases can be asked about it.
+    """
+    if options.images and not options.dry_run:
+        from keras_pipeline.core import config
+
+        options.config, options.set = config.write(run.folder / "config.yaml", run.config), []
+        print(f"config: {options.config}; every other command takes it: --config {options.config}")
     result, code = _run(run, options)
     if options.dry_run or run.assists or not run.path("web").exists():
         return result, code

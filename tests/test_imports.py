@@ -9,9 +9,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "keras_pipeline"
 LEVELS = [{"core"}, {"ingest", "data", "models"}, {"training", "evaluation", "web"}, {"phases", "demo"}, {"__main__"}]
 # Files in phases/ that are no phases, and whom of their own folder they may import; "phase*" stands for any phase.
-HELPERS = {"teacher", "build", "evaluating", "teaching", "calibrating", "rounding", "proving"}
+HELPERS = {"teacher", "build", "preflight", "evaluating", "teaching", "calibrating", "rounding", "proving"}
 WITHIN_PHASES = {
     "teacher": {"build", "on_beam"},
+    "preflight": {"cost", "teaching"},
     "build": set(),
     "evaluating": {"build"},
     "teaching": {"build"},
@@ -30,9 +31,9 @@ WITHIN_PHASES = {
     "doctor": set(),
     "condition": set(),
     "cost": set(),
-    "runner": {"phase*", "gates", "input_profile", "condition", "cost"},
+    "runner": {"phase*", "gates", "input_profile", "condition", "cost", "preflight"},
     "reproducing": {"runner"},
-    "model_card": {"calibrating"},
+    "model_card": {"calibrating", "evaluating", "teaching"},
     "summary": {"runner", "gates", "calibrating", "model_card"},
     "phase7_manifest": {"gates"} | HELPERS,
 }

@@ -13,6 +13,7 @@ from filelock import FileLock
 from keras_pipeline.core import artifacts
 from keras_pipeline.core.artifacts import Run, Step, write_json
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
+from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.phases import gates, runner
 
 
@@ -40,7 +41,8 @@ class Chain:
 
     def audit(self, run):
         self.ran.append("audit")
-        write_json(run.path("audit"), {"per_class": {"a": 1}, "query": run.config.source.query})
+        counts = {"per_class": {"a": 1}, "per_region": {"EU": 1}, "per_host": {"h": 1}, "species": 1, "usable": 1}
+        write_json(run.path("audit"), {**counts, "query": run.config.source.query})
 
     def export(self, run):
         self.ran.append("export")
@@ -49,7 +51,8 @@ class Chain:
 
     def split(self, run):
         self.ran.append("split")
-        write_json(run.path("dataset"), {"seed": run.config.seed})
+        splits = {name: {"n": 1, "per_region": {"EU": 1}} for name in SPLITS}
+        write_json(run.path("dataset"), {"seed": run.config.seed, "classes": ["a"], "splits": splits})
         write_json(run.path("leak_audit"), {"leaks": self.leaks, "photos": 850_000, "largest_group": {"share": 0.001}})
 
     def train(self, run):
@@ -225,7 +228,7 @@ def test_a_missing_input_names_the_step_that_makes_it(chain):
 def asking(chain):
     """The chain's last step asks, before any work, for what it says is not there."""
 
-    def check(run):
+    def check(run, counts):
         raise ValueError(f"no weights for {run.config.experiment}")
 
     def ask():

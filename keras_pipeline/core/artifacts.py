@@ -115,6 +115,16 @@ class Run:
         """Whether another machine writes, and this one only takes part in training."""
         return self.config.distribute == "multi_worker" and not cluster.task().is_chief
 
+    def why_not_applicable(self, phase: str) -> str | None:
+        """Why the phase has nothing to do, which is where its section of the config is null; None where it has."""
+        if getattr(self.config, phase, True) is not None:
+            return None
+        regions = self.read("audit")["per_region"] if self.path("audit").exists() else {}
+        if len(regions) == 1:
+            ((region, n),) = regions.items()
+            return f"all {n:,} photos are of region {region}: there is no region to tell from the rest"
+        return f"the config says {phase}: null"
+
     @property
     def embedded_photos(self) -> Path | None:
         """Where the photos of an embedded source lie, drawn or given; None: the source is another."""
@@ -142,7 +152,8 @@ class Step:
     # Removes what only a restart needs, once the outputs are safe; again after each later run.
     clean: Callable[[Run], None] | None = None
     estimate: Callable[[Run], str] | None = None  # what `--dry-run` says of its size
-    check: Callable[[Run], None] | None = None  # before anything runs: raises where the step can't succeed
+    # (run, photos as far as they are counted), before anything runs: raises where the step can't succeed
+    check: Callable[[Run, Any], None] | None = None
     more_inputs: Callable[[Config], tuple[str, ...]] | None = None  # that only some configs ask for
     trains: bool = False  # on all devices that the config's `distribute` names
 

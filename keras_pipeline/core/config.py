@@ -13,12 +13,12 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from keras_pipeline.core.provenance import MONGODB_URI, is_mongodb_uri
+from keras_pipeline.core.provenance import MONGODB_URI, is_mongodb_uri, redact_values
 
 VIT_NAME = re.compile(r"vit_(tiny|small|base|large|huge)_patch(8|14|16|32)(_(\d+))?")
 # layers, heads, width; MLP = 4 x width. tiny and small: arXiv 2012.12877, table 1; the others: 2010.11929, table 1.
@@ -33,6 +33,7 @@ VIT_PRESETS = (
 )  # fmt: skip
 MOBILENET_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # of Keras's ImageNet weights
 GLOBAL_TEACHER = "global_teacher"  # as phase2.model.pretrained
+REGIONAL_TEACHER = "phase2/best.keras"  # as a path of phase3.teachers
 EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -361,6 +362,8 @@ class Teacher(Section):
 
 
 class RegionalTeacher(Teacher):
+    """`phase2: null` instead of a section: no regional teacher, neither here nor in `phase3.teachers`."""
+
     region: str = Field("EU_SW", min_length=1, description="the region whose train photos phase 2 learns from")
 
 
@@ -400,7 +403,7 @@ class Phase3(Section):
     distillation: Distillation = Distillation()
     teachers: list[EnsembleMember] = [
         EnsembleMember(path="phase1/best.keras", weight=0.5),
-        EnsembleMember(path="phase2/best.keras", weight=0.5, region_filter="EU_SW"),
+        EnsembleMember(path=REGIONAL_TEACHER, weight=0.5, region_filter="EU_SW"),
     ]
     ensemble: Literal["logits", "probabilities"] = Field("logits", description="where the teachers are averaged")
     soft_labels: SoftLabels = SoftLabels()
@@ -411,7 +414,8 @@ class Phase3(Section):
             raise ValueError(f"model.name of the student must be mobilenetv2, received {self.model.name!r}")
         if not any(t.weight > 0 and t.region_filter is None for t in self.teachers):
             raise ValueError(
-                "teachers: at least one with weight > 0 and no region_filter, or photos elsewhere have none"
+                f"teachers: received {'none' if self.teachers else 'an empty list'}, expected at least one with weight "
+                "> 0 and no region_filter, for photos of any region, such as {path: phase1/best.keras, weight: 1.0}"
             )
         return self
 
@@ -563,6 +567,16 @@ def _merge(below: Any, above: Any) -> Any:
     return {key: _merge(below.get(key), above[key]) if key in above else below[key] for key in {**below, **above}}
 
 
+def _without_regional(values: Any) -> Any:
+    """`phase2: null` takes its teacher out of the ensemble too, so that one key is enough."""
+    if not isinstance(values, dict) or values["phase2"] is not None or not isinstance(values["phase3"], dict):
+        return values
+    teachers = values["phase3"].get("teachers", [member.model_dump() for member in Phase3().teachers])
+    if isinstance(teachers, list):
+        teachers = [each for each in teachers if not (isinstance(each, dict) and each.get("path") == REGIONAL_TEACHER)]
+    return values | {"phase3": values["phase3"] | {"teachers": teachers}}
+
+
 class Config(Section):
     experiment: str = Field(description="name of the folders; the file's stem unless given")
     seed: int = Field(42, ge=0, lt=2**31, description="of splits, weights, shuffles and views")
@@ -575,7 +589,7 @@ class Config(Section):
     dataset: Dataset = Dataset()
     phase0: Phase0 = Phase0()
     phase1: Teacher = Teacher()
-    phase2: RegionalTeacher = RegionalTeacher()
+    phase2: RegionalTeacher | None = RegionalTeacher()
     phase3: Phase3 = Phase3()
     phase4: Phase4 = Phase4()
     phase5: Phase5 = Phase5()
@@ -585,22 +599,17 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _plan(cls, values: Any) -> Any:
-        return _merge(PLAN, values)
+        return _without_regional(_merge(PLAN, values))
 
     @model_validator(mode="after")
     def _pairs(self) -> Config:
         for key, name in (("experiment", self.experiment), ("dataset.name", self.dataset_name)):
             if not EXPERIMENT_NAME.fullmatch(name):
                 raise ValueError(f"{key}: {name!r} must be at most 100 letters, digits, '.', '_' and '-'")
-        sizes = {
-            "phase1.data": self.phase1.data.image_size,
-            "phase2.data": self.phase2.data.image_size,
-            "phase4.data": self.phase4.data.image_size,
-        }
-        for key, size in sizes.items():
-            if size > self.dataset.short_side:
+        for key, phase in (("phase1", self.phase1), ("phase2", self.phase2), ("phase4", self.phase4)):
+            if phase and (size := phase.data.image_size) > self.dataset.short_side:
                 raise ValueError(
-                    f"{key}.image_size {size} is larger than dataset.short_side {self.dataset.short_side}: "
+                    f"{key}.data.image_size {size} is larger than dataset.short_side {self.dataset.short_side}: "
                     "stored photos would be enlarged; raise short_side or lower image_size"
                 )
         return self
@@ -611,8 +620,8 @@ class Config(Section):
         for key, model in (("phase1.model", self.phase1.model), ("phase3.model", self.phase3.model)):
             if model.pretrained == GLOBAL_TEACHER:
                 raise ValueError(f"{key}.pretrained: {GLOBAL_TEACHER} is for phase2.model; give true, a path or false")
-        mine, theirs = self.phase2.model, self.phase1.model
-        if mine.pretrained == GLOBAL_TEACHER and mine.title != theirs.title:
+        mine, theirs = self.phase2 and self.phase2.model, self.phase1.model
+        if mine and mine.pretrained == GLOBAL_TEACHER and mine.title != theirs.title:
             raise ValueError(
                 f"phase2.model.pretrained: {GLOBAL_TEACHER} needs phase1's model ({theirs.title}), received "
                 f"{mine.title}; give phase2.model the same, or other weights"
@@ -624,7 +633,7 @@ class Config(Section):
         """What Keras does wrong, or not at all, on several replicas."""
         if self.distribute == "none":
             return self
-        for phase, training in (("phase1", self.phase1.training), ("phase2", self.phase2.training)):
+        for phase, training in ((name, teacher.training) for name, teacher in self.teachers.items()):
             for key, wanted, instead in (
                 ("gradient_accumulation", training.gradient_accumulation > 1, "1: each replica holds its part only"),
                 ("precision", training.precision == "mixed_float16", "mixed_bfloat16 or float32"),
@@ -640,6 +649,11 @@ class Config(Section):
     @property
     def dataset_name(self) -> str:
         return self.dataset.name or self.experiment
+
+    @property
+    def teachers(self) -> dict[str, Teacher]:
+        """Of the phases that train one, by the phase's name."""
+        return {name: phase for name in ("phase1", "phase2") if (phase := getattr(self, name))}
 
 
 class _Loader(yaml.SafeLoader):
@@ -702,6 +716,14 @@ def from_dict(values: dict, origin: str = "config") -> Config:
         raise ConfigError("\n".join(f"{origin}: {fault}" for fault in faults)) from None
     except RecursionError:
         raise ConfigError(f"{origin}: a section that contains itself (an alias of what it is part of)") from None
+
+
+def write(path: Path, config: Config) -> Path:
+    """A file that `load` reads as the same config, passwords left out; returns its path."""
+    values = redact_values(config.model_dump())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("# Written by `demo --images`.\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return path
 
 
 def _parse(text: str, origin: str) -> Any:
@@ -768,6 +790,7 @@ def _section_at(path: list[str]) -> type[Section]:
     for part in path:
         field = section.model_fields.get(part)
         kind = field.annotation if field else None
+        kind = next((each for each in get_args(kind) if each is not type(None)), kind)  # of `Section | None`
         if isinstance(kind, type) and issubclass(kind, Section):
             section = kind
         elif part == "teachers":

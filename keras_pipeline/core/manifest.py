@@ -39,8 +39,8 @@ class Phase(BaseModel):
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    status: Literal["completed", "not up to date"]
-    why: dict[str, str] | None = None  # step -> reason, where it isn't up to date
+    status: Literal["completed", "not up to date", "not applicable"]
+    why: dict[str, str] | None = None  # step or phase -> reason, where it isn't completed
     seconds: float  # of its steps, when they last ran
     checkpoint: str | None = None
     checkpoint_hash: str | None = None  # content hash: of the weights, not of the file's dates

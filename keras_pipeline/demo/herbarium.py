@@ -139,10 +139,9 @@ def folder_documents(images: Path, labels: Path) -> list[dict]:
     return list(documents.values())
 
 
-def regions(images: Path, labels: Path) -> list[str]:
-    """Regions of a folder's photos, the commonest first. Raises as `folder_documents`."""
-    counts = Counter(document["region"] for document in folder_documents(images, labels))
-    return [region for region, _ in counts.most_common()]
+def regions(images: Path, labels: Path) -> dict[str, int]:
+    """{region: photos} of a folder. Raises as `folder_documents`."""
+    return Counter(document["region"] for document in folder_documents(images, labels))
 
 
 def _rows(labels: Path) -> Iterator[tuple[int, dict[str, str | None]]]:

@@ -37,6 +37,11 @@ def under_way(run: Run, step: Step) -> Iterator[None]:
     file.unlink()
 
 
+def applicable(run: Run, steps: list[Step]) -> list[Step]:
+    """Those of phases that have something to do in this run."""
+    return [step for step in steps if run.why_not_applicable(step.phase) is None]
+
+
 def causes(run: Run, steps: list[Step], *, force: bool = False) -> Iterator[tuple[Step, str | None, str | None]]:
     """(step, why it has to run, or None; if None, the step above whose outcome may make it run, or None)"""
     renewed: dict[str, str] = {}
@@ -49,9 +54,15 @@ def causes(run: Run, steps: list[Step], *, force: bool = False) -> Iterator[tupl
 
 
 def rows(run: Run, steps: list[Step]) -> list[dict]:
-    """[{step, state: done | stale | missing | running | failed, reason, seconds, finished}]"""
+    """[{step, state: done | stale | missing | running | failed | not applicable, reason, seconds, finished}]"""
     found, last = [], _last_word(run)
-    for step, reason, above in causes(run, steps):
+    ready = {step.title: (reason, above) for step, reason, above in causes(run, applicable(run, steps))}
+    for step in steps:
+        if step.title not in ready:
+            absent = {"state": "not applicable", "reason": run.why_not_applicable(step.phase)}
+            found.append({"step": step.title, **absent, "seconds": None, "finished": None})
+            continue
+        reason, above = ready[step.title]
         meta = artifacts.sidecar(run.path(step.outputs[0])) or {}
         state = "done" if reason is None else "stale" if meta else "missing"
         # A forced step that failed at once may have left everything as it was.

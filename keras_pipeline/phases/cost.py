@@ -102,16 +102,17 @@ def device() -> Device:
 def photos(run: Run) -> tuple[dict[str, int], str]:
     """({train, val, calibration, test, region, classes}, where from): counted, or as many as the config speaks of."""
     config, shares = run.config, run.config.phase0.split
+    region = config.phase2 and config.phase2.region
     if run.path("dataset").exists():
         dataset = run.read("dataset")
         found = {name: split["n"] for name, split in dataset["splits"].items()}
-        found["region"] = dataset["splits"]["train"]["per_region"].get(config.phase2.region, 0)
+        found["region"] = dataset["splits"]["train"]["per_region"].get(region, 0)
         return found | {"classes": len(dataset["classes"])}, "the dataset"
     share = 1 / 3
     if run.path("audit").exists():
         audit = run.read("audit")
         total, classes, origin = audit["usable"], audit["species"], "the audit"
-        share = audit["per_region"].get(config.phase2.region, 0) / max(total, 1)
+        share = audit["per_region"].get(region, 0) / max(total, 1)
     elif config.source.uri != "embedded":
         total, classes = config.gates.valid_photos_max or 1_000_000, config.phase1.model.num_classes or 9000
         origin = "gates.valid_photos_max, as nothing is counted yet"
@@ -204,7 +205,8 @@ def _ingest(run: Run, n: dict, on: Device) -> dict[str, Cost]:
 def _teachers(run: Run, n: dict, on: Device) -> dict[str, Cost]:
     config, found = run.config, {"phase2 subset": Cost(n["train"] / 50_000)}
     labels = _soft_label_bytes(run, n)
-    for phase, settings, train in (("phase1", config.phase1, n["train"]), ("phase2", config.phase2, n["region"])):
+    for phase, settings in config.teachers.items():
+        train = n["region" if phase == "phase2" else "train"]
         network = _Network(settings.model, settings.data.image_size, on)
         epochs, heads = settings.training.epochs, settings.training.head_epochs
         seconds = epochs * (network.train(train) + network.infer(n["val"])) + heads * network.infer(train + n["val"])
@@ -223,7 +225,7 @@ def _soft_label_bytes(run: Run, n: dict) -> float:
 def _student(run: Run, n: dict, on: Device) -> dict[str, Cost]:
     config = run.config
     student = _Network(config.phase3.model, config.phase4.data.image_size, on)
-    teachers = [_Network(each.model, each.data.image_size, on) for each in (config.phase1, config.phase2)]
+    teachers = [_Network(each.model, each.data.image_size, on) for each in config.teachers.values()]
     live = sum(each.infer(1) for each in teachers) if config.phase4.distill.live else 0.0
     labels = _soft_label_bytes(run, n)
     found = {

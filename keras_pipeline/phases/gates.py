@@ -77,7 +77,7 @@ def _completed_phases(run: Run) -> int:
     from keras_pipeline.core import manifest  # slow to import, and `status` judges nothing
 
     phases = manifest.read(run.path("manifest")).phases.values()
-    return sum(phase.status == "completed" for phase in phases)
+    return sum(phase.status in ("completed", "not applicable") for phase in phases)
 
 
 def _reproduced(run: Run) -> float | None:
@@ -196,9 +196,10 @@ def judge(run: Run, steps: set[str]) -> list[dict]:
         limit = gate.limit if gate.limit is not None else getattr(run.config.gates, gate.name)
         if gate.step not in steps or limit is None:
             continue
-        value = gate.value(run)
+        absent = run.why_not_applicable(gate.step.split()[0])
+        value = None if absent else gate.value(run)
         status = "not measurable here" if value is None else "met" if RULES[gate.rule](value, limit) else "missed"
-        reason = gate.unmeasurable if value is None else ""
+        reason = absent or (gate.unmeasurable if value is None else "")
         verdicts.append(
             {"name": gate.name, "words": gate.words, "step": gate.step, "status": status, "value": value,
              "target": f"{gate.rule} {limit:g}", "reason": reason}

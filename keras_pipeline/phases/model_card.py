@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras_pipeline.core.artifacts import Run, sidecar
 from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.evaluation.report import Block, KeyValues, Paragraph, Table, interval
-from keras_pipeline.phases import calibrating
+from keras_pipeline.phases import calibrating, evaluating, teaching
 
 FEW = 20  # photos; a figure of fewer says little
 NAMED = 10
@@ -32,7 +32,8 @@ def _model(run: Run) -> list[Block]:
                 "network": f"MobileNetV2, alpha {model.alpha:g}{rank}, {config.phase4.data.image_size} px",
                 "parameters": run.read("soft_label_check")["student"]["parameters"],
                 "weights": f"{config.phase6.quantization}, {run.read('export')['bytes'] / 1e6:.2f} MB with the graph",
-                "learnt from": "a global and a regional teacher (distillation), then the labels (fine-tuning)",
+                "learnt from": _teachers(run),
+                **({"regional teacher": f"none: {absent}"} if (absent := run.why_not_applicable("phase2")) else {}),
                 "answers": f"one of {len(run.read('dataset')['classes']):,} species, with a calibrated probability",
                 "conclusive from a probability of": calibration["threshold"],
                 "weights hash": calibration["weights_hash"],
@@ -40,6 +41,17 @@ def _model(run: Run) -> list[Block]:
             }
         )
     ]
+
+
+def _teachers(run: Run) -> str:
+    """What the student has learnt from, first and then."""
+    weights, said = run.config.phase3.distillation.loss_weights, []
+    for member in run.config.phase3.teachers:
+        made_here = teaching.MADE_HERE.get(member.path)
+        title = evaluating.TITLES[made_here] if made_here else f"teacher {member.path}"
+        said += [f"{title} (for {member.region_filter})" if member.region_filter else title] * bool(member.weight)
+    said = said * bool(weights.kl_divergence) + ["labels"] * bool(weights.cross_entropy)
+    return f"{', '.join(said)} (distillation), then labels (fine-tuning)"
 
 
 def _use(run: Run) -> list[Block]:
@@ -66,7 +78,8 @@ def _data(run: Run) -> list[Block]:
     photos = pd.read_parquet(run.path("assignment"), columns=["split", "license"])
     licences = photos.license[photos.split == "train"].replace("", "unknown licence").value_counts()
     server, _, collection = run.read("audit").get("source", "unknown").partition(" ")
-    where = {"embedded": "drawn or given photos", "unknown": "unknown"}.get(server, f"MongoDB, {collection}")
+    embedded = "a folder of photos" if run.config.source.demo.images else "drawn photos of invented plants"
+    where = {"embedded": embedded, "unknown": "unknown"}.get(server, f"MongoDB, {collection}")
     return [
         KeyValues(
             {

@@ -50,7 +50,7 @@ def _feature_model(run: Run) -> Model:
     return Model(name="mobilenetv2", pretrained=run.config.phase0.baseline.weights or True)
 
 
-def check_features(run: Run) -> None:
+def check_features(run: Run, _: object) -> None:
     if run.config.phase0.baseline.features != "colour-histogram":
         check_available(_feature_model(run), "phase0.baseline.weights (with features: file)")
 

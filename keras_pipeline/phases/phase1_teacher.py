@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from keras_pipeline.core.artifacts import Run, Step
-from keras_pipeline.core.pretrained import check_available
-from keras_pipeline.phases import evaluating, teacher
+from keras_pipeline.phases import evaluating, preflight, teacher
 
 
 def job(run: Run) -> teacher.Job:
@@ -30,7 +29,7 @@ STEPS = [
         "phase1", "train", train, ("dataset",), ("teacher", "teacher_history", "teacher_curves"),
         ("seed", "deterministic", "phase1"), 4, trains=True,
         clean=lambda run: teacher.clean(run, "teacher"),
-        check=lambda run: check_available(run.config.phase1.model, "phase1.model.pretrained"),
+        check=lambda run, counts: preflight.check_teacher(run, counts, "phase1"),
     ),
     Step(
         "phase1", "evaluate", evaluate, ("dataset", "teacher"),

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run, Step, write_json
 from keras_pipeline.core.config import GLOBAL_TEACHER
-from keras_pipeline.core.pretrained import check_available
-from keras_pipeline.phases import evaluating, teacher
+from keras_pipeline.phases import evaluating, preflight, teacher
 
 
 def job(run: Run) -> teacher.Job:
@@ -24,13 +23,6 @@ def subset(run: Run) -> None:
 
     region = run.config.phase2.region
     info = records.load_info(run.path("dataset"))
-    for split in ("train", "val"):
-        if not info.count(split, region):
-            known = ", ".join(f"{name} {n}" for name, n in info.splits[split]["per_region"].items())
-            raise ValueError(
-                f"phase2.region: received {region!r}, of which no {split} photo is; expected one of {known}; set "
-                "phase2.region to one of them"
-            )
     tables = [
         records.index_shard(shard, lambda photo: {"latin_name": photo.latin_name, "region": photo.region})
         for shard in progress(info.shards("train"), description="subset", unit="shards")
@@ -74,11 +66,12 @@ def logits(run: Run) -> None:
 STEPS = [
     Step(
         "phase2", "subset", subset, ("dataset",), ("regional_subset", "regional_index"), ("phase2.region",), 2,
+        check=preflight.check_region,
     ),
     Step(
         "phase2", "train", train, ("dataset", "regional_subset"), ("regional", "regional_history", "regional_curves"),
         ("seed", "deterministic", "phase2"), 5, trains=True, clean=lambda run: teacher.clean(run, "regional"),
-        check=lambda run: check_available(run.config.phase2.model, "phase2.model.pretrained"),
+        check=lambda run, counts: preflight.check_teacher(run, counts, "phase2"),
         more_inputs=lambda config: ("teacher",) if config.phase2.model.pretrained == GLOBAL_TEACHER else (),
     ),
     Step(

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from keras_pipeline.core.artifacts import Run, Step, aside, write_json
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.core.pretrained import check_available
 from keras_pipeline.core.progress import progress
-from keras_pipeline.phases import build, teaching
+from keras_pipeline.phases import build, preflight, teaching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +28,6 @@ def combine(run: Run) -> None:
     from keras_pipeline.training import soft_labels
 
     info = records.load_info(run.path("dataset"))
-    teaching.check_teachers(run, info)
     layout = build.soft_label_layout(run, info)
     members = [(teaching.teacher_store(run, member.path, layout), member) for member in run.config.phase3.teachers]
     tails: list[np.ndarray] = []
@@ -246,13 +244,13 @@ STEPS = [
     Step(
         "phase3", "combine", combine, ("dataset",), ("soft_labels",),
         ("phase3.teachers", "phase3.ensemble", "phase3.distillation.temperature", "phase3.soft_labels"), 2,
-        more_inputs=teaching.teachers_inputs("{name}_logits"),
+        more_inputs=teaching.teachers_inputs("{name}_logits"), check=preflight.check_ensemble,
     ),
     Step(
         "phase3", "check", check, ("dataset", "soft_labels"), ("soft_label_check", "ensemble_val"),
         ("seed", "phase3.model", "phase3.teachers", "phase3.ensemble", "phase3.distillation.temperature",
          "phase4.data"), 2,
-        check=lambda run: check_available(run.config.phase3.model, "phase3.model.pretrained"),
+        check=lambda run, counts: preflight.check_model(run.config.phase3.model, counts, "phase3.model"),
         more_inputs=teaching.teachers_inputs("{name}", "{name}_logits"),
     ),
 ]  # fmt: skip

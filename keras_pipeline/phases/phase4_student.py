@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from keras_pipeline.core.artifacts import Run, Step, write_json
 from keras_pipeline.core.config import Config
-from keras_pipeline.core.pretrained import check_available
-from keras_pipeline.phases import build, evaluating, teaching
+from keras_pipeline.phases import build, evaluating, preflight, teaching
 
 
 def distill(run: Run) -> None:
@@ -137,7 +136,7 @@ STEPS = [
         "phase4", "distill", distill, ("dataset",), ("distilled", "distill_history"),
         ("seed", "deterministic", "phase3.model", "phase3.distillation", "phase3.teachers", "phase3.ensemble",
          "phase4.data", "phase4.training", "phase4.distill", "phase4.callbacks"), 4, more_inputs=_teachers,
-        check=lambda run: check_available(run.config.phase3.model, "phase3.model.pretrained"),
+        check=preflight.check_student,
         clean=lambda run: build.remove_backup(run.path("distilled").parent), trains=True,
     ),
     Step(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras_pipeline.core.artifacts import Run, Step, write_json
 from keras_pipeline.core.content import content_hash
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.phases import build, calibrating, proving, rounding
+from keras_pipeline.phases import build, calibrating, preflight, proving, rounding
 
 
 def export(run: Run) -> None:
@@ -48,13 +48,7 @@ def _attribution(run: Run) -> str:
 
 
 def _shipped_priors(run: Run, calibration: dict) -> dict | None:
-    """Raises ValueError where they are to be shipped and can't be."""
-    measured = calibration["region_priors"]
-    if not measured["ship"]:
-        return None
-    if "why" in measured:
-        raise ValueError(f"phase5.region_priors.ship: {measured['why']}; set it to false")
-    return run.read("priors")
+    return run.read("priors") if calibration["region_priors"]["ship"] else None
 
 
 STEPS = [
@@ -68,9 +62,10 @@ STEPS = [
     Step(
         "phase6", "export", export, ("dataset", "assignment", "shipped", "shipped_calibration", "priors"),
         ("saved_model", "web", "export"), ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 4,
+        check=preflight.check_region_priors,
     ),
     Step(
         "phase6", "validate", proving.validate, ("dataset", "saved_model", "web"), ("equivalence", "equivalence_worst"),
-        ("seed", "phase6.validation_photos", "phase6.photos"), 3,
+        ("seed", "phase6.validation_photos", "phase6.photos"), 3, check=proving.check,
     ),
 ]  # fmt: skip

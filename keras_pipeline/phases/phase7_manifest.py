@@ -14,11 +14,12 @@ from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.phases import gates
 
 INPUTS = (
-    "audit", "url_check", "dataset", "leak_audit", "baseline", "teacher", "teacher_metrics", "regional",
-    "regional_metrics", "regional_comparison", "soft_label_check", "distilled", "distill_history", "student",
-    "finetune_history", "student_metrics", "student_metrics_val", "student_metrics_train", "calibration", "shipped",
-    "shipped_calibration", "quantization", "saved_model", "export", "web", "equivalence",
+    "audit", "url_check", "dataset", "leak_audit", "baseline", "teacher", "teacher_metrics", "soft_label_check",
+    "distilled", "distill_history", "student", "finetune_history", "student_metrics", "student_metrics_val",
+    "student_metrics_train", "calibration", "shipped", "shipped_calibration", "quantization", "saved_model", "export",
+    "web", "equivalence",
 )  # fmt: skip
+REGIONAL = ("regional", "regional_metrics", "regional_comparison")  # inputs too, where there is a regional teacher
 
 
 def manifest(run: Run) -> None:
@@ -55,8 +56,7 @@ def manifest(run: Run) -> None:
 
 
 def _phases(run: Run) -> dict:
-    teacher, regional, student = (run.read(f"{n}_metrics") for n in ("teacher", "regional", "student"))
-    region, comparison = run.config.phase2.region, run.read("regional_comparison")
+    teacher, student = (run.read(f"{n}_metrics") for n in ("teacher", "student"))
     calibration, export, equivalence = (run.read(n) for n in ("shipped_calibration", "export", "equivalence"))
     model, soft_labels = run.config.phase3.model, run.read("soft_label_check")
     figures = {
@@ -73,14 +73,7 @@ def _phases(run: Run) -> dict:
             "top5": teacher["top5_accuracy"],
             **_checkpoint(run, "teacher"),
         },
-        "phase_2": {
-            "teacher": run.config.phase2.model.name,
-            "region": region,
-            f"top1_{region.lower()}": (regional["per_region"].get(region) or {}).get("top1"),
-            "top1": regional["top1_accuracy"],
-            "verdict": comparison["verdict"],
-            **_checkpoint(run, "regional"),
-        },
+        "phase_2": _regional(run) if run.config.phase2 else {},
         "phase_3": {
             "student_architecture": f"{model.name}_{model.alpha}",
             "student_parameters": soft_labels["student"]["parameters"],
@@ -112,8 +105,22 @@ def _phases(run: Run) -> dict:
     return {name: _status(run, name.replace("_", "")) | entry for name, entry in figures.items()}
 
 
+def _regional(run: Run) -> dict:
+    metrics, region = run.read("regional_metrics"), run.config.phase2.region
+    return {
+        "teacher": run.config.phase2.model.name,
+        "region": region,
+        f"top1_{region.lower()}": (metrics["per_region"].get(region) or {}).get("top1"),
+        "top1": metrics["top1_accuracy"],
+        "verdict": run.read("regional_comparison")["verdict"],
+        **_checkpoint(run, "regional"),
+    }
+
+
 def _status(run: Run, phase: str) -> dict:
     """Completed they all are: the step's inputs were there, or it would not have begun."""
+    if absent := run.why_not_applicable(phase):
+        return {"status": "not applicable", "why": {phase: absent}, "seconds": 0.0}
     why = {title: reason for title, reason in run.stale.items() if title.startswith(phase)}
     seconds = {m["producer"]: m["seconds"] for m in _metas(run).values() if m["producer"].startswith(phase)}
     said = {"status": "not up to date", "why": why} if why else {"status": "completed"}
@@ -130,9 +137,10 @@ def _checkpoint(run: Run, name: str) -> dict:
 def _hyperparameters(run: Run) -> dict:
     config = run.config
     weights = config.phase3.distillation.loss_weights
+    regional = {"teacher_regional_lr": config.phase2.training.learning_rate} if config.phase2 else {}
     return {
         "teacher_global_lr": config.phase1.training.learning_rate,
-        "teacher_regional_lr": config.phase2.training.learning_rate,
+        **regional,
         "student_distill_lr": config.phase4.distill.learning_rate,
         "student_finetune_lr": config.phase4.finetune.learning_rate,
         "distillation_temperature": config.phase3.distillation.temperature,
@@ -142,8 +150,9 @@ def _hyperparameters(run: Run) -> dict:
 
 
 def _metas(run: Run) -> dict[str, dict]:
+    """Sidecars of what this run made: a phase that the config leaves out may have left something earlier."""
     metas = {name: sidecar(run.path(name)) for name in ARTEFACTS if name not in ("manifest", "report")}
-    return {name: meta for name, meta in metas.items() if meta}
+    return {n: meta for n, meta in metas.items() if meta and not run.why_not_applicable(meta["producer"].split()[0])}
 
 
 def _artefacts(run: Run) -> dict:
@@ -185,4 +194,9 @@ def examine(run: Run) -> dict[str, list[str]]:
     return found
 
 
-STEPS = [Step("phase7", "manifest", manifest, INPUTS, ("manifest",), ("gates",), 3)]
+STEPS = [
+    Step(
+        "phase7", "manifest", manifest, INPUTS, ("manifest",), ("gates",), 3,
+        more_inputs=lambda config: REGIONAL if config.phase2 else (),
+    ),
+]  # fmt: skip

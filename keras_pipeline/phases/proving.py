@@ -8,10 +8,28 @@ from pathlib import Path
 from keras_pipeline.core.artifacts import Run, aside, write_json
 from keras_pipeline.core.content import file_hash
 from keras_pipeline.core.progress import progress
+from keras_pipeline.web.browser import find_chromium
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")  # what a browser shows
 FEW = 20  # photos; a share of fewer says nothing
 SHOWN = 160  # pixels of a photo in the picture of the worst
+
+
+def check(run: Run, _: object) -> None:
+    """Raises before anything runs: BrowserMissing, or ValueError for a folder without photos."""
+    find_chromium()
+    if run.config.phase6.photos:
+        _photos_in(Path(run.config.phase6.photos))
+
+
+def _photos_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise ValueError(f"phase6.photos: received {folder}, expected a folder of photos")
+    # A pipe would be waited for, a link may lead nowhere.
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
+    if not files:
+        raise ValueError(f"phase6.photos: no photo in {folder}, expected files that end in {', '.join(PHOTO_SUFFIXES)}")
+    return files
 
 
 def validate(run: Run) -> None:
@@ -89,14 +107,7 @@ class _Originals:
         self.found: dict[str, tuple[Path, int | None, str | None]] = {}
         if folder is None:
             return
-        if not folder.is_dir():
-            raise ValueError(f"phase6.photos: received {folder}, expected a folder of photos")
-        # A pipe would be waited for, a link may lead nowhere.
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
-        if not files:
-            raise ValueError(
-                f"phase6.photos: no photo in {folder}, expected files that end in {', '.join(PHOTO_SUFFIXES)}"
-            )
+        files = _photos_in(folder)
         known = {photo.sha256: (photo.label, photo.sample_id) for photo in records.photos()}
         hashes = {path: file_hash(path) for path in progress(files, description="originals", unit="files")}
         own = [(path, *known[digest]) for path, digest in hashes.items() if digest in known]

@@ -52,7 +52,8 @@ def reproduce(run: Run, source: Path, *, force: bool = False) -> dict:
     new = manifest.read(again.path("manifest"))
     different = [name for name in old.artefacts if _hash(new, name) != old.artefacts[name].content_hash]
     figures = list(_figures(old, new))
-    failed = [name for name in WEIGHTS if name in different] if again.config.deterministic else []
+    weights = [name for name in WEIGHTS if name in old.artefacts]  # a run may have no regional teacher
+    failed = [name for name in weights if name in different] if again.config.deterministic else []
     if not again.config.deterministic:
         failed = ["dataset"] if "dataset" in different else [row["figure"] for row in figures if not row["within"]]
     result = {
@@ -61,7 +62,7 @@ def reproduce(run: Run, source: Path, *, force: bool = False) -> dict:
         "first_difference": _step_of(old, failed),
         "different": failed,
         "also_different": [name for name in different if name not in failed],
-        "weights": {name: old.artefacts[name].content_hash for name in WEIGHTS},
+        "weights": {name: old.artefacts[name].content_hash for name in weights},
         "figures": figures,
         "environment": _environment(old, new),
         "gates_missed": [verdict["name"] for verdict in verdicts if verdict["status"] == "missed"],
@@ -85,8 +86,7 @@ def _config(run: Run, old: Manifest, folder: Path):
     again = from_dict(old.config | here | {"source": old.config["source"] | given}, "manifest")
     # Elsewhere lie the checkpoints of the run that is repeated: going on from them would compare it with itself.
     phases = {}
-    for name in ("phase1", "phase2", "phase4"):
-        section = getattr(again, name)
+    for name, section in {**again.teachers, "phase4": again.phase4}.items():
         own = section.callbacks.model_copy(update={"checkpoint_dir": None})
         phases[name] = section.model_copy(update={"callbacks": own})
     return again.model_copy(update=phases)
@@ -167,6 +167,6 @@ def _tell(result: dict, old: Manifest, folder: Path) -> None:
     if not result["same"]:
         print(f"NOT reproduced: the first that differs is {result['first_difference']}; both are kept, see {folder}")
     elif result["deterministic"]:
-        print(f"reproduced: {len(WEIGHTS)} artefacts have the same content hash")
+        print(f"reproduced: {len(result['weights'])} artefacts have the same content hash")
     else:
         print("reproduced: every figure is within its tolerance (the config is not deterministic)")

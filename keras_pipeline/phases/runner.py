@@ -24,6 +24,7 @@ from keras_pipeline.phases import (
     phase5_calibration,
     phase6_export,
     phase7_manifest,
+    preflight,
 )
 
 PHASES = (
@@ -55,13 +56,16 @@ def execute(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]:
     Of several machines (`distribute: multi_worker`), all of which call this, the chief does all of it; the others take
     part where it trains, and return no verdict.
     """
+    todo = condition.applicable(run, steps)
     if run.assists:
-        _assist(run, steps)
+        _assist(run, todo)
         return []
     with _lock(run):
         _remove_leftovers(run)
-        _check_ahead(run, steps, force)
-        for step in steps:
+        for phase in dict.fromkeys(step.phase for step in steps if step not in todo):
+            print(f"{phase}: not applicable here: {run.why_not_applicable(phase)}", flush=True)
+        check_ahead(run, todo, force=force)
+        for position, step in enumerate(todo, 1):
             reason = "--force" if force else artifacts.why_stale(run, step)
             _together(run, step, reason is not None)
             if reason is None:
@@ -71,6 +75,8 @@ def execute(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]:
                 continue
             print(f"{step.title}: {reason}", flush=True)
             _execute(run, step)
+            if step.phase == "phase0":  # now there may be counts to check against
+                check_ahead(run, todo[position:], force=force)
         _together(run, None, False)
         return gates.judge(run, {step.title for step in steps})
 
@@ -121,13 +127,30 @@ def _together(run: Run, step: Step | None, runs: bool) -> bool:
     return chiefs > 0
 
 
-def _check_ahead(run: Run, steps: list[Step], force: bool) -> None:
-    """Two days into a run is no time to learn that weights can't be had."""
-    stale = force
-    for step in steps:
-        stale = stale or artifacts.why_stale(run, step) is not None
-        if stale and step.check:
-            step.check(run)
+def check_ahead(run: Run, steps: list[Step], *, force: bool = False) -> None:
+    """Two days into a run is no time to learn that weights can't be had.
+
+    Raises ValueError with a line for each fault of the config; else what the machine lacks.
+    """
+    steps = condition.applicable(run, steps)
+    first = 0 if force else next((i for i, step in enumerate(steps) if artifacts.why_stale(run, step)), len(steps))
+    pending = steps[first:]
+    made_anew = {name for step in pending for name in step.outputs}
+    known = next((n for n in ("dataset", "audit") if n not in made_anew and run.path(n).exists()), None)
+    counts, faults, lacks = known and preflight.counted(run, known), [], []
+    for check in [step.check for step in pending if step.check] + [lambda *_: preflight.check_disk(run, pending)]:
+        try:
+            check(run, counts)
+        except BrokenArtefact:
+            raise
+        except ValueError as error:
+            faults.append(str(error))
+        except (SourceError, OSError) as error:
+            lacks.append(error)
+    if faults:
+        raise ValueError("\n".join(dict.fromkeys([*faults, *map(str, lacks)])))
+    if lacks:
+        raise lacks[0]
 
 
 def estimate(run: Run, steps: list[Step]) -> dict[str, str]:
@@ -142,8 +165,7 @@ def profile_input(run: Run, phase: str) -> dict:
     (step,) = steps_between(f"{phase} train", f"{phase} train")
     with _lock(run):
         _check_inputs(run, step)
-        if step.check:
-            step.check(run)
+        check_ahead(run, [step], force=True)
         return input_profile.profile(run, job)
 
 
@@ -284,8 +306,8 @@ def would_run(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]
 
     seconds and gigabytes are expected, `last` is what the step took before (None: never).
     """
-    forecast, rows = cost.corrected(run, STEPS), []
-    for step, reason, above in condition.causes(run, steps, force=force):
+    forecast, rows = cost.corrected(run, condition.applicable(run, STEPS)), []
+    for step, reason, above in condition.causes(run, condition.applicable(run, steps), force=force):
         if reason is None and above is None:
             continue
         reason = reason or f"where {above} ends otherwise than before"

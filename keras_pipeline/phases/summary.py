@@ -33,10 +33,11 @@ def write(run: Run, *, again: bool = False) -> Path:
 
     Raises BrokenArtefact where nothing is made yet, or an artefact does not hold what its step writes.
     """
-    made = {step.title for step in runner.STEPS if all(sidecar(run.path(name)) for name in step.outputs)}
-    if not made:
+    done = {step.title for step in runner.STEPS if all(sidecar(run.path(name)) for name in step.outputs)}
+    if not done:
         raise BrokenArtefact(f"{run.folder}: no step is done yet, there is nothing to report; `run` makes it")
     rows, path = runner.status(run), run.path("report")
+    made = done | {row["step"] for row in rows if row["state"] == "not applicable"}  # all there will be of them
     try:
         verdicts = gates.judge(run, made)
         made_from = hashlib.sha256(json.dumps([rows, verdicts]).encode()).hexdigest()
@@ -57,7 +58,7 @@ def _write(run: Run, made: set[str], rows: list[dict], verdicts: list[dict], mad
     sections = []
     for title, phases, needed, blocks in (
         ("Phase 0: data", ("phase0",), "phase0 baseline", _data),
-        ("Phases 1 and 2: teachers", ("phase1", "phase2"), "phase2 evaluate", _teachers),
+        ("Phases 1 and 2: teachers", ("phase1", "phase2"), "phase1 evaluate", _teachers),
         ("Phases 3 and 4: student", ("phase3", "phase4"), "phase4 plot", _student),
         ("Phase 5: calibration", ("phase5",), "phase5 threshold", _calibration),
         ("Phase 6: the page against Python", ("phase6",), "phase6 validate", _export),
@@ -173,7 +174,20 @@ def _examples(run: Run) -> list[Block]:
 
 
 def _teachers(run: Run) -> list[Block]:
-    comparison = run.read("regional_comparison")
+    settings = run.config.phase1
+    return [
+        Paragraph(f"Global teacher: {settings.model.name} at {settings.data.image_size} px."),
+        *_figures_of(run, "teacher", "Global teacher"),
+        *_regional(run),
+    ]
+
+
+def _regional(run: Run) -> list[Block]:
+    if absent := run.why_not_applicable("phase2"):
+        return [Paragraph(f"No regional teacher: {absent}.")]
+    if sidecar(run.path("regional_comparison")) is None:
+        return []
+    comparison, settings = run.read("regional_comparison"), run.config.phase2
     rows = [
         [area, entry["n"], entry["groups"], entry["first"], entry["second"], entry["difference"],
          interval(entry["interval"]), entry["verdict"]]
@@ -181,18 +195,15 @@ def _teachers(run: Run) -> list[Block]:
     ]  # fmt: skip
     return [
         Paragraph(
-            f"Global teacher: {run.config.phase1.model.name} at {run.config.phase1.data.image_size} px; "
-            "regional teacher: "
-            f"{run.config.phase2.model.name} at {run.config.phase2.data.image_size} px on {run.config.phase2.region}."
+            f"Regional teacher: {settings.model.name} at {settings.data.image_size} px on {settings.region}. "
+            f"{comparison['verdict']}."
         ),
-        Paragraph(comparison["verdict"] + "."),
         Table(
             ["region", "photos", "groups", "global", "regional", "difference", "95 % interval", "regional is"],
             rows,
             "The two teachers on the test split, top-1 by region; intervals by paired bootstrap over groups",
         ),
         Figure(run.path("regional_pictures") / "regions.png", "Test top-1 by region, both teachers"),
-        *_figures_of(run, "teacher", "Global teacher"),
         *_figures_of(run, "regional", "Regional teacher"),
     ]
 

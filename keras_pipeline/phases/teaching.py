@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config import Config
+from keras_pipeline.core.config import REGIONAL_TEACHER, Config
 from keras_pipeline.phases import build
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from keras_pipeline.training.fit import Batches
 
 # Teachers whose training and logits are steps of ours, by the path that the config gives them.
-MADE_HERE = {"phase1/best.keras": "teacher", "phase2/best.keras": "regional"}
+MADE_HERE = {"phase1/best.keras": "teacher", REGIONAL_TEACHER: "regional"}
 
 
 def teachers_inputs(*kinds: str):
@@ -27,22 +27,6 @@ def teachers_inputs(*kinds: str):
         return tuple(kind.format(name=name) for name in names for kind in kinds)
 
     return of
-
-
-def check_teachers(run: Run, info) -> None:
-    """Raises ValueError for a teacher that isn't there, or whose region_filter no train photo has."""
-    regions = info.splits["train"]["per_region"]
-    for i, member in enumerate(run.config.phase3.teachers):
-        if not (run.folder / member.path).exists():
-            raise ValueError(
-                f"phase3.teachers.{i}.path: {run.folder / member.path} does not exist; expected a .keras file below "
-                f"{run.folder}, as {' or '.join(MADE_HERE)}"
-            )
-        if member.region_filter not in (None, *regions):
-            raise ValueError(
-                f"phase3.teachers.{i}.region_filter: received {member.region_filter}, which no train photo has; "
-                f"expected one of {', '.join(regions)}"
-            )
 
 
 def teacher_store(run: Run, teacher_path: str, layout):
@@ -104,7 +88,6 @@ def live(run: Run, info) -> Teaching:
     from keras_pipeline.data import pipeline
     from keras_pipeline.training.live import image_key, live_teachers
 
-    check_teachers(run, info)
     members, size = run.config.phase3.teachers, run.config.phase4.data.image_size
     models = [build.load(run, run.folder / member.path, info) for member in members]
     keys = {image_key(each, size): each for each in (size, *(model.input_shape[1] for model in models))}

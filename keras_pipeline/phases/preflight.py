@@ -1,0 +1,186 @@
+"""What can be known before hours of work: faults of the config, and of the photos once they are counted.
+
+A step's `check` is called before the first step runs and again after each step of phase 0. It raises as early as
+anyone can know: ValueError for the config, naming the key and the value to set; SourceError or OSError of the machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from keras_pipeline.core.artifacts import Run, Step, sidecar
+from keras_pipeline.core.config import REGIONAL_TEACHER, Config, Model
+from keras_pipeline.core.errors import SourceError
+from keras_pipeline.core.pretrained import check_available
+from keras_pipeline.core.schema import UNKNOWN_REGION
+from keras_pipeline.phases import cost, teaching
+
+LISTED = 10  # regions in a message
+EXPECTED_VAL = 5  # photos of a region; with so many expected, fewer than one split in a hundred leaves it none
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Photos by region, as the audit or the split has counted them; the audit can't tell splits apart."""
+
+    origin: str
+    species: int
+    photos: dict[str, int]
+    train: dict[str, int]  # of the audit: no more than these
+    val: dict[str, int] | None = None
+
+    @property
+    def is_split(self) -> bool:
+        return self.val is not None
+
+
+def counted(run: Run, artefact: str) -> Counts:
+    """By `audit` or `dataset`."""
+    found = run.read(artefact)
+    if artefact == "audit":
+        return Counts("the audit", found["species"], found["per_region"], found["per_region"])
+    regions: Counter[str] = Counter()
+    for split in found["splits"].values():
+        regions.update(split["per_region"])
+    train, val = (found["splits"][name]["per_region"] for name in ("train", "val"))
+    return Counts("the split", len(found["classes"]), dict(regions), train, val)
+
+
+def check_teacher(run: Run, counts: Counts | None, phase: str) -> None:
+    settings = run.config.teachers[phase]
+    check_model(settings.model, counts, f"{phase}.model")
+    region = settings.region if phase == "phase2" else None
+    check_batch(counts, f"{phase}.training.batch_size", settings.training.batch_size, region)
+
+
+def check_student(run: Run, counts: Counts | None) -> None:
+    check_model(run.config.phase3.model, counts, "phase3.model")
+    check_batch(counts, "phase4.training.batch_size", run.config.phase4.training.batch_size)
+
+
+def check_model(model: Model, counts: Counts | None, key: str) -> None:
+    check_available(model, f"{key}.pretrained")
+    if counts and counts.is_split and model.num_classes not in (None, counts.species):
+        raise ValueError(
+            f"{key}.num_classes: received {model.num_classes}, and there are {counts.species} species by "
+            f"{counts.origin}; remove the key, or set it to {counts.species}"
+        )
+
+
+def check_batch(counts: Counts | None, key: str, batch_size: int, region: str | None = None) -> None:
+    if counts is None:
+        return
+    n = counts.train.get(region, 0) if region else sum(counts.train.values())
+    if n < batch_size:
+        most = "" if counts.is_split else "at most "
+        of = f" of region {region}" if region else ""
+        raise ValueError(
+            f"{key}: received {batch_size}, and there are {most}{n:,} train photos{of} by {counts.origin}; set it to "
+            f"{n} or less"
+        )
+
+
+def check_region(run: Run, counts: Counts | None) -> None:
+    """Whether there is something for a regional teacher to learn from, and to tell it from."""
+    if counts is None:
+        return
+    region = run.config.phase2.region
+    n = counts.photos.get(region, 0)
+    if n and n == sum(counts.photos.values()):
+        raise ValueError(
+            f"phase2.region: received {region}, which all {n:,} photos are of by {counts.origin}: a regional teacher "
+            "would be the global one once more; set phase2: null for none"
+        )
+    parts = [counts.train, counts.val] if counts.is_split else [counts.photos]
+    if n < 2 or not all(part.get(region) for part in parts):
+        split = f" ({counts.train.get(region, 0)} train, {counts.val.get(region, 0)} val)" if counts.is_split else ""
+        raise ValueError(
+            f"phase2.region: received {region!r}, of which there are {n} photos{split} by {counts.origin}, expected "
+            f"some to train on and some to validate with; there are {_commonest(counts.photos)}; set phase2.region to "
+            "one of these, or phase2: null for no regional teacher"
+        )
+
+
+def _commonest(regions: dict[str, int]) -> str:
+    named = [f"{name} {n:,}" for name, n in Counter(regions).most_common()]
+    return ", ".join(named[:LISTED]) + (f" and {len(named) - LISTED} more" if len(named) > LISTED else "")
+
+
+def choose_region(config: Config, photos: dict[str, int]) -> str | None:
+    """The region for a regional teacher, of a folder with these photos by region.
+
+    The config's where it has photos enough, else the commonest that has; None where none can be told from the rest.
+    """
+    split, batch_size = config.phase0.split, config.phase2.training.batch_size
+
+    def is_enough(n: int) -> bool:
+        return n < sum(photos.values()) and n * split.train >= batch_size and n * split.val >= EXPECTED_VAL
+
+    named = [config.phase2.region, *(name for name, _ in Counter(photos).most_common() if name != UNKNOWN_REGION)]
+    return next((name for name in named if is_enough(photos.get(name, 0))), None)
+
+
+def check_ensemble(run: Run, counts: Counts | None) -> None:
+    """The teachers of phase 3: those made elsewhere are there and of this dataset, regions are those of photos."""
+    for i, member in enumerate(run.config.phase3.teachers):
+        key, region = f"phase3.teachers.{i}", member.region_filter
+        if member.path not in teaching.MADE_HERE:
+            _check_foreign(run, counts, f"{key}.path", run.folder / member.path)
+        if member.path == REGIONAL_TEACHER and region not in (None, run.config.phase2.region):
+            raise ValueError(
+                f"{key}.region_filter: received {region!r}, and {member.path} learns from phase2.region "
+                f"{run.config.phase2.region!r}; set it to {run.config.phase2.region!r}, or to null to have it speak "
+                "for every photo"
+            )
+        if counts and region not in (None, *counts.train):
+            raise ValueError(
+                f"{key}.region_filter: received {region!r}, which no train photo has by {counts.origin}; there are "
+                f"{_commonest(counts.train)}; set it to one of these"
+            )
+
+
+def _check_foreign(run: Run, counts: Counts | None, key: str, path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(
+            f"{key}: {path} does not exist; expected a .keras file below {run.folder}, as "
+            f"{' or '.join(teaching.MADE_HERE)}, which phases 1 and 2 make"
+        )
+    labels = path.parent / "soft_labels"
+    if not (run.config.phase4.distill.live or labels.is_dir()):
+        raise ValueError(
+            f"{key}: {labels} does not exist; run that teacher's `logits` first, or set phase4.distill.live: true"
+        )
+    learnt = (sidecar(path) or {}).get("inputs", {}).get("dataset")
+    present = (sidecar(run.path("dataset")) or {}).get("content_hash")
+    if counts and counts.is_split and learnt and present and learnt != present:
+        raise ValueError(
+            f"{key}: {path} was trained on another dataset (content hash {learnt[:12]}) than {run.path('dataset')} "
+            f"({present[:12]}), whose classes may be others; expected a teacher of this dataset: set dataset.name to "
+            "the one it was trained on, or take phase1/best.keras"
+        )
+
+
+def check_region_priors(run: Run, counts: Counts | None) -> None:
+    known = set(counts.train if counts else ()) - {UNKNOWN_REGION}
+    if counts and run.config.phase5.region_priors.ship and len(known) < 2:
+        raise ValueError(
+            f"phase5.region_priors.ship: received true, and the photos are of {len(known)} known regions by "
+            f"{counts.origin}, expected two or more; set it to false"
+        )
+
+
+def check_disk(run: Run, steps: Iterable[Step]) -> None:
+    """Raises SourceError where these steps will leave more than is free, less what a killed run of them has written."""
+    forecast, phases = cost.costs(run), {step.phase for step in steps}
+    folders = [run.folder / phase for phase in phases]
+    folders += [run.path("dataset").parent] if "phase0" in phases else []
+    written = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+    wanted, free = sum(forecast[step.title].bytes for step in steps) - written, cost.free_bytes(run)
+    if wanted > free:
+        raise SourceError(
+            f"{Path(run.config.root).absolute()}: received {free / 1e9:.3g} GB free, expected about "
+            f"{wanted / 1e9:.3g} GB, by the forecast of `--dry-run`; free some, or give another place: --set root=DIR"
+        )
