@@ -54,7 +54,10 @@ class Demo(Section):
     """What the embedded server is filled with."""
 
     images: str | None = Field(None, description="folder of photos; none: a herbarium of invented plants is drawn")
-    labels: str | None = Field(None, description="CSV with image, latin_name[, region, observation_id]")
+    labels: str | None = Field(
+        None,
+        description="CSV with image (a path below `images`, with its suffix), latin_name[, region, observation_id]",
+    )
     species: int = Field(14, ge=2, le=200, description="invented species; enough for look-alikes")
     photos: int = Field(1100, ge=20, le=1_000_000, description="drawn photos; minutes to train on")
     regional_shift: bool = Field(False, description="plants of EU_SW look like other species do elsewhere")
