@@ -110,7 +110,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--dry-run", action="store_true", help="only say what would run")
         if name == "demo":
             command.add_argument("--images", metavar="DIR", help="a folder of photos instead of drawn ones")
-            command.add_argument("--labels", metavar="CSV", help="image, latin_name[, region, observation_id]")
+            command.add_argument(
+                "--labels",
+                metavar="CSV",
+                help="image (a path below DIR, with its suffix), latin_name[, region, observation_id]",
+            )
     _command(commands, "status", "what is done, stale or missing")
     _command(commands, "report", "write report.html again")
     command = _command(commands, "serve", "serve the page on loopback")

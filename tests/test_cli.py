@@ -343,7 +343,7 @@ def test_demo_on_a_folder_keeps_the_region_where_the_folder_has_it(folder, exper
 
 
 def test_demo_on_a_folder_without_the_region_takes_the_commonest(folder, experiment, capsys, tmp_path):
-    found = config_of([*folder("", "NA", ""), "--config", str(experiment())])
+    found = config_of([*folder("unknown", "NA", "unknown"), "--config", str(experiment())])
     assert (found.phase2.region, found.experiment) == ("unknown", f"demo-{tmp_path.name}")
     assert (found.gates.valid_photos_min, found.gates.valid_photos_max) == (None, None)
     assert "no photo of region EU_SW; the regional teacher learns from unknown" in capsys.readouterr().out

@@ -265,9 +265,63 @@ def test_set_does_not_reach_a_section_shared_through_an_anchor(write):
     assert (c.phase1.training.epochs, c.phase2.training.epochs) == (9, 5)
 
 
+TEACHERS = "teachers: [{path: one.keras, weight: 1}, {path: two.keras, weight: 2, region_filter: EU}]"
+
+
+def regions_and_weights(found):
+    return [(teacher.region_filter, teacher.weight) for teacher in found.phase3.teachers]
+
+
+@pytest.mark.parametrize(
+    "text, override, found",
+    [
+        (f"phase3: {{{TEACHERS}}}", "phase3.teachers.1.region_filter=unknown", [(None, 1), ("unknown", 2)]),
+        (f"phase3: {{{TEACHERS}}}", "phase3.teachers.1={path: x, weight: 3}", [(None, 1), (None, 3)]),
+        (f"phase3: {{{TEACHERS}}}", 'phase3.teachers=[{"path": "x", "weight": 1.0}]', [(None, 1)]),
+        # The list is the default's.
+        ("seed: 1", "phase3.teachers.1.region_filter=unknown", [(None, 0.5), ("unknown", 0.5)]),
+        ("phase3: {ensemble: logits}", "phase3.teachers.0.weight=2", [(None, 2), ("EU_SW", 0.5)]),
+    ],
+)
+def test_set_reaches_entries_of_a_list_and_whole_lists(write, text, override, found):
+    assert regions_and_weights(write(text, [override])) == found
+
+
+def test_set_of_several_entries_keeps_each(write):
+    sets = ["phase3.teachers.0.weight=2", "phase3.teachers.1.weight=3", "phase0.split.group_by.3=observation"]
+    found = write("seed: 1", sets)
+    assert regions_and_weights(found) == [(None, 2), ("EU_SW", 3)]
+    assert found.phase0.split.group_by == ["observation", "session", "sha256", "observation"]
+
+
+def test_set_does_not_reach_an_entry_shared_through_an_anchor(write):
+    text = "phase3: {teachers: [&one {path: one.keras, weight: 1}, *one]}"
+    assert regions_and_weights(write(text, ["phase3.teachers.1.weight=2"])) == [(None, 1), (None, 2)]
+
+
+def test_set_does_not_reach_a_list_shared_through_an_anchor(write):
+    text = "source: {query: {taxon: &some {$in: [1, 2]}, parent: *some}}"
+    query = write(text, ["source.query.taxon.$in.0=9"]).source.query
+    assert query == {"taxon": {"$in": [9, 2]}, "parent": {"$in": [1, 2]}}
+
+
+@pytest.mark.parametrize("number", ["2", "-1", "x", "01", "²"])
+def test_an_entry_that_a_list_does_not_have(write, number):
+    with pytest.raises(ConfigError) as error:
+        write(f"phase3: {{{TEACHERS}}}", [f"phase3.teachers.{number}.weight=1"])
+    assert str(error.value) == (
+        f"--set phase3.teachers.{number}.weight: received '{number}' as the number of an entry of phase3.teachers, "
+        "expected one of 0, 1; a list of another length is given whole: --set 'phase3.teachers=[…]'"
+    )
+
+
 @pytest.mark.parametrize(
     "override, message",
     [
+        ("phase6.compare.0=int8", "received '0' as the number of an entry of phase6.compare, expected none, for the"),
+        ("phase3.teachers.1.weight.x=1", "--set phase3.teachers.1.weight.x: phase3.teachers.1.weight is a value"),
+        ("phase3.teachers.1.wight=1", "phase3.teachers.1.wight: unknown key; did you mean 'weight'"),
+        ("phase3.teachers.0.region_filter=EU", "at least one with weight > 0 and no region_filter"),
         ("seed", "expected a.b.c=value"),
         ("a..b=1", "expected a.b.c=value"),
         ("seed.x=1", "--set seed.x: seed is a value, not a section"),

@@ -272,7 +272,7 @@ def _labels(folder: Path, *lines: str) -> Path:
 
 
 def test_folder_becomes_documents(folder):
-    lines = ["c.jpg,Bellis perennis,EU,o1", "été 1/a#b.jpg,Viola odorata,,"]
+    lines = ["c.jpg,Bellis perennis,EU,o1", "été 1/a#b.jpg,Viola odorata,unknown,"]
     labels = _labels(folder, "image,latin_name,region,observation_id", *lines)
     first, second = herbarium.folder_documents(folder / "images", labels)
     assert {k: first[k] for k in first if k != "_id"} == {
@@ -297,8 +297,12 @@ def test_folder_ids_depend_on_the_path_alone(folder):
 
 
 def test_folder_or_labels_that_are_not_there_are_named(folder):
-    with pytest.raises(ValueError, match="none.csv; expected a directory and a CSV"):
+    with pytest.raises(ValueError, match="none.csv; expected a CSV file that exists"):
         herbarium.folder_documents(folder / "images", folder / "none.csv")
+    with pytest.raises(ValueError, match="images; expected a CSV file that exists, no folder"):
+        herbarium.folder_documents(folder / "images", folder / "images")
+    with pytest.raises(ValueError, match="none; expected a folder that exists"):
+        herbarium.folder_documents(folder / "none", folder / "none.csv")
 
 
 def test_labels_in_another_encoding_are_refused(folder):
@@ -317,10 +321,66 @@ def test_labels_in_another_encoding_are_refused(folder):
         (["image,latin_name", "c.jpg,"], r"no latin_name in .*line 2"),
         (["image,latin_name", "c.jpg"], r"no latin_name in .*line 2"),
         (["image,latin_name", "c.jpg,A a", "./c.jpg,B b"], r"again in .*line 3"),
-        (["image,species", "c.jpg,A a"], r"add latin_name to its first line"),
+        (["image,species", "c.jpg,A a"], r"with columns image, species; .*add latin_name to its first line"),
+        (["latin_name,region", "A a,EU"], r"add image to its first line"),
+        ([""], r"with columns none; expected image, latin_name"),
         (["image,latin_name"], r"no rows"),
+        (["image;latin_name;region", "c.jpg;A a;EU"], r"with ';' between values; expected commas"),
+        (['"image";"latin_name"', '"c.jpg";"A, a"'], r"with ';' between values; expected commas"),
+        (["image\tlatin_name", "c.jpg\tA a"], r"with '\\t' between values; expected commas"),
+        (["image,latin_name,region", "c.jpg,A, a,EU"], r"received 4 values in .*line 2; expected 3"),
+        (["image,latin_name", "c.jpg,A a", '"d.jpg,A a'], r"no CSV after line 2 .unexpected end of data"),
+        (["image,latin_name", f'"{"x" * 200_000},A a'], r"no CSV after line 1 .field larger than field limit"),
     ],
 )
 def test_bad_label_files_are_refused(folder, lines, message):
     with pytest.raises(ValueError, match=message):
         herbarium.folder_documents(folder / "images", _labels(folder, *lines))
+
+
+@pytest.mark.parametrize("header", ["\ufeffimage,latin_name,region", " image ,latin_name, region "])
+def test_a_mark_or_blanks_around_the_columns_names_do_no_harm(folder, header):
+    (document,) = herbarium.folder_documents(folder / "images", _labels(folder, header, "c.jpg , A a , EU "))
+    assert (document["image_url"], document["latin_name"], document["region"]) == ("c.jpg", "A a", "EU")
+
+
+def test_without_a_column_region_all_are_unknown(folder):
+    labels = _labels(folder, "image,latin_name", "c.jpg,A a", "été 1/a#b.jpg,B b")
+    assert herbarium.regions(folder / "images", labels) == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        (["c.jpg,A a,", "été 1/a#b.jpg,B b,EU"], r"1 of the 2 rows of \S+ \(line 2\)"),
+        (["c.jpg,A a, ", "été 1/a#b.jpg,B b"], r"2 of the 2 rows of \S+ \(line 2, 3\)"),
+        ([f"{i}.jpg,A a," for i in range(1200)], r"1,200 of the 1,200 rows of \S+ \(line 2, 3, 4, …\)"),
+    ],
+)
+def test_rows_without_their_region_are_counted(folder, rows, found):
+    with pytest.raises(ValueError, match=f"no region in {found}; expected one in each row; write unknown where"):
+        herbarium.folder_documents(folder / "images", _labels(folder, "image,latin_name,region", *rows))
+
+
+@pytest.mark.parametrize(
+    ("image", "there"),
+    [
+        ("c", "c.jpg"),
+        ("C.JPG", "c.jpg"),
+        ("A#B", "été 1/a#b.jpg"),
+        ("images/c.jpg", "c.jpg"),
+        ("a#b.jpg", "été 1/a#b.jpg"),
+    ],
+)
+def test_photos_not_found_are_counted_and_what_is_meant_is_named(folder, image, there):
+    labels = _labels(folder, "image,latin_name", "c.jpg,A a", f"{image},A a", "gone.jpg,A a")
+    with pytest.raises(ValueError) as error:
+        herbarium.folder_documents(folder / "images", labels)
+    assert str(error.value).startswith(f"received {image!r} in {labels}, line 3, but there is no such file in ")
+    assert "(2 of 3 not found, this is the first); expected a path below" in str(error.value)
+    assert f"with its suffix such as {there!r}, which is there" in str(error.value)
+
+
+def test_a_photo_not_found_that_may_mean_none_gets_no_example(folder):
+    with pytest.raises(ValueError, match="with its suffix; correct the column image"):
+        herbarium.folder_documents(folder / "images", _labels(folder, "image,latin_name", "x" * 300 + ",A a"))

@@ -55,7 +55,10 @@ class Demo(Section):
     """What the embedded server is filled with."""
 
     images: str | None = Field(None, description="folder of photos; none: a herbarium of invented plants is drawn")
-    labels: str | None = Field(None, description="CSV with image, latin_name[, region, observation_id]")
+    labels: str | None = Field(
+        None,
+        description="CSV with image (a path below `images`, with its suffix), latin_name[, region, observation_id]",
+    )
     species: int = Field(14, ge=2, le=200, description="invented species; enough for look-alikes")
     photos: int = Field(1100, ge=20, le=1_000_000, description="drawn photos; minutes to train on")
     regional_shift: bool = Field(False, description="plants of EU_SW look like other species do elsewhere")
@@ -744,12 +747,33 @@ def _override(values: dict, override: str) -> dict:
     return _with(values, key.split("."), _parse(text, f"--set {key}"), key)
 
 
-def _with(values: Any, path: list[str], value: Any, key: str) -> dict:
+def _with(values: Any, path: list[str], value: Any, key: str) -> Any:
     """A copy with one value replaced: sections that YAML shares between phases (`*anchor`) must stay as they are."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"--set {key}: {key[: -len('.'.join(path)) - 1]} is a value, not a section")
     first, *rest = path
-    return {**values, first: _with(values.get(first, {}), rest, value, key) if rest else value}
+    above = key[: -len(".".join(path)) - 1]
+    if isinstance(values, list):
+        numbers = [str(number) for number in range(len(values))]
+        if first not in numbers:
+            expected = f"one of {', '.join(numbers)}" if numbers else "none, for the list is empty"
+            raise ConfigError(
+                f"--set {key}: received {first!r} as the number of an entry of {above}, expected {expected}; "
+                f"a list of another length is given whole: --set '{above}=[…]'"
+            )
+        entries = dict(zip(numbers, values, strict=True))
+        return list(_with(entries, path, value, key).values())
+    if not isinstance(values, dict):
+        raise ConfigError(f"--set {key}: {above} is a value, not a section")
+    below = values[first] if first in values else _default([*above.split("."), first] if above else [first])
+    return {**values, first: _with(below, rest, value, key) if rest else value}
+
+
+def _default(path: list[str]) -> list | dict:
+    """What an override changes where the file says nothing: a list's default; of a section, no key is given yet."""
+    field = _section_at(path[:-1]).model_fields.get(path[-1])
+    default = field.default if field else None
+    if not isinstance(default, list):
+        return {}
+    return [entry.model_dump(exclude_unset=True) if isinstance(entry, Section) else entry for entry in default]
 
 
 def _expand(value: Any) -> Any:

@@ -4,7 +4,7 @@ import contextlib
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -116,17 +116,19 @@ def _store_all(folder: Path, shots: list[_Shot]) -> None:
 def folder_documents(images: Path, labels: Path) -> list[dict]:
     """MongoDB documents for a folder of photos, from a CSV with columns `image, latin_name[, region, observation_id]`.
 
-    `image` is a path inside `images`; `image_url` is the same, percent-encoded, relative to `images`; `_id` is a hash
-    of it. Raises `ValueError`, naming file and line, for missing columns or values, photos that are not there, lie
-    outside `images` or are listed twice.
+    `image` is a path below `images`, with its suffix; `image_url` is the same, percent-encoded; `_id` is a hash of it.
+    Where there is a column `region`, each row has one. Raises `ValueError`, naming file and line, for missing columns
+    or values, photos that are not there, lie outside `images` or are listed twice.
     """
-    if not images.is_dir() or not labels.is_file():
-        raise ValueError(
-            f"received photos {images} and labels {labels}; expected a directory and a CSV file that exist; "
-            "correct --images or --labels"
-        )
+    if not images.is_dir():
+        raise ValueError(f"received photos {images}; expected a folder that exists; correct --images")
+    if not labels.is_file():
+        raise ValueError(f"received labels {labels}; expected a CSV file that exists, no folder; correct --labels")
+    rows = dict(_rows(labels))
+    if not rows:
+        raise ValueError(f"received {labels} with no rows; expected one line a photo; fill it")
     documents: dict[str, dict] = {}
-    for line, row in _rows(labels):
+    for line, row in rows.items():
         document = _row_document(row, images, f"{labels}, line {line}")
         if document["image_url"] in documents:
             raise ValueError(
@@ -134,8 +136,8 @@ def folder_documents(images: Path, labels: Path) -> list[dict]:
                 "remove one of the two lines"
             )
         documents[document["image_url"]] = document
-    if not documents:
-        raise ValueError(f"received {labels} with no rows; expected one line a photo; fill it")
+    _check_regions(rows, labels)
+    _check_photos(rows, images, labels)
     return list(documents.values())
 
 
@@ -144,49 +146,92 @@ def regions(images: Path, labels: Path) -> dict[str, int]:
     return Counter(document["region"] for document in folder_documents(images, labels))
 
 
-def _rows(labels: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """The rows of a CSV that has the columns wanted, each with its line number."""
+def _rows(labels: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV that has the columns wanted, each with its line number; no value has blanks around it."""
     try:
-        lines = labels.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        text = labels.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"received {labels} in another encoding ({error}); expected UTF-8; save it as such") from error
-    reader = csv.DictReader(lines)
-    lacking = [name for name in ("image", "latin_name") if name not in (reader.fieldnames or [])]
+    head = text.partition("\n")[0]
+    separator = next((sign for sign in ";\t" if sign in head and "," not in head), None)
+    if separator:
+        raise ValueError(f"received {labels} with {separator!r} between values; expected commas; save it with those")
+    reader, line = csv.DictReader(text.splitlines(keepends=True), restval="", strict=True), 1
+    try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        _check_columns(reader.fieldnames, labels)
+        for row in reader:
+            line = reader.line_num
+            if None in row:
+                raise ValueError(
+                    f"received {len(reader.fieldnames) + len(row[None])} values in {labels}, line {line}; expected "
+                    f"{len(reader.fieldnames)}, as its first line has; put what has a comma between double quotes"
+                )
+            yield line, {name: value.strip() for name, value in row.items()}
+    except csv.Error as error:
+        raise ValueError(
+            f"received {labels}, no CSV after line {line} ({error}); expected double quotes in pairs; correct it"
+        ) from error
+
+
+def _check_columns(columns: Sequence[str], labels: Path) -> None:
+    lacking = [name for name in ("image", "latin_name") if name not in columns]
     if lacking:
         raise ValueError(
-            f"received {labels} with columns {reader.fieldnames}; expected image, latin_name[, region, "
+            f"received {labels} with columns {', '.join(columns) or 'none'}; expected image, latin_name[, region, "
             f"observation_id]; add {', '.join(lacking)} to its first line"
         )
-    for row in reader:
-        yield reader.line_num, row
 
 
-def _row_document(row: dict[str, str | None], images: Path, where: str) -> dict:
-    values = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
+def _row_document(row: dict[str, str], images: Path, where: str) -> dict:
     for name in ("image", "latin_name"):
-        if not values[name]:
+        if not row[name]:
             raise ValueError(f"received no {name} in {where}; expected one on each line; fill it in or remove the line")
-    root, path = images.absolute(), (images.absolute() / values["image"])
-    if ".." in Path(values["image"]).parts or not path.is_relative_to(root):
+    root, path = images.absolute(), (images.absolute() / row["image"])
+    if ".." in Path(row["image"]).parts or not path.is_relative_to(root):
         raise ValueError(
-            f"received {values['image']!r} in {where}; expected a path inside {images}; move the photo or correct it"
-        )
-    found = False
-    with contextlib.suppress(OSError):  # a name that no file system takes
-        found = path.is_file()
-    if not found:
-        raise ValueError(
-            f"received {values['image']!r} in {where}, but there is no such file in {images}; expected a photo; "
-            "correct the path, or remove the line"
+            f"received {row['image']!r} in {where}; expected a path inside {images}; move the photo or correct it"
         )
     relative = path.relative_to(root).as_posix()
     document = {
         "_id": _object_id("folder", relative),
-        "latin_name": values["latin_name"],
+        "latin_name": row["latin_name"],
         "image_url": quote(relative),
-        "region": values.get("region") or UNKNOWN_REGION,
+        "region": row.get("region", UNKNOWN_REGION),
     }
-    return document | ({"observation_id": values["observation_id"]} if values.get("observation_id") else {})
+    return document | ({"observation_id": row["observation_id"]} if row.get("observation_id") else {})
+
+
+def _check_regions(rows: dict[int, dict[str, str]], labels: Path) -> None:
+    empty = [line for line, row in rows.items() if row.get("region") == ""]
+    if empty:
+        first = ", ".join(map(str, empty[:3]))
+        raise ValueError(
+            f"received no region in {len(empty):,} of the {len(rows):,} rows of {labels} (line {first}"
+            f"{', …' if len(empty) > 3 else ''}); expected one in each row; write {UNKNOWN_REGION} where it is not "
+            "known, or remove the column"
+        )
+
+
+def _check_photos(rows: dict[int, dict[str, str]], images: Path, labels: Path) -> None:
+    absent = {line: row["image"] for line, row in rows.items() if not _is_file(images / row["image"])}
+    if not absent:
+        return
+    line, image = next(iter(absent.items()))
+    meant = Path(image).name.casefold()
+    there = (path for path in sorted(images.rglob("*")) if meant in (path.name.casefold(), path.stem.casefold()))
+    hint = next((f" such as {path.relative_to(images).as_posix()!r}, which is there" for path in there), "")
+    raise ValueError(
+        f"received {image!r} in {labels}, line {line}, but there is no such file in {images} ({len(absent):,} of "
+        f"{len(rows):,} not found, this is the first); expected a path below {images} with its suffix{hint}; correct "
+        "the column image, or remove those lines"
+    )
+
+
+def _is_file(path: Path) -> bool:
+    with contextlib.suppress(OSError):  # a name that no file system takes
+        return path.is_file()
+    return False
 
 
 def _number(*parts: object) -> int:
