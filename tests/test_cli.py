@@ -337,16 +337,25 @@ def config_of(arguments):
 
 
 def test_demo_on_a_folder_keeps_the_region_where_the_folder_has_it(folder, experiment):
-    arguments = [*folder("EU", "EU", "EU_SW"), "--config", str(experiment())]
-    assert config_of(arguments).phase2.region == "EU_SW"
-    assert config_of([*arguments, "--set", "phase2.region=EU"]).phase2.region == "EU"
+    arguments = [*folder(*["EU", "EU_SW"] * 100), "--config", str(experiment())]
+    found = config_of(arguments)
+    assert (found.phase2.region, found.phase3.teachers[1].region_filter) == ("EU_SW", "EU_SW")
+    found = config_of([*arguments, "--set", "phase2.region=EU"])
+    assert (found.phase2.region, found.phase3.teachers[1].region_filter) == ("EU", "EU")
 
 
 def test_demo_on_a_folder_without_the_region_takes_the_commonest(folder, experiment, capsys, tmp_path):
-    found = config_of([*folder("unknown", "NA", "unknown"), "--config", str(experiment())])
-    assert (found.phase2.region, found.experiment) == ("unknown", f"demo-{tmp_path.name}")
+    found = config_of([*folder(*["unknown", "NA", "unknown"] * 100), "--config", str(experiment())])
+    assert (found.phase2.region, found.phase3.teachers[1].region_filter) == ("NA", "NA")
+    assert found.experiment == f"demo-{tmp_path.name}"
     assert (found.gates.valid_photos_min, found.gates.valid_photos_max) == (None, None)
-    assert "no photo of region EU_SW; the regional teacher learns from unknown" in capsys.readouterr().out
+    assert "too few photos of EU_SW; the regional teacher learns from NA" in capsys.readouterr().out
+
+
+def test_demo_on_a_folder_of_one_region_has_no_regional_teacher(folder, experiment, capsys):
+    found = config_of([*folder(*["EU"] * 200), "--config", str(experiment())])
+    assert found.phase2 is None and [each.path for each in found.phase3.teachers] == ["phase1/best.keras"]
+    assert "no region with photos enough to tell from the rest (EU 200): no regional teacher" in capsys.readouterr().out
 
 
 def test_demo_on_a_folder_needs_both(folder, experiment, capsys):

@@ -88,22 +88,6 @@ def test_the_twenty_commonest_are_printed(dataset, capsys):
     assert lines == [f"{1 + k % 3:>8}  Species {k:02d}" for k in order[:20]]
 
 
-def test_a_region_without_a_train_photo_is_an_error_that_says_which_there_are(dataset):
-    run = dataset(HERE, [("Iris", THERE), ("Iris", THERE), ("Bellis", THERE)])
-    with pytest.raises(ValueError, match="phase2.region: received 'EU_SW', of which no train photo is; .* of EU 3;"):
-        phase2_regional.subset(run)
-    assert not run.path("regional_subset").exists() and not run.path("regional_index").exists()
-
-
-def test_a_region_without_a_val_photo_is_an_error_too(dataset):
-    run = dataset("NA", [("Iris", HERE)])
-    info = run.read("dataset")
-    info["splits"]["train"]["per_region"]["NA"] = 1
-    write_json(run.path("dataset"), info)
-    with pytest.raises(ValueError, match="'NA', of which no val photo is; expected one of EU.* 1, EU.* 1;"):
-        phase2_regional.subset(run)
-
-
 ENTRY = {"n": 120, "groups": 90, "first": 0.7, "second": 0.75, "difference": 0.05, "interval": [0.01, 0.09]}
 FIGURES = (
     "EU_SW: regional teacher 0.750, global teacher 0.700 on 120 test photos in 90 groups, a difference of +0.050 "

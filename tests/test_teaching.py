@@ -235,22 +235,6 @@ def test_one_teacher_alone_is_an_ensemble_too(taught, live):
         assert x["teacher_ids"].shape == (8, 1, 3)
 
 
-@pytest.mark.parametrize(
-    ("second", "message"),
-    [
-        ({"path": "phase2/best.keras", "region_filter": "XX"}, "teachers.1.region_filter: received XX, which no train"),
-        ({"path": "phase9/nosuch.keras"}, "phase3.teachers.1.path: .*phase9/nosuch.keras does not exist"),
-    ],
-)
-def test_a_teacher_that_is_not_there_or_speaks_for_no_photo_is_named(taught, second, message):
-    teachers = [{"path": "phase1/best.keras", "weight": 0.5}, {"weight": 0.5, **second}]
-    run, info = taught(phase3={"teachers": teachers})
-    with pytest.raises(ValueError, match=message):
-        phase3_soft_labels.combine(run)
-    with pytest.raises(ValueError, match=message):
-        teaching.live(run, info)
-
-
 def test_stored_answers_of_another_model_are_named(taught):
     run, _ = taught()
     linear(SIZES["regional"], seed=77).save(run.path("regional"))

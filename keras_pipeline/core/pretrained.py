@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def _source(model: Model) -> tuple[str, bool]:
     return KAGGLE, any((cache / "models" / "keras" / "vit" / "keras" / str(preset)).glob("*/*.weights.h5"))
 
 
+@functools.cache
 def _reachable(url: str) -> bool:
     import urllib.error  # slow to import, and `status` asks nobody
     import urllib.request

@@ -7,6 +7,7 @@ anyone can know: ValueError for the config, naming the key and the value to set;
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -74,7 +75,7 @@ def check_batch(counts: Counts | None, key: str, batch_size: int, region: str | 
     if counts is None:
         return
     n = counts.train.get(region, 0) if region else sum(counts.train.values())
-    if n < batch_size:
+    if 1 < n < batch_size:  # `check_region` names a region of fewer
         most = "" if counts.is_split else "at most "
         of = f" of region {region}" if region else ""
         raise ValueError(
@@ -98,9 +99,9 @@ def check_region(run: Run, counts: Counts | None) -> None:
     if n < 2 or not all(part.get(region) for part in parts):
         split = f" ({counts.train.get(region, 0)} train, {counts.val.get(region, 0)} val)" if counts.is_split else ""
         raise ValueError(
-            f"phase2.region: received {region!r}, of which there are {n} photos{split} by {counts.origin}, expected "
-            f"some to train on and some to validate with; there are {_commonest(counts.photos)}; set phase2.region to "
-            "one of these, or phase2: null for no regional teacher"
+            f"phase2.region: received {region!r}, photos of it by {counts.origin}: {n}{split}, expected some to train "
+            f"on and some to validate with; there are {_commonest(counts.photos)}; set phase2.region to one of these, "
+            "or phase2: null for no regional teacher"
         )
 
 
@@ -117,10 +118,14 @@ def choose_region(config: Config, photos: dict[str, int]) -> str | None:
     split, batch_size = config.phase0.split, config.phase2.training.batch_size
 
     def is_enough(n: int) -> bool:
-        return n < sum(photos.values()) and n * split.train >= batch_size and n * split.val >= EXPECTED_VAL
+        return n * split.train >= batch_size and n * split.val >= EXPECTED_VAL
+
+    def is_region(name: str) -> bool:
+        n = photos.get(name, 0)
+        return is_enough(n) and is_enough(sum(photos.values()) - n)
 
     named = [config.phase2.region, *(name for name, _ in Counter(photos).most_common() if name != UNKNOWN_REGION)]
-    return next((name for name in named if is_enough(photos.get(name, 0))), None)
+    return next(filter(is_region, named), None)
 
 
 def check_ensemble(run: Run, counts: Counts | None) -> None:
@@ -128,7 +133,8 @@ def check_ensemble(run: Run, counts: Counts | None) -> None:
     for i, member in enumerate(run.config.phase3.teachers):
         key, region = f"phase3.teachers.{i}", member.region_filter
         if member.path not in teaching.MADE_HERE:
-            _check_foreign(run, counts, f"{key}.path", run.folder / member.path)
+            # A dry run has made no folder yet for `..` to lead out of.
+            _check_foreign(run, counts, f"{key}.path", Path(os.path.normpath(run.folder / member.path)))
         if member.path == REGIONAL_TEACHER and region not in (None, run.config.phase2.region):
             raise ValueError(
                 f"{key}.region_filter: received {region!r}, and {member.path} learns from phase2.region "
