@@ -290,6 +290,8 @@ def _open_source(config) -> Iterator[tuple[str, str | None]]:
 def _phase(run, options: argparse.Namespace) -> tuple[object, int]:
     from keras_pipeline.phases import runner
 
+    if options.step and (absent := run.why_not_applicable(options.command)):
+        raise ValueError(f"{options.command} {options.step}: not applicable here: {absent}")
     if options.dry_run and options.step in ("export-npz", "inspect", "verify", "reproduce"):
         raise ValueError(f"{options.command} {options.step}: has no --dry-run; leave it out")
     if options.force and options.step in ("export-npz", "inspect", "verify"):
@@ -300,7 +302,7 @@ def _phase(run, options: argparse.Namespace) -> tuple[object, int]:
         raise ValueError(f"--manifest goes with reproduce, received {options.command} {options.step or ''}".rstrip())
     if options.step == "verify":
         checked = runner.verify(run)
-        stale = [row["step"] for row in runner.status(run) if row["state"] != "done"]
+        stale = [row["step"] for row in runner.status(run) if row["state"] not in ("done", "not applicable")]
         if stale:
             print(f"not up to date, see `status`: {', '.join(stale)}")
         return {"verified": checked, "not_up_to_date": stale}, 0
@@ -418,10 +420,10 @@ def _status(run, options: argparse.Namespace) -> tuple[object, int]:
     from keras_pipeline.phases import runner
 
     rows = runner.status(run)
-    print(f"{'step':<22}{'state':<9}{'took':>10}  {'finished':<22}why")
+    print(f"{'step':<22}{'state':<15}{'took':>10}  {'finished':<22}why")
     for row in rows:
         took = "" if row["seconds"] is None else duration(row["seconds"])
-        line = f"{row['step']:<22}{row['state']:<9}{took:>10}  {row['finished'] or '':<22}{row['reason'] or ''}"
+        line = f"{row['step']:<22}{row['state']:<15}{took:>10}  {row['finished'] or '':<22}{row['reason'] or ''}"
         print(line.rstrip())
     return rows, 0
 

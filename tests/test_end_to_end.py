@@ -16,6 +16,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from keras_pipeline.__main__ import main
+from keras_pipeline.core import manifest
 from keras_pipeline.core.content import content_hash
 from keras_pipeline.web.browser import BrowserMissing, find_chromium
 from keras_pipeline.web.visit import show_photo
@@ -224,3 +225,24 @@ def test_a_copy_that_lost_its_times_is_taken_after_verify_and_a_corrupt_shard_is
     shard.write_bytes(data)
     assert main(["phase4", "evaluate", "--force", *there]) == 3
     assert str(shard) in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_without_a_regional_teacher_manifest_report_and_card_say_so(road, capsys, tmp_path):
+    file, root, _ = road
+    copy = tmp_path / "root"
+    shutil.copytree(root, copy)
+    options = ["--config", str(file), "--set", f"root={copy}", "--set", "phase2=null"]
+    assert main(["run", "--from", "phase7", *options]) == 1  # what else is made with it is not up to date
+    said = capsys.readouterr().out
+    assert "warning: phase7 manifest uses" in said and "phase3 check" in said
+    found = manifest.read(copy / "artifacts/easy/phase7/manifest.yaml")
+    assert found.phases["phase_2"].why == {"phase2": "the config says phase2: null"}
+    assert "teacher_regional_lr" not in found.hyperparameters
+    assert not [name for name in found.artefacts if name.startswith("regional")]
+    assert {gate.status for gate in found.gates if gate.name.startswith("regional")} == {"not measurable here"}
+    card = (copy / "artifacts/easy/model_card.md").read_text()
+    assert "- learnt from: global teacher" in card and "regional teacher: none: the config says phase2: null" in card
+    assert "No regional teacher: the config says phase2: null." in (copy / "artifacts/easy/report.html").read_text()
+    assert main(["phase2", "evaluate", *options]) == 2
+    assert "phase2 evaluate: not applicable here: the config says phase2: null" in capsys.readouterr().err

@@ -328,3 +328,17 @@ def test_a_corrupt_shard_is_named_when_training_stumbles_over_it(chain, dataset_
 def test_describing_all_verdicts(chain):
     chain.execute()
     assert all(gates.describe(verdict) for verdict in chain.verdicts)
+
+
+def test_a_phase_that_is_not_applicable_is_left_out_and_named(chain, capsys):
+    def never(run):
+        raise AssertionError("phase 2 was run")
+
+    chain.steps.insert(4, Step("phase2", "train", never, ("dataset",), ("regional",), ("phase2",), 1))
+    assert chain.execute(phase2=None) == ALL
+    assert "phase2: not applicable here: the config says phase2: null" in capsys.readouterr().out
+    config = artifacts.Config.model_validate(chain.run.config.model_dump() | {"phase2": None})
+    (row,) = runner.status(Run(config, None))[4:]
+    assert (row["step"], row["state"]) == ("phase2 train", "not applicable")
+    # Now the photos are counted.
+    assert row["reason"] == "all 1 photos are of region EU: there is no region to tell from the rest"

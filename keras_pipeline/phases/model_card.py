@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from keras_pipeline.core.artifacts import Run, sidecar
-from keras_pipeline.core.schema import SPLITS
+from keras_pipeline.core.schema import SPLITS, UNKNOWN_REGION
 from keras_pipeline.evaluation.report import Block, KeyValues, Paragraph, Table, interval
 from keras_pipeline.phases import calibrating, evaluating, teaching
 
@@ -56,11 +58,12 @@ def _teachers(run: Run) -> str:
 
 def _use(run: Run) -> list[Block]:
     dataset = run.read("dataset")
-    regions = sorted(dataset["splits"]["train"]["per_region"], key=dataset["splits"]["train"]["per_region"].get)[::-1]
+    counts = Counter(dataset["splits"]["train"]["per_region"])
+    regions = [name for name, _ in counts.most_common(NAMED) if name != UNKNOWN_REGION]
     return [
         Paragraph(
             "Naming a plant on a photo, as a suggestion to a person, for plants of these species as they are "
-            f"photographed in {', '.join(regions[:NAMED])}."
+            f"photographed in {', '.join(regions) or 'this collection'}."
         ),
         Paragraph(
             "Not for deciding whether a plant may be eaten or touched. It knows no species but its own and has no "
