@@ -358,7 +358,11 @@ def why_stale(run: Run, step: Step) -> str | None:
         if meta.get("config_hash") != settings_hash(settings):
             return f"its config changed{difference(meta['config'], shown(settings))}"
         made_of.append(meta["inputs"])
-    for source in step.needs(run.config):
+    wanted = step.needs(run.config)
+    dropped = sorted({name for inputs in made_of for name in inputs} - {*wanted})
+    if dropped:
+        return f"made from {', '.join(dropped)} too, which the config leaves out now"
+    for source in wanted:
         if _is_altered(run.path(source)):
             return f"its input {source} is not as its step left it"
         now = (sidecar(run.path(source)) or {}).get("content_hash")
