@@ -346,7 +346,7 @@ def test_a_mark_or_blanks_around_the_columns_names_do_no_harm(folder, header):
 
 def test_without_a_column_region_all_are_unknown(folder):
     labels = _labels(folder, "image,latin_name", "c.jpg,A a", "été 1/a#b.jpg,B b")
-    assert herbarium.regions(folder / "images", labels) == ["unknown"]
+    assert list(herbarium.regions(folder / "images", labels)) == ["unknown"]
 
 
 @pytest.mark.parametrize(
