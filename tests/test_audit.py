@@ -1,6 +1,7 @@
 """What the audit counts and finds, what it can't use, and what it leaves on disk."""
 
 import datetime
+import html
 import itertools
 import json
 import random
@@ -138,7 +139,8 @@ def test_a_hostile_collection_ends_in_a_report():
     assert (result["documents"], result["usable"], result["conflicts"]["photos"]) == (10, 7, 0)
     assert result["per_year"] == {"0001": 1, "unknown": 6}
     # In bounded space, but for the species' own names.
-    shown = json.dumps({k: v for k, v in result.items() if k not in ("per_class", "per_genus", "rare_species")})
+    names = ("per_class", "per_genus", "rare_species", "one_word")
+    shown = json.dumps({k: v for k, v in result.items() if k not in names})
     assert len(shown) < 10_000
 
 
@@ -253,6 +255,36 @@ def test_of_equally_frequent_spellings_the_usual_one_is_chosen():
     names = ["VIOLA ODORATA", "viola odorata", "Viola odorata", "Viola Odorata"]
     for order in itertools.permutations(names):
         assert audit(map(document, range(4), order))["spellings"][0]["latin_name"] == "Viola odorata"
+
+
+UNDERSCORES = ("Rosa_canina", "Rosa_canina", "Rosa canina", "rosa_rugosa", "Bellis perennis")
+
+
+def test_names_with_underscores_are_told_and_cured(tmp_path, make_config):
+    documents = list(map(document, range(5), UNDERSCORES))
+    result = audit(documents)
+    assert result["underscores"] == {"Rosa_canina": 2, "rosa_rugosa": 1} and result["one_word"] == {}
+    assert [entry["spellings"] for entry in result["spellings"]] == [{"Rosa_canina": 2, "Rosa canina": 1}]
+    assert result["synonyms"] == {"Rosa_canina": "Rosa canina", "rosa_rugosa": "rosa rugosa"}
+    said = "Names with an underscore: 2, e.g. Rosa_canina; their genus can't be told, source.synonyms mends it."
+    assert audit_report.remarks(result) == [said]
+    folder = written(make_config(), result).path("audit").parent
+    assert html.escape(said) in (folder / "audit.html").read_text(encoding="utf-8")
+    cured = audit(documents, Curation.load(Source(synonyms=str(folder / "tables/synonyms_suggested.csv"))))
+    assert (cured["underscores"], cured["spellings"]) == ({}, [])
+    assert cured["per_class"] == {"Rosa canina": 3, "Bellis perennis": 1, "rosa rugosa": 1}
+
+
+@pytest.mark.parametrize("name", ["Rosa", "rose", "ROSA", "Rosa L.", "× Rosa", "×Rosa", "Rosa_", "___"])
+def test_names_of_one_word_are_told(name):
+    result = audit([document(1, name), document(2, "Rosa canina"), document(3, "Rosa sp."), document(4, "rosa × alba")])
+    assert result["one_word"] == {name: 1}
+    said = f"Names of one word: 1, e.g. {name}; it is taken for the genus, source.synonyms gives full names."
+    assert audit_report.remarks(result)[-1] == said
+
+
+def test_full_names_without_underscores_are_not_remarked_on():
+    assert audit_report.remarks(audit([document(1), document(2, "Bellis perennis L.")])) == []
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pandas as pd
 
 from keras_pipeline.core.provenance import redact, without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION
-from keras_pipeline.core.taxonomy import canonical, genus
+from keras_pipeline.core.taxonomy import canonical, genus, normalise
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.fields import day_of, degrees_of, id_of, text_of
 from keras_pipeline.ingest.hash_table import HashTable
@@ -42,10 +42,11 @@ def audit(
         exclude_without_effect: [line of source.exclude that no document has], species,
         per_class: {name: n} (largest first), per_genus: {genus: {species, photos}}, per_region, per_host, per_license,
         per_year: {value: n}, imbalance: largest / smallest, class_size: {min, median, max}, min_per_species,
-        rare_species: {name: n}, fields: {name: {missing, mistyped, samples: [{sample_id, value}]}},
-        spellings: [{latin_name, photos, spellings: {name: n}}], synonyms: {synonym: latin_name} (those in force and,
-        for all spellings, the most frequent one), conflicts and repeated_urls: {photos, rows: [{image_url, latin_name,
-        sample_id, first_latin_name}]}, observations: {sizes: {photos in an observation, "255" for more: n}, photos}}
+        rare_species, underscores, one_word: {name: n}, fields: {name: {missing, mistyped, samples: [{sample_id,
+        value}]}}, spellings: [{latin_name, photos, spellings: {name: n}}], synonyms: {synonym: latin_name} (those in
+        force and, for all spellings, the most frequent one, with blanks for underscores), conflicts and repeated_urls:
+        {photos, rows: [{image_url, latin_name, sample_id, first_latin_name}]}, observations: {sizes: {photos in an
+        observation, "255" for more: n}, photos}}
     """
     fields, photos = _Fields(), _Photos(collection_count or 65_536)
     unusable, samples, total = Tally(), [], 0
@@ -221,27 +222,35 @@ def _species(photos: dict[str, int], min_per_species: int) -> dict:
         "class_size": {k: float(getattr(counts, k)()) for k in ("min", "median", "max")} if len(counts) else {},
         "min_per_species": min_per_species,
         "rare_species": {name: n for name, n in reversed(per_class.items()) if n < min_per_species},
+        "underscores": {name: n for name, n in per_class.items() if "_" in name},
+        "one_word": {name: n for name, n in per_class.items() if " " not in canonical(_with_blanks(name))},
     }
+
+
+def _with_blanks(name: str) -> str:
+    """The name with blanks for underscores."""
+    return normalise(name.replace("_", " ")) or name
 
 
 def _spellings(photos: dict[str, int], curation: Curation) -> dict:
     """Names that mean one plant, and the synonyms that would join them."""
     groups: dict[str, list[str]] = {}
     for name in photos:
-        groups.setdefault(canonical(name), []).append(name)
+        groups.setdefault(canonical(_with_blanks(name)), []).append(name)
     found, chosen = [], {}
     for names in groups.values():
+        names.sort(key=lambda name: (-photos[name], _oddity(name), name))
+        best = _with_blanks(names[0])
+        chosen |= {name: best for name in names if name != best}
         if len(names) > 1:
-            names.sort(key=lambda name: (-photos[name], _oddity(name), name))
             total = sum(photos[name] for name in names)
             found.append({"latin_name": names[0], "photos": total, "spellings": {name: photos[name] for name in names}})
-            chosen |= dict.fromkeys(names[1:], names[0])
     found.sort(key=lambda entry: (-entry["photos"], entry["latin_name"]))
     # Those in force are repeated, so that the new file can take the old one's place.
     in_force = {synonym: chosen.get(name, name) for synonym, name in curation.synonyms.items()}
     return {"spellings": found, "synonyms": dict(sorted({**in_force, **chosen}.items()))}
 
 
-def _oddity(name: str) -> tuple[bool, int]:
+def _oddity(name: str) -> tuple[bool, bool, int]:
     """Of equally frequent spellings, `Genus species` is to be preferred."""
-    return not name[:1].isupper(), sum(map(str.isupper, name[1:]))
+    return "_" in name, not name[:1].isupper(), sum(map(str.isupper, name[1:]))

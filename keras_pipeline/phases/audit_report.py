@@ -127,7 +127,7 @@ def _sections(result: dict, folder: Path) -> list[tuple[str, list[Block]]]:
     return [
         ("Documents", _documents(result)),
         ("Balance", _balance(result, folder)),
-        ("Spellings", _spellings(result, tables)),
+        ("Names", _names(result, tables)),
         ("Image URLs", _urls(result, tables)),
         ("Observations", _observations(result)),
         ("Fields", _fields(result)),
@@ -201,29 +201,38 @@ def _caps(per_class: dict[str, int]) -> Table:
     return Table(headers, rows, "What a limit would leave")
 
 
-def _spellings(result: dict, tables: Path) -> list[Block]:
+def _names(result: dict, tables: Path) -> list[Block]:
     found = result["spellings"]
-    if not found:
-        return [Paragraph("No two names differ by case, blanks, hybrid signs or authors alone.")]
     rows = []
     for entry in found[:SHOWN]:
         (best, most), *others = entry["spellings"].items()
         rows.append([_short(best), most, "; ".join(f"{_short(name)} ({n:,})" for name, n in others[:SHOWN])])
-    return [
-        Paragraph(
-            f"{len(found):,} names come in several spellings that differ by case, blanks, hybrid signs or authors "
-            "alone. Each spelling is a species of its own until they are joined."
-        ),
+    text = "names come in several spellings that differ by case, blanks, underscores, hybrid signs or authors alone."
+    spellings = [
+        Paragraph(f"{len(found):,} {text} Each spelling is a species of its own until they are joined."),
         Table(
             ["most frequent", "photos", "other spellings"], rows, "The most photographed (all: tables/spellings.csv)"
         ),
-        KeyValues(
-            {
-                "cure": "judge each line, copy the file beside your config and name it in source.synonyms; the "
-                "synonyms in force are in it too",
-                "ready file": str(tables / "synonyms_suggested.csv"),
-            }
-        ),
+    ]
+    blocks: list[Block] = [*(spellings if found else [Paragraph(f"No {text}")]), *map(Paragraph, remarks(result))]
+    if not (found or result["underscores"] or result["one_word"]):
+        return blocks
+    cure = (
+        "judge each line, add full names for those of one word, copy the file beside your config and name it in "
+        "source.synonyms; the synonyms in force are in it too"
+    )
+    return [*blocks, KeyValues({"cure": cure, "ready file": str(tables / "synonyms_suggested.csv")})]
+
+
+def remarks(result: dict) -> list[str]:
+    """What is odd in single names: a sentence each."""
+    return [
+        f"{what}: {len(names):,}, e.g. {_short(next(iter(names)))}; {meaning}"
+        for names, what, meaning in (
+            (result["underscores"], "Names with an underscore", "their genus can't be told, source.synonyms mends it."),
+            (result["one_word"], "Names of one word", "it is taken for the genus, source.synonyms gives full names."),
+        )
+        if names
     ]
 
 

@@ -44,6 +44,8 @@ def audit(run: Run) -> None:
         f"{result['documents']} documents, {result['usable']} usable, {result['species']} species; "
         f"skipped: {result['unusable'] or 'none'}; see {run.path('audit').with_suffix('.html')}"
     )
+    for remark in audit_report.remarks(result):
+        print(remark)
 
 
 def _feature_model(run: Run) -> Model:
@@ -93,7 +95,7 @@ def baseline(run: Run) -> None:
 
 
 STEPS = [
-    Step("phase0", "audit", audit, (), ("audit",), (*SOURCE, "phase0.audit"), 3),
+    Step("phase0", "audit", audit, (), ("audit",), (*SOURCE, "phase0.audit"), 4),
     Step(
         "phase0", "validate-urls", validate_urls, ("audit",), ("url_check",),
         (*SOURCE, "source.base_url", "seed", "phase0.export", "phase0.validate_urls"), 3, clean=forget_urls,
