@@ -40,7 +40,7 @@ class Chain:
 
     def audit(self, run):
         self.ran.append("audit")
-        write_json(run.path("audit"), {"per_class": {"a": 1}, "query": run.config.source.query})
+        write_json(run.path("audit"), {"per_class": {"a": 1, "b": 1}, "query": run.config.source.query})
 
     def export(self, run):
         self.ran.append("export")
@@ -50,7 +50,8 @@ class Chain:
     def split(self, run):
         self.ran.append("split")
         write_json(run.path("dataset"), {"seed": run.config.seed})
-        write_json(run.path("leak_audit"), {"leaks": self.leaks, "photos": 850_000, "largest_group": {"share": 0.001}})
+        found = {"leaks": self.leaks, "links": {"sha256": 1}, "photos": 850_000, "largest_group": {"share": 0.001}}
+        write_json(run.path("leak_audit"), found)
 
     def train(self, run):
         self.ran.append("train")

@@ -107,7 +107,7 @@ STEPS = [
         ("seed", "dataset", "phase0.split"), 5, clean=remove_raw,
     ),
     Step(
-        "phase0", "baseline", baseline, ("dataset",), ("baseline",), ("seed", "phase0.baseline"), 3,
+        "phase0", "baseline", baseline, ("dataset",), ("baseline",), ("seed", "phase0.baseline"), 4,
         check=check_features,
     ),
 ]  # fmt: skip

@@ -185,4 +185,4 @@ def examine(run: Run) -> dict[str, list[str]]:
     return found
 
 
-STEPS = [Step("phase7", "manifest", manifest, INPUTS, ("manifest",), ("gates",), 3)]
+STEPS = [Step("phase7", "manifest", manifest, INPUTS, ("manifest",), ("gates",), 4)]
