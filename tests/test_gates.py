@@ -5,6 +5,7 @@ import functools
 import operator
 import re
 
+import numpy as np
 import pytest
 
 from keras_pipeline.core.artifacts import ARTEFACTS, Run, write_json
@@ -76,6 +77,7 @@ def test_at_least_means_at_least(judge):
     verdicts = judge("phase1 evaluate", {"teacher_metrics": TEACHER})
     assert {name: verdict["status"] for name, verdict in verdicts.items()} == {
         "teacher_top1": "met", "teacher_top5": "met", "teacher_min_recall": "met",
+        "teacher_over_probe": "not measurable here",
     }  # fmt: skip
     below = judge("phase1 evaluate", {"teacher_metrics": {**TEACHER, "top1_accuracy": 0.6999}})
     assert below["teacher_top1"]["status"] == "missed"
@@ -195,7 +197,7 @@ def test_a_test_split_of_one_species_measures_no_classifier(judge):
     why = "all 90 test photos are of one species"
     metrics = {"teacher_metrics": ONE_SPECIES, "regional_metrics": ONE_SPECIES}
     verdicts = judge("phase1 evaluate", metrics)
-    assert reasons(verdicts) == dict.fromkeys(("teacher_top1", "teacher_top5", "teacher_min_recall"), why)
+    assert set(reasons(verdicts).values()) == {why} and len(reasons(verdicts)) == len(verdicts) == 4
     assert reasons(judge("phase2 evaluate", metrics)) == {"regional_global_top1": why}
     probe = {"linear_probe": ONE_SPECIES}
     assert reasons(judge("phase0 baseline", {"baseline": probe})) == {"baseline_top1_min": why}
@@ -220,9 +222,55 @@ def test_a_region_of_one_species_measures_no_teacher(judge):
     assert reasons(verdicts) == {"regional_top1": why, "regional_gain": why}
 
 
+@pytest.fixture
+def over_probe(make_config):
+    """(photos, each in a group of its own, that the probe alone has right, and the teacher alone) -> the verdict"""
+
+    def over_probe(probe_alone, teacher_alone, *, photos=100, renamed=0, **limits):
+        run = Run(make_config(gates=limits), None)
+        label = np.arange(photos) % 6
+        wrong = {"baseline": np.arange(photos) >= photos - teacher_alone, "teacher": np.arange(photos) < probe_alone}
+        for name, each in wrong.items():
+            path = run.path(f"{name}_predictions")
+            path.parent.mkdir(parents=True)
+            ids = [f"{name if i < renamed else 'photo'}-{i}" for i in range(photos)]
+            columns = {"sample_id": ids, "group_id": ids, "region": ["all"] * photos, "label": label}
+            np.savez(path, answer=np.where(each, label + 1, label), confidence=np.ones(photos), **columns)
+        write_json(run.path("teacher_metrics"), TEACHER)
+        verdicts = {verdict["name"]: verdict for verdict in gates.judge(run, {"phase1 evaluate"})}
+        return verdicts["teacher_over_probe"]
+
+    return over_probe
+
+
+@pytest.mark.parametrize(
+    ("probe_alone", "teacher_alone", "status"),
+    [(10, 8, "met"), (15, 2, "missed"), (2, 15, "met"), (0, 0, "met"), (5, 0, "not measurable here")],
+)
+def test_a_teacher_below_the_probe_is_missed_where_that_is_no_chance(over_probe, probe_alone, teacher_alone, status):
+    # Of 100 photos the two differ on a + b: the gap's standard deviation is about sqrt(a + b) / 100. 2 - 15 is 3.2 of
+    # them below 0; 8 - 10 is half of one. All of 5 the one way is no proof: McNemar's p is 0.0625.
+    verdict = over_probe(probe_alone, teacher_alone)
+    assert verdict["status"] == status
+    if status != "not measurable here":
+        assert verdict["value"] == pytest.approx((teacher_alone - probe_alone) / 100)
+        assert "judged by the upper end of their difference's 95 % interval" in verdict["reason"]
+    assert ("phase1.training.head_epochs" in verdict["reason"]) == (status == "missed")
+
+
+def test_a_probe_that_saw_other_photos_is_no_rival(over_probe, make_config):
+    assert over_probe(15, 2, renamed=1)["reason"] == (
+        "linear probe and teacher were asked about other photos: run what `status` calls stale"
+    )
+    run = Run(make_config(), None)
+    run.path("baseline_predictions").unlink()
+    with pytest.raises(gates.Unmeasurable, match="is missing: run `phase0 baseline`"):
+        gates.over_probe(run, "teacher")
+
+
 def test_of_five_species_the_first_five_answers_are_always_right(judge):
     five = {**TEACHER, "top5_accuracy": 1.0, "per_class_recall": dict.fromkeys("abcde")}
-    assert reasons(judge("phase1 evaluate", {"teacher_metrics": five})) == {
+    assert reasons(judge("phase1 evaluate", {"teacher_metrics": five}, teacher_over_probe=None)) == {
         "teacher_top5": "of 5 species in all, the right one is always among the first five"
     }
 

@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable
 
 from keras_pipeline.core.artifacts import Run, read_json, sidecar
+from keras_pipeline.phases import evaluating
 
 NO_RULES = "phase0.split.group_by is empty: nothing holds photos together"
 RULES = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
@@ -21,12 +22,21 @@ class Unmeasurable(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A metric that is missed only where the whole of its 95 % interval is beyond the limit."""
+
+    value: float
+    interval: list[float]  # [low, high]
+    words: str  # what it was made from
+
+
+@dataclasses.dataclass(frozen=True)
 class Gate:
     name: str  # of the config's limit
     words: str  # what is judged, for readers
     step: str  # the step after which it can be judged
     rule: str
-    value: Callable[[Run], float]  # raises Unmeasurable
+    value: Callable[[Run], float | Estimate]  # raises Unmeasurable
     advice: str  # what to try where it is missed
     limit: float | None = None  # fixed limits, which no config may loosen
 
@@ -84,7 +94,7 @@ def _refuse_one_species(species: int, photos: str) -> None:
         raise Unmeasurable(f"{photos} are of one species")
 
 
-def _metric(artefact: str, key: str = "top1_accuracy") -> Callable[[Run], float]:
+def metric(artefact: str, key: str = "top1_accuracy") -> Callable[[Run], float]:
     """Of a `metrics_<split>.json`."""
 
     def value(run: Run) -> float:
@@ -105,14 +115,40 @@ def _teacher_top5(run: Run) -> float:
     species = len(run.read("teacher_metrics")["per_class_recall"])
     if species <= 5:
         raise Unmeasurable(f"of {species} species in all, the right one is always among the first five")
-    return _metric("teacher_metrics", "top5_accuracy")(run)
+    return metric("teacher_metrics", "top5_accuracy")(run)
 
 
 def _smallest_recall(run: Run) -> float:
-    smallest = _metric("teacher_metrics", "min_recall")(run)
+    smallest = metric("teacher_metrics", "min_recall")(run)
     if smallest is None:
         raise Unmeasurable("no species has 20 test photos")
     return smallest["recall"]
+
+
+def over_probe(run: Run, model: str) -> dict:
+    """`intervals.compare` over all test photos: phase 0's linear probe, then a model. Raises Unmeasurable."""
+    metric(f"{model}_metrics")(run)
+    path = run.path("baseline_predictions")
+    if not path.exists():
+        raise Unmeasurable("each test photo's answer by the linear probe is missing: run `phase0 baseline`")
+    probe, answers = map(evaluating.load_answers, (path, run.path(f"{model}_predictions")))
+    if not evaluating.same_photos(probe, answers):
+        raise Unmeasurable(f"linear probe and {model} were asked about other photos: run what `status` calls stale")
+    found = evaluating.compare(probe, answers, by_region=False)["all"]
+    if found["interval"][1] < 0 and found["verdict"] != "worse":
+        raise Unmeasurable("too few groups of test photos on which it differs from the linear probe")
+    return found
+
+
+def _teacher_over_probe(run: Run) -> Estimate:
+    found = over_probe(run, "teacher")
+    low, high = found["interval"]
+    return Estimate(
+        found["difference"],
+        found["interval"],
+        f"teacher {found['second']:.3f}, linear probe {found['first']:.3f}; judged by the upper end of their "
+        f"difference's 95 % interval, {low:+.3f} to {high:+.3f}",
+    )
 
 
 def _region(run: Run, artefact: str) -> float:
@@ -142,7 +178,7 @@ def _refuse_one_test_species(run: Run) -> None:
     _refuse_one_species(len(test["per_class"]), f"all {test['n']} test photos")
 
 
-def _shipped(key: str) -> Callable[[Run], float]:
+def shipped(key: str) -> Callable[[Run], float]:
     """Of the shipped weights' `calibration.json`."""
 
     def value(run: Run) -> float:
@@ -170,7 +206,7 @@ def _wasm(run: Run, key: str) -> float:
     return found
 
 
-def _compared(key: str) -> Callable[[Run], float]:
+def compared(key: str) -> Callable[[Run], float]:
     def value(run: Run) -> float:
         _refuse_one_test_species(run)
         return _wasm(run, key)
@@ -258,13 +294,20 @@ GATES = [
         "imagenet sees more than colour-histogram; raise phase0.baseline.probe_epochs",
     ),
     Gate(
-        "teacher_top1", "global teacher, top-1", "phase1 evaluate", ">=", _metric("teacher_metrics"), TEACHER_ADVICE,
+        "teacher_top1", "global teacher, top-1", "phase1 evaluate", ">=", metric("teacher_metrics"), TEACHER_ADVICE,
     ),
     Gate("teacher_top5", "global teacher, top-5", "phase1 evaluate", ">=", _teacher_top5, TEACHER_ADVICE),
     Gate(
         "teacher_min_recall", "global teacher, its worst species' recall", "phase1 evaluate", ">", _smallest_recall,
         "phase1/pictures_test/confused.png shows whether its labels are right; of a rare species set "
         "phase1.data.sampling: sqrt or phase1.regularization.logit_adjustment: 1",
+    ),
+    Gate(
+        "teacher_over_probe", "global teacher over the linear probe, top-1", "phase1 evaluate", ">=",
+        _teacher_over_probe,
+        "frozen features and no training do better: give phase1.model.pretrained the weights that "
+        "phase0.baseline.features come from, set phase1.training.head_epochs, raise phase1.data.image_size towards "
+        "phase0.baseline.image_size, or raise phase1.training.epochs",
     ),
     Gate(
         "regional_top1", "regional teacher in its region, top-1", "phase2 evaluate", ">=",
@@ -275,7 +318,7 @@ GATES = [
     ),
     Gate(
         "regional_global_top1", "regional teacher everywhere, top-1", "phase2 evaluate", ">=",
-        _metric("regional_metrics"),
+        metric("regional_metrics"),
         "it has seen its region alone: set phase2.model.pretrained: global_teacher and lower "
         "phase2.training.learning_rate, so that it keeps what the global teacher knows",
     ),
@@ -294,13 +337,13 @@ GATES = [
         "lower phase3.model.alpha; where thousands of species make the head large, set phase3.model.head_rank",
     ),
     Gate(
-        "student_val_top1", "student on val, top-1", "phase4 evaluate", ">=", _metric("student_metrics_val"),
+        "student_val_top1", "student on val, top-1", "phase4 evaluate", ">=", metric("student_metrics_val"),
         "phase3/check.json says what its teachers reach; raise phase3.soft_labels.views, phase4.distill.epochs, "
         "phase4.data.image_size or phase3.model.alpha",
     ),
     Gate(
         "student_train_top1", "student on clean train photos, top-1", "phase4 evaluate", ">",
-        _metric("student_metrics_train"),
+        metric("student_metrics_train"),
         "it has not learnt enough: raise phase4.distill.epochs, phase4.distill.learning_rate or phase3.model.alpha",
     ),
     Gate(
@@ -309,16 +352,16 @@ GATES = [
         "phase4.finetune.augmentation: aggressive, raise phase3.model.dropout_rate",
     ),
     Gate(
-        "ece", "ECE as shipped", "phase6 quantize", "<", _shipped("ece_after"),
+        "ece", "ECE as shipped", "phase6 quantize", "<", shipped("ece_after"),
         "compare ece_null in phase6/calibration.json, which perfect calibration shows at so few photos: raise "
         "phase0.split.test, and phase0.split.calibration for a better temperature",
     ),
     Gate(
-        "precision", "precision of conclusive answers", "phase6 quantize", ">=", _shipped("precision"),
+        "precision", "precision of conclusive answers", "phase6 quantize", ">=", shipped("precision"),
         "raise phase5.target_precision, or phase0.split.calibration so that more can be promised",
     ),
     Gate(
-        "coverage", "share of conclusive answers", "phase6 quantize", ">=", _shipped("coverage"),
+        "coverage", "share of conclusive answers", "phase6 quantize", ">=", shipped("coverage"),
         "photos_needed in phase6/calibration.json says how many photos the promise needs: raise "
         "phase0.split.calibration, make the student better, or lower phase5.target_precision",
     ),
@@ -328,12 +371,12 @@ GATES = [
         "set phase6.quantization: int8 or phase3.model.head_rank, or lower phase3.model.alpha",
     ),
     Gate(
-        "browser_correlation", "page against Python, correlation", "phase6 validate", ">", _compared("correlation"),
+        "browser_correlation", "page against Python, correlation", "phase6 validate", ">", compared("correlation"),
         PAGE_ADVICE,
     ),
     Gate(
         "browser_top1_agreement", "page against Python, same species", "phase6 validate", ">=",
-        _compared("top1_agreement"), PAGE_ADVICE, limit=1.0,
+        compared("top1_agreement"), PAGE_ADVICE, limit=1.0,
     ),
     Gate(
         "browser_equivalence", "page against Python, every stage", "phase6 validate", ">=", _equivalent, PAGE_ADVICE,
@@ -370,16 +413,17 @@ def judge(run: Run, steps: set[str]) -> list[dict]:
 
 
 def _verdict(run: Run, gate: Gate, limit: float) -> dict:
+    verdict = {"name": gate.name, "words": gate.words, "step": gate.step}
+    target = f"{gate.rule} {limit:g}"
     try:
-        value = gate.value(run)
-        status = "met" if RULES[gate.rule](value, limit) else "missed"
-        reason = gate.advice if status == "missed" else ""
-    except Unmeasurable as error:
-        value, status, reason = None, "not measurable here", str(error)
-    return {
-        "name": gate.name, "words": gate.words, "step": gate.step, "status": status, "value": value,
-        "target": f"{gate.rule} {limit:g}", "reason": reason,
-    }  # fmt: skip
+        found = gate.value(run)
+    except Unmeasurable as why:
+        return {**verdict, "status": "not measurable here", "value": None, "target": target, "reason": str(why)}
+    if not isinstance(found, Estimate):
+        found = Estimate(found, [found], "")
+    met = any(RULES[gate.rule](end, limit) for end in found.interval)
+    reason = "; ".join(filter(None, (found.words, "" if met else gate.advice)))
+    return {**verdict, "status": "met" if met else "missed", "value": found.value, "target": target, "reason": reason}
 
 
 def describe(verdict: dict) -> str:
