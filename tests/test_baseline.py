@@ -11,15 +11,15 @@ from sklearn.preprocessing import StandardScaler
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.evaluation import baseline
-from keras_pipeline.phases import gates, phase0_dataset
+from keras_pipeline.phases import evaluating, gates, phase0_dataset
 
 
 def features_of(values, labels, path, regions=None):
     """Features as `extract_features` leaves them."""
     regions = ["EU"] * len(labels) if regions is None else regions
-    groups = [f"g{i}" for i in range(len(labels))]
+    ids, groups = ([f"{letter}{i}" for i in range(len(labels))] for letter in "pg")
     return baseline.Features(
-        baseline.store([np.asarray(values)], path, np.float16), *map(np.asarray, (labels, regions, groups))
+        baseline.store([np.asarray(values)], path, np.float16), *map(np.asarray, (labels, ids, regions, groups))
     )
 
 
@@ -50,13 +50,13 @@ def gaussian(folder):
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory):
-    """(tables, folder) of three classes side by side on a line, around -2, 0 and 4 with their mean at -0.75."""
+    """(tables, the probe's word) of three classes side by side on a line, around -2, 0 and 4, their mean at -0.75."""
     folder = tmp_path_factory.mktemp("line")
     places = np.array([-2.0, -2.1, -1.9, -2.05, -1.95, 0.1, -0.1, 4.0])
     labels = np.array([0, 0, 0, 0, 0, 1, 1, 2])
     train = features_of(np.tile(places, 12)[:, None], np.tile(labels, 12), folder / "train")
     test = features_of([[-2.0], [0.05], [-0.05], [4.1]], [0, 1, 1, 2], folder / "test", ["EU", "EU", "NA", "NA"])
-    return baseline.compare(train, test, ["a", "b", "c"], epochs=60, seed=1, folder=folder), folder
+    return baseline.compare(train, test, ["a", "b", "c"], epochs=60, seed=1, folder=folder)
 
 
 def test_class_means_by_hand(tmp_path):
@@ -91,12 +91,18 @@ def test_the_probe_separates_what_class_means_cannot(line):
 
 
 def test_tables_by_region_and_class(line):
-    tables, folder = line
+    tables, _ = line
     majority = tables["majority"]  # says class a: one of four photos, the first of two in EU, none of two in NA
     assert (majority["n"], majority["top1_accuracy"], majority["top5_accuracy"]) == (4, 0.25, 1.0)
     assert {name: entry["top1"] for name, entry in majority["per_region"].items()} == {"EU": 0.5, "NA": 0.0}
     assert {name: entry["recall"] for name, entry in majority["per_class_recall"].items()} == {"a": 1, "b": 0, "c": 0}
-    assert sorted(path.name for path in folder.iterdir()) == ["test", "train"]  # the scores are gone
+
+
+def test_the_probes_word_on_each_photo_is_kept(line):
+    _, said = line
+    assert said.logits.argmax(1).tolist() == said.labels.tolist() == [0, 1, 1, 2]
+    assert (said.sample_ids.tolist(), said.group_ids[3]) == (["p0", "p1", "p2", "p3"], "g3")
+    assert said.regions.tolist() == ["EU", "EU", "NA", "NA"]
 
 
 def test_majority_names_the_five_most_frequent_classes_and_the_first_of_a_tie(tmp_path, monkeypatch):
@@ -105,7 +111,7 @@ def test_majority_names_the_five_most_frequent_classes_and_the_first_of_a_tie(tm
     # Train photos of classes 0 to 6: 1, 3, 3, 1, 2, 1, 0. First guess 1; the five are 1, 2, 4, 0, 3.
     train = features_of(np.ones((11, 1)), [0, 1, 1, 1, 2, 2, 2, 3, 4, 4, 5], tmp_path / "train")
     test = features_of(np.ones((7, 1)), range(7), tmp_path / "test")
-    table = baseline.compare(train, test, list("abcdefg"), epochs=1, seed=1, folder=tmp_path)["majority"]
+    table = baseline.compare(train, test, list("abcdefg"), epochs=1, seed=1, folder=tmp_path)[0]["majority"]
     assert (table["top1_accuracy"], table["top5_accuracy"]) == (1 / 7, 5 / 7)
     assert [name for name, entry in table["per_class_recall"].items() if entry["recall"]] == ["b"]
 
@@ -154,6 +160,7 @@ def test_features_are_kept_in_a_file_in_their_order(tmp_path):
         {
             "image": images[rows],
             "label": np.arange(5)[rows],
+            "sample_id": np.array([b"1", b"2", b"3", b"4", b"5"])[rows],
             "region": np.array([b"EU", b"EU_SW"] * 3)[:5][rows],
             "group_id": np.array([b"a", b"a", b"b", b"c", b"\xc3\xa9"])[rows],
         }
@@ -163,6 +170,7 @@ def test_features_are_kept_in_a_file_in_their_order(tmp_path):
     np.testing.assert_array_equal(kept.values, images[:, None] * [1, 10])
     assert (kept.values.dtype, (tmp_path / "train").stat().st_size) == (np.float16, 20)
     assert (kept.labels.tolist(), kept.regions[1], kept.group_ids[4]) == ([0, 1, 2, 3, 4], "EU_SW", "é")
+    assert kept.sample_ids.tolist() == ["1", "2", "3", "4", "5"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 70_000.0])
@@ -170,6 +178,7 @@ def test_features_that_half_precision_cannot_hold_are_refused(tmp_path, value):
     batch = {
         "image": np.array([value]),
         "label": np.array([0]),
+        "sample_id": np.array([b"1"]),
         "region": np.array([b"EU"]),
         "group_id": np.array([b"a"]),
     }
@@ -205,7 +214,10 @@ def test_the_step_leaves_three_tables_and_the_probes_headline(run):
     assert result["majority_top1"] == result["majority"]["top1_accuracy"]
     gate = next(gate for gate in gates.GATES if gate.name == "baseline_top1_min")
     assert gate.value(run(30)) == result["linear_probe"]["top1_accuracy"]
-    assert [path.name for path in run(30).path("baseline").parent.iterdir()] == ["baseline.json"]
+    answers = evaluating.load_answers(run(30).path("baseline_predictions"))
+    assert (answers["label"] == answers["answer"]).mean() == result["top1_accuracy"]
+    left = sorted(path.name for path in run(30).path("baseline").parent.iterdir())
+    assert left == ["baseline.json", "predictions_test.npz"]
 
 
 def test_a_failure_leaves_no_features_behind(run, monkeypatch):

@@ -72,7 +72,7 @@ def test_default_gates_are_the_plans_criteria():
     assert limits == {
         "url_failure_rate": 0.05, "largest_group": 0.01, "valid_photos_min": 800_000, "valid_photos_max": 900_000,
         "baseline_top1_min": 0.30, "teacher_top1": 0.70, "teacher_top5": 0.85, "teacher_min_recall": 0.60,
-        "regional_top1": 0.80,
+        "teacher_over_probe": 0.0, "regional_top1": 0.80,
         "regional_global_top1": 0.65, "regional_gain": 0.0, "student_megabytes": 20.0, "student_val_top1": 0.70,
         "student_train_top1": 0.80, "val_loss_ratio": 1.05, "ece": 0.10, "precision": 0.95, "coverage": 0.80,
         "bundle_megabytes": 150.0, "browser_correlation": 0.995, "prediction_seconds": 5.0,

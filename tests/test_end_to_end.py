@@ -71,9 +71,8 @@ CONFIG = {
     # Gates have their own tests; here only those stay that must hold for any model.
     "gates": dict.fromkeys(
         ("valid_photos_min", "valid_photos_max", "largest_group", "baseline_top1_min", "teacher_top1", "teacher_top5",
-         "regional_top1",
-         "teacher_min_recall", "regional_global_top1", "regional_gain", "student_val_top1", "student_train_top1",
-         "val_loss_ratio", "ece", "precision", "coverage")
+         "teacher_min_recall", "teacher_over_probe", "regional_top1", "regional_global_top1", "regional_gain",
+         "student_val_top1", "student_train_top1", "val_loss_ratio", "ece", "precision", "coverage")
     ),
 }  # fmt: skip
 

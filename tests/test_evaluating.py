@@ -121,6 +121,24 @@ def test_predictions_of_other_photos_are_not_compared(run, photos, change):
         evaluating.compare(*answers_of(run))
 
 
+def test_photos_with_other_labels_are_other_photos(run, photos):
+    first = [photo.label for photo in photos]
+    write(run, "teacher_predictions", photos, first)
+    renamed = [dataclasses.replace(photos[0], label=photos[0].label + 1), *photos[1:]]
+    write(run, "regional_predictions", renamed, first)
+    assert evaluating.same_photos(answers_of(run)[0], answers_of(run)[0])
+    assert not evaluating.same_photos(*answers_of(run))
+
+
+def test_a_comparison_over_all_photos_knows_no_region(run, photos):
+    placed = [dataclasses.replace(photo, region="all") for photo in photos]  # which `compare` by region refuses
+    for name, answers in (("teacher_predictions", 0), ("regional_predictions", 1)):
+        write(run, name, placed, np.full(len(photos), answers))
+    found = evaluating.compare(*answers_of(run), by_region=False)["all"]
+    share = [sum(photo.label == label for photo in photos) / len(photos) for label in (0, 1)]
+    assert (found["first"], found["second"]) == tuple(map(pytest.approx, share))
+
+
 def test_confused_pairs_are_shown_by_their_own_photos_surest_first(run, photos, monkeypatch):
     # Bellis 0, Crocus 1, Iris 2. All four Iris were taken for Bellis, one Crocus of three for Iris; the model is the
     # surer the later a photo comes.

@@ -1,11 +1,17 @@
 """Gates: met, missed, or not measurable here, at exactly the plan's comparison."""
 
 import contextlib
+import functools
+import operator
+import re
 
+import numpy as np
 import pytest
 
-from keras_pipeline.core.artifacts import Run, write_json
+from keras_pipeline.core.artifacts import ARTEFACTS, Run, write_json
 from keras_pipeline.phases import gates
+
+BESIDE = ("phase0/audit.html", "phase0/tables/", "phase1/pictures_test/", "phase7/reproduction.json")  # by-products
 
 
 @pytest.fixture
@@ -23,9 +29,22 @@ def judge(make_config):
 
 
 TEACHER = {
-    "top1_accuracy": 0.70, "top5_accuracy": 0.85, "per_region": {"EU_SW": {"n": 9, "top1": 0.5}},
+    "split": "test", "n": 90, "species": 6, "top1_accuracy": 0.70, "top5_accuracy": 0.85,
+    "per_region": {"EU_SW": {"n": 9, "species": 2, "top1": 0.5}}, "per_class_recall": dict.fromkeys("abcdef"),
     "min_recall": {"latin_name": "a", "n": 20, "recall": 0.61},
 }  # fmt: skip
+ONE_SPECIES = {**TEACHER, "species": 1, "top1_accuracy": 1.0}
+DATASET = {"splits": {"test": {"n": 90, "per_class": {"a": 60, "b": 30}}}}
+ONE_TEST_SPECIES = {"splits": {"test": {"n": 90, "per_class": {"a": 90}}}}
+LEAK_AUDIT = {"leaks": [], "photos": 850_000, "largest_group": {"share": 0.0001}, "links": {"sha256": 3}}
+CALIBRATION = {"ece_after": 0.0999, "precision": 0.96, "coverage": 0.9}
+WASM = {"median_ms": 1900.0, "software": False, "correlation": 1.0, "top1_agreement": 1.0}
+EQUIVALENCE = {"status": "passed", "passed": True, "reasons": [], "backends": {"wasm": WASM}}
+
+
+def reasons(verdicts):
+    """{gate: why it can't be judged here}"""
+    return {name: each["reason"] for name, each in verdicts.items() if each["status"] == "not measurable here"}
 
 
 def urls(rate, low=None, high=None):
@@ -58,6 +77,7 @@ def test_at_least_means_at_least(judge):
     verdicts = judge("phase1 evaluate", {"teacher_metrics": TEACHER})
     assert {name: verdict["status"] for name, verdict in verdicts.items()} == {
         "teacher_top1": "met", "teacher_top5": "met", "teacher_min_recall": "met",
+        "teacher_over_probe": "not measurable here",
     }  # fmt: skip
     below = judge("phase1 evaluate", {"teacher_metrics": {**TEACHER, "top1_accuracy": 0.6999}})
     assert below["teacher_top1"]["status"] == "missed"
@@ -66,12 +86,12 @@ def test_at_least_means_at_least(judge):
 def test_recall_over_few_photos_is_not_judged(judge):
     few = {**TEACHER, "min_recall": None}
     verdict = judge("phase1 evaluate", {"teacher_metrics": few})["teacher_min_recall"]
-    assert (verdict["status"], verdict["reason"]) == ("not measurable here", "no class has 20 test photos")
+    assert (verdict["status"], verdict["reason"]) == ("not measurable here", "no species has 20 test photos")
 
 
 def test_the_regional_teacher_must_gain_something(judge):
     def verdicts(top1):
-        regional = {**TEACHER, "per_region": {"EU_SW": {"n": 9, "top1": top1}}}
+        regional = {**TEACHER, "per_region": {"EU_SW": {"n": 9, "species": 2, "top1": top1}}}
         return judge("phase2 evaluate", {"teacher_metrics": TEACHER, "regional_metrics": regional})
 
     assert verdicts(0.5)["regional_gain"]["status"] == "missed"  # as good is no gain
@@ -91,8 +111,8 @@ def test_a_limit_of_null_is_not_asked_for(judge):
 
 
 def test_no_config_can_loosen_a_leak(judge):
-    leaks = {"leak_audit": {"leaks": [{"kind": "sha256"}], "photos": 850_000, "largest_group": {"share": 0.0101}}}
-    verdicts = judge("phase0 split", leaks)
+    leaks = {**LEAK_AUDIT, "leaks": [{"kind": "sha256"}], "largest_group": {"share": 0.0101}}
+    verdicts = judge("phase0 split", {"leak_audit": leaks})
     assert verdicts["leaks"]["status"] == verdicts["largest_group"]["status"] == "missed"
     assert verdicts["valid_photos_min"]["status"] == verdicts["valid_photos_max"]["status"] == "met"
 
@@ -100,7 +120,8 @@ def test_no_config_can_loosen_a_leak(judge):
 @pytest.mark.parametrize("losses, status", [([3, 1, 1.05], "met"), ([3, 1, 1.06], "missed"), ([3, 2, 1], "met")])
 def test_the_final_val_loss_may_be_five_percent_above_the_best(judge, losses, status):
     artefacts = {
-        "student_metrics_val": {"top1_accuracy": 0.7}, "student_metrics_train": {"top1_accuracy": 0.8},
+        "student_metrics_val": {**TEACHER, "top1_accuracy": 0.7},
+        "student_metrics_train": {**TEACHER, "top1_accuracy": 0.8},
         "finetune_history": {"epochs": [{"val_loss": float(loss)} for loss in losses]},
     }  # fmt: skip
     verdicts = judge("phase4 evaluate", artefacts)
@@ -110,8 +131,8 @@ def test_the_final_val_loss_may_be_five_percent_above_the_best(judge, losses, st
 
 
 def test_precision_without_a_conclusive_photo_is_not_measurable(judge):
-    calibration = {"ece_after": 0.0999, "precision": None, "coverage": 0.0}
-    verdicts = judge("phase6 quantize", {"shipped_calibration": calibration})
+    calibration = {**CALIBRATION, "precision": None, "coverage": 0.0}
+    verdicts = judge("phase6 quantize", {"dataset": DATASET, "shipped_calibration": calibration})
     assert [verdicts[name]["status"] for name in ("ece", "precision", "coverage")] == [
         "met", "not measurable here", "missed",
     ]  # fmt: skip
@@ -132,14 +153,155 @@ def test_every_limit_of_the_config_has_a_gate_and_every_gate_a_step(make_config)
 
 def test_describe(judge):
     verdict = judge("phase0 validate-urls", {"url_check": urls(0.0512)})["url_failure_rate"]
-    assert gates.describe(verdict) == "  missed  url_failure_rate: 0.0512 < 0.05"
+    assert gates.describe(verdict).startswith(
+        "  missed  url_failure_rate: 0.0512 < 0.05\n          phase0/tables/url_failures.csv lists them"
+    )
+    met = judge("phase0 validate-urls", {"url_check": urls(0.01)})["url_failure_rate"]
+    assert gates.describe(met) == "     met  url_failure_rate: 0.01 < 0.05"
 
 
 @pytest.mark.parametrize(("software", "status"), [(True, "not measurable here"), (False, "met")])
 def test_only_a_graphics_card_measures_the_time_on_one(judge, software, status):
-    emulated = {"median_ms": 5.0, "software": True}
-    backends = {"wasm": emulated, "webgl": {"median_ms": 1900.0, "software": software}}
-    verdict = judge("phase6 validate", {"equivalence": {"backends": backends, "passed": True}})[
-        "prediction_seconds_gpu"
-    ]
+    backends = {"wasm": {**WASM, "median_ms": 5.0, "software": True}, "webgl": {**WASM, "software": software}}
+    artefacts = {"dataset": DATASET, "equivalence": {**EQUIVALENCE, "backends": backends}}
+    verdict = judge("phase6 validate", artefacts)["prediction_seconds_gpu"]
     assert verdict["status"] == status and verdict["value"] == (None if software else 1.9)
+
+
+def test_without_a_url_nothing_fails(judge):
+    check = {"failure_rate": None, "interval": [None, None], "complete": False}
+    assert reasons(judge("phase0 validate-urls", {"url_check": check})) == {"url_failure_rate": "no URL to check"}
+
+
+def test_without_a_rule_no_group_is_large_and_nothing_leaks(judge):
+    verdicts = judge("phase0 split", {"leak_audit": {**LEAK_AUDIT, "links": {}}})
+    why = "phase0.split.group_by is empty: nothing holds photos together"
+    assert reasons(verdicts) == {"largest_group": why, "leaks": why}
+    leaks = {**LEAK_AUDIT, "links": {}, "leaks": [{"kind": "group_id"}]}
+    assert judge("phase0 split", {"leak_audit": leaks})["leaks"]["status"] == "missed"
+
+
+@pytest.mark.parametrize(("photos", "status"), [(99, "not measurable here"), (100, "met")])
+def test_of_few_photos_each_is_a_large_group(judge, photos, status):
+    audit = {**LEAK_AUDIT, "photos": photos, "largest_group": {"share": 0.01}}
+    assert judge("phase0 split", {"leak_audit": audit})["largest_group"]["status"] == status
+
+
+def test_one_species_is_balanced_with_nothing(judge):
+    verdicts = judge("phase0 audit", {"audit": {"per_class": {"Plantae": 60}}})
+    assert reasons(verdicts) == {"balance_documented": "one species: there is nothing to balance"}
+    assert judge("phase0 audit", {"audit": {"per_class": {}}})["balance_documented"]["status"] == "missed"
+
+
+def test_a_test_split_of_one_species_measures_no_classifier(judge):
+    why = "all 90 test photos are of one species"
+    metrics = {"teacher_metrics": ONE_SPECIES, "regional_metrics": ONE_SPECIES}
+    verdicts = judge("phase1 evaluate", metrics)
+    assert set(reasons(verdicts).values()) == {why} and len(reasons(verdicts)) == len(verdicts) == 4
+    assert reasons(judge("phase2 evaluate", metrics)) == {"regional_global_top1": why}
+    probe = {"linear_probe": ONE_SPECIES}
+    assert reasons(judge("phase0 baseline", {"baseline": probe})) == {"baseline_top1_min": why}
+    shipped = judge("phase6 quantize", {"dataset": ONE_TEST_SPECIES, "shipped_calibration": CALIBRATION})
+    assert reasons(shipped) == dict.fromkeys(("ece", "precision", "coverage"), why)
+    page = judge("phase6 validate", {"dataset": ONE_TEST_SPECIES, "equivalence": EQUIVALENCE})
+    assert reasons(page) == dict.fromkeys(
+        ("browser_correlation", "browser_top1_agreement", "browser_equivalence"), why
+    )  # fmt: skip
+
+
+def test_a_page_that_differs_is_missed_on_one_species_too(judge):
+    different = {**EQUIVALENCE, "status": "failed", "passed": False}
+    verdicts = judge("phase6 validate", {"dataset": ONE_TEST_SPECIES, "equivalence": different})
+    assert verdicts["browser_equivalence"]["status"] == "missed"
+
+
+def test_a_region_of_one_species_measures_no_teacher(judge):
+    region = {**TEACHER, "per_region": {"EU_SW": {"n": 9, "species": 1, "top1": 1.0}}}
+    verdicts = judge("phase2 evaluate", {"teacher_metrics": region, "regional_metrics": region})
+    why = "all 9 test photos of EU_SW are of one species"
+    assert reasons(verdicts) == {"regional_top1": why, "regional_gain": why}
+
+
+@pytest.fixture
+def over_probe(make_config):
+    """(photos, each in a group of its own, that the probe alone has right, and the teacher alone) -> the verdict"""
+
+    def over_probe(probe_alone, teacher_alone, *, photos=100, renamed=0, **limits):
+        run = Run(make_config(gates=limits), None)
+        label = np.arange(photos) % 6
+        wrong = {"baseline": np.arange(photos) >= photos - teacher_alone, "teacher": np.arange(photos) < probe_alone}
+        for name, each in wrong.items():
+            path = run.path(f"{name}_predictions")
+            path.parent.mkdir(parents=True)
+            ids = [f"{name if i < renamed else 'photo'}-{i}" for i in range(photos)]
+            columns = {"sample_id": ids, "group_id": ids, "region": ["all"] * photos, "label": label}
+            np.savez(path, answer=np.where(each, label + 1, label), confidence=np.ones(photos), **columns)
+        write_json(run.path("teacher_metrics"), TEACHER)
+        verdicts = {verdict["name"]: verdict for verdict in gates.judge(run, {"phase1 evaluate"})}
+        return verdicts["teacher_over_probe"]
+
+    return over_probe
+
+
+@pytest.mark.parametrize(
+    ("probe_alone", "teacher_alone", "status"),
+    [(10, 8, "met"), (15, 2, "missed"), (2, 15, "met"), (0, 0, "met"), (5, 0, "not measurable here")],
+)
+def test_a_teacher_below_the_probe_is_missed_where_that_is_no_chance(over_probe, probe_alone, teacher_alone, status):
+    # Of 100 photos the two differ on a + b: the gap's standard deviation is about sqrt(a + b) / 100. 2 - 15 is 3.2 of
+    # them below 0; 8 - 10 is half of one. All of 5 the one way is no proof: McNemar's p is 0.0625.
+    verdict = over_probe(probe_alone, teacher_alone)
+    assert verdict["status"] == status
+    if status != "not measurable here":
+        assert verdict["value"] == pytest.approx((teacher_alone - probe_alone) / 100)
+        assert "judged by the upper end of their difference's 95 % interval" in verdict["reason"]
+    assert ("phase1.training.head_epochs" in verdict["reason"]) == (status == "missed")
+
+
+def test_a_probe_that_saw_other_photos_is_no_rival(over_probe, make_config):
+    assert over_probe(15, 2, renamed=1)["reason"] == (
+        "linear probe and teacher were asked about other photos: run what `status` calls stale"
+    )
+    run = Run(make_config(), None)
+    run.path("baseline_predictions").unlink()
+    with pytest.raises(gates.Unmeasurable, match="is missing: run `phase0 baseline`"):
+        gates.over_probe(run, "teacher")
+
+
+def test_of_five_species_the_first_five_answers_are_always_right(judge):
+    five = {**TEACHER, "top5_accuracy": 1.0, "per_class_recall": dict.fromkeys("abcde")}
+    assert reasons(judge("phase1 evaluate", {"teacher_metrics": five}, teacher_over_probe=None)) == {
+        "teacher_top5": "of 5 species in all, the right one is always among the first five"
+    }
+
+
+@pytest.mark.parametrize(
+    ("losses", "why"),
+    [([3.0], "one epoch: the last is the best"), ([3.0, 0.0], "the best val loss is 0: nothing is a multiple of it")],
+)
+def test_a_val_loss_without_another_is_no_ratio(judge, losses, why):
+    val = {**TEACHER, "split": "val", "n": 8, "species": 1}
+    artefacts = {
+        "student_metrics_val": val, "student_metrics_train": {**TEACHER, "top1_accuracy": 0.9},
+        "finetune_history": {"epochs": [{"val_loss": loss} for loss in losses]},
+    }  # fmt: skip
+    assert reasons(judge("phase4 evaluate", artefacts)) == {
+        "student_val_top1": "all 8 val photos are of one species", "val_loss_ratio": why,
+    }  # fmt: skip
+
+
+def test_a_page_that_was_not_judged_is_neither_equal_nor_different(judge):
+    doubt = {"status": "not judged", "passed": False, "reasons": ["a collapsed model"], "backends": {}}
+    verdicts = judge("phase6 validate", {"dataset": DATASET, "equivalence": doubt})
+    assert set(reasons(verdicts).values()) == {"a collapsed model"} and len(reasons(verdicts)) == len(verdicts) == 5
+
+
+def test_every_gate_says_what_to_try_in_keys_and_files_that_there_are(make_config):
+    config = make_config().model_dump()
+    made = {path.partition("{experiment}/")[2] for path in ARTEFACTS.values()}
+    for gate in gates.GATES:
+        assert gate.advice
+        for key in re.findall(r"\b(?:source|dataset|phase\d|gates)(?:\.\w+)+", gate.advice):
+            functools.reduce(operator.getitem, key.split("."), config)  # KeyError: no such key
+        for file in re.findall(r"\bphase\d/[\w./]+\w", gate.advice):
+            assert file in made or file.startswith(BESIDE), file

@@ -27,7 +27,7 @@ WITHIN_PHASES = {
     "downloads": {"shard_index", "beam_export", "on_beam"},
     "splitting": {"downloads", "shard_index"},
     "phase0_dataset": {"downloads", "splitting", "audit_report"} | HELPERS,
-    "gates": set(),
+    "gates": {"evaluating"},
     "doctor": set(),
     "condition": set(),
     "cost": set(),

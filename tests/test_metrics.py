@@ -90,6 +90,7 @@ def test_per_class_recall_literal():
     # class 0: 1 of 1; class 1: rows 1 and 3, neither first; class 2 has no photo here
     rows = [0, 1, 3]
     result = metrics.classification_metrics(LOGITS[rows], LABELS[rows], ["EU"] * 3, CLASSES, ["a", "b", "c"])
+    assert result["species"] == 2
     assert {name: (entry["n"], entry["recall"]) for name, entry in result["per_class_recall"].items()} == {
         "Bellis perennis": (1, 1.0),
         "Crocus vernus": (2, 0.0),
@@ -104,8 +105,9 @@ def test_classification_metrics_literal():
     assert result["loss"] == metrics.nll(LOGITS, LABELS)
     assert list(result["per_region"]) == ["EU", "EU_SW"]
     region = result["per_region"]["EU_SW"]  # photos 0 and 2 of groups a and c
-    assert {key: region[key] for key in ("n", "groups", "top1", "top5")} == {
+    assert {key: region[key] for key in ("n", "species", "groups", "top1", "top5")} == {
         "n": 2,
+        "species": 2,
         "groups": 2,
         "top1": 0.5,
         "top5": 1,

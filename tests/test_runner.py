@@ -41,7 +41,13 @@ class Chain:
 
     def audit(self, run):
         self.ran.append("audit")
-        counts = {"per_class": {"a": 1}, "per_region": {"EU": 1}, "per_host": {"h": 1}, "species": 1, "usable": 1}
+        counts = {
+            "per_class": {"a": 1, "b": 1},
+            "per_region": {"EU": 2},
+            "per_host": {"h": 1},
+            "species": 2,
+            "usable": 2,
+        }
         write_json(run.path("audit"), {**counts, "query": run.config.source.query})
 
     def export(self, run):
@@ -53,7 +59,8 @@ class Chain:
         self.ran.append("split")
         splits = {name: {"n": 1, "per_region": {"EU": 1}} for name in SPLITS}
         write_json(run.path("dataset"), {"seed": run.config.seed, "classes": ["a"], "splits": splits})
-        write_json(run.path("leak_audit"), {"leaks": self.leaks, "photos": 850_000, "largest_group": {"share": 0.001}})
+        found = {"leaks": self.leaks, "links": {"sha256": 1}, "photos": 850_000, "largest_group": {"share": 0.001}}
+        write_json(run.path("leak_audit"), found)
 
     def train(self, run):
         self.ran.append("train")
@@ -341,4 +348,4 @@ def test_a_phase_that_is_not_applicable_is_left_out_and_named(chain, capsys):
     (row,) = runner.status(Run(config, None))[4:]
     assert (row["step"], row["state"]) == ("phase2 train", "not applicable")
     # Now the photos are counted.
-    assert row["reason"] == "all 1 photos are of region EU: there is no region to tell from the rest"
+    assert row["reason"] == "all 2 photos are of region EU: there is no region to tell from the rest"

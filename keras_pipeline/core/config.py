@@ -534,6 +534,9 @@ class Gates(Section):
     teacher_top1: float | None = Field(0.70, description="test, at least")
     teacher_top5: float | None = Field(0.85, description="test, at least")
     teacher_min_recall: float | None = Field(0.60, description="of each class, above")
+    teacher_over_probe: float | None = Field(
+        0.0, description="test top-1 less the linear probe's; missed where its whole 95 % interval is below"
+    )
     regional_top1: float | None = Field(0.80, description="regional teacher in its region, at least")
     regional_global_top1: float | None = Field(0.65, description="regional teacher over all regions, at least")
     regional_gain: float | None = Field(0.0, description="top-1 over the global teacher in the region, above")

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 
 from keras_pipeline.core.progress import progress
 from keras_pipeline.evaluation import metrics
-from keras_pipeline.evaluation.predict import decoded, inference
+from keras_pipeline.evaluation.predict import Predictions, decoded, inference
 
 BLOCK_ROWS = 1024  # 10 MB of 1280 features as float64
 # Standard deviations: a colour that one train photo in thousands shows would otherwise decide alone on the next photo.
@@ -35,6 +35,7 @@ class Features:
 
     values: np.ndarray  # float16 [n, D], a memory map
     labels: np.ndarray  # int64 [n]
+    sample_ids: np.ndarray  # str [n]
     regions: np.ndarray  # str [n]
     group_ids: np.ndarray  # str [n]
 
@@ -52,12 +53,13 @@ def extract_features(
         ValueError: NaN, infinity, or more than float16's 65,504 in a feature.
         OSError: the disk is full.
     """
-    labels, regions, group_ids = [], [], []
+    labels, sample_ids, regions, group_ids = [], [], [], []
 
     def blocks() -> Iterator[np.ndarray]:
         with progress(total=n, description=f"features of {path.stem}") as bar:
             for batch in batches:
                 labels.append(batch["label"])
+                sample_ids.append(decoded(batch["sample_id"]))
                 regions.append(decoded(batch["region"]))
                 group_ids.append(decoded(batch["group_id"]))
                 yield _in_range(extract(batch["image"]))
@@ -65,7 +67,7 @@ def extract_features(
 
     # Half precision moves a feature by 1/2048 at most and halves what every epoch of the probe reads.
     values = store(blocks(), path, np.float16)
-    return Features(values, *map(np.concatenate, (labels, regions, group_ids)))
+    return Features(values, *map(np.concatenate, (labels, sample_ids, regions, group_ids)))
 
 
 def store(blocks: Iterable[np.ndarray], path: Path, dtype: DTypeLike) -> np.ndarray:
@@ -83,36 +85,36 @@ def store(blocks: Iterable[np.ndarray], path: Path, dtype: DTypeLike) -> np.ndar
 
 def compare(
     train: Features, test: Features, classes: Sequence[str], *, epochs: int, seed: int, folder: Path
-) -> dict[str, dict]:
+) -> tuple[dict[str, dict], Predictions]:
     """`classification_metrics` of three classifiers that leave the features as they are, on the test split.
 
     Args:
         epochs, seed: of the linear probe.
-        folder: holds a file of float32 [test photos, C] for a while.
+        folder: for a file of float32 [test photos, C], in which the probe's logits stay.
 
     Returns:
-        {"majority", "nearest_class_mean", "linear_probe": {n, top1_accuracy, …}}; only the probe, whose scores are
-        log-probabilities, has a `loss`. Classes with the same score rank by their index.
+        {"majority", "nearest_class_mean", "linear_probe": {n, top1_accuracy, …}}, and what the probe says of each test
+        photo. Only the probe has a `loss`. Classes with the same score rank by their index.
     """
+    path = folder / "scores"
 
     def judge(scores: np.ndarray) -> dict:
         return metrics.classification_metrics(scores, test.labels, test.regions, classes, test.group_ids)
 
-    def judge_blocks(score: Score) -> dict:
-        path = folder / "scores"
-        result = judge(store(map(score, _blocks(test.values)), path, np.float32))
-        path.unlink()
-        return result
+    def scores_of(score: Score) -> np.ndarray:
+        path.unlink(missing_ok=True)  # an earlier classifier's, which are judged
+        return store(map(score, _blocks(test.values)), path, np.float32)
 
     counts = np.bincount(train.labels, minlength=len(classes))
     result = {
         "majority": judge(np.broadcast_to(counts, (len(test.labels), len(classes)))),
-        "nearest_class_mean": judge_blocks(nearest_class_mean(train, len(classes))),
-        "linear_probe": judge_blocks(inference(linear_probe(train, len(classes), epochs=epochs, seed=seed))),
+        "nearest_class_mean": judge(scores_of(nearest_class_mean(train, len(classes)))),
     }
-    for name in ("majority", "nearest_class_mean"):
-        result[name].pop("loss")
-    return result
+    for table in result.values():
+        table.pop("loss")  # their scores are no log-probabilities
+    logits = scores_of(inference(linear_probe(train, len(classes), epochs=epochs, seed=seed)))
+    result["linear_probe"] = judge(logits)
+    return result, Predictions(logits, test.labels, test.sample_ids, test.regions, test.group_ids)
 
 
 def nearest_class_mean(train: Features, num_classes: int) -> Score:

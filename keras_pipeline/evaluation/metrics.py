@@ -117,7 +117,8 @@ def classification_metrics(
     Returns:
         `n, groups, top1_accuracy, top5_accuracy, loss` (nats per photo), `macro_recall` (mean over classes that have
         photos); `top1_interval, top5_interval, macro_recall_interval`, [low, high] of `accuracy_intervals`;
-        `per_region: {region: {n, groups, top1, top1_interval, top5}}` sorted by name;
+        `species`, those with a photo;
+        `per_region: {region: {n, species, groups, top1, top1_interval, top5}}` sorted by name;
         `per_class_recall: {latin_name: {n, groups, recall, interval}}`, [low, high] of `share_interval`, recall and
         interval None without photos;
         `min_recall: {latin_name, n, recall}` over classes with at least 20 photos, None where there is none;
@@ -137,12 +138,13 @@ def classification_metrics(
     regional = intervals.pop("per_region")
     return {
         "n": len(labels),
+        "species": len(measured),
         "top1_accuracy": float((ranks < 1).mean()),
         "top5_accuracy": float((ranks < 5).mean()),
         "loss": nll(logits, labels),
         "macro_recall": float(np.mean(measured)),
         **intervals,
-        "per_region": {name: entry | regional[name] for name, entry in _by_region(ranks, regions).items()},
+        "per_region": {name: entry | regional[name] for name, entry in _by_region(ranks, labels, regions).items()},
         "per_class_recall": recall,
         "min_recall": _min_recall(recall),
         "confused_pairs": confused_pairs(labels, first_guesses(logits), classes),
@@ -243,9 +245,11 @@ def _min_recall(recall: dict[str, dict]) -> dict[str, str | int | float] | None:
     return {"latin_name": name, "n": entry["n"], "recall": entry["recall"]}
 
 
-def _by_region(ranks: NDArray[np.int64], regions: NDArray) -> dict[str, dict[str, int | float]]:
+def _by_region(ranks: NDArray[np.int64], labels: NDArray, regions: NDArray) -> dict[str, dict[str, int | float]]:
     table = {}
     for region in np.unique(regions).tolist():
-        own = ranks[regions == region]
-        table[region] = {"n": len(own), "top1": float((own < 1).mean()), "top5": float((own < 5).mean())}
+        there = regions == region
+        own = ranks[there]
+        shares = {"top1": float((own < 1).mean()), "top5": float((own < 5).mean())}
+        table[region] = {"n": len(own), "species": len(np.unique(labels[there])), **shares}
     return table

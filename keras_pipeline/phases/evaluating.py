@@ -12,6 +12,8 @@ from keras_pipeline.phases import build
 if TYPE_CHECKING:
     import numpy as np
 
+    from keras_pipeline.evaluation.predict import Predictions
+
 TITLES = {"teacher": "global teacher", "regional": "regional teacher", "student": "student"}
 ANSWERS = ("sample_id", "region", "group_id", "label", "answer", "confidence")
 EXAMPLE_PAIRS = 6  # of the most confused, shown with photos
@@ -39,8 +41,6 @@ def evaluate(
         beside: {title: metrics} of other models over the same split, to draw the regions of.
         pictures: whether to draw any.
     """
-    import numpy as np
-
     from keras_pipeline.evaluation import metrics
 
     split = split or run.split
@@ -49,9 +49,7 @@ def evaluate(
         predictions.logits, predictions.labels, predictions.regions, info.classes, predictions.group_ids
     )
     folder = run.path(f"{model_name}_metrics").parent
-    answers = _answers(predictions)
-    with aside(folder / f"predictions_{split}.npz") as temporary:
-        np.savez_compressed(temporary, **answers)
+    answers = write_answers(folder / f"predictions_{split}.npz", predictions)
     if pictures:
         with aside(folder / f"pictures_{split}") as temporary:
             temporary.mkdir()
@@ -73,7 +71,14 @@ def describe(split: str, result: dict) -> str:
     )
 
 
-def compare(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict:
+def same_photos(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+    """Whether two models were asked about the same photos, with the same labels (`load_answers`)."""
+    import numpy as np
+
+    return all(np.array_equal(first[name], second[name]) for name in ("sample_id", "label"))
+
+
+def compare(first: dict[str, np.ndarray], second: dict[str, np.ndarray], *, by_region: bool = True) -> dict:
     """`intervals.compare` of what two models answered (`load_answers`).
 
     Raises ValueError unless both answered the same photos.
@@ -82,13 +87,14 @@ def compare(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict
 
     from keras_pipeline.evaluation import intervals
 
-    if not np.array_equal(first["sample_id"], second["sample_id"]):
+    if not same_photos(first, second):
         raise ValueError(
             f"received answers to {len(first['sample_id'])} and to {len(second['sample_id'])} photos that are not the "
             "same, expected the same test split; run `phase1 evaluate --force`, then `phase2 evaluate --force`"
         )
     right = [each["label"] == each["answer"] for each in (first, second)]
-    return intervals.compare(*right, first["region"], first["group_id"])
+    regions = first["region"] if by_region else np.zeros_like(first["region"])
+    return intervals.compare(*right, regions, first["group_id"])
 
 
 def verdict(region: str, entry: dict | None) -> str:
@@ -122,11 +128,13 @@ def load_answers(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in ANSWERS}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BrokenArtefact(f"{path}: no answers can be read from it ({error}); run `evaluate --force`") from error
+        raise BrokenArtefact(
+            f"{path}: no answers can be read from it ({error}); run `evaluate --force`, of phase 0 `baseline --force`"
+        ) from error
 
 
-def _answers(predictions) -> dict[str, np.ndarray]:
-    """What each photo was taken for, and with which probability, before calibration."""
+def write_answers(path: Path, predictions: Predictions) -> dict[str, np.ndarray]:
+    """What each photo was taken for, and with which probability, before calibration, see `load_answers`."""
     import numpy as np
 
     from keras_pipeline.evaluation import metrics
@@ -137,7 +145,10 @@ def _answers(predictions) -> dict[str, np.ndarray]:
         predictions.sample_ids, predictions.regions, predictions.group_ids, predictions.labels,
         metrics.first_guesses(predictions.logits), confidence.astype(np.float32),
     )  # fmt: skip
-    return dict(zip(ANSWERS, columns, strict=True))
+    answers = dict(zip(ANSWERS, columns, strict=True))
+    with aside(path) as temporary:
+        np.savez_compressed(temporary, **answers)
+    return answers
 
 
 def _draw(folder: Path, info, split: str, answers: dict, results: dict[str, dict], gate: float | None) -> None:

@@ -9,6 +9,7 @@ from keras_pipeline.core.artifacts import Run, Step, write_json
 from keras_pipeline.core.config import Model
 from keras_pipeline.core.pretrained import check_available
 from keras_pipeline.core.provenance import redact
+from keras_pipeline.phases import evaluating
 from keras_pipeline.phases.downloads import estimate_export, export, forget_urls, remove_raw, validate_urls
 from keras_pipeline.phases.splitting import split
 
@@ -82,9 +83,10 @@ def baseline(run: Run) -> None:
             )
             for name in ("train", "test")
         )
-        tables = baselines.compare(
+        tables, predictions = baselines.compare(
             train, test, info.classes, epochs=settings.probe_epochs, seed=run.config.seed, folder=Path(folder)
         )
+        evaluating.write_answers(run.path("baseline_predictions"), predictions)
     probe, majority = tables["linear_probe"], tables["majority"]["top1_accuracy"]
     headline = {key: probe[key] for key in ("n", "top1_accuracy", "top5_accuracy")}
     result = {"features": settings.features, "method": "linear probe", **headline, "majority_top1": majority}
@@ -109,7 +111,7 @@ STEPS = [
         ("seed", "dataset", "phase0.split"), 5, clean=remove_raw,
     ),
     Step(
-        "phase0", "baseline", baseline, ("dataset",), ("baseline",), ("seed", "phase0.baseline"), 3,
-        check=check_features,
+        "phase0", "baseline", baseline, ("dataset",), ("baseline", "baseline_predictions"),
+        ("seed", "phase0.baseline"), 4, check=check_features,
     ),
 ]  # fmt: skip

@@ -33,7 +33,7 @@ STEPS = [
     ),
     Step(
         "phase1", "evaluate", evaluate, ("dataset", "teacher"),
-        ("teacher_metrics", "teacher_predictions", "teacher_pictures"), ("gates.teacher_min_recall",), 2,
+        ("teacher_metrics", "teacher_predictions", "teacher_pictures"), ("gates.teacher_min_recall",), 3,
     ),
     Step(
         "phase1", "logits", logits, ("dataset", "teacher"), ("teacher_logits",),

@@ -76,7 +76,7 @@ STEPS = [
     ),
     Step(
         "phase2", "evaluate", evaluate, ("dataset", "regional", "teacher_metrics", "teacher_predictions"),
-        ("regional_metrics", "regional_predictions", "regional_pictures", "regional_comparison"), ("phase2.region",), 2,
+        ("regional_metrics", "regional_predictions", "regional_pictures", "regional_comparison"), ("phase2.region",), 3,
     ),
     Step(
         "phase2", "logits", logits, ("dataset", "regional"), ("regional_logits",),

@@ -146,7 +146,8 @@ STEPS = [
     ),
     Step(
         "phase4", "evaluate", evaluate, ("dataset", "student"),
-        ("student_metrics", "student_pictures", "student_metrics_val", "student_metrics_train"), (), 2,
+        ("student_metrics", "student_predictions", "student_pictures", "student_metrics_val", "student_metrics_train"),
+        (), 3,
     ),
     Step("phase4", "plot", plot, ("distill_history", "finetune_history"), ("curves",), (), 1),
 ]  # fmt: skip

@@ -14,10 +14,10 @@ from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.phases import gates
 
 INPUTS = (
-    "audit", "url_check", "dataset", "leak_audit", "baseline", "teacher", "teacher_metrics", "soft_label_check",
-    "distilled", "distill_history", "student", "finetune_history", "student_metrics", "student_metrics_val",
-    "student_metrics_train", "calibration", "shipped", "shipped_calibration", "quantization", "saved_model", "export",
-    "web", "equivalence",
+    "audit", "url_check", "dataset", "leak_audit", "baseline", "baseline_predictions", "teacher", "teacher_metrics",
+    "teacher_predictions", "soft_label_check", "distilled", "distill_history", "student", "finetune_history",
+    "student_metrics", "student_metrics_val", "student_metrics_train", "calibration", "shipped", "shipped_calibration",
+    "quantization", "saved_model", "export", "web", "equivalence",
 )  # fmt: skip
 REGIONAL = ("regional", "regional_metrics", "regional_comparison")  # inputs too, where there is a regional teacher
 
@@ -196,7 +196,7 @@ def examine(run: Run) -> dict[str, list[str]]:
 
 STEPS = [
     Step(
-        "phase7", "manifest", manifest, INPUTS, ("manifest",), ("gates",), 3,
+        "phase7", "manifest", manifest, INPUTS, ("manifest",), ("gates",), 4,
         more_inputs=lambda config: REGIONAL if config.phase2 else (),
     ),
 ]  # fmt: skip

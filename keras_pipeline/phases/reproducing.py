@@ -101,7 +101,9 @@ def _take_over_records(run: Run, again: Run, old: Manifest) -> None:
         return
     # The same times, so that the sidecars vouch for them; links, because records may be large. Not of what is changed
     # in place, and the baseline is made again.
-    left = shutil.ignore_patterns(".lock", ".writing-*", ".old-*", "ledger.sqlite*", "raw", "baseline.json*")
+    left = shutil.ignore_patterns(
+        ".lock", ".writing-*", ".old-*", "ledger.sqlite*", "raw", "baseline.json*", "predictions_test.npz*"
+    )
     shutil.copytree(mine.parent, again.path("dataset").parent, copy_function=_link, ignore=left)
     shutil.copytree(run.folder / "phase0", again.folder / "phase0", copy_function=_link, ignore=left)
     print(f"records of {mine.parent}, as in the manifest")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run, sidecar
@@ -85,17 +86,40 @@ def _write(run: Run, made: set[str], rows: list[dict], verdicts: list[dict], mad
 
 
 def _headline(run: Run) -> dict:
-    calibration, wasm = run.read("shipped_calibration"), run.read("equivalence")["backends"].get("wasm", {})
-    agreement = wasm.get("top1_agreement")
     return {
         "photos": sum(entry["n"] for entry in run.read("dataset")["splits"].values()),
         "species": len(run.read("dataset")["classes"]),
-        "teacher, top-1": f"{run.read('teacher_metrics')['top1_accuracy']:.1%}",
-        "student, top-1": f"{run.read('student_metrics')['top1_accuracy']:.1%}",
-        "ECE as shipped": f"{calibration['ece_after']:.3f}",
-        "page says what Python says": "not judged" if agreement is None else f"{agreement:.1%}",
+        "teacher, top-1": _measured(run, gates.metric("teacher_metrics"), "{:.1%}"),
+        "student, top-1": _measured(run, gates.metric("student_metrics"), "{:.1%}"),
+        **_over_probe(run),
+        "ECE as shipped": _measured(run, gates.shipped("ece_after"), "{:.3f}"),
+        "page says what Python says": _measured(run, gates.compared("top1_agreement"), "{:.1%}"),
         "model": f"{run.read('export')['bytes'] / 1e6:.1f} MB",
     }
+
+
+def _measured(run: Run, value: Callable[[Run], float], form: str) -> str:
+    try:
+        return form.format(value(run))
+    except gates.Unmeasurable:
+        return "not measurable"
+
+
+_OVER_PROBE = {
+    "better": "student over the linear probe, which needs no training",
+    "worse": "student BELOW the linear probe, which needs no training",
+    "no difference shown": "student and linear probe: no difference shown",
+}
+
+
+def _over_probe(run: Run) -> dict[str, str]:
+    """A tile: what the student's top-1 has over the linear probe's."""
+    try:
+        found = gates.over_probe(run, "student")
+    except gates.Unmeasurable as why:
+        return {f"student over the linear probe: {why}": "not measurable"}
+    low, high = found["interval"]
+    return {f"{_OVER_PROBE[found['verdict']]} [{low:+.3f}, {high:+.3f}]": f"{found['difference']:+.3f}"}
 
 
 def _data(run: Run) -> list[Block]:
