@@ -213,6 +213,47 @@ def test_a_target_out_of_reach_is_said_with_what_would_settle_it(run):
     said = calibrating.shortfall(found)
     assert said.startswith(f"the promise falls short of the target by {found['shortfall']:.3f}: >= ")
     assert "is the best that 30 independent calibration photos allow" in said
+    assert calibrating.promise(found) == f"No answer is conclusive: {said}."
+
+
+def out_of_reach(run, **settings):
+    """`run` with a target that none of its promises can keep, calibrated."""
+    config = run.config.model_dump() | {"phase5": {"bins": 10, "target_precision": 0.999, **settings}}
+    return calibrated(Run(from_dict(config), None))
+
+
+def promises(found):
+    regions = {name: found["threshold_per_region"][name] for name in ("EU", "EU_SW")}
+    return {"species": found, "genus": found["genus"], "priors": found["region_priors"], **regions}
+
+
+def test_where_no_promise_is_kept_nothing_is_conclusive(run, capsys):
+    found = out_of_reach(run)
+    for name, entry in promises(found).items():
+        assert not entry["target_met"] and entry["threshold"] is None, name
+        assert 0.4 <= entry["best_threshold"] < 1 and 0 < entry["precision_lower_bound"] < 0.999, name
+        assert (entry["precision"], entry["coverage"]) == (None, 0.0), name
+    assert (found["observations"]["precision"], found["observations"]["coverage"]) == (None, 0.0)
+    assert found["genus"]["n"] == 1500  # photos without a conclusive species
+    printed = capsys.readouterr().out
+    assert printed.count("nothing is conclusive: the best threshold, 0.") == 3  # of species, genus, region priors
+
+
+def test_an_accepted_promise_is_in_force_and_said(run, capsys):
+    strict, found = promises(out_of_reach(run)), out_of_reach(run, accept_unmet=True)
+    for name, entry in promises(found).items():
+        assert not entry["target_met"] and entry["threshold"] == entry["best_threshold"], name
+        assert entry["coverage"] > 0 and entry["precision"] > 0.5, name
+    assert found["best_threshold"] == strict["species"]["best_threshold"]
+    said = calibrating.promise(found | {"precision_lower_bound": 0.6749})
+    assert said.startswith("Conclusive answers are right in at least 67.4 % of cases (phase5.accept_unmet): the ")
+    assert "the promise falls short of the target by 0." in capsys.readouterr().out
+
+
+def test_a_promise_that_is_kept_is_in_force_whatever_is_accepted(whole):
+    priors = whole[1]["region_priors"]
+    assert priors["target_met"] and priors["threshold"] == priors["best_threshold"]
+    assert calibrating.promise(priors).startswith("Conclusive answers are right in at least 9")
 
 
 @pytest.mark.parametrize("split", ["calibration", "test"])

@@ -491,6 +491,11 @@ class Phase5(Section):
     bins: int = Field(15, ge=2, le=1000, description="confidence bins of ECE and MCE (Guo 2017)")
     target_precision: float = Field(0.95, gt=0, lt=1, description="promised for conclusive answers")
     confidence_level: float = Field(0.95, gt=0, lt=1, description="of the promise (one-sided)")
+    accept_unmet: bool = Field(
+        False,
+        description="ships the best reachable threshold where target_precision can't be promised; page, model card and "
+        "report print its promise beside it",
+    )
     region_priors: RegionPriors = RegionPriors()
 
 

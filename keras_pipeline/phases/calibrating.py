@@ -6,6 +6,7 @@ Everything is fitted on the calibration split and measured on the test split.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,7 +128,8 @@ def _threshold(
     genera = np.array(genera_of(run.read("dataset")["classes"]))
     fitted, tested = (score(each.logits, each.labels, value, genera=genera) for each in (fit, test))
     chosen = choose(run, fitted, fit)
-    judged = thresholds.evaluate_threshold(tested.confidence, tested.correct, chosen["threshold"])
+    in_force = _in_force(chosen)
+    judged = thresholds.evaluate_threshold(tested.confidence, tested.correct, in_force)
     result = {
         **chosen,
         "target_precision": run.config.phase5.target_precision,
@@ -136,9 +138,9 @@ def _threshold(
         "aurc": thresholds.risk_coverage(tested.confidence, tested.correct)[2],
         "threshold_scan": thresholds.threshold_scan(tested.confidence, tested.correct),
         "threshold_per_region": _by_region(run, fit, test, fitted, tested),
-        "genus": _genus(run, fit, fitted, tested, chosen["threshold"], genera),
+        "genus": _genus(run, fit, fitted, tested, in_force, genera),
         "region_priors": _with_priors(run, fit, test, tested, known),
-        "observations": _observations(run, test, tested, table, value, chosen["threshold"]),
+        "observations": _observations(run, test, tested, table, value, in_force),
     }
     return result, tested
 
@@ -205,7 +207,7 @@ def describe_raw(run: Run, test: Predictions) -> str:
 
 
 def describe(result: dict) -> str:
-    lines = [f"{_describe_promise(result)}; AURC {result['aurc']:.4f}"]
+    lines = [f"{_describe_threshold(result)}; AURC {result['aurc']:.4f}"]
     if not result["target_met"]:
         lines.append(shortfall(result))
     return "\n".join([*lines, *describe_additions(result)])
@@ -219,14 +221,14 @@ def describe_additions(result: dict) -> list[str]:
         if "why" in entry:
             lines.append(f"{name}: {entry['why']}")
     if "why" not in genus:
-        lines.append(f"genus of {genus['n']} test photos without a conclusive species: {_describe_promise(genus)}")
+        lines.append(f"genus of {genus['n']} test photos without a conclusive species: {_describe_threshold(genus)}")
     if "why" not in priors:
         top1 = priors["top1"]
         low, high = top1["interval"]
         lines.append(
             f"region priors{'' if priors['ship'] else ' (not shipped)'}: top-1 {top1['first']:.3f} -> "
             f"{top1['second']:.3f} ({top1['difference']:+.3f} [{low:+.3f}, {high:+.3f}]), "
-            f"{_describe_promise(priors)}; {_describe_quality(priors['with'])}"
+            f"{_describe_threshold(priors)}; {_describe_quality(priors['with'])}"
         )
     if "why" not in several:
         lines.append(f"{several['n']} observations of {several['photos']} test photos")
@@ -234,7 +236,21 @@ def describe_additions(result: dict) -> list[str]:
     return lines
 
 
-def _describe_promise(chosen: dict) -> str:
+def promise(chosen: dict) -> str:
+    """Say in a sentence what conclusive answers promise, or why there are none."""
+    if chosen["threshold"] is None:
+        return f"No answer is conclusive: {shortfall(chosen)}."
+    least = math.floor(1000 * chosen["precision_lower_bound"]) / 10
+    kept = f"Conclusive answers are right in at least {least:.1f} % of cases"
+    return f"{kept}." if chosen["target_met"] else f"{kept} (phase5.accept_unmet): {shortfall(chosen)}."
+
+
+def _describe_threshold(chosen: dict) -> str:
+    if chosen["threshold"] is None:
+        return (
+            f"nothing is conclusive: the best threshold, {chosen['best_threshold']:.3f}, promises only >= "
+            f"{chosen['precision_lower_bound']:.3f}"
+        )
     precision = "-" if chosen["precision"] is None else f"{chosen['precision']:.3f}"
     return (
         f"threshold {chosen['threshold']:.3f}: precision {precision}, coverage {chosen['coverage']:.3f} on test, "
@@ -258,7 +274,7 @@ def shortfall(result: dict) -> str:
     needed = (
         f"about {result['photos_needed']} of different plants, instead of {result['n_promise']}, would settle it"
         if result["photos_needed"]
-        else "how many would settle it these can't tell: they are too few, or the model errs too often where it is "
+        else "how many would settle it can't be estimated: these are too few, or the model errs too often where it is "
         "surest"
     )
     return (
@@ -268,10 +284,15 @@ def shortfall(result: dict) -> str:
 
 
 def choose(run: Run, scores: Scores, photos: Predictions, rows: np.ndarray | None = None) -> dict:
-    """`threshold.choose_threshold` on one photo of each group: the bound counts independent photos.
+    """Choose a threshold on one photo of each group: the bound counts independent photos.
 
     Args:
         rows: bool [n], the photos that may be asked; None all.
+
+    Returns:
+        `threshold`: the one in force, None where its promise falls short of the target and that is not accepted;
+        `best_threshold`: the best reachable one, which `precision_lower_bound`, `target_met`, `shortfall`,
+        `photos_needed` (see `threshold.choose_threshold`) and `n_promise`, the photos asked, are about.
     """
     import numpy as np
 
@@ -284,8 +305,18 @@ def choose(run: Run, scores: Scores, photos: Predictions, rows: np.ndarray | Non
         scores.confidence[asked], scores.correct[asked], target=settings.target_precision,
         confidence_level=settings.confidence_level,
     )  # fmt: skip
-    kept = ("threshold", "precision_lower_bound", "target_met", "shortfall", "photos_needed")
-    return {**{key: found[key] for key in kept}, "n_promise": len(asked)}
+    kept = ("precision_lower_bound", "target_met", "shortfall", "photos_needed")
+    return {
+        "threshold": found["threshold"] if found["target_met"] or settings.accept_unmet else None,
+        "best_threshold": found["threshold"],
+        **{key: found[key] for key in kept},
+        "n_promise": len(asked),
+    }
+
+
+def _in_force(chosen: dict) -> float:
+    """Return the threshold; infinity, which no confidence reaches, where none is in force."""
+    return math.inf if chosen["threshold"] is None else chosen["threshold"]
 
 
 def _quality(run: Run, scores: Scores, group_ids: np.ndarray) -> dict:
@@ -316,7 +347,7 @@ def _by_region(run: Run, fit: Predictions, test: Predictions, fitted: Scores, te
             result[region] = _too_few(int(n), f"{split} photos")
             continue
         chosen = choose(run, fitted, fit, known)
-        judged = thresholds.evaluate_threshold(tested.confidence[own], tested.correct[own], chosen["threshold"])
+        judged = thresholds.evaluate_threshold(tested.confidence[own], tested.correct[own], _in_force(chosen))
         result[region] = {**chosen, **{key: judged[key] for key in ("precision", "coverage", "n")}}
     return result
 
@@ -339,7 +370,7 @@ def _genus(
         return _too_few(int(open_fit.sum()), "calibration photos without a conclusive species")
     by_genus = dataclasses.replace(fitted, confidence=fitted.genus_confidence, correct=fitted.genus_correct)
     chosen = choose(run, by_genus, fit, open_fit)
-    named = open_test & (tested.genus_confidence >= chosen["threshold"])
+    named = open_test & (tested.genus_confidence >= _in_force(chosen))
     return {
         **chosen,
         "genera": int(genera.max()) + 1,
@@ -402,7 +433,7 @@ def _with_priors(run: Run, fit: Predictions, test: Predictions, without: Scores,
     fitted = score(fit.logits, fit.labels, value, prior=fit_prior)
     tested = score(test.logits, test.labels, value, prior=test_prior)
     chosen = choose(run, fitted, fit)
-    judged = thresholds.evaluate_threshold(tested.confidence, tested.correct, chosen["threshold"])
+    judged = thresholds.evaluate_threshold(tested.confidence, tested.correct, _in_force(chosen))
     compared = intervals.compare(without.correct, tested.correct, test.regions, test.group_ids)
     return {
         "ship": run.config.phase5.region_priors.ship,

@@ -68,6 +68,6 @@ STEPS = [
     ),
     Step(
         "phase5", "threshold", threshold, ("dataset", "assignment", "logits", "temperature", "student"),
-        ("calibration", "priors", "risk_coverage"), ("seed", "phase5"), 2,
+        ("calibration", "priors", "risk_coverage"), ("seed", "phase5"), 3,
     ),
 ]  # fmt: skip

@@ -1,16 +1,19 @@
 // Keeps the page for visits without a network: every file of files.json, fetched at the first visit. A new export has
 // another files.json, and its files take the place of the old ones together, so that no page is made of two exports.
+// Other pages of the same host keep caches of their own: ours have the scope in their names, and no other is touched.
 "use strict";
 
 const LIST = "files.json";
 const here = (path) => new URL(path, self.registration.scope).href;
+const PREFIX = `${self.registration.scope} `;
+const ours = async () => (await caches.keys()).filter((name) => name.startsWith(PREFIX));
 
 async function keep() {
   const response = await fetch(here(LIST), { cache: "no-cache" });
   if (!response.ok) throw new Error(`${LIST}: ${response.status}`);
   const text = await response.text();
   const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
-  const version = Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const version = PREFIX + Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
   if (!(await caches.has(version))) {
     const cache = await caches.open(`${version}-unfinished`);
     await cache.addAll(Object.keys(JSON.parse(text)).map((path) => new Request(here(path), { cache: "no-cache" })));
@@ -19,7 +22,16 @@ async function keep() {
     await finished.put(here("./"), await finished.match(here("index.html")));
     await finished.put(here(LIST), new Response(text)); // the worker compares the model's files with it
   }
-  for (const name of await caches.keys()) if (name !== version) await caches.delete(name);
+  for (const name of await ours()) if (name !== version) await caches.delete(name);
+}
+
+/** What was kept of a request, in our caches alone. */
+async function kept(request) {
+  for (const cacheName of await ours()) {
+    const found = await caches.match(request, { cacheName, ignoreSearch: true });
+    if (found) return found;
+  }
+  return Response.error();
 }
 
 self.addEventListener("install", (event) => event.waitUntil(keep().then(() => self.skipWaiting())));
@@ -29,7 +41,7 @@ self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim(
 self.addEventListener("fetch", (event) => {
   if (event.request.method !== "GET" || !event.request.url.startsWith(self.registration.scope)) return;
   event.respondWith(
-    fetch(event.request).catch(async () => (await caches.match(event.request, { ignoreSearch: true })) ?? Response.error()),
+    fetch(event.request).catch(() => kept(event.request)),
   );
   if (event.request.mode === "navigate") event.waitUntil(keep().catch(() => {}));
 });
