@@ -189,7 +189,9 @@ def test_of_few_photos_each_is_a_large_group(judge, photos, status):
 
 def test_one_species_is_balanced_with_nothing(judge):
     verdicts = judge("phase0 audit", {"audit": {"per_class": {"Plantae": 60}}})
-    assert reasons(verdicts) == {"balance_documented": "one species: there is nothing to balance"}
+    assert reasons(verdicts) == {
+        "balance_documented": "one species: nothing to balance; is source.fields.latin_name the right field?"
+    }
     assert judge("phase0 audit", {"audit": {"per_class": {}}})["balance_documented"]["status"] == "missed"
 
 

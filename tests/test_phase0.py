@@ -449,3 +449,37 @@ def test_photos_of_two_sizes_never_meet_in_one_dataset(project, capsys):
     assert project.run("split", **other) == 3
     assert project.run("export", "split", **other) == 0
     assert shorter_sides(project) == {48: 60}
+
+
+def test_where_no_photo_is_stored_every_later_step_says_so_in_a_sentence(project, capsys):
+    project.add(["missing-1.jpg", "missing-2.jpg", "missing-3.jpg"])
+    assert project.run("audit") == 0 and project.run("export") == 3
+    offline = ["--set", "phase0.baseline.features=colour-histogram", "--set", "phase1.model.pretrained=false"]
+    for phase, step, said in (
+        ("phase0", "split", "error: no photo is stored; run `phase0 export`: "),
+        ("phase0", "baseline", "dataset.json; run `phase0 split` first"),
+        ("phase1", "train", "dataset.json; run `phase0 split` first"),
+        ("phase2", "subset", "dataset.json; run `phase0 split` first"),
+    ):
+        capsys.readouterr()
+        assert main([phase, step, "--config", str(project.file), *offline]) == 3
+        assert said in capsys.readouterr().err
+
+
+def test_a_dataset_whose_photos_have_all_gone_is_kept(project):
+    project.add([f"good-{i}.jpg" for i in range(60)])
+    assert project.run("audit", "export", "split") == 0
+    before = project.stored()
+    project.photos.delete_many({})
+    project.add(["missing-1.jpg"])
+    assert project.run("audit") == 0 and project.run("export") == 3 and project.run("split") == 3
+    assert project.stored() == before
+
+
+def test_one_species_is_nothing_to_tell_apart(project, capsys):
+    project.add([f"good-{i}.jpg" for i in range(60)], latin_name="Plantae")
+    assert project.run("audit", "export") == 0 and project.run("split") == 2
+    assert (
+        "received one species, Plantae, in all 60 photos, expected two or more; is source.fields.latin_name the right "
+        "field?"
+    ) in capsys.readouterr().err

@@ -84,7 +84,7 @@ def _leaks(run: Run) -> int:
 def _counted_species(run: Run) -> int:
     species = len(run.read("audit")["per_class"])
     if species == 1:
-        raise Unmeasurable("one species: there is nothing to balance")
+        raise Unmeasurable("one species: nothing to balance; is source.fields.latin_name the right field?")
     return species
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_pipeline.core.artifacts import Run, write_json
-from keras_pipeline.core.errors import BrokenArtefact, LeakError
+from keras_pipeline.core.errors import BrokenArtefact, LeakError, SourceError
 from keras_pipeline.core.schema import SPLITS, shuffle_key
 from keras_pipeline.core.taxonomy import class_hash, class_list
 from keras_pipeline.phases.downloads import finished_shards, is_stored_alike, raw_folder, stored_as
@@ -56,6 +56,7 @@ def split(run: Run) -> None:
         previous=_previous(run),
     )
     table = table.assign(**vars(decided))
+    _refuse_one_species(table.latin_name[table.split != ""])
     _refuse_empty_splits(table)
     made, info = _write_shards(run, table)
     finished = _finished_photos(made, info)
@@ -86,14 +87,16 @@ def split(run: Run) -> None:
 def _stored_photos(run: Run) -> pd.DataFrame:
     """A row a stored photo ordered by sample_id: what the ledger says of it, where it lies, and its hashes.
 
-    Photos of an earlier split lie in the finished shards, new ones in the raw shards.
+    Photos of an earlier split lie in the finished shards, new ones in the raw shards. Raises SourceError where there is
+    none.
     """
-
     from keras_pipeline.phases.shard_index import index_shards
 
     folder = run.path("dataset").parent
     shards = [*sorted(raw_folder(run).glob("photos-*.tfrecord")), *finished_shards(run)]
     ledger = _read_table(run.path("url_ledger"), "`phase0 export --force`, which fetches nothing twice", state="ok")
+    if ledger.empty:
+        raise SourceError(f"no photo is stored; run `phase0 export`: {run.path('url_ledger')} says what became of each")
     places = index_shards(shards).drop(columns="group_id", errors="ignore").drop_duplicates(["sample_id", "sha256"])
     table = ledger.drop(columns=["reason"]).merge(places, on=["sample_id", "sha256"], how="left")
     lost = table[table.file.isna()]
@@ -142,6 +145,15 @@ def _read_table(path: Path, remedy: str, **wanted: str) -> pd.DataFrame:
         return pd.read_parquet(path, filters=[(column, "==", value) for column, value in wanted.items()] or None)
     except pa.ArrowException as error:
         raise BrokenArtefact(f"{path}: {error}; remove it and run {remedy}") from None
+
+
+def _refuse_one_species(names: pd.Series) -> None:
+    """Who always gives the one name there is is never wrong."""
+    if names.nunique() == 1:
+        raise ValueError(
+            f"received one species, {names.iloc[0]}, in all {len(names)} photos, expected two or more; is "
+            "source.fields.latin_name the right field?"
+        )
 
 
 def _refuse_empty_splits(table: pd.DataFrame) -> None:
