@@ -467,7 +467,8 @@ def _classify(run, options: argparse.Namespace) -> tuple[object, int]:
             continue
         verdict = answer["latin_name"] if answer["conclusive"] else f"not conclusive ({answer['latin_name']}?)"
         genus = f"; genus {answer['genus']}, {answer['genus_probability']:.1%}" if answer["genus_conclusive"] else ""
-        print(f"{answer['photo']}: {verdict}, {answer['probability']:.1%}{genus}")
+        promise = "" if answer["promise"] is None else f"; right in at least {int(100 * answer['promise'])} % of cases"
+        print(f"{answer['photo']}: {verdict}, {answer['probability']:.1%}{genus}{promise}")
     return answers, 2 if any("error" in answer for answer in answers) else 0
 
 

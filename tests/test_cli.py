@@ -444,6 +444,31 @@ def test_looking_at_soft_labels_that_are_not_there(experiment, capsys, arguments
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("verdict", "line"),
+    [
+        ({"conclusive": True}, "Viola alba, 72.0%"),
+        ({"conclusive": True, "promise": 0.679}, "Viola alba, 72.0%; right in at least 67 % of cases"),
+        ({"conclusive": False}, "not conclusive (Viola alba?), 72.0%"),
+        (
+            {"conclusive": False, "genus_conclusive": True, "promise": 0.5},
+            "not conclusive (Viola alba?), 72.0%; genus Viola, 90.0%; right in at least 50 % of cases",
+        ),
+    ],
+)
+def test_classify_says_what_is_conclusive_and_what_less_it_promises(
+    experiment, capsys, monkeypatch, tmp_path, verdict, line
+):
+    from keras_pipeline.web import saved_model
+
+    (tmp_path / "a.jpg").write_bytes(b"")
+    said = {"photo": "a.jpg", "latin_name": "Viola alba", "probability": 0.72, "genus": "Viola"}
+    said |= {"genus_probability": 0.9, "genus_conclusive": False, "promise": None}
+    monkeypatch.setattr(saved_model, "classify", lambda *_: [said | verdict])
+    assert cli.main(["classify", "--config", str(experiment()), str(tmp_path / "a.jpg")]) == 0
+    assert capsys.readouterr().out == f"a.jpg: {line}\n"
+
+
 def without_roots_rights():
     """Root may write anywhere; without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH it is bound by the mode like others."""
     libc = ctypes.CDLL(None)

@@ -69,6 +69,22 @@ def test_a_folder_without_photos_is_refused(originals, tmp_path, name, match):
         originals([b"a"], photos=str(tmp_path / name))
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        ({"conclusive_agreement": 0.9975}, "top-5 100.00%, 'conclusive' 99.75% the same"),
+        ({"conclusive_agreement": None}, "top-5 100.00% the same"),  # a note gives the reason
+        ({}, "top-5 100.00% the same"),
+    ],
+)
+def test_agreement_on_conclusive_is_told_where_it_was_judged(verdicts, said):
+    stage = dict.fromkeys(("top1_agreement", "top5_agreement", "max_abs_diff", "mean_abs_diff", "median_ms"), 1.0)
+    figures = {"renderer": "x", "load_ms": 1.0, "first_ms": 2.0, "leaked_tensors": 0, "timing": {"peak_memory_mb": 1}}
+    stage |= verdicts | {"n": 4, "passed": True}
+    told = proving._describe_backend("wasm", {**figures, "stages": {"png": stage}})
+    assert told[1].startswith(f"  png, n 4: passed; top-1 100.00%, {said}, largest")
+
+
 def test_a_backend_without_answers_is_described():
     stage = {"n": 4, "passed": False, "error": "4 of 4 answers are missing or not finite"}
     figures = {"renderer": "x", "load_ms": 1.0, "first_ms": 2.0, "leaked_tensors": 0, "stages": {"tensor": stage}}

@@ -42,6 +42,8 @@ def test_the_bundle_passes(copy):
     assert wasm["stages"]["record"]["conclusive_agreement"] == 1.0
     assert wasm["stages"]["record"]["top1_accuracy"] == verdict["python"]["top1_accuracy"] > 0.9
     assert verdict["files"]["n"] == example.bundle()[1]["files"]
+    assert wasm["stages"]["record"]["conclusive"] == 38 and not any("'conclusive'" in n for n in verdict["notes"])
+    assert verdict["browser"]["name"] == "Chromium" and int(verdict["browser"]["version"].split(".")[0]) > 100
     json.dumps(verdict, allow_nan=False)
 
 
@@ -110,12 +112,46 @@ def test_a_tally_adds_up_what_numpy_finds_at_once():
 @pytest.mark.parametrize(("apart", "agreement"), [(1e-7, 1.0), (1e-4, 0.8)])
 def test_species_as_likely_as_the_fifth_may_take_its_place(monkeypatch, apart, agreement):
     tally = equivalence._Tally(load_classifier(example.saved()))
-    monkeypatch.setattr(tally, "classifier", SimpleNamespace(labels=list("abcdef"), is_conclusive=lambda p: p > 2))
+    monkeypatch.setattr(tally, "classifier", SimpleNamespace(labels=list("abcdef")))
     python = np.array([[0.3, 0.3, 0.2, 0.1, 0.05 + apart, 0.05]], np.float32)
     page = python[:, [0, 1, 2, 3, 5, 4]]
     question = equivalence._Question("tensor", [], python, [Sample("a", b"")])
     tally.add(question, {"probabilities": page, "ms": [1.0], "names": [None]})
     assert tally.judge({})["top5_agreement"] == pytest.approx(agreement)
+
+
+@pytest.mark.parametrize(
+    ("python", "page", "agreement", "passed"),
+    [
+        ([0.9, 0.5], [True, False], 1.0, True),
+        ([0.9, 0.5], [False, False], 0.5, False),
+        ([0.5, 0.5], [False, False], None, True),  # none is conclusive, all are: agreement proves nothing,
+        ([0.9, 0.9], [True, True], None, True),
+        ([0.5, 0.5], [True, True], 0.0, False),  # but disagreement does
+        ([0.9, 0.9], [True, False], 0.5, False),
+    ],
+)
+def test_conclusive_is_judged_where_some_answers_are_and_some_are_not(python, page, agreement, passed):
+    tally = equivalence._Tally(load_classifier(example.saved()))
+    said = np.array([[p, 0.94 - p, 0.04, 0.02] for p in python], np.float32)  # the example's threshold is 0.89
+    question = equivalence._Question("record", [], said, [Sample(name, b"") for name in "ab"])
+    words = {"names": [example.SPECIES[0]] * 2, "conclusive": page}
+    tally.add(question, {"probabilities": said, "ms": [1.0, 1.0], **words})
+    figures = tally.judge({"name_agreement": 0.995, "conclusive_agreement": 0.995})
+    assert figures["conclusive"] == python.count(0.9)
+    assert (figures["conclusive_agreement"], figures["passed"]) == (agreement, passed)
+    assert ("conclusive_agreement" in figures["tolerance"]) == (agreement is not None)
+
+
+def test_where_conclusive_is_not_judged_is_told_with_the_reason():
+    stages = {"tensor": {}, "png": {"conclusive_agreement": None, "conclusive": 0}}
+    found = {"wasm": {"stages": stages | {"record": stages["png"]}}, "cpu": {"stages": {}}}
+    found["webgl"] = {"stages": {"png": {"conclusive_agreement": None, "conclusive": 8}, "record": {
+        "conclusive_agreement": 1.0, "conclusive": 7}}}  # fmt: skip
+    assert equivalence._unjudged_verdicts(found) == [
+        "'conclusive' not judged, no answer is: wasm png, wasm record",
+        "'conclusive' not judged, all answers are: webgl png",
+    ]
 
 
 def test_an_answer_that_is_not_a_number_fails():

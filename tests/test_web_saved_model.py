@@ -1,5 +1,6 @@
 """The SavedModel says what the Keras model says, carries its names and numbers, and refuses altered ones."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -12,7 +13,9 @@ from PIL import Image
 
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.taxonomy import class_hash
-from keras_pipeline.web.saved_model import classify, load_classifier, write_saved_model
+from keras_pipeline.web.saved_model import Promise, classify, load_classifier, write_saved_model
+
+LABELS = ["Iris germanica", "Viola alba", "Iris pumila", "Viola tricolor"]  # as no sorted list would have them
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,7 @@ def test_classify_jpeg_answers_records_as_the_python_path_does(loaded):
 
 
 def test_where_the_species_is_not_conclusive_the_genus_may_be(tmp_path):
-    labels = ["Iris germanica", "Viola alba", "Iris pumila", "Viola tricolor"]  # as no sorted list would have them
+    labels = LABELS
     calibration = {"temperature": 4.0, "threshold": 0.7, "genus": {"threshold": 0.75}}
     folder = tmp_path / "model"
     write_saved_model(
@@ -77,6 +80,52 @@ def test_without_a_promise_for_the_genus_it_is_never_named(loaded):
     assert not any(loaded.classify(photo)["genus_conclusive"] for photo in photos)
     answers = loaded.restored.signatures["classify_jpeg"](image_bytes=tf.constant(photos))
     assert not answers["genus_conclusive"].numpy().any()
+
+
+UNMET = {"target_met": False, "precision_lower_bound": 0.674}
+
+
+def with_promises(tmp_path, region, **calibration):
+    """A classifier with two genera and region priors, of this calibration."""
+    calibration |= {"temperature": 1.7, "region_priors": {"temperature": 1.0, **region}}
+    priors = {"regions": ["Here"], "log_ratios": [[0, 0, 0, 0]], "class_hash": class_hash(LABELS)}
+    parts = {"labels": LABELS, "preprocessing": example.PREPROCESSING, "priors": priors, "calibration": calibration}
+    write_saved_model(example.shipped(), tmp_path / "model", **parts)
+    return load_classifier(tmp_path / "model")
+
+
+def test_without_a_threshold_nothing_is_conclusive_and_the_candidates_are_ranked(tmp_path):
+    none = {"threshold": None, "best_threshold": 0.4, **UNMET}
+    loaded = with_promises(tmp_path, none, **none, genus=none)
+    photos = [record for _, record, _ in example.samples(2)]
+    answers = loaded.restored.signatures["classify_jpeg"](image_bytes=tf.constant(photos))
+    assert not answers["conclusive"].numpy().any() and not answers["genus_conclusive"].numpy().any()
+    for said in (loaded.classify(photo, region) for photo in photos for region in (None, "Here")):
+        assert (said["conclusive"], said["genus_conclusive"], said["promise"]) == (False, False, None)
+        ranked = [entry["probability"] for entry in said["top5"]]
+        assert ranked == sorted(ranked, reverse=True) and len(ranked) == 4
+    assert max(loaded.classify(photo)["probability"] for photo in photos) > 0.8
+
+
+def test_the_genus_has_a_promise_of_its_own(tmp_path):
+    loaded = with_promises(tmp_path, {}, threshold=None, genus={"threshold": 0.4})
+    photo = example.encoded(example.photo(3, 5))
+    said = loaded.classify(photo)
+    assert (said["conclusive"], said["genus"], said["genus_conclusive"]) == (False, "Viola", True)
+    answers = loaded.restored.signatures["classify_jpeg"](image_bytes=tf.constant([photo]))
+    assert answers["genus_conclusive"].numpy().tolist() == [True]
+
+
+def test_an_accepted_promise_goes_with_what_is_conclusive(tmp_path):
+    genus = UNMET | {"threshold": 0.4, "precision_lower_bound": 0.7}
+    loaded = with_promises(tmp_path, {"threshold": 0.4}, **UNMET, threshold=0.6, genus=genus)
+    sure = example.encoded(example.photo(3, 5))
+    unsure = example.encoded(Image.blend(example.photo(3, 5), example.photo(1, 4), 0.5))
+    said, other = loaded.classify(sure), dataclasses.replace(loaded, species=Promise()).classify(unsure)
+    assert (said["conclusive"], said["promise"]) == (True, 0.674)
+    assert (other["conclusive"], other["genus_conclusive"], other["promise"]) == (False, True, 0.7)
+    assert loaded.classify(sure, "Here")["promise"] is None  # the region's is kept
+    assert Promise.of({"threshold": 0.6, **UNMET, "target_met": True}) == Promise(0.6)
 
 
 def test_a_region_counts_where_priors_are_shipped(tmp_path):
@@ -210,7 +259,10 @@ def test_an_absent_model_says_which_step_makes_it(tmp_path):
     [
         ({"labels": example.SPECIES[:3]}, "3 labels"),
         ({"labels": [example.SPECIES[0]] * 4}, "1 different"),
-        ({"calibration": {"temperature": 1.0}}, "threshold None, expected a number from 0 to 1"),
+        ({"calibration": {"temperature": 1.0}}, "threshold 'nothing', expected a number from 0 to 1"),
+        ({"calibration": {"temperature": None, "threshold": None}}, "temperature None, expected a number above 0"),
+        ({"calibration": example.CALIBRATION | {"precision_lower_bound": None}}, "precision_lower_bound None"),
+        ({"calibration": example.CALIBRATION | {"genus": {"threshold": 1.1}}}, "genus threshold 1.1"),
         ({"calibration": {"temperature": 0.0, "threshold": 0.5}}, "temperature 0.0"),
         ({"calibration": {"temperature": float("nan"), "threshold": 0.5}}, "temperature nan"),
         ({"preprocessing": example.Preprocessing(image_size=64)}, "image_size"),

@@ -23,17 +23,28 @@ CALIBRATION = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+UNMET = {"target_met": False, "precision_lower_bound": 0.679}
+FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:153.0) Gecko/20100101 Firefox/153.0"
+SAFARI = (
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 "
+    "Mobile/15E148 Safari/604.1"
+)
+
+
+def export(root, calibration):
     """A bundle with two genera and region priors."""
-    example.need_browser()
-    root = tmp_path_factory.mktemp("visit")
     priors = {"regions": ["Here", "Nowhere"], "log_ratios": [[0, 0, 0, 0], [-9, 9, 0, 0]]}
     priors["class_hash"] = class_hash(LABELS)
-    parts = {"labels": LABELS, "preprocessing": example.PREPROCESSING, "calibration": CALIBRATION, "priors": priors}
+    parts = {"labels": LABELS, "preprocessing": example.PREPROCESSING, "calibration": calibration, "priors": priors}
     write_saved_model(example.shipped(), root / "model", **parts)
     tfjs.write_bundle(root / "model", root / "bundle")
     return root / "bundle"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    example.need_browser()
+    return export(tmp_path_factory.mktemp("visit"), CALIBRATION)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +86,19 @@ def visit(folder, browser):
 def ask(page, data, name="photo.jpg", state="answered"):
     page.set_input_files("#choose", {"name": name, "mimeType": "image/jpeg", "buffer": data})
     page.wait_for_selector(f"body[data-state={state}]")
+
+
+def replace(path, old, new):
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+def violations(page):
+    """What axe finds; needs bypass_csp."""
+    page.add_script_tag(path=str(AXE))
+    run = "axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })"
+    return page.evaluate(f"{run}.then(({{ violations }}) => violations.map((v) => [v.id, v.nodes[0].html]))")
 
 
 def kinds(classifier):
@@ -174,6 +198,68 @@ def test_a_new_export_replaces_the_old_one_whole(visit, folder, tmp_path):
     pytest.fail(f"kept after five seconds: {page.evaluate(kept)}")
 
 
+HOST_WORKER = """
+self.addEventListener("install", (event) => event.waitUntil(caches.open("host-v1").then(async (cache) => {
+  await cache.add("./");
+  await cache.put("plants/style.css", new Response("the host's own"));
+  return self.skipWaiting();
+})));
+self.addEventListener("activate", (event) => event.waitUntil(clients.claim()));
+const kept = (event) => fetch(event.request).catch(() => caches.match(event.request));
+self.addEventListener("fetch", (event) => event.respondWith(kept(event)));
+"""
+
+
+def test_a_host_with_a_worker_and_a_cache_of_its_own_still_works_offline(visit, folder, tmp_path):
+    (tmp_path / "index.html").write_text('<!doctype html><title>Host</title><body data-state="ready">The host')
+    (tmp_path / "worker.js").write_text(HOST_WORKER)
+    shutil.copytree(folder, tmp_path / "plants")
+    page = visit(tmp_path)
+    page.evaluate("navigator.serviceWorker.register('worker.js').then(() => navigator.serviceWorker.ready)")
+    page.wait_for_function("navigator.serviceWorker.controller")
+    host, ours = page.base, f"{page.base}plants/"
+    for _ in range(2):  # at the second visit old caches are looked for again
+        page.goto(ours)
+        page.wait_for_selector("#offline:not(:empty)")
+    page.context.set_offline(True)
+    page.reload()
+    page.wait_for_selector("body[data-state=ready]")
+    assert "herbarium" in page.evaluate("fetch('style.css').then((response) => response.text())")
+    page.goto(host)
+    assert page.inner_text("body") == "The host"
+    names = page.evaluate("caches.keys()")
+    assert "host-v1" in names and len(names) == 2
+    assert all(name == "host-v1" or name.startswith(f"{ours} ") for name in names)
+
+
+def test_a_new_export_leaves_the_caches_of_others_alone(visit, folder, tmp_path):
+    bundle = shutil.copytree(folder, tmp_path / "bundle")
+    page = visit(bundle)
+    page.wait_for_selector("#offline:not(:empty)")
+    (mine,) = page.evaluate("caches.keys()")
+    others = ["host-v1", "0" * 64, mine.replace(" ", "v2/ ")]  # the last: another export, in a folder below
+    page.evaluate("(names) => Promise.all(names.map((name) => caches.open(name)))", others)
+    (bundle / "style.css").write_text((bundle / "style.css").read_text() + "/* new */")
+    tfjs.write_file_list(bundle)
+    page.reload()
+    for _ in range(100):
+        names = page.evaluate("caches.keys()")
+        if mine not in names and not any("unfinished" in name for name in names):
+            break
+        page.wait_for_timeout(50)
+    assert set(others) < set(names) and len(names) == 4 and mine not in names
+
+
+def test_what_the_host_has_stored_stays(visit):
+    page = visit()
+    page.evaluate("localStorage.setItem('language', 'the host’s')")
+    page.click("#language")
+    assert page.evaluate("localStorage.getItem('language')") == "the host’s"
+    page.reload()
+    page.wait_for_selector("body[data-state=ready]")
+    assert page.inner_text("h1") == "¿Qué planta es?"
+
+
 def test_a_lost_connection_is_said_and_can_be_tried_again(visit, folder, browser):
     with serve_folder(folder) as base:
         context = browser.new_context(locale="en-GB", service_workers="block")
@@ -213,15 +299,107 @@ def test_a_weight_that_changes_few_answers_is_refused_too(visit, folder, tmp_pat
     assert page.inner_text("#status").endswith("model/group1-shard1of1.bin was altered after export.")
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_the_proof_is_claimed_of_the_files_that_were_judged(visit, folder, tmp_path, same):
-    bundle = shutil.copytree(folder, tmp_path / "bundle")
-    judged = file_hash(bundle / "files.json") if same else "0" * 64
-    proof = {"passed": True, "backends": {"wasm": {"n": 40}}, "files": {"list_sha256": judged}}
-    write_json(bundle / "equivalence.json", proof)
-    page = visit(bundle)
-    page.wait_for_selector("#offline:not(:empty)")  # said after the proof
-    assert page.inner_text("#proof") == ("Checked against the Python model on 40 photos: same answers." if same else "")
+@pytest.fixture
+def proven(visit, folder, tmp_path):
+    """(the proof's backends, what else it says, what answers here if not WebAssembly) -> what the page says of it"""
+
+    def proven(backends, proof=None, used="loaded.backend", **context):
+        bundle = shutil.copytree(folder, tmp_path / "bundle")
+        replace(bundle / "worker.js", "    backend: loaded.backend,\n", f"    backend: {used},\n")
+        tfjs.write_file_list(bundle)
+        judged = {"list_sha256": file_hash(bundle / "files.json")}
+        told = {"passed": True, "browser": {"name": "Chromium", "version": "156.0.1"}, "files": judged}
+        write_json(bundle / "equivalence.json", told | {"backends": backends} | (proof or {}))
+        page = visit(bundle, **context)
+        page.wait_for_selector("#offline:not(:empty)")  # said after the proof
+        return page.inner_text("#proof")
+
+    return proven
+
+
+WASM = {"wasm": {"n": 1040, "software": True}}
+CHECKED = "Checked against the Python model on 1,040 photos in Chromium 156 on WebAssembly"
+
+
+def test_the_proof_names_the_browser_that_was_asked(proven):
+    assert proven(WASM) == f"{CHECKED}: same answers."
+
+
+@pytest.mark.parametrize("proof", [{"files": {"list_sha256": "0" * 64}}, {"passed": False}, {"backends": {}}])
+def test_of_other_files_or_without_a_verdict_nothing_is_claimed(proven, proof):
+    assert proven(WASM, proof) == ""
+
+
+@pytest.mark.parametrize(
+    ("context", "said"),
+    [
+        ({"user_agent": FIREFOX}, f"{CHECKED}; not in this browser (Firefox)."),
+        ({"user_agent": SAFARI}, f"{CHECKED}; not in this browser (Safari)."),
+        (
+            {"user_agent": FIREFOX, "locale": "es-ES"},
+            "Comprobado con el modelo de Python en 1040 fotos, en Chromium 156 con WebAssembly; no en este navegador "
+            "(Firefox).",
+        ),
+    ],
+)
+def test_a_visitor_with_another_engine_does_not_read_the_proof_as_his(proven, context, said):
+    assert proven(WASM, **context) == said
+
+
+@pytest.mark.parametrize(
+    ("webgpu", "said"),
+    [
+        ({}, f"{CHECKED}; not on WebGPU, which is used here."),
+        ({"webgpu": {"n": 8, "software": True}}, f"{CHECKED}; not on WebGPU, which is used here."),
+        (
+            {"webgpu": {"n": 1000, "software": False}},
+            "Checked against the Python model on 1,000 photos in Chromium 156 on WebGPU: same answers.",
+        ),
+    ],
+)
+def test_a_visitor_with_another_backend_does_not_read_the_proof_as_his(proven, webgpu, said):
+    assert proven(WASM | webgpu, used='"webgpu"') == said
+
+
+def test_a_model_without_a_kept_promise_ranks_the_candidates_and_says_why(visit, tmp_path):
+    none = {"threshold": None, "best_threshold": 0.4, **UNMET}
+    calibration = {"temperature": 1.7, **none, "genus": none, "region_priors": CALIBRATION["region_priors"] | none}
+    page = visit(export(tmp_path, calibration))
+    ask(page, example.encoded(example.photo(3, 5)))
+    for region in ("", "Here"):
+        page.evaluate("document.body.dataset.state = 'ready'")
+        page.select_option("#region", region)
+        page.wait_for_selector("body[data-state=answered]")
+        assert page.inner_text("#verdict") == "Not conclusive"
+        assert page.get_attribute("#answer", "data-conclusive") == "none"
+    assert page.inner_text("#sure").startswith("The likeliest is Viola tricolor (")
+    assert page.inner_text("#threshold") == (
+        "No species counts as conclusive: it could not be shown that this model is right often enough."
+    )
+    assert page.locator("#species li").count() == 4
+    assert not page.locator(".mark").first.is_visible() and not page.locator(".mark-sample").is_visible()
+    page.click("#language")
+    assert page.inner_text("#threshold").startswith("Ninguna especie cuenta como concluyente")
+
+
+def test_an_accepted_promise_stands_beside_the_answers_that_it_is_about(visit, tmp_path):
+    calibration = CALIBRATION | UNMET | {"genus": {"threshold": 0.75, **UNMET, "precision_lower_bound": 0.5}}
+    page = visit(export(tmp_path, calibration), bypass_csp=True)
+    found = kinds(load_classifier(tmp_path / "model"))
+    for kind, percent in (("species", 67), ("genus", 50), ("none", None)):
+        ask(page, found[kind])
+        page.wait_for_selector(f"#answer[data-conclusive={kind}]")
+        said = f"Conclusive answers are right in at least {percent} % of cases."
+        assert page.inner_text("#promise") == (said if percent else "")
+        assert (said in page.text_content("#status")) == bool(percent)
+        page.evaluate("document.body.dataset.state = 'ready'")
+    page.click("#language")
+    ask(page, found["species"])
+    assert page.inner_text("#promise") == "Las respuestas concluyentes aciertan al menos en el 67 % de los casos."
+    page.select_option("#region", "Here")  # whose own promise is kept
+    page.wait_for_selector("#answer[data-threshold='0.9']")
+    assert page.inner_text("#promise") == ""
+    assert violations(page) == []
 
 
 def test_no_other_host_is_asked(visit, classifier):
@@ -267,14 +445,11 @@ def test_a_phone_offers_its_camera_and_a_desk_does_not(visit):
 @pytest.mark.parametrize("device", [{}, PHONE], ids=["desk", "phone"])
 def test_axe_finds_nothing(visit, classifier, scheme, device):
     page, found = visit(color_scheme=scheme, bypass_csp=True, **device), kinds(classifier)
-    page.add_script_tag(path=str(AXE))
-    run = "axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })"
     for kind in (None, "species", "genus", "none"):
         if kind:
             page.evaluate("document.body.dataset.state = 'ready'")
             ask(page, found[kind])
-        violations = page.evaluate(f"{run}.then(({{ violations }}) => violations.map((v) => [v.id, v.nodes[0].html]))")
-        assert violations == [], kind
+        assert violations(page) == [], kind
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

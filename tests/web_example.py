@@ -23,7 +23,7 @@ from keras_pipeline.web.browser import BrowserMissing, find_chromium
 SPECIES = ["Bellis perennis", "Crocus vernus", "Iris germanica", "Viola tricolor"]
 COLOURS = ["#f4f0d0", "#8a4fc0", "#3a5fd0", "#e0c020"]
 PREPROCESSING = Preprocessing(image_size=48, min_short_side=16)
-CALIBRATION = {"temperature": 1.7, "threshold": 0.6}
+CALIBRATION = {"temperature": 1.7, "threshold": 0.89}  # 2 of the 40 `samples` stay below it, at 0.85 and 0.87
 WEIGHTS = Path(__file__).with_suffix(".weights.h5")
 
 

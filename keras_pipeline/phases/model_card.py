@@ -28,6 +28,7 @@ def _model(run: Run) -> list[Block]:
     config, calibration = run.config, run.read("shipped_calibration")
     model = config.phase3.model
     rank = f", head of rank {model.head_rank}" if model.head_rank else ""
+    threshold = calibration["threshold"]
     return [
         KeyValues(
             {
@@ -37,7 +38,7 @@ def _model(run: Run) -> list[Block]:
                 "learnt from": _teachers(run),
                 **({"regional teacher": f"none: {absent}"} if (absent := run.why_not_applicable("phase2")) else {}),
                 "answers": f"one of {len(run.read('dataset')['classes']):,} species, with a calibrated probability",
-                "conclusive from a probability of": calibration["threshold"],
+                "conclusive from a probability of": "none: no answer is conclusive" if threshold is None else threshold,
                 "weights hash": calibration["weights_hash"],
                 "finished": sidecar(run.path("saved_model"))["finished"],
             }
@@ -105,11 +106,8 @@ def _quality(run: Run) -> list[Block]:
     if shipped:
         flips, n, change = shipped["flips"]["n"], shipped["n"], shipped["top1"]["difference"]
         rounding = f" Rounding changed {flips} of {n} first answers ({change:+.3f} top-1)."
-    promise = (
-        f"promised to be right {calibration['precision_lower_bound']:.1%} of the times or more"
-        if calibration["target_met"]
-        else f"no promise of {calibration['target_precision']:.0%}: {calibrating.shortfall(calibration)}"
-    )
+    precision = calibration["precision"]
+    right = "" if precision is None else f", {precision:.1%} of them right"
     rows = [
         ["all", metrics["n"], metrics["top1_accuracy"], interval(metrics["top1_interval"]), metrics["top5_accuracy"]]
     ]
@@ -121,10 +119,9 @@ def _quality(run: Run) -> list[Block]:
             f"Test photos, by region, before rounding; {metrics['groups']} groups",
         ),
         Paragraph(
-            f"Conclusive answers: {calibration['coverage']:.1%} of the test photos, of which "
-            f"{_share(calibration['precision'])} are right ({promise}). ECE {calibration['ece_after']:.3f}; a "
-            f"perfectly calibrated model would show {calibration['ece_null']:.3f} by chance at {calibration['n']} "
-            f"photos.{rounding}"
+            f"{calibrating.promise(calibration)} On the test split {calibration['coverage']:.1%} of the answers are "
+            f"conclusive{right}. ECE {calibration['ece_after']:.3f}; a perfectly calibrated model would show "
+            f"{calibration['ece_null']:.3f} by chance at {calibration['n']} photos.{rounding}"
         ),
         Paragraph(_proof(run.read("equivalence"))),
     ]
@@ -133,10 +130,10 @@ def _quality(run: Run) -> list[Block]:
 def _proof(verdict: dict) -> str:
     if verdict["status"] != "passed":
         return f"The page was not shown to say what Python says ({verdict['status']})."
-    wasm = verdict["backends"]["wasm"]
+    wasm, browser = verdict["backends"]["wasm"], verdict["browser"]
     return (
         f"The page names {wasm['top1_agreement']:.1%} of {wasm['n']} photos as Python does; probabilities differ by "
-        f"{wasm['max_abs_diff']:.1e} at most (same tensors, WebAssembly)."
+        f"{wasm['max_abs_diff']:.1e} at most (same tensors, {browser['name']} {browser['version']} on WebAssembly)."
     )
 
 
@@ -161,7 +158,3 @@ def _limits(run: Run) -> list[Block]:
     said = [f"Of {few:,} of {len(recalls):,} species there are fewer than {FEW} test photos"] if few else []
     said += [f"of {', '.join(small)} as well"] if small else []
     return [*blocks, *([Paragraph("; ".join(said) + ": figures of their own say little.")] if said else [])]
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"

@@ -57,15 +57,15 @@ STEPS = [
         ("shipped", "tflite", "quantization", "shipped_calibration"),
         ("seed", "dataset.short_side", "dataset.min_short_side", "phase4", "phase5", "phase6.quantization",
          "phase6.compare", "phase6.qat",
-         "phase6.max_top1_loss"), 3,
+         "phase6.max_top1_loss"), 4,
     ),
     Step(
         "phase6", "export", export, ("dataset", "assignment", "shipped", "shipped_calibration", "priors"),
-        ("saved_model", "web", "export"), ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 4,
+        ("saved_model", "web", "export"), ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 5,
         check=preflight.check_region_priors,
     ),
     Step(
         "phase6", "validate", proving.validate, ("dataset", "saved_model", "web"), ("equivalence", "equivalence_worst"),
-        ("seed", "phase6.validation_photos", "phase6.photos"), 3, check=proving.check,
+        ("seed", "phase6.validation_photos", "phase6.photos"), 4, check=proving.check,
     ),
 ]  # fmt: skip

@@ -44,7 +44,8 @@ def validate(run: Run) -> None:
     write_json(run.path("equivalence"), result)
     with aside(bundle / "equivalence.json") as temporary:
         shutil.copyfile(run.path("equivalence"), temporary)
-    lines = [line for name, figures in result["backends"].items() for line in _describe_backend(name, figures)]
+    lines = ["asked {name} {version}".format(**result["browser"])]
+    lines += [line for name, figures in result["backends"].items() for line in _describe_backend(name, figures)]
     verdict = {"passed": "the page says what Python says", "not judged": "NOT JUDGED:", "failed": "NOT EQUIVALENT:"}
     print(*lines, *result["notes"], verdict[result["status"]], *(f"  {why}" for why in result["reasons"]), sep="\n")
 
@@ -59,8 +60,9 @@ def _describe_backend(name: str, figures: dict) -> list[str]:
     ]
     for stage, found in figures["stages"].items():
         words = found.get("error") or (
-            f"top-1 {found['top1_agreement']:.2%}, top-5 {found['top5_agreement']:.2%} the same, largest difference "
-            f"{found['max_abs_diff']:.1e}, mean {found['mean_abs_diff']:.1e}, {found['median_ms']:.0f} ms a photo"
+            f"top-1 {found['top1_agreement']:.2%}, top-5 {found['top5_agreement']:.2%}{_describe_verdicts(found)} the "
+            f"same, largest difference {found['max_abs_diff']:.1e}, mean {found['mean_abs_diff']:.1e}, "
+            f"{found['median_ms']:.0f} ms a photo"
         )
         lines.append(f"  {stage}, n {found['n']}: {'passed' if found['passed'] else 'FAILED'}; {words}")
     if (accuracy := figures.get("accuracy")) and accuracy["n"] >= FEW:
@@ -69,6 +71,12 @@ def _describe_backend(name: str, figures: dict) -> list[str]:
             f"{accuracy['record']:.3f}"
         )
     return lines
+
+
+def _describe_verdicts(stage: dict) -> str:
+    """Nothing where there are no words, or where they are not judged, which the notes say."""
+    agreement = stage.get("conclusive_agreement")
+    return "" if agreement is None else f", 'conclusive' {agreement:.2%}"
 
 
 class _Records:

@@ -325,18 +325,16 @@ def _calibration(run: Run) -> list[Block]:
             cells = [_with_interval(column[moment][name]) for column in columns.values()]
             rows.append([f"{_FIGURES[name]}, {moment}", *cells])
     rows.append(["ECE of perfect calibration at this n", *(column["ece_null"] for column in columns.values())])
-    for key in ("threshold", "precision", "precision_lower_bound", "coverage", "aurc"):
+    for key in ("threshold", "precision", "coverage", "best_threshold", "precision_lower_bound", "aurc"):
         rows.append([_FIGURES.get(key, key), *(column[key] for column in columns.values())])
     title, last = list(columns.items())[-1]
     scan = [[row["threshold"], row["accuracy"], row["coverage"]] for row in last["threshold_scan"]]
-    promise = (
-        f"Above the threshold {last['precision_lower_bound']:.3f} of the answers are right, or more: promised at "
-        f"{run.config.phase5.confidence_level:.0%}, the search for the threshold included."
-        if last["target_met"]
-        else f"The target of {last['target_precision']:g} could not be promised: {calibrating.shortfall(last)}."
-    )
     return [
-        Paragraph(f"Fitted on {last['n_fit']} calibration photos, measured on {last['n']} test photos. {promise}"),
+        Paragraph(
+            f"Fitted on {last['n_fit']} calibration photos, measured on {last['n']} test photos. "
+            f"{calibrating.promise(last)} The target is {last['target_precision']:g}, at a confidence of "
+            f"{run.config.phase5.confidence_level:.0%}, the search for the threshold included."
+        ),
         Table(["figure", *columns], rows, "Calibration, test split; 95 % intervals over groups"),
         Table(
             [
@@ -346,7 +344,7 @@ def _calibration(run: Run) -> list[Block]:
                 "ECE after",
                 "by chance",
                 "threshold",
-                "promised",
+                "best promise",
                 "precision",
                 "coverage",
             ],
@@ -363,7 +361,8 @@ def _calibration(run: Run) -> list[Block]:
 
 _FIGURES = {
     "ece": "ECE", "ece_equal_mass": "ECE, bins of equal mass", "mce": "MCE", "nll": "NLL", "brier": "Brier",
-    "precision_lower_bound": "precision promised", "aurc": "AURC",
+    "threshold": "threshold in force", "best_threshold": "best threshold",
+    "precision_lower_bound": "precision promised there", "aurc": "AURC",
 }  # fmt: skip
 
 
@@ -394,7 +393,11 @@ _VERDICTS = {
 def _export(run: Run) -> list[Block]:
     verdict, cost = run.read("equivalence"), run.read("quantization")
     backends = verdict["backends"]
-    keys = ("n", "top1_agreement", "top5_agreement", "max_abs_diff", "mean_abs_diff", "correlation", "median_ms")
+    browser = verdict["browser"]
+    keys = (
+        "n", "top1_agreement", "top5_agreement", "conclusive_agreement", "max_abs_diff", "mean_abs_diff",
+        "correlation", "median_ms",
+    )  # fmt: skip
     rows = [
         [backend, name, *(stage.get(key) for key in keys), "passed" if stage["passed"] else "FAILED"]
         for backend, figures in backends.items()
@@ -420,6 +423,7 @@ def _export(run: Run) -> list[Block]:
                 "photos",
                 "same top-1",
                 "same top-5",
+                "same 'conclusive'",
                 "max |Δp|",
                 "mean |Δp|",
                 "correlation",
@@ -432,7 +436,8 @@ def _export(run: Run) -> list[Block]:
         Table(
             ["backend", "runs on", "load, ms", "first answer, ms", "then, ms", "peak memory, MB", "tensors leaked"],
             speed,
-            "The page in headless Chromium; a median is of the same tensors, without decoding",
+            f"The page in headless {browser['name']} {browser['version']}; a median is of the same tensors, without "
+            "decoding",
         ),
         *map(Paragraph, accuracy),
         *map(Paragraph, verdict["notes"]),

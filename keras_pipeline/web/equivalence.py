@@ -5,11 +5,13 @@
     record     the same JPEG as the dataset holds it: the browser's decoder too
     original   photos as they were taken, by the page's whole path: orientation, colour, both resizes
 
-A model whose answers hardly depend on the photo would pass anything, so it is not judged.
+A model whose answers hardly depend on the photo would pass anything, so it is not judged; nor is 'conclusive'
+where all answers are, or none is.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import io
@@ -92,11 +94,11 @@ def validate_bundle(
             and so is each that has hardware, the others about `FEW`.
 
     Returns:
-        {status: passed | failed | not judged, passed, reasons, notes, backends: {name: {n, top1_agreement,
-        max_abs_diff, correlation, median_ms, first_ms, load_ms, timing, renderer, software, leaked_tensors, stages:
-        {tensor, png, record, original}, passed}}, missing_backends: {name: why}, files, assets, foreign_requests,
-        python: {n, top1_accuracy, logit_spread}}. `reasons` says in words what failed; differences are of calibrated
-        probabilities; a model that is not judged has no backends.
+        {status: passed | failed | not judged, passed, reasons, notes, browser: {name, version}, backends: {name: {n,
+        top1_agreement, max_abs_diff, correlation, median_ms, first_ms, load_ms, timing, renderer, software,
+        leaked_tensors, stages: {tensor, png, record, original}, passed}}, missing_backends: {name: why}, files, assets,
+        foreign_requests, python: {n, top1_accuracy, logit_spread}}. `reasons` says in words what failed; differences
+        are of calibrated probabilities; a model that is not judged has no backends.
 
     Raises:
         BrowserMissing: without a Chromium.
@@ -120,6 +122,7 @@ def validate_bundle(
         shutil.copytree(bundle_folder, stage / "page")
         with serve_folder(stage) as base, open_browser(software_gpu=True) as browser:
             files = _check_files(f"{base}page/", stage / "page", listed)
+            asked = {"name": browser.browser_type.name.capitalize(), "version": browser.version}
             for backend in backends:
                 with Probe.opened(browser, f"{base}page/", stage, requests) as probe:
                     renderer = probe.renderer(backend)
@@ -137,6 +140,7 @@ def validate_bundle(
         foreign = sorted({url for url in requests if urlsplit(url).netloc not in (urlsplit(base).netloc, "")})
     doubt = python.degenerate()
     verdict = {
+        "browser": asked,
         "backends": {} if doubt else results,
         "missing_backends": missing,
         "files": files,
@@ -275,6 +279,7 @@ class _Tally:
         self.classifier = classifier
         self.n = self.missing = 0
         self.same = dict.fromkeys(("top1", "top5", "name", "conclusive"), 0.0)
+        self.conclusive = 0  # of Python's answers
         self.largest = self.sum = self.megapixels = 0.0
         self.moments = np.zeros(6)  # n, and the sums of x, y, xx, yy, xy
         self.ms: list[float] = []
@@ -300,10 +305,11 @@ class _Tally:
         self.same["top5"] += float((np.take_along_axis(expected, tops[1], 1) >= least).mean(1).sum())
         labels = self.classifier.labels
         python, page = ([labels[i] for i in top[:, 0]] for top in tops)
-        conclusive = self.classifier.is_conclusive(expected.max(1))
         if answers["names"][0] is not None:  # what a visitor reads; a bare tensor has no words
             page = answers["names"]
             self.same["name"] += sum(a == b for a, b in zip(python, page, strict=True))
+            conclusive = self.classifier.species.kept_by(expected.max(1))
+            self.conclusive += int(conclusive.sum())
             self.same["conclusive"] += int((conclusive == np.array(answers["conclusive"], bool)).sum())
         for i, sample in enumerate(question.samples):
             if sample.label is not None:
@@ -318,10 +324,10 @@ class _Tally:
             told = f"{self.missing} of {self.n} answers are missing or not finite"
             return {"n": self.n, "tolerance": tolerance, "passed": False, "error": told}
         n, x, y, xx, yy, xy = self.moments
-        words = ("name", "conclusive") if "name_agreement" in tolerance else ()
         figures = {
             "n": self.n,
-            **{f"{key}_agreement": self.same[key] / self.n for key in ("top1", "top5", *words)},
+            **{f"{key}_agreement": self.same[key] / self.n for key in ("top1", "top5")},
+            **(self._words() if "name_agreement" in tolerance else {}),
             "max_abs_diff": self.largest,
             "mean_abs_diff": self.sum / self.n,
             "correlation": float((xy - x * y / n) / np.sqrt((xx - x * x / n) * (yy - y * y / n))),
@@ -330,8 +336,18 @@ class _Tally:
             **({"largest_megapixels": self.megapixels} if self.megapixels else {}),
             "worst": self.worst,
         }
-        kept = [figures[k] < limit if k in LOWER_IS_BETTER else figures[k] >= limit for k, limit in tolerance.items()]
-        return {**figures, "tolerance": tolerance, "passed": all(kept)}
+        judged = {key: limit for key, limit in tolerance.items() if figures[key] is not None}
+        kept = [figures[k] < limit if k in LOWER_IS_BETTER else figures[k] >= limit for k, limit in judged.items()]
+        return {**figures, "tolerance": judged, "passed": all(kept)}
+
+    def _words(self) -> dict:
+        """What a visitor reads. Where all answers are conclusive, or none is, to agree on that proves nothing."""
+        trivial = self.conclusive in (0, self.n) and self.same["conclusive"] == self.n
+        return {
+            "name_agreement": self.same["name"] / self.n,
+            "conclusive": self.conclusive,
+            "conclusive_agreement": None if trivial else self.same["conclusive"] / self.n,
+        }
 
 
 def _judge_backend(probe: Probe, classifier: Classifier, questions: Iterator[_Question], backend: str) -> dict:
@@ -448,6 +464,18 @@ def _notes(verdict: dict, skipped: list[str]) -> list[str]:
             notes.append(f"{backend}: {originals or 'no'} original photos, {ORIGINALS} or more are wanted")
         if number and result["software"] and result["n"]:
             notes.append(f"{backend}: no hardware behind it here, so asked about {result['n']} photos")
+    notes += _unjudged_verdicts(verdict["backends"])
     if skipped:
         notes.append(f"{len(skipped)} files among the originals were left out, the first: {skipped[0]}")
     return notes
+
+
+def _unjudged_verdicts(backends: dict) -> list[str]:
+    """Where the agreement on 'conclusive' proves nothing, by reason."""
+    where = collections.defaultdict(list)
+    for backend, result in backends.items():
+        for stage, figures in result["stages"].items():
+            if figures.get("conclusive_agreement", 1) is None:
+                why = "all answers are" if figures["conclusive"] else "no answer is"
+                where[why].append(f"{backend} {stage}")
+    return [f"'conclusive' not judged, {why}: {', '.join(stages)}" for why, stages in where.items()]

@@ -4,8 +4,9 @@
     classify_jpeg(image_bytes: string [N], upright JPEGs)     -> latin_name, probability, conclusive [N],
                                                                  genus, genus_probability, genus_conclusive [N]
 
-Probabilities are softmax(logits / T); an answer is conclusive when its probability reaches the threshold. Where it
-isn't, the genus may be: its species' probabilities summed up, with a threshold of its own (`calibration.json`, genus).
+Probabilities are softmax(logits / T); an answer is conclusive when its probability reaches the threshold, never where
+that is null. Where it isn't, the genus may be: its species' probabilities summed up, with a threshold of its own
+(`calibration.json`, genus).
 The hashes of all assets are kept with the weights: a model refuses those of another.
 `priors.json`, where it is shipped, holds what a region adds to the log-probabilities (`evaluation.priors`); temperature
 and threshold to use with it are in `calibration.json`, region_priors.
@@ -54,7 +55,8 @@ def write_saved_model(
         model: float32 [N, S, S, 3] RGB 0..255 -> logits [N, C]; scaling is inside.
         folder: replaced if it exists.
         labels: C latin names in the order of the logits.
-        calibration: holds at least `temperature` (> 0) and `threshold` (0..1); all of it travels as an asset.
+        calibration: holds at least `temperature` (> 0) and `threshold` (0..1, None: no answer is conclusive); all of
+            it travels as an asset.
         priors: {regions [R], log_ratios [R, C], …}, to be shipped; None: there are none.
         attribution: whose photos the model has learnt from, under which licences; as text.
 
@@ -129,6 +131,7 @@ def _answers(
 ) -> Callable[..., dict[str, tf.Tensor]]:
     tensor = tf.TensorSpec((preprocessing.image_size, preprocessing.image_size, 3), tf.float32)
     genera, names = genera_of(labels), genus_names(labels)
+    species, by_sum = (Promise.of(part).threshold for part in (calibration, calibration.get("genus", {})))
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
     def classify_jpeg(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -137,22 +140,37 @@ def _answers(
         probability = tf.reduce_max(probabilities, axis=-1)
         by_genus = tf.transpose(tf.math.unsorted_segment_sum(tf.transpose(probabilities), genera, len(names)))
         genus_probability = tf.reduce_max(by_genus, axis=-1)
-        conclusive = probability >= float(calibration["threshold"])
+        conclusive = probability >= species
         return {
             "latin_name": tf.gather(tf.constant(labels), tf.argmax(probabilities, axis=-1)),
             "probability": probability,
             "conclusive": conclusive,
             "genus": tf.gather(tf.constant(names), tf.argmax(by_genus, axis=-1)),
             "genus_probability": genus_probability,
-            "genus_conclusive": ~conclusive & (genus_probability >= genus_threshold(calibration)),
+            "genus_conclusive": ~conclusive & (genus_probability >= by_sum),
         }
 
     return classify_jpeg
 
 
-def genus_threshold(calibration: dict) -> float:
-    """From which sum of probabilities on a genus is named; above 1, never, where no such promise was measured."""
-    return float(calibration.get("genus", {}).get("threshold", NEVER))
+@dataclasses.dataclass(frozen=True)
+class Promise:
+    """From which probability on an answer is conclusive, and what that is worth."""
+
+    threshold: float = NEVER  # where none is in force
+    accepted: float | None = None  # the precision promised where it falls short of the target (phase5.accept_unmet)
+
+    @classmethod
+    def of(cls, part: dict) -> Promise:
+        """Read it from `calibration.json`, or from its genus or region_priors."""
+        threshold = part.get("threshold")
+        if threshold is None:
+            return cls()
+        return cls(float(threshold), None if part.get("target_met", True) else float(part["precision_lower_bound"]))
+
+    def kept_by(self, probability: np.ndarray) -> np.ndarray:
+        """Tell which probabilities reach the threshold; compared in float32, as the graph and the page do."""
+        return np.asarray(probability, np.float32) >= np.float32(self.threshold)
 
 
 def _from_jpeg(jpeg: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
@@ -174,11 +192,11 @@ class Classifier:
 
     labels: list[str]  # C latin names
     temperature: float  # > 0
-    threshold: float  # 0..1
-    genus_threshold: float  # see the function of this name
+    species: Promise
+    genus: Promise
     genera: tuple[list[str], list[int]]  # their names, and the one of each label
     preprocessing: Preprocessing
-    priors: dict | None  # of priors.json, with `temperature` and `threshold` of calibration.json
+    priors: dict | None  # of priors.json, with `temperature` and `promise` from calibration.json
     restored: Any  # the loaded object; holds the variables that the signatures use
 
     def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -186,11 +204,10 @@ class Classifier:
         outputs = self.restored.signatures["serving_default"](image=tf.constant(images, tf.float32))
         return outputs["logits"].numpy(), outputs["probabilities"].numpy()
 
-    def is_conclusive(self, probability: np.ndarray) -> np.ndarray:
-        return _reaches(probability, self.threshold)
-
     def classify(self, photo: bytes, region: str | None = None) -> dict:
-        """Any photo's bytes -> {latin_name, probability, conclusive, genus, genus_probability, genus_conclusive, top5}.
+        """Any photo's bytes -> {latin_name, probability, conclusive, genus, genus_probability, genus_conclusive,
+        promise, top5}. `promise` is None but where what is conclusive promises less than the target
+        (phase5.accept_unmet).
 
         Args:
             region: where the plant grew wild, to count what that says; None says nothing, as of a garden plant. Nothing
@@ -199,23 +216,25 @@ class Classifier:
         Raises ValueError for a non-photo, a region that isn't known, or a model without region priors.
         """
         logits, probabilities = (found[0] for found in self.scores(self.preprocessing.from_photo(photo)[None].numpy()))
-        threshold, genus_threshold = self.threshold, self.genus_threshold
+        species, by_sum = self.species, self.genus
         if region is not None:
             priors = self._priors_of(region)
             probabilities = _softmax(logits / priors["temperature"] + priors["added"])
-            threshold, genus_threshold = priors["threshold"], NEVER
+            species, by_sum = priors["promise"], Promise()
         best = np.argsort(-probabilities, kind="stable")[:TOP]
         top = [{"latin_name": self.labels[i], "probability": float(probabilities[i])} for i in best]
-        conclusive = bool(_reaches(probabilities[best[0]], threshold))
+        conclusive = bool(species.kept_by(probabilities[best[0]]))
         names, genera = self.genera
         by_genus = np.bincount(genera, probabilities)
         genus = int(by_genus.argmax())
+        genus_conclusive = not conclusive and bool(by_sum.kept_by(by_genus[genus]))
         return {
             **top[0],
             "conclusive": conclusive,
             "genus": names[genus],
             "genus_probability": float(by_genus[genus]),
-            "genus_conclusive": not conclusive and bool(_reaches(by_genus[genus], genus_threshold)),
+            "genus_conclusive": genus_conclusive,
+            "promise": species.accepted if conclusive else by_sum.accepted if genus_conclusive else None,
             "top5": top,
         }
 
@@ -229,11 +248,6 @@ class Classifier:
             raise ValueError(f"received region {region}, expected one of {', '.join(self.priors['regions'])}, or none")
         row = self.priors["log_ratios"][self.priors["regions"].index(region)]
         return {**self.priors, "added": np.array(row, np.float32)}
-
-
-def _reaches(probability: np.ndarray, threshold: float) -> np.ndarray:
-    """Compared in float32, as the graph and the page do."""
-    return np.asarray(probability, np.float32) >= np.float32(threshold)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -271,13 +285,14 @@ def _load(folder: Path) -> Classifier:
     known = {field.name: preprocessing[field.name] for field in dataclasses.fields(Preprocessing)}
     priors = None
     if (folder / "assets" / PRIORS).exists():
-        own = {key: calibration["region_priors"][key] for key in ("temperature", "threshold")}
+        part = calibration["region_priors"]
+        own = {"temperature": part["temperature"], "promise": Promise.of(part)}
         priors = read_json(folder / "assets" / PRIORS) | own
     return Classifier(
         labels["classes"],
         calibration["temperature"],
-        calibration["threshold"],
-        genus_threshold(calibration),
+        Promise.of(calibration),
+        Promise.of(calibration.get("genus", {})),
         (genus_names(labels["classes"]), genera_of(labels["classes"])),
         Preprocessing(**known),
         priors,
@@ -296,17 +311,19 @@ def read_calibration(folder: Path) -> dict:
 
 
 def check_calibration(found: dict) -> None:
-    """Raises ValueError for a temperature that isn't above 0, or a threshold outside 0..1: of the species, where both
-    have to be, of the genus or with region priors.
+    """Raises ValueError for a temperature that isn't above 0, a promise outside 0..1, or a threshold outside 0..1 that
+    isn't null either: of the species, where temperature and threshold have to be, of the genus or with region priors.
     """
     for name in ("", "genus", "region_priors"):
         part = (found.get(name, {}) if name else found) if isinstance(found, dict) else None
         if not isinstance(part, dict):
             raise ValueError(f"received {part!r:.40} as {name or 'the calibration'}, expected its figures by name")
-        for key, most in (("temperature", math.inf), ("threshold", 1.0)):
-            value = part.get(key, None if not name else 1.0)
+        for key, most in (("temperature", math.inf), ("threshold", 1.0), ("precision_lower_bound", 1.0)):
+            value = part.get(key, "nothing" if not name and key != "precision_lower_bound" else 1.0)
+            if value is None and key == "threshold":
+                continue
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not (number and 0 <= value <= most and (value or key == "threshold")):
+            if not (number and 0 <= value <= most and (value or key != "temperature")):
                 expected = "above 0" if key == "temperature" else "from 0 to 1"
                 raise ValueError(f"received {name} {key} {value!r:.40}, expected a number {expected}")
 

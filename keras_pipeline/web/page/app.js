@@ -1,14 +1,15 @@
 import { Classifier } from "./classifier.js";
-import { messages, preferred, reason } from "./messages.js";
+import { messages, prefer, preferred, reason } from "./messages.js";
 
 const $ = (id) => document.getElementById(id);
+const BACKENDS = { wasm: "WebAssembly", webgl: "WebGL", webgpu: "WebGPU", cpu: "JavaScript" };
 let language = preferred();
 let say = messages[language];
 let classifier = null;
 let current = 0; // Number of the photo asked about last: an answer to an earlier one is dropped.
 let told = () => {}; // Says again what is on the page, in another language.
 let photo = null;
-let proven = 0; // photos on which the page was checked
+let proof = () => ""; // Says what was checked against Python.
 
 /** state: loading | ready | working | answered | failed; the style sheet and the tests read it. */
 function show(state, message) {
@@ -33,12 +34,12 @@ function speciesRow({ latin_name, probability }, threshold) {
   row.querySelector(".name").lang = "la";
   row.querySelector(".percent").textContent = say.percent(probability);
   row.querySelector(".fill").style.width = `${probability * 100}%`;
-  row.querySelector(".mark").style.left = `${threshold * 100}%`;
+  row.querySelector(".mark").style.left = `${threshold * 100}%`; // hidden where it is null
   row.querySelector("li").dataset.probability = probability;
   return row;
 }
 
-function showAnswer({ species, probability, conclusive, threshold, genus, ms }) {
+function showAnswer({ species, probability, conclusive, threshold, genus, promise, ms }) {
   const [best] = species;
   const percent = say.percent(probability);
   const verdict = conclusive ? best.latin_name : genus.conclusive ? say.genusVerdict(genus.name) : say.notConclusive;
@@ -48,13 +49,18 @@ function showAnswer({ species, probability, conclusive, threshold, genus, ms }) 
   if (conclusive) $("sure").textContent = say.sure(percent).replace(/^./, (letter) => letter.toUpperCase());
   else if (genus.conclusive)
     $("sure").replaceChildren(...words(say.genus(genus.name, say.percent(genus.probability), best.latin_name)));
-  else $("sure").replaceChildren(...words(say.doubt(best.latin_name, percent)));
+  else $("sure").replaceChildren(...words(say[threshold === null ? "candidate" : "doubt"](best.latin_name, percent)));
+  $("promise").textContent = promise === null ? "" : say.promise(promise);
   $("species").replaceChildren(...species.map((entry) => speciesRow(entry, threshold)));
-  $("threshold").textContent = say.legend(`${(Math.round(threshold * 1000) / 10).toLocaleString(language)} %`);
-  $("took").textContent = say.took(Math.round(ms), classifier.backend);
+  $("threshold").textContent = threshold === null
+    ? say.noThreshold
+    : say.legend(`${(Math.round(threshold * 1000) / 10).toLocaleString(language)} %`);
+  $("took").textContent = say.took(Math.round(ms), BACKENDS[classifier.backend]);
   $("answer").dataset.conclusive = conclusive ? "species" : genus.conclusive ? "genus" : "none";
+  $("answer").dataset.threshold = threshold ?? "none";
   const sure = conclusive ? percent : genus.conclusive ? say.percent(genus.probability) : null;
-  show("answered", sure ? say.answered(verdict, sure) : `${verdict}. ${$("sure").textContent}`);
+  const announced = sure ? say.answered(verdict, sure) : `${verdict}. ${$("sure").textContent}`;
+  show("answered", `${announced} ${$("promise").textContent}`.trim());
 }
 
 async function ask(file) {
@@ -88,7 +94,7 @@ function translate() {
   $("waiting").replaceChildren(...list("p", say.waiting));
   $("tips").replaceChildren(...list("li", say.tips));
   if (classifier) $("count").textContent = say.count(classifier.classes.length);
-  if (proven) $("proof").textContent = say.proof(proven);
+  $("proof").textContent = proof();
   if ($("offline").textContent) $("offline").textContent = say.offline;
   if (photo) $("photo").alt = say.photoChosen;
   told();
@@ -104,7 +110,7 @@ function listen() {
   $("region").addEventListener("change", () => photo && ask(photo));
   $("language").addEventListener("click", () => {
     language = $("language").lang;
-    localStorage.setItem("language", language);
+    prefer(language);
     translate();
   });
   $("retry").addEventListener("click", start);
@@ -136,12 +142,25 @@ function listen() {
 async function showProof() {
   const response = await fetch("equivalence.json").catch(() => null);
   if (!response?.ok) return;
-  const { passed, backends, files } = await response.json();
-  const checked = backends[classifier.backend] ?? backends.wasm;
+  const { passed, browser, backends, files } = await response.json();
+  const used = classifier.backend;
+  // A graphics card adds in another order than its emulation.
+  const asked = backends[used] && !(used.startsWith("webg") && backends[used].software) ? used : "wasm";
   // Of other files, or where the browser hides the hash (plain http from another machine), nothing is claimed.
-  if (!passed || !checked || files.list_sha256 !== classifier.files_sha256) return;
-  proven = checked.n;
-  $("proof").textContent = say.proof(proven);
+  if (!passed || !backends[asked] || files.list_sha256 !== classifier.files_sha256) return;
+  const verdict = () => {
+    if (engine() !== browser.name) return say.otherBrowser(engine());
+    return asked === used ? say.sameAnswers : say.otherBackend(BACKENDS[used]);
+  };
+  const named = `${browser.name} ${browser.version.split(".")[0]}`;
+  proof = () => say.proof(backends[asked].n, named, BACKENDS[asked]) + verdict();
+  $("proof").textContent = proof();
+}
+
+/** The browser whose engine this is, named as in equivalence.json: Chrome, Edge and Opera run on Chromium's. */
+function engine() {
+  const known = { Firefox: /Firefox\//, Chromium: /Chrome\//, Safari: /Version\/.* Safari\//, WebKit: /AppleWebKit\// };
+  return Object.keys(known).find((name) => known[name].test(navigator.userAgent)) ?? "?";
 }
 
 /** After the first visit the page needs no network: sw.js keeps its files. */

@@ -5,15 +5,21 @@
 //
 // `image` is a File or Blob of a photo, or anything that createImageBitmap takes (an <img>, a <canvas>, a video).
 // `species` is [{latin_name, probability}], the five likeliest first; probabilities are calibrated. `conclusive` says
-// whether the first reaches the threshold under which the model had better not be believed; where it doesn't,
-// `genus` may be {name, probability, conclusive}. Errors reject with a sentence. For a page of another host the server
-// that has these files must allow it (Access-Control-Allow-Origin).
+// whether the first reaches `threshold`, under which the model had better not be believed; `threshold` is null, and no
+// answer conclusive, where the model could not be shown to be right often enough. Where the species is not conclusive,
+// `genus`, {name, probability, conclusive}, may be. `promise` is null, or, where the model was shipped although it
+// promises less than was asked for, the least share of cases in which such a conclusive answer is right.
+//
+// Errors reject with a sentence. For a page of another host the server that has these files must allow it
+// (Access-Control-Allow-Origin).
 //
 // Classifier.load() says more: which backend, how long, and `classify(image, {region})`.
 
 const TOP = 5;
-const NEVER = 2; // a threshold that no probability reaches
 const BASE = new URL("./", import.meta.url).href;
+
+/** Compared in float32, as in the SavedModel; null >= null is true. */
+const reaches = (probability, threshold) => threshold !== null && Math.fround(probability) >= Math.fround(threshold);
 
 let shared = null; // of `classify`, loaded once
 
@@ -61,7 +67,7 @@ export class Classifier {
   }
 
   /**
-   * A photo -> {species, probability, conclusive, genus, probabilities, ms}.
+   * A photo -> {species, probability, conclusive, threshold, genus, promise, probabilities, ms}.
    *
    * region: one of `regions` (empty where no priors are shipped): where the plant grew wild; null: a garden plant.
    */
@@ -71,19 +77,20 @@ export class Classifier {
     const { probabilities, ms } = await this.ask("classify", { picture, region }, image instanceof Blob ? [] : [picture]);
     const order = Array.from(probabilities.keys()).sort((a, b) => probabilities[b] - probabilities[a]);
     const species = order.slice(0, TOP).map((i) => ({ latin_name: this.classes[i], probability: probabilities[i] }));
-    // Probabilities are float32, so the threshold is compared as one, as in the SavedModel.
-    const threshold = region === null ? this.threshold : this.region_threshold;
-    const conclusive = species[0].probability >= Math.fround(threshold);
-    const genus = this.#genus(probabilities, !conclusive && region === null ? (this.genus_threshold ?? NEVER) : NEVER);
-    return { species, probability: species[0].probability, conclusive, threshold, genus, probabilities, ms };
+    const [{ probability }] = species;
+    const { threshold, accepted } = this.promises[region === null ? "species" : "region"];
+    const conclusive = reaches(probability, threshold);
+    const genus = this.#genus(probabilities, conclusive || region !== null ? null : this.promises.genus.threshold);
+    const promise = conclusive ? accepted : genus.conclusive ? this.promises.genus.accepted : null;
+    return { species, probability, conclusive, threshold, genus, promise, probabilities, ms };
   }
 
-  /** The genus whose species have the largest sum of probabilities. */
+  /** The genus whose species have the largest sum of probabilities; threshold: null where it is not to be named. */
   #genus(probabilities, threshold) {
     const sums = new Map();
     this.genera.forEach((genus, i) => sums.set(genus, (sums.get(genus) ?? 0) + probabilities[i]));
     const [name, probability] = [...sums].reduce((best, entry) => (entry[1] > best[1] ? entry : best));
-    return { name, probability, conclusive: probability >= threshold };
+    return { name, probability, conclusive: reaches(probability, threshold) };
   }
 
   /** One message to the worker; see worker.js. */

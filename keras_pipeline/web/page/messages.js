@@ -31,9 +31,11 @@ const en = {
   sure: (percent) => `${percent} sure`,
   percent: (p) => (p > 0.99 ? "over 99 %" : p < 0.01 ? "under 1 %" : `${floor(p)} %`),
   doubt: (name, percent) => ["It might be ", { latin: name }, `, but ${percent} is too little to go by.`],
+  candidate: (name, percent) => ["The likeliest is ", { latin: name }, ` (${percent}).`],
+  promise: (share) => `Conclusive answers are right in at least ${floor(share)} % of cases.`,
   genusVerdict: (genus) => `A species of ${genus}`,
   genus: (genus, percent, name) => [
-    "The genus is ", { latin: genus }, ` (${percent} sure); which species the photo does not tell. Likeliest: `, { latin: name }, ".",
+    "The genus is ", { latin: genus }, ` (${percent} sure); the species is not conclusive. Likeliest: `, { latin: name }, ".",
   ],
   next: "What helps",
   tips: [
@@ -43,9 +45,14 @@ const en = {
   ],
   species: "Likeliest species",
   legend: (percent) => `Below ${percent} a species is not conclusive.`,
+  noThreshold: "No species counts as conclusive: it could not be shown that this model is right often enough.",
   took: (ms, backend) => `Answered in ${ms} ms on this device (${backend}).`,
   count: (n) => `${n.toLocaleString("en")} species.`,
-  proof: (n) => `Checked against the Python model on ${n.toLocaleString("en")} photos: same answers.`,
+  proof: (n, browser, backend) =>
+    `Checked against the Python model on ${n.toLocaleString("en")} photos in ${browser} on ${backend}`,
+  sameAnswers: ": same answers.",
+  otherBrowser: (name) => `; not in this browser (${name}).`,
+  otherBackend: (name) => `; not on ${name}, which is used here.`,
   privacy: "Runs in your browser with TensorFlow.js; nothing is sent anywhere.",
   offline: "Works offline from now on.",
   licences: "Licences",
@@ -86,9 +93,11 @@ const es = {
   sure: (percent) => `Certeza: ${percent}`,
   percent: (p) => (p > 0.99 ? "más del 99 %" : p < 0.01 ? "menos del 1 %" : `${floor(p)} %`),
   doubt: (name, percent) => ["Podría ser ", { latin: name }, `, pero ${percent} es demasiado poco para fiarse.`],
+  candidate: (name, percent) => ["La más probable es ", { latin: name }, ` (${percent}).`],
+  promise: (share) => `Las respuestas concluyentes aciertan al menos en el ${floor(share)} % de los casos.`,
   genusVerdict: (genus) => `Una especie de ${genus}`,
   genus: (genus, percent, name) => [
-    "El género es ", { latin: genus }, ` (certeza: ${percent}); la especie no se distingue en la foto. La más probable: `, { latin: name }, ".",
+    "El género es ", { latin: genus }, ` (certeza: ${percent}); la especie no es concluyente. La más probable: `, { latin: name }, ".",
   ],
   next: "Qué ayuda",
   tips: [
@@ -98,9 +107,14 @@ const es = {
   ],
   species: "Especies más probables",
   legend: (percent) => `Por debajo del ${percent} una especie no es concluyente.`,
+  noThreshold: "Ninguna especie cuenta como concluyente: no se ha podido demostrar que este modelo acierte lo bastante.",
   took: (ms, backend) => `Respondido en ${ms} ms en este dispositivo (${backend}).`,
   count: (n) => `${n.toLocaleString("es")} especies.`,
-  proof: (n) => `Comprobado con el modelo de Python en ${n.toLocaleString("es")} fotos: las mismas respuestas.`,
+  proof: (n, browser, backend) =>
+    `Comprobado con el modelo de Python en ${n.toLocaleString("es")} fotos, en ${browser} con ${backend}`,
+  sameAnswers: ": las mismas respuestas.",
+  otherBrowser: (name) => `; no en este navegador (${name}).`,
+  otherBackend: (name) => `; no con ${name}, que se usa aquí.`,
   privacy: "Funciona en tu navegador con TensorFlow.js; no se envía nada a ninguna parte.",
   offline: "A partir de ahora funciona sin conexión.",
   licences: "Licencias",
@@ -132,10 +146,17 @@ const reasons = {
 
 export const messages = { en, es };
 
+// By the page's place: other pages of the same host share the storage.
+const KEY = `language ${new URL("./", import.meta.url).pathname}`;
+
 /** The visitor's language: as chosen before, else the first of the browser's that the page speaks. */
 export function preferred() {
-  const wanted = [localStorage.getItem("language"), ...navigator.languages].filter(Boolean);
+  const wanted = [localStorage.getItem(KEY), ...navigator.languages].filter(Boolean);
   return wanted.map((tag) => tag.slice(0, 2)).find((tag) => tag in messages) ?? "en";
+}
+
+export function prefer(language) {
+  localStorage.setItem(KEY, language);
 }
 
 export function reason(error, language) {

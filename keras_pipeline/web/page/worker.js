@@ -90,6 +90,15 @@ async function selfTest(backend, again) {
   return { first_ms: first.model_ms, ms: second.model_ms, difference };
 }
 
+/**
+ * From which probability on an answer is conclusive (null: never), and what that promises (null: the precision that was
+ * asked for; a number: less, which phase5.accept_unmet accepts). `part`: calibration.json, or its genus or region_priors.
+ */
+function promise(part) {
+  const threshold = part?.threshold ?? null;
+  return { threshold, accepted: threshold !== null && part.target_met === false ? part.precision_lower_bound : null };
+}
+
 async function load({ base: from, backends, software = false }, tellProgress) {
   const started = performance.now();
   base = from;
@@ -147,10 +156,12 @@ async function load({ base: from, backends, software = false }, tellProgress) {
     files_sha256: self.crypto.subtle ? await sha256(files) : null,
     classes: labels.classes,
     genera: labels.genera,
-    threshold: calibration.threshold,
-    genus_threshold: calibration.genus?.threshold,
     regions: priors?.regions ?? [],
-    region_threshold: calibration.region_priors?.threshold,
+    promises: {
+      species: promise(calibration),
+      genus: promise(calibration.genus),
+      region: promise(calibration.region_priors),
+    },
     load_ms: performance.now() - started,
     first_ms: best.first_ms,
   };
