@@ -9,6 +9,8 @@ import web_example as example
 from PIL import Image
 
 from keras_pipeline.core.static_server import serve_folder
+from keras_pipeline.evaluation.report import write_report
+from keras_pipeline.web import saved_model, tfjs
 from keras_pipeline.web.browser import open_browser
 from keras_pipeline.web.saved_model import load_classifier
 from keras_pipeline.web.visit import show_photo
@@ -88,6 +90,68 @@ def page(folder):
         page.goto(base)
         page.wait_for_selector("body[data-state=ready]")
         yield page
+
+
+# The lines of an element's text as they are laid out.
+LINES = """element => {
+  const [lines, range] = [[], document.createRange()];
+  const texts = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+  let top = null;
+  for (let text; (text = texts.nextNode());) {
+    for (let i = 0; i < text.length; i++) {
+      range.setStart(text, i);
+      range.setEnd(text, i + 1);
+      const [box] = range.getClientRects();
+      if (box && Math.abs(box.top - top) > 2) lines.push("");
+      if (box) [top, lines[lines.length - 1]] = [box.top, lines.at(-1) + text.data[i]];
+    }
+  }
+  return lines.map((line) => line.trim());
+}"""
+LONG_NAMES = {
+    "Brassaiopsis argyroneurophylla": ["Brassaiopsis", "argyroneurophylla"],
+    "Chenopodium quinoa subsp. milleanum": ["Chenopodium quinoa", "subsp. milleanum"],
+    "Hyacinthoides non-scripta": ["Hyacinthoides", "non-scripta"],
+    "Rosa_canina_var_hispanica_longissima": ["Rosa_canina_var_", "hispanica_longissima"],
+}
+
+
+def test_a_name_breaks_between_its_words_alone(tmp_path):
+    example.need_browser()
+    saved_model.write_saved_model(
+        example.shipped(), tmp_path / "saved", labels=list(LONG_NAMES), preprocessing=example.PREPROCESSING,
+        calibration=example.CALIBRATION,
+    )  # fmt: skip
+    tfjs.write_bundle(tmp_path / "saved", tmp_path / "page")
+    with serve_folder(tmp_path / "page") as base, open_browser() as browser:
+        page = browser.new_page(viewport={"width": 320, "height": 640})
+        page.goto(base)
+        page.wait_for_selector("body[data-state=ready]")
+        for label, (name, lines) in enumerate(LONG_NAMES.items()):
+            (tmp_path / "photo.jpg").write_bytes(example.encoded(example.photo(label, 11)))
+            page.set_input_files("#choose", tmp_path / "photo.jpg")
+            page.get_by_role("heading", name=name).wait_for()
+            assert page.locator("#verdict").evaluate(LINES) == lines
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("width", [320, 1120])
+def test_a_reports_headline_breaks_between_words_alone(tmp_path, width):
+    example.need_browser()
+    write_report(
+        tmp_path / "report.html",
+        experiment="demo-flowers17_" * 5,
+        summary={"documents": 12345678},
+        gates=None,
+        sections=[],
+    )
+    with open_browser() as browser:
+        page = browser.new_page(viewport={"width": width, "height": 640})
+        page.goto((tmp_path / "report.html").as_uri())
+        lines = page.locator("h1").evaluate(LINES)
+        assert "".join(lines) == "demo-flowers17_" * 5 and all(line[-1] in "-_" for line in lines)
+        assert page.locator(".tiles b").evaluate(LINES) == ["12,345,678"]
+        assert len(lines) == {320: 5, 1120: 2}[width]
 
 
 def test_a_narrow_phone_needs_no_sideways_scrolling(page):

@@ -254,8 +254,11 @@ def _place(axes: Axes, left: float, below: float, width: float, height: float) -
 
 
 def _wrapped(text: str, letters: int, lines: int) -> list[str]:
-    parts = textwrap.wrap(text, letters, max_lines=lines, placeholder="…", break_on_hyphens=False)
-    return [short_name(part) for part in parts]
+    """Lines that break between words; a word that is longer than a line is cut."""
+    parts = textwrap.wrap(
+        text, letters, max_lines=lines, placeholder="…", break_on_hyphens=False, break_long_words=False
+    )
+    return [short_name(part, letters) for part in parts]
 
 
 def _describe(axes: Axes, truth: str, answer: str, caption: str) -> None:

@@ -97,6 +97,7 @@ def write_report(
         style=_STYLE,
         made_from=_escape(made_from),
         title=_escape(experiment),
+        headline=_escape(experiment).replace("_", "_<wbr>"),  # and at hyphens, but nowhere inside a word
         kind=_escape(kind),
         verdict=_verdict(gates or []),
         summary=_tiles(summary),
@@ -295,7 +296,7 @@ _STYLE = """
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
   Roboto, "DejaVu Sans", sans-serif; }
 main { max-width: 60rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .6rem; overflow-wrap: anywhere; }
+h1 { font-size: clamp(1.4rem, 7vw, 1.9rem); line-height: 1.3; margin: 0 0 .6rem; overflow-x: auto; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .8rem; padding-bottom: .3rem; border-bottom: 2px solid var(--line); }
 p { max-width: 44rem; margin: .7rem 0; overflow-wrap: anywhere; }
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin: 1.4rem 0 0; font-size: .93rem; }
@@ -303,8 +304,9 @@ a { color: var(--accent); }
 .eyebrow { color: var(--soft); font-size: .85rem; letter-spacing: .05em; text-transform: uppercase; margin: 0 0 .2rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr)); gap: .75rem; margin: 1.4rem 0; }
 .tiles div, .scroll, dl, figure { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
-.tiles div { padding: .8rem 1rem; display: flex; flex-direction: column; }
-.tiles b { font-size: 1.3rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; line-height: 1.25; }
+.tiles div { padding: .8rem; display: flex; flex-direction: column; }
+.tiles b { font-size: clamp(1.05rem, 4.5vw, 1.3rem); font-variant-numeric: tabular-nums; overflow-wrap: anywhere;
+  line-height: 1.25; }
 .tiles span { color: var(--soft); font-size: .85rem; }
 .chip { display: inline-block; padding: .1rem .55rem; border-radius: 99px; font-size: .85rem; font-weight: 600;
   white-space: nowrap; }
@@ -354,7 +356,7 @@ _PAGE = Template("""<!doctype html>
 </head>
 <body>
 <main>
-<header><p class="eyebrow">$kind</p><h1>$title</h1><p>$verdict</p></header>
+<header><p class="eyebrow">$kind</p><h1>$headline</h1><p>$verdict</p></header>
 $summary
 <nav aria-label="Contents">$contents</nav>
 $gates

@@ -28,6 +28,15 @@ function words(parts) {
   });
 }
 
+/** A text that breaks after blanks and underscores alone: the style sheet keeps each of its words on one line. */
+function unbroken(text) {
+  return text.split(/(?<=[ _])/).flatMap((part) => {
+    const word = document.createElement("span");
+    word.textContent = part.trimEnd();
+    return [word, part.endsWith(" ") ? " " : document.createElement("wbr")];
+  });
+}
+
 function speciesRow({ latin_name, probability }, threshold) {
   const row = $("row").content.cloneNode(true);
   row.querySelector(".name").textContent = latin_name;
@@ -43,7 +52,7 @@ function showAnswer({ species, probability, conclusive, threshold, genus, promis
   const [best] = species;
   const percent = say.percent(probability);
   const verdict = conclusive ? best.latin_name : genus.conclusive ? say.genusVerdict(genus.name) : say.notConclusive;
-  $("verdict").textContent = verdict;
+  $("verdict").replaceChildren(...unbroken(verdict));
   $("verdict").className = conclusive ? "latin" : "";
   $("verdict").lang = conclusive ? "la" : language;
   if (conclusive) $("sure").textContent = say.sure(percent).replace(/^./, (letter) => letter.toUpperCase());
