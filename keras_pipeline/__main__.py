@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from keras_pipeline.core import quiet
+
 # Here, because the tables of steps live in modules that take too long to import for --help; a test compares them.
 PHASE_STEPS = {
     "phase0": ("audit", "validate-urls", "export", "split", "baseline"),
@@ -37,6 +39,7 @@ PHASE_HELP = {
     "phase7": "manifest; verify and reproduce run only by name",
 }
 
+DEMO = "configs/demo.yaml"
 # HDF5 crashes where it lets go of a file that a full disk has left half-written: the error holds on to it to the end.
 _kept: list[OSError] = []
 _GO_ON = "then the same command goes on where it stopped"
@@ -103,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         ("run", "everything that isn't up to date"),
         ("demo", "the same on drawn photos, or on yours"),
     ):
-        command = _command(commands, name, help_text, default="configs/demo.yaml" if name == "demo" else None)
+        command = _command(commands, name, help_text, default=DEMO if name == "demo" else None)
         command.add_argument("--from", dest="first", metavar="P", help="phase or 'phase step' to begin with")
         command.add_argument("--until", dest="last", metavar="P", help="phase or 'phase step' to end with")
         command.add_argument("--force", action="store_true", help="run although up to date")
@@ -144,8 +147,9 @@ def _command(commands, name: str, help_text: str, default: str | None = None) ->
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    # TensorFlow's C++ side greets with a page of remarks about missing GPUs.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of child processes too
+    if "tensorflow" not in sys.modules and not any(isinstance(each, quiet.QuietImport) for each in sys.meta_path):
+        sys.meta_path.insert(0, quiet.QuietImport())
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     from keras_pipeline.core.errors import BrokenArtefact, LeakError, SourceError
 
@@ -202,6 +206,8 @@ def _beam(options: argparse.Namespace) -> tuple[str, ...] | None:
 def _config(options: argparse.Namespace):
     from keras_pipeline.core import config
 
+    if options.config == DEMO and not Path(DEMO).exists():
+        options.config = _installed_demo()
     if not options.config:
         return _config_of_manifest(options)
     images, labels = getattr(options, "images", None), getattr(options, "labels", None)
@@ -227,6 +233,18 @@ def _config(options: argparse.Namespace):
     own += ["gates.valid_photos_min=null", "gates.valid_photos_max=null"]
     loaded = config.load(options.config, own + options.set)
     return config.load(options.config, own + _regional(loaded, options) + options.set)
+
+
+def _installed_demo() -> str:
+    """The copy that an installed package carries, else the place in the sources, which the error then names."""
+    from importlib import metadata
+
+    copy = f"share/keras_pipeline/{DEMO}"
+    places = [Path(__file__).parents[1] / copy]  # pip's --target
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        found = metadata.files("keras_pipeline") or ()
+        places += [Path(file.locate()).resolve() for file in found if file.match(copy)]
+    return next((str(place) for place in places if place.exists()), DEMO)
 
 
 def _regional(config, options: argparse.Namespace) -> list[str]:
@@ -478,7 +496,7 @@ def _doctor(run, options: argparse.Namespace) -> tuple[object, int]:
     rows = doctor.examine(run)
     for row in rows:
         print(f"{'ok' if row['ok'] else 'MISSING':<8}{row['what']}: {row['detail']}")
-    return rows, 0 if all(row["ok"] or row["optional"] for row in rows) else 3
+    return rows, 0 if all(row["ok"] for row in rows) else 3
 
 
 COMMANDS = {

@@ -209,6 +209,15 @@ def test_a_missing_browser_is_told(project, monkeypatch):
     runner.check_ahead(project(), runner.steps_between("phase0 baseline", "phase6 export"))
 
 
+def test_a_page_that_cannot_be_made_is_told(project, monkeypatch, tmp_path):
+    monkeypatch.setattr(preflight, "PAGE", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SourceError, match="npm: not found, and the page's TensorFlow.js is not installed yet; install"):
+        runner.check_ahead(project(), runner.steps_between("phase0 baseline", "phase6 export"))
+    (tmp_path / "node_modules").mkdir()
+    runner.check_ahead(project(), runner.steps_between("phase0 baseline", "phase6 export"))
+
+
 def test_a_broken_artefact_is_no_fault_of_the_config(project):
     run = project()
     run.path("dataset").write_text("{")

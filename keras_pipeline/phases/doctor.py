@@ -16,12 +16,12 @@ PACKAGES = (
 
 
 def examine(run: Run) -> list[dict]:
-    """[{what, ok, optional, detail}]"""
+    """[{what, ok, detail}]"""
     return [_versions(), _gpu(), _browser(), _source(run), _disk(run)]
 
 
-def _row(what: str, ok: bool, detail: str, *, optional: bool = False) -> dict:
-    return {"what": what, "ok": ok, "optional": optional, "detail": detail}
+def _row(what: str, ok: bool, detail: str) -> dict:
+    return {"what": what, "ok": ok, "detail": detail}
 
 
 def _versions() -> dict:
@@ -37,7 +37,7 @@ def _gpu() -> dict:
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    return _row("GPU", bool(gpus), ", ".join(g.name for g in gpus) or "none; training runs on the CPU", optional=True)
+    return _row("GPU", True, ", ".join(g.name for g in gpus) or "none; trains on the CPU")
 
 
 def _browser() -> dict:

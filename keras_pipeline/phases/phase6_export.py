@@ -62,7 +62,7 @@ STEPS = [
     Step(
         "phase6", "export", export, ("dataset", "assignment", "shipped", "shipped_calibration", "priors"),
         ("saved_model", "web", "export"), ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 5,
-        check=preflight.check_region_priors,
+        check=preflight.check_page,
     ),
     Step(
         "phase6", "validate", proving.validate, ("dataset", "saved_model", "web"), ("equivalence", "equivalence_worst"),

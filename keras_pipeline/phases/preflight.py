@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from keras_pipeline import web
 from keras_pipeline.core.artifacts import Run, Step, sidecar
 from keras_pipeline.core.config import REGIONAL_TEACHER, Config, Model
 from keras_pipeline.core.errors import SourceError
@@ -19,6 +21,7 @@ from keras_pipeline.core.pretrained import check_available
 from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.phases import cost, teaching
 
+PAGE = Path(web.__file__).parent / "page"
 LISTED = 10  # regions in a message
 EXPECTED_VAL = 5  # photos of a region; with so many expected, fewer than one split in a hundred leaves it none
 
@@ -175,6 +178,15 @@ def check_region_priors(run: Run, counts: Counts | None) -> None:
         raise ValueError(
             f"phase5.region_priors.ship: received true, and the photos are of {len(known)} known regions by "
             f"{counts.origin}, expected two or more; set it to false"
+        )
+
+
+def check_page(run: Run, counts: Counts | None) -> None:
+    check_region_priors(run, counts)
+    if not (PAGE / "node_modules").is_dir() and shutil.which("npm") is None:
+        raise SourceError(
+            "npm: not found, and the page's TensorFlow.js is not installed yet; install Node with npm, or end before "
+            "the page: --until 'phase6 quantize'"
         )
 
 

@@ -32,6 +32,7 @@ from PIL import Image
 
 from keras_pipeline.core.artifacts import aside, read_json, write_json
 from keras_pipeline.core.content import file_hash
+from keras_pipeline.core.quiet import stderr_held_back
 from keras_pipeline.web.saved_model import LABELS, load_classifier
 
 PAGE = Path(__file__).parent / "page"
@@ -157,7 +158,7 @@ def _convert(saved_model_folder: Path) -> tuple[dict, list[list[dict]]]:
     modules = _tensorflowjs()
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()), stderr_held_back():
                 modules.converter.convert_tf_saved_model(
                     str(saved_model_folder),
                     scratch,

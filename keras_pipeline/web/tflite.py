@@ -20,6 +20,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_pipeline.core.quiet import stderr_held_back
+
 FLOAT_OPERATIONS = ["SOFTMAX", "MUL"]  # a MobileNet multiplies nowhere but in scaling and in the temperature
 
 
@@ -50,7 +52,7 @@ def convert(model: keras.Model, photos: np.ndarray, *, temperature: float) -> by
         converter.representative_dataset = representative
         # The debugger is TensorFlow Lite's way of leaving some operations in float32.
         options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=FLOAT_OPERATIONS)
-        with _without_notice():
+        with _without_notice(), stderr_held_back():
             debugger = tf.lite.experimental.QuantizationDebugger(
                 converter=converter, debug_dataset=representative, debug_options=options
             )
@@ -71,7 +73,7 @@ class LiteModel:
     def __init__(self, content: bytes):
         # An interpreter for each core: the threads of one busily wait for each other, which beside other work takes
         # hundreds of times as long.
-        with _without_notice():
+        with _without_notice(), stderr_held_back():
             self._interpreters = [
                 tf.lite.Interpreter(model_content=content, num_threads=1) for _ in range(os.cpu_count() or 1)
             ]

@@ -1,0 +1,51 @@
+"""TensorFlow's C++ side writes remarks about GPUs to standard error, whatever logging level it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.abc
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def stderr_held_back() -> Iterator[None]:
+    """What is written to file descriptor 2 meanwhile is dropped; where the context fails, it is shown after all."""
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(shown, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(shown, 2)
+            os.close(shown)
+
+
+class QuietImport(importlib.abc.MetaPathFinder):
+    """Has the first `import tensorflow`, wherever it stands, write nothing to standard error."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec and spec.loader:
+            spec.loader.exec_module = _quietly(spec.loader.exec_module)
+        return spec
+
+
+def _quietly(execute):
+    def executed(module) -> None:
+        with stderr_held_back():
+            execute(module)
+
+    return executed
