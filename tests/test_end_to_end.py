@@ -68,7 +68,7 @@ CONFIG = {
         "finetune": {"epochs": 1, "learning_rate": 3e-4, "augmentation": "aggressive"},
         "callbacks": {"early_stopping": False, "save_best": False},
     },
-    "phase5": {"accept_unmet": True},  # two dozen calibration photos promise little
+    "phase5": {"target_precision": 0.6, "accept_unmet": True},  # 16 independent calibration photos promise little
     # Gates have their own tests; here only those stay that must hold for any model.
     "gates": dict.fromkeys(
         ("valid_photos_min", "valid_photos_max", "largest_group", "baseline_top1_min", "teacher_top1", "teacher_top5",
@@ -163,7 +163,7 @@ def test_the_student_learnt_and_the_page_names_a_photo(road, tmp_path):
     assert metrics["top1_accuracy"] > 0.7  # four species: 0.25 by chance
     page = root / "web_export/easy"
     found = json.loads((page / "calibration.json").read_text())
-    assert found["threshold"] == found["best_threshold"] and found["coverage"] > 0
+    assert found["threshold"] == found["best_threshold"]
     answer = show_photo(page, root / "photos/1-0.jpg")
     assert answer["species"][0]["latin_name"] == "Flava rotunda"
 
