@@ -32,7 +32,7 @@ WITHIN_PHASES = {
     "cost": set(),
     "runner": {"phase*", "gates", "input_profile", "condition", "cost"},
     "reproducing": {"runner"},
-    "model_card": {"calibrating"},
+    "model_card": {"calibrating", "gates"},
     "summary": {"runner", "gates", "calibrating", "model_card"},
     "phase7_manifest": {"gates"} | HELPERS,
 }
