@@ -37,7 +37,7 @@ ONE_SPECIES = {**TEACHER, "species": 1, "top1_accuracy": 1.0}
 DATASET = {"splits": {"test": {"n": 90, "per_class": {"a": 60, "b": 30}}}}
 ONE_TEST_SPECIES = {"splits": {"test": {"n": 90, "per_class": {"a": 90}}}}
 LEAK_AUDIT = {"leaks": [], "photos": 850_000, "largest_group": {"share": 0.0001}, "links": {"sha256": 3}}
-CALIBRATION = {"ece_after": 0.0999, "precision": 0.96, "coverage": 0.9}
+CALIBRATION = {"ece_after": 0.0999, "after": {"top1": 0.8}, "precision": 0.96, "coverage": 0.9}
 WASM = {"median_ms": 1900.0, "software": False, "correlation": 1.0, "top1_agreement": 1.0}
 EQUIVALENCE = {"status": "passed", "passed": True, "reasons": [], "backends": {"wasm": WASM}}
 
@@ -211,6 +211,30 @@ def test_a_test_split_of_one_species_measures_no_classifier(judge):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("top1", "status"), [(60 / 90, "not measurable here"), (61 / 90, "met")])
+def test_a_student_that_knows_nothing_is_not_called_well_calibrated(judge, top1, status):
+    # 60 of 90 test photos are of species a.
+    artefacts = {"dataset": DATASET, "shipped_calibration": {**CALIBRATION, "after": {"top1": top1}}}
+    assert judge("phase6 quantize", artefacts)["ece"]["status"] == status
+
+
+def test_what_could_not_have_come_out_otherwise_is_said_in_words(judge, make_config):
+    probe = {**TEACHER, "per_region": {name: {"species": n} for name, n in (("EU", 2), ("NA", 1), ("SA", 1))}}
+    regions = "All test photos of NA, SA are of one species: shares of them say nothing."
+    run = Run(make_config(), None)
+    judge("phase0 baseline", {"baseline": {"linear_probe": probe}})
+    assert gates.trivial(run) == regions
+    judge(
+        "phase0 baseline", {"baseline": {"linear_probe": {**probe, "species": 1, "per_class_recall": {"a": 1, "b": 2}}}}
+    )
+    assert gates.trivial(run) == (
+        "All test photos are of one species: shares of them, ECE and precision say nothing. Of 2 species the right one "
+        "is always among the first five."
+    )
+    judge("phase0 baseline", {"baseline": {"linear_probe": TEACHER}})
+    assert gates.trivial(run) == ""
+
+
 def test_a_page_that_differs_is_missed_on_one_species_too(judge):
     different = {**EQUIVALENCE, "status": "failed", "passed": False}
     verdicts = judge("phase6 validate", {"dataset": ONE_TEST_SPECIES, "equivalence": different})
@@ -273,7 +297,7 @@ def test_a_probe_that_saw_other_photos_is_no_rival(over_probe, make_config):
 def test_of_five_species_the_first_five_answers_are_always_right(judge):
     five = {**TEACHER, "top5_accuracy": 1.0, "per_class_recall": dict.fromkeys("abcde")}
     assert reasons(judge("phase1 evaluate", {"teacher_metrics": five}, teacher_over_probe=None)) == {
-        "teacher_top5": "of 5 species in all, the right one is always among the first five"
+        "teacher_top5": "Of 5 species the right one is always among the first five."
     }
 
 

@@ -33,7 +33,7 @@ WITHIN_PHASES = {
     "cost": set(),
     "runner": {"phase*", "gates", "input_profile", "condition", "cost", "preflight"},
     "reproducing": {"runner"},
-    "model_card": {"calibrating", "evaluating", "teaching"},
+    "model_card": {"calibrating", "evaluating", "gates", "teaching"},
     "summary": {"runner", "gates", "calibrating", "model_card"},
     "phase7_manifest": {"gates"} | HELPERS,
 }

@@ -480,6 +480,5 @@ def test_one_species_is_nothing_to_tell_apart(project, capsys):
     project.add([f"good-{i}.jpg" for i in range(60)], latin_name="Plantae")
     assert project.run("audit", "export") == 0 and project.run("split") == 2
     assert (
-        "received one species, Plantae, in all 60 photos, expected two or more; is source.fields.latin_name the right "
-        "field?"
+        "received one species, Plantae (60 photos), expected two or more; is source.fields.latin_name the right field?"
     ) in capsys.readouterr().err

@@ -7,7 +7,7 @@ from collections import Counter
 from keras_pipeline.core.artifacts import Run, sidecar
 from keras_pipeline.core.schema import SPLITS, UNKNOWN_REGION
 from keras_pipeline.evaluation.report import Block, KeyValues, Paragraph, Table, interval
-from keras_pipeline.phases import calibrating, evaluating, teaching
+from keras_pipeline.phases import calibrating, evaluating, gates, teaching
 
 FEW = 20  # photos; a figure of fewer says little
 NAMED = 10
@@ -112,7 +112,9 @@ def _quality(run: Run) -> list[Block]:
         ["all", metrics["n"], metrics["top1_accuracy"], interval(metrics["top1_interval"]), metrics["top5_accuracy"]]
     ]
     rows += [[name, r["n"], r["top1"], interval(r["top1_interval"]), r["top5"]] for name, r in regions.items()]
+    trivial = gates.trivial(run)
     return [
+        *([Paragraph(trivial)] if trivial else []),
         Table(
             ["region", "photos", "top-1", "95 % interval", "top-5"],
             rows,

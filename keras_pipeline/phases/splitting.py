@@ -151,7 +151,7 @@ def _refuse_one_species(names: pd.Series) -> None:
     """Who always gives the one name there is is never wrong."""
     if names.nunique() == 1:
         raise ValueError(
-            f"received one species, {names.iloc[0]}, in all {len(names)} photos, expected two or more; is "
+            f"received one species, {names.iloc[0]} ({len(names)} photos), expected two or more; is "
             "source.fields.latin_name the right field?"
         )
 

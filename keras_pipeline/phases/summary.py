@@ -92,7 +92,7 @@ def _headline(run: Run) -> dict:
         "teacher, top-1": _measured(run, gates.metric("teacher_metrics"), "{:.1%}"),
         "student, top-1": _measured(run, gates.metric("student_metrics"), "{:.1%}"),
         **_over_probe(run),
-        "ECE as shipped": _measured(run, gates.shipped("ece_after"), "{:.3f}"),
+        "ECE as shipped": _measured(run, gates.ece, "{:.3f}"),
         "page says what Python says": _measured(run, gates.compared("top1_agreement"), "{:.1%}"),
         "model": f"{run.read('export')['bytes'] / 1e6:.1f} MB",
     }
@@ -130,7 +130,9 @@ def _data(run: Run) -> list[Block]:
         [split, entry["n"], len(entry["per_class"]), *(entry["per_region"].get(name, 0) for name in regions)]
         for split, entry in dataset["splits"].items()
     ]
+    trivial = gates.trivial(run)
     return [
+        *([Paragraph(trivial)] if trivial else []),
         KeyValues(
             {
                 "URLs that failed, of those asked": f"{urls['failed']} of {urls['checked']}",

@@ -1,0 +1,34 @@
+"""The report's headline, from stand-ins of what the gates measure."""
+
+import pytest
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.phases import gates, summary
+
+
+@pytest.mark.parametrize(
+    ("difference", "verdict", "words"),
+    [
+        (0.03, "better", "student over the linear probe, which needs no training"),
+        (-0.03, "worse", "student BELOW the linear probe, which needs no training"),
+        (-0.01, "no difference shown", "student and linear probe: no difference shown"),
+    ],
+)
+def test_a_student_below_the_probe_is_said_in_words(make_config, monkeypatch, difference, verdict, words):
+    found = {"difference": difference, "interval": [difference - 0.02, difference + 0.02], "verdict": verdict}
+    monkeypatch.setattr(gates, "over_probe", lambda run, model: {"student": found}[model])
+    ((label, value),) = summary._over_probe(Run(make_config(), None)).items()
+    assert (label, value) == (f"{words} [{difference - 0.02:+.3f}, {difference + 0.02:+.3f}]", f"{difference:+.3f}")
+
+
+def test_a_headline_shows_no_number_that_could_not_have_been_another(make_config, monkeypatch):
+    def one_species(*_):
+        raise gates.Unmeasurable("all 16 test photos are of one species")
+
+    monkeypatch.setattr(gates, "over_probe", one_species)
+    run = Run(make_config(), None)
+    assert summary._measured(run, one_species, "{:.1%}") == "not measurable"
+    assert summary._measured(run, lambda run: 0.5, "{:.1%}") == "50.0%"
+    assert summary._over_probe(run) == {
+        "student over the linear probe: all 16 test photos are of one species": "not measurable"
+    }
