@@ -35,57 +35,71 @@ def test_bound_and_exact_binomial_test_say_the_same():
         assert (threshold.precision_lower_bound(right, 200, confidence_level=0.95) >= 0.95) == rejected
 
 
-def test_start_count_literal():
-    # ((1.644854 * sqrt(.95 * .05) + 0.841621 * sqrt(.975 * .025)) / 0.025)^2 = 383.9; a third of 600; ln .05 / ln .95
-    assert [threshold.start_count(n, 0.95, 0.95) for n in (10_000, 600, 100, 59)] == [384, 200, 59, 59]
-    assert threshold.start_count(58, 0.95, 0.95) == 19  # cannot pass; a third still gives the best bound to report
+@pytest.fixture
+def promises_alone(monkeypatch):
+    """What `photos_needed` says takes a second where a target is missed, and plays no part in the promise."""
+    monkeypatch.setattr(threshold, "photos_needed", lambda *_: None)
 
 
 def test_chooses_the_last_threshold_before_the_first_failure():
-    # 200 of 200 right at 0.90, 100 of 100 at 0.70, 0 of 60 at 0.50: down to 0.505 all 300 are right.
+    # 200 of 200 right at 0.90, 100 of 100 at 0.70, 0 of 60 at 0.50: what is shown is shown of the first 300.
     result = threshold.choose_threshold(*photos((0.9, 200, 200), (0.7, 100, 100), (0.5, 60, 0)))
-    assert (result["threshold"], result["precision"], result["n"]) == (0.505, 1.0, 360)
+    assert (result["threshold"], result["precision"], result["n"]) == (0.7, 1.0, 360)
     assert result["coverage"] == pytest.approx(300 / 360)
-    assert result["precision_lower_bound"] == pytest.approx(0.05 ** (1 / 300))
-    assert (result["target_met"], result["shortfall"]) == (True, 0.0)
+    assert (result["target_met"], result["shortfall"], result["precision_lower_bound"]) == (True, 0.0, 0.95)
 
 
-def test_does_not_resume_after_a_failure():
-    # 0.60 would pass on its own (10,070 of 10,100), but 0.80 (70 of 100) stands before it in the order.
-    confidence, correct = photos((0.8, 100, 70), (0.6, 10_000, 10_000))
-    lone = threshold.precision_lower_bound(10_070, 10_100, confidence_level=0.95)
-    start = threshold.start_count(10_100, 0.95, 0.95)
-    covered = np.array([100, 10_100])
-    bounds = np.array([0.6, lone])
-    assert lone > 0.95
-    assert threshold._walk(covered, bounds, 0.95, 100) == 0
-    assert threshold._walk(covered, bounds, 0.95, start) == 1
-    assert threshold.choose_threshold(confidence, correct)["threshold"] == 0.4
+def test_the_surest_photos_are_not_given_up_for_those_below_them():
+    # 85 of the surest 85 of 415 are right, and fewer and fewer of the others. A search that begins at a third of the
+    # photos, 138 of which 127 are right, can't promise 0.90 here and calls that the best there is.
+    confidence = np.linspace(0.999, 0.41, 415)
+    correct = np.ones(415, bool)
+    correct[85::5] = correct[200::2] = False
+    result = threshold.choose_threshold(confidence, correct)
+    assert result["target_met"] and result["coverage"] >= 85 / 415
+    assert threshold.precision_lower_bound(correct[:138].sum(), 138, confidence_level=0.95) < 0.90
+
+
+def test_on_new_photos_of_such_a_model_the_promise_holds_at_a_fifth_of_them(promises_alone):
+    rate = lambda c: np.interp(c, [0.4, 0.87, 0.8701, 1.0], [0.3, 0.8, 0.99, 0.999])  # noqa: E731
+    rng, met, broken, coverage = np.random.default_rng(11), 0, 0, []
+    many = rng.uniform(0.4, 1.0, 200_000)
+    for _ in range(400):
+        confidence = rng.uniform(0.4, 1.0, 415)
+        result = threshold.choose_threshold(confidence, rng.random(415) < rate(confidence))
+        met += result["target_met"]
+        answered = many[many >= result["threshold"]]
+        broken += result["target_met"] and rate(answered).mean() < 0.95
+        coverage.append(len(answered) / len(many) * result["target_met"])
+    assert met > 0.6 * 400 and np.mean(coverage) > 0.12
+    assert broken <= binom.ppf(0.999, 400, 0.05)
+
+
+def test_it_does_not_go_on_after_a_failure():
+    # The 10,000 photos at 0.60 are all right, yet 30 of the 100 surest are wrong: together they pass.
+    result = threshold.choose_threshold(*photos((0.8, 100, 70), (0.6, 10_000, 10_000)))
+    assert (result["target_met"], result["threshold"]) == (True, 0.6)
+    # Where the wrong ones come last, what went before stays.
+    result = threshold.choose_threshold(*photos((0.8, 400, 400), (0.6, 400, 200)))
+    assert (result["target_met"], result["threshold"]) == (True, 0.8)
 
 
 def test_missed_target_is_said_and_never_a_silent_default():
-    # 190 of 200 right is 0.95 by eye; p with P(Binomial(200, p) >= 190) = 0.05 is 0.916665 (bisection)
+    # 190 of 200 right is 0.95 by eye; P(Binomial(200, 0.916665) >= 190) is 0.05; searching costs a little.
     result = threshold.choose_threshold(*photos((0.9, 200, 190)))
     assert (result["target_met"], result["precision"]) == (False, 0.95)
-    assert result["precision_lower_bound"] == pytest.approx(0.916665, abs=1e-6)
-    assert result["shortfall"] == pytest.approx(0.95 - result["precision_lower_bound"])
+    assert 0.87 < result["precision_lower_bound"] <= 0.916665
+    assert result["shortfall"] == pytest.approx(0.95 - result["precision_lower_bound"], abs=1e-9)
 
 
 def test_too_few_photos_cannot_promise():
+    # Of 40, all right, no more can be shown than 0.05^(1/40) = 0.927827.
     result = threshold.choose_threshold(*photos((0.99, 40, 40)))
-    assert not result["target_met"]
-    assert result["shortfall"] == pytest.approx(0.95 - 0.05 ** (1 / 40))
-
-
-def test_where_the_target_is_missed_the_surest_third_is_what_is_promised():
-    # 90 photos: 59 must be right for 0.95; 58 of the first 60 are. Of the surest 30 all are: 0.05^(1/30) = 0.904966.
-    result = threshold.choose_threshold(*photos((0.99, 30, 30), (0.9, 30, 28), (0.5, 30, 20)))
-    assert (result["target_met"], result["threshold"], result["coverage"]) == (False, 0.99, pytest.approx(1 / 3))
-    assert result["precision_lower_bound"] == pytest.approx(0.904966, abs=1e-6)
+    assert not result["target_met"] and 0.88 < result["precision_lower_bound"] <= 0.927827
 
 
 @pytest.mark.parametrize("rate", [lambda c: c, lambda c: c**1.3], ids=["calibrated", "overconfident"])
-def test_what_is_promised_instead_holds_too(rate):
+def test_what_is_promised_instead_holds_too(rate, promises_alone):
     rng = np.random.default_rng(5)
     many = rng.beta(4, 0.6, 200_000)
     missed = false = 0
@@ -93,15 +107,15 @@ def test_what_is_promised_instead_holds_too(rate):
         confidence = rng.beta(4, 0.6, 120)
         result = threshold.choose_threshold(confidence, rng.random(120) < rate(confidence))
         missed += not result["target_met"]
-        true = rate(many[many >= result["threshold"]]).mean()
+        true = rate(many[many >= result["threshold"]]).mean() if (many >= result["threshold"]).any() else 1.0
         false += not result["target_met"] and true < result["precision_lower_bound"]
-    assert missed > 500
+    assert missed > 400
     assert false <= binom.ppf(0.999, missed, 0.05)
 
 
-def test_no_photo_reaches_the_grid():
+def test_below_four_tenths_nothing_is_conclusive():
     result = threshold.choose_threshold(*photos((0.2, 100, 90)))
-    assert (result["threshold"], result["precision"], result["coverage"]) == (0.4, None, 0.0)
+    assert (result["threshold"], result["precision"], result["coverage"]) == (1.0, None, 0.0)
     assert (result["precision_lower_bound"], result["shortfall"], result["target_met"]) == (0.0, 0.95, False)
 
 
@@ -122,25 +136,20 @@ def test_the_order_of_photos_does_not_matter():
     assert threshold.choose_threshold(confidence[order], correct[order]) == one
 
 
-def test_the_grid_is_fixed_and_falls():
-    assert (threshold.GRID[0], threshold.GRID[-1], len(threshold.GRID)) == (0.999, 0.4, 124)
-    assert all(a > b for a, b in zip(threshold.GRID, threshold.GRID[1:], strict=False))
-
-
 def false_promises(rate, draw, worlds=500, n=400):
     """How many of the worlds break their promise: by `choose_threshold`, and by the plan's eye on the sample."""
     rng = np.random.default_rng(7)
-    big = np.sort(draw(rng, 400_000))[::-1]
-    truth = [rate(big[: np.searchsorted(-big, -t, side="right")]).mean() for t in threshold.GRID]
+    big = draw(rng, 400_000)
+    true = lambda t: rate(big[big >= t]).mean() if (big >= t).any() else 1.0  # noqa: E731
     broken = broken_by_eye = 0
     for _ in range(worlds):
         confidence = draw(rng, n)
         correct = rng.random(n) < rate(confidence)
         result = threshold.choose_threshold(confidence, correct)
-        broken += result["target_met"] and truth[threshold.GRID.index(result["threshold"])] < 0.95
-        covered, right = threshold._counts(confidence, correct)
-        looks_good = np.flatnonzero(right >= 0.95 * np.maximum(covered, 1))
-        broken_by_eye += len(looks_good) > 0 and truth[looks_good[-1]] < 0.95
+        broken += result["target_met"] and true(result["threshold"]) < 0.95
+        order = np.argsort(-confidence)
+        looks_good = np.flatnonzero(np.cumsum(correct[order]) >= 0.95 * np.arange(1, n + 1))
+        broken_by_eye += len(looks_good) > 0 and true(confidence[order][looks_good[-1]]) < 0.95
     return broken, broken_by_eye
 
 
@@ -149,8 +158,9 @@ def false_promises(rate, draw, worlds=500, n=400):
     [lambda c: c, lambda c: c**1.3, lambda c: np.full_like(c, 0.9499)],
     ids=["calibrated", "overconfident", "just short of the target everywhere"],
 )
-def test_promises_are_false_no_more_often_than_stated(rate):
-    broken, broken_by_eye = false_promises(rate, lambda rng, n: rng.beta(4, 0.6, n))
+@pytest.mark.parametrize("decimals", [17, 2], ids=["distinct", "hundredths"])
+def test_promises_are_false_no_more_often_than_stated(rate, decimals, promises_alone):
+    broken, broken_by_eye = false_promises(rate, lambda rng, n: rng.beta(4, 0.6, n).round(decimals))
     # 500 worlds at 5 % give 25; 41 is what an exactly 5 % procedure exceeds once in a thousand runs
     assert broken <= binom.ppf(0.999, 500, 0.05) == 41
     assert broken_by_eye > 0.4 * 500  # what the tests are for
@@ -173,7 +183,7 @@ def oracle(truth):
     return (np.cumsum(sure) / np.arange(1, len(sure) + 1) >= 0.95).mean()
 
 
-def test_in_200_worlds_temperature_and_threshold_keep_their_promise():
+def test_in_200_worlds_temperature_and_threshold_keep_their_promise(promises_alone):
     # benchmarks/calibration_worlds.py does the same with 10,000 and 100,000 photos, and 9,000 classes.
     n, temperature = 1000, 2.0
     rng = np.random.default_rng(n)
@@ -195,7 +205,7 @@ def test_in_200_worlds_temperature_and_threshold_keep_their_promise():
 
 
 @pytest.mark.parametrize("n", [10_000, 100_000])
-def test_with_many_photos_the_promise_holds_and_costs_little(n):
+def test_with_many_photos_the_promise_holds_and_costs_little(n, promises_alone):
     rng = np.random.default_rng(0)
     confidence = rng.beta(4, 0.6, n)
     results = [threshold.choose_threshold(confidence, rng.random(n) < confidence) for _ in range(200)]
@@ -210,7 +220,7 @@ def test_with_many_photos_the_promise_holds_and_costs_little(n):
     assert coverage > (bounds >= 0.95).mean() - 0.005
 
 
-def test_the_genus_below_the_species_threshold_keeps_its_promise_too():
+def test_the_genus_below_the_species_threshold_keeps_its_promise_too(promises_alone):
     # The same photos choose the species' threshold, and then, among those it leaves open, the genus's.
     rng = np.random.default_rng(3)
 
@@ -242,19 +252,9 @@ def test_one_photo_of_each_group():
     assert {int(i) for seed in range(50) for i in threshold.one_of_each(groups, seed=seed)} == {0, 1, 2, 3, 4}
 
 
-def test_photos_needed_literal():
-    # 98 of 100 right: 98.5 / 101 = .975248; power .8 at level .95 against .95:
-    # ((1.644854 * sqrt(.0475) + .841621 * sqrt(.975248 * .024752)) / .025248)^2 = 375.6, and half of all photos count.
-    assert threshold.photos_needed([100], [98], 200, 0.95, 0.95) == 752
-    # 57 of 57, 57.5 / 58 = .991379: 111.2 by the same sum. Of two the cheaper counts: 111.2 * 114 / 57 = 222.3.
-    assert threshold.photos_needed([57], [57], 57, 0.95, 0.95) == 112
-    assert threshold.photos_needed([57, 100], [57, 98], 114, 0.95, 0.95) == 223
-
-
 def test_no_number_of_photos_helps_a_model_that_errs_where_it_is_surest():
-    assert threshold.photos_needed([100, 200], [94, 180], 300, 0.95, 0.95) is None
-    assert threshold.photos_needed([3], [3], 3, 0.95, 0.95) is None  # three of three prove nothing
-    assert threshold.photos_needed([10], [10], 30, 0.95, 0.95) is None  # nor do ten: 10.5 / 11 would take 20,000
+    assert threshold.photos_needed([100, 200], [6, 20], 300, 0.95, 0.95) is None
+    assert threshold.photos_needed([3], [0], 3, 0.95, 0.95) is None  # three of three prove nothing
     result = threshold.choose_threshold(*photos((0.9, 100, 60)))
     assert (result["target_met"], result["photos_needed"]) == (False, None)
 
@@ -264,10 +264,13 @@ def test_a_promise_that_was_made_needs_no_more_photos():
 
 
 def test_as_many_photos_as_said_suffice_four_times_in_five():
-    needed = threshold.photos_needed([100], [98], 100, 0.95, 0.95)
-    right = np.random.default_rng(0).binomial(needed, 98.5 / 101, 4000)
-    bounds = threshold.precision_lower_bound(right, needed, confidence_level=0.95)
-    assert (bounds >= 0.95).mean() == pytest.approx(0.8, abs=0.03)
+    # 98 of the surest 100 of 400 photos are right, none of the others.
+    needed = threshold.photos_needed([100], [2], 400, 0.95, 0.95)
+    schedule, rng, met = threshold._schedule(needed, 0.95, 0.95), np.random.default_rng(1), 0
+    for _ in range(1000):
+        right, wrong, _ = rng.multinomial(needed, [0.245, 0.005, 0.75])
+        met += threshold._search(np.array([right + wrong]), np.array([wrong]), schedule) >= 0
+    assert met / 1000 == pytest.approx(0.8, abs=0.06)
 
 
 def test_scan_is_the_plans_table():

@@ -2,34 +2,39 @@
 
 The plan asks for precision >= 0.95 above the threshold. The smallest threshold whose precision on n photos happens to
 be 0.95 falls short of it on new photos about every second time (tests/test_threshold.py). So the threshold is chosen
-by tests in a fixed order: 'Learn then Test' (Angelopoulos et al. 2021, arXiv 2110.01052), fixed-sequence testing.
+by tests in a fixed order, surest answers first: 'Learn then Test' (Angelopoulos et al. 2021, arXiv 2110.01052), with
+several starts that share the error, as the looks at a clinical trial do (Lan & DeMets 1983, doi
+10.1093/biomet/70.3.659).
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, norm
+from scipy.special import bdtrin
+from scipy.stats import beta, binom
 
 from keras_pipeline.evaluation.calibration import check_confidence
 
-# The order of the tests: from the surest answers down, fixed before any photo is seen. It ends at 0.40, where the
-# plan's own scan begins: below that an answer is more likely wrong than right, whatever the average above says.
-GRID: tuple[float, ...] = (0.999, 0.998, 0.997, 0.996, *(thousandth / 1000 for thousandth in range(995, 399, -5)))
+# No answer below is ever conclusive. The plan's own scan begins here: below that an answer is more likely wrong than
+# right, whatever the average above says.
+LEAST = 0.4
 
 _SCAN = tuple(percent / 100 for percent in range(40, 95, 5))  # np.arange(0.4, 0.95, 0.05) without its rounding noise
-_POWER = 0.8  # customary; only decides how many photos the first test waits for
+_POWER, _DRAWS = 0.8, 200  # of `photos_needed`; the power is the customary one
+_MOST_STARTS = 64  # 1,600 photos at 0.95: who has failed so far is hardly helped by one start more
 
 
 def choose_threshold(
     confidence: ArrayLike, correct: ArrayLike, *, target: float = 0.95, confidence_level: float = 0.95
 ) -> dict[str, float | int | bool | None]:
-    """The smallest grid threshold that promises precision >= target on new photos.
+    """The smallest threshold found that promises precision >= target on new photos.
 
     The promise: over repeated draws of the calibration photos, a threshold returned with `target_met` has a true
-    precision below the target in at most 1 - confidence_level of the draws, the search included. It holds for
-    independent photos: of several photos of one plant give one, or the bound is too good.
+    precision below the target in at most 1 - confidence_level of the draws, the search included (why: see `_search`).
+    It holds for independent photos: of several photos of one plant give one, or the bound is too good.
 
     Args:
         confidence: [n], in [0, 1], the calibrated top-1 probability on photos that fitted nothing else.
@@ -39,11 +44,10 @@ def choose_threshold(
 
     Returns:
         `threshold`: an answer counts as conclusive where confidence >= threshold; `precision` (None where no photo
-        reaches it) and `coverage` measured there on these photos; `precision_lower_bound`, at least the target where
-        `target_met`; `shortfall` = target - bound, 0.0 where met; `n`; `photos_needed`, see the function of this name,
-        None where met. Where the target is missed, `threshold` is the first one tested, or, with fewer than 177 photos,
-        the one that a third of them reach. Counts alone fix it, so that its bound needs no discount for having been
-        picked among many; and that the surest photos failed the target has not made these ones look better.
+        reaches it) and `coverage` measured there on these photos; `precision_lower_bound`: what is promised there, the
+        target where `target_met`; `shortfall` = target - bound, 0.0 where met; `n`; `photos_needed`, see the function
+        of this name, None where met. Where the target is missed, threshold and bound are those of the highest target,
+        in thousandths, that the same search meets: bound 0.0 and threshold 1.0 where it meets none.
 
     Raises:
         ValueError: as `check_confidence`, or target or confidence_level outside (0, 1).
@@ -51,18 +55,30 @@ def choose_threshold(
     confidence, correct = check_confidence(confidence, correct)
     _check_share("target", target)
     _check_share("confidence_level", confidence_level)
-    covered, right = _counts(confidence, correct)
-    bounds = precision_lower_bound(right, covered, confidence_level=confidence_level)
-    wanted = start_count(len(confidence), target, confidence_level)
-    chosen = _walk(covered, bounds, target, wanted)
-    met = bool(bounds[chosen] >= target)
+    n = len(confidence)
+    values, covered, wrong = _surest_first(confidence, correct)
+    asked = values >= LEAST
+    covered, wrong = covered[asked], wrong[asked]
+
+    def search(target: float) -> int:
+        return _search(covered, wrong, _schedule(n, target, confidence_level))
+
+    chosen, bound = search(target), target
+    met = chosen >= 0
     if not met:
-        chosen = _first(covered, min(wanted, max(1, len(confidence) // 3)))
-    return evaluate_threshold(confidence, correct, GRID[chosen]) | {
-        "precision_lower_bound": float(bounds[chosen]),
+        kept, missed = 0, math.ceil(target * 1000)
+        while missed - kept > 1:
+            middle = (kept + missed) // 2
+            kept, missed = (middle, missed) if search(middle / 1000) >= 0 else (kept, middle)
+        bound = kept / 1000
+        chosen = search(bound) if kept else -1
+    lower = values[chosen + 1] if chosen + 1 < len(values) else 0.0
+    threshold = _between(lower, values[chosen]) if chosen >= 0 else 1.0
+    return evaluate_threshold(confidence, correct, threshold) | {
+        "precision_lower_bound": bound,
         "target_met": met,
-        "shortfall": 0.0 if met else float(target - bounds[chosen]),
-        "photos_needed": None if met else photos_needed(covered, right, len(confidence), target, confidence_level),
+        "shortfall": 0.0 if met else target - bound,
+        "photos_needed": None if met else photos_needed(covered, wrong, n, target, confidence_level),
     }
 
 
@@ -72,24 +88,39 @@ def one_of_each(group_ids: Sequence[str], *, seed: int) -> NDArray[np.intp]:
     return np.sort(order[np.unique(np.asarray(group_ids)[order], return_index=True)[1]])
 
 
-def photos_needed(covered: ArrayLike, right: ArrayLike, n: int, target: float, confidence_level: float) -> int | None:
-    """With how many photos the promise could be expected (power 0.8) to be made, if these ones are as others are.
+def photos_needed(covered: ArrayLike, wrong: ArrayLike, n: int, target: float, confidence_level: float) -> int | None:
+    """With how many photos the search would meet the target in 80 % of draws, if these photos are as others are.
 
-    At each threshold the precision is taken for (right + 1/2) / (covered + 1), Jeffreys's, so that three photos out of
-    three are no proof; the cheapest threshold counts. None where that is nowhere above the target, or takes over a
-    hundred times as many: the model errs too often even where it is surest, or so few photos say nothing.
+    By redrawing so many from these (the bootstrap; 200 draws), to within 5 %. None where not even 20 times as many
+    would do: the model errs too often even where it is surest. None as well where the photos can't tell: where one
+    answer more at the sure end, half right (Jeffreys's prior, by which three right answers out of three are no proof),
+    asks for over three times as many.
 
     Args:
-        covered, right: integer [m], photos answered, and answered correctly, at each threshold.
+        covered, wrong: integer [m], photos answered, and answered wrongly, at each threshold, surest first.
         n: photos in all.
     """
-    covered, right = np.asarray(covered, np.float64), np.asarray(right, np.float64)
-    truth = (right + 0.5) / (covered + 1)
-    hopeful = truth > target
-    if not hopeful.any():
+    covered, wrong = np.asarray(covered), np.asarray(wrong)
+    wrongly = np.diff(wrong, prepend=0)
+    rightly = np.diff(covered, prepend=0) - wrongly
+    measured = np.concatenate([rightly, wrongly, [n - rightly.sum() - wrongly.sum()]])
+    doubted = np.concatenate([[0.5], rightly, [0.5], wrongly, measured[-1:]])
+
+    def suffice(photos: int, weights: NDArray[np.float64]) -> bool:
+        random, schedule = np.random.default_rng(0), _schedule(photos, target, confidence_level)
+        met = 0
+        for _ in range(_DRAWS):
+            right, wrong = random.multinomial(photos, weights / weights.sum())[:-1].reshape(2, -1)
+            met += _search(np.cumsum(right + wrong), np.cumsum(wrong), schedule) >= 0
+        return met >= _POWER * _DRAWS
+
+    few, enough = n, 20 * n
+    if not suffice(enough, measured):
         return None
-    wanted = (_comfortable(target, truth[hopeful], confidence_level) * n / covered[hopeful]).min()
-    return math.ceil(max(wanted, n + 1)) if wanted <= 100 * n else None
+    while enough > max(1.05 * few, few + 1):
+        middle = round(math.sqrt(few * enough))
+        few, enough = (few, middle) if suffice(middle, measured) else (middle, enough)
+    return enough if suffice(3 * enough, doubted) else None
 
 
 def evaluate_threshold(confidence: ArrayLike, correct: ArrayLike, threshold: float) -> dict[str, float | int | None]:
@@ -127,11 +158,9 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np
         ValueError: as `check_confidence`.
     """
     confidence, correct = check_confidence(confidence, correct)
-    values, group = np.unique(-confidence, return_inverse=True)
-    sizes = np.bincount(group, minlength=len(values))
-    covered = np.cumsum(sizes)
-    risk = np.cumsum(np.bincount(group, ~correct, len(values))) / covered
-    return covered / len(confidence), risk, float((risk * sizes).sum() / len(confidence))
+    _, covered, wrong = _surest_first(confidence, correct)
+    risk = wrong / covered
+    return covered / len(confidence), risk, float((risk * np.diff(covered, prepend=0)).sum() / len(confidence))
 
 
 def precision_lower_bound(right: ArrayLike, covered: ArrayLike, *, confidence_level: float) -> NDArray[np.float64]:
@@ -150,64 +179,115 @@ def precision_lower_bound(right: ArrayLike, covered: ArrayLike, *, confidence_le
     return np.where(right > 0, bound, 0.0)
 
 
-def start_count(n: int, target: float, confidence_level: float) -> int:
-    """How many of n photos a threshold must cover before the tests begin, at least 1.
+def _surest_first(
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct confidences, falling, with the photos that reach each, and the wrong answers among them."""
+    values, group = np.unique(-confidence, return_inverse=True)
+    covered = np.cumsum(np.bincount(group, minlength=len(values)))
+    return -values, covered, np.cumsum(np.bincount(group[~correct], minlength=len(values)))
 
-    Enough for a test of power 0.8 when the model errs half as often as it may (the normal approximation for one
-    proportion: 384 photos for 0.95 at 0.95), but at most a third of the photos, or a small calibration split would
-    begin below the thresholds of interest (a third beat a fifth, a half and two thirds in simulated worlds of 136 to
-    2000 photos); and never fewer than can pass at all, all of them right (59 for 0.95 at 0.95).
+
+def _between(lower: float, upper: float) -> float:
+    """The number of fewest decimals, three or more, that parts two confidences: above `lower`, at most `upper`."""
+    for decimals in range(3, 17):
+        rounded = math.floor(upper * 10**decimals) / 10**decimals
+        if max(lower, LEAST - 1e-9) < rounded <= upper:
+            return rounded
+    return float(upper)
+
+
+def _search(covered: NDArray[np.int64], wrong: NDArray[np.int64], schedule: tuple) -> int:
+    """Index of the lowest threshold that passes; -1 where none does.
+
+    Surest answers first, thresholds are tested at the counts of the schedule, in that order. Where so many are covered
+    with few enough wrong answers, the search has started; from there on it goes down, with one more wrong answer
+    allowed at each test, until one fails. After a failure it may start again. From the last test passed it goes on
+    until one more answer than allowed is wrong.
+
+    Why a promise is broken at most 1 - confidence_level of the time. Take precision not to rise as the threshold falls,
+    and J to be the first count at which it lies below the target: there and at all later ones. A broken promise is a
+    search that ends at J or later. For that, the first test from J on must be passed by a search under way, or a start
+    be passed from there on. Of the answers above a confidence that was fixed before, each is wrong with at least the
+    chance 1 - target, independently of the others; and so is, given those, each of the further answers. `_schedule`
+    computes how likely either is at exactly that chance, for every test, and keeps it at 1 - confidence_level. How the
+    wrong answers lie among those before J plays no part: a search under way counts as certain.
+
+    Two things are shown by computation, not by this argument (benchmarks/threshold_search.py). J may lie between two
+    tests, behind the last one passed: the exact chance over thousands of worlds of falling precision is largest where
+    precision is the same everywhere, and there the argument stands. And precision may rise again below J: such worlds
+    keep the promise, too.
+
+    Args:
+        covered, wrong: integer [m], rising, photos answered and answered wrongly at each threshold, surest first. Where
+            confidences are equal, a test is made at the first count that is no less than the schedule's.
+        schedule: of `_schedule`.
     """
-    comfortable = math.ceil(_comfortable(target, (1.0 + target) / 2.0, confidence_level))
-    possible = math.ceil(math.log(1.0 - confidence_level) / math.log(target))
-    wanted = max(possible, min(comfortable, n // 3))
-    return wanted if wanted <= n else max(1, n // 3)
-
-
-def _comfortable(target: float, truth: ArrayLike, confidence_level: float) -> NDArray[np.float64]:
-    """Photos for a test of power `_POWER` that `truth`, a precision, is above `target`; no fewer than can pass."""
-    truth = np.asarray(truth, np.float64)
-    noise = norm.ppf(confidence_level) * math.sqrt(target * (1 - target)) + norm.ppf(_POWER) * np.sqrt(
-        truth * (1 - truth)
+    start, go_on = schedule
+    counts = np.concatenate([start, go_on])
+    order = np.argsort(counts, kind="stable")
+    index = np.searchsorted(covered, counts[order])
+    order, index = order[index < len(covered)], index[index < len(covered)]
+    starts = order < len(start)
+    allowed = np.where(
+        starts, *(np.searchsorted(needed, covered[index], side="right") - 1 for needed in (start, go_on))
     )
-    return np.maximum((noise / (truth - target)) ** 2, math.log(1.0 - confidence_level) / math.log(target))
+    under_way, last = False, -1
+    for test, (is_start, passed) in enumerate(zip(starts, wrong[index] <= allowed, strict=True)):
+        under_way = (under_way or passed) if is_start else (under_way and passed)
+        if under_way and passed:
+            last = test
+    return int(np.searchsorted(wrong, allowed[last], side="right")) - 1 if last >= 0 else -1
 
 
-def _counts(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Photos covered and photos right at each threshold of `GRID`."""
-    ascending = np.argsort(confidence, kind="stable")
-    first = np.searchsorted(confidence[ascending], GRID, side="left")
-    right_from = np.append(np.cumsum(correct[ascending][::-1])[::-1], 0)
-    return len(confidence) - first, right_from[first]
+@functools.lru_cache(256)
+def _schedule(n: int, target: float, confidence_level: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(start, go_on): [e] is the count at which e wrong answers are few enough, for a search to start, or to go on.
 
-
-def _walk(covered: NDArray[np.int64], bounds: NDArray[np.float64], target: float, wanted: int) -> int:
-    """Index of the last threshold to pass before the first failure; the first one tested where that one fails.
-
-    Why the search costs nothing. H_t: precision(t) < target, precision(t) = P(right | confidence >= t) on new photos.
-    Of the photos covered at a fixed t, the number right is binomial given their count, so the Clopper–Pearson test
-    errs at most alpha of the time. A wrong promise needs a true H_t to be rejected, hence the first true one in the
-    order to be rejected, which is one test at level alpha, however many follow: no Bonferroni.
-
-    Why the start may look at the photos. The top of the grid covers too few photos to pass, so the walk starts at
-    s = the first threshold that covers `wanted` photos. That reads counts, never correctness. Let j be the first true
-    H. If s is at j or above, H_j is tested, and given its count the argument stands. If s is below j, then j … s - 1
-    were skipped, and H_s is the first tested. Given the counts at s - 1 and at s, the number right at s is a sum of
-    two binomials. Where precision does not rise as the threshold falls, both rates are below the target, the sum lies
-    below Binomial(covered, target), and the level is still at most alpha. (Given all the confidences, the test also
-    holds for the expected precision on these very photos, without that condition: Hoeffding 1956, doi
-    10.1214/aoms/1177728178: a sum of unequal Bernoullis has lighter tails than the binomial of the same mean.)
+    A start with e wrong answers is a binomial test at a level proportional to (1 + e) ** -sqrt(20 / (n (1 - target))),
+    at 0.95 and 400 photos 1 / (1 + e): of few photos only the surest can prove anything. The levels are as large as
+    lets one start or more be passed at most 1 - confidence_level of the time, where answers are right as often as the
+    target asks. Tests at counts where one more wrong answer begins to be few enough give none away: a test in between
+    would only be harder. In simulated worlds this shape was never worse than the search that began at a third of the
+    photos, and on average better than all others tried (benchmarks/README.md).
     """
-    start = _first(covered, wanted)
-    failures = np.flatnonzero(bounds[start:] < target)
-    passed = int(failures[0]) if len(failures) else len(bounds) - start
-    return start + max(passed - 1, 0)
+    error, slip = 1.0 - confidence_level, 1.0 - target
+    wrong = np.arange(min(_MOST_STARTS, n))
+
+    def starts(level: float) -> NDArray[np.int64]:
+        found = _least_count(wrong, np.minimum(error, level * (1.0 + wrong) ** -math.sqrt(20 / (n * slip))), slip)
+        return found[found <= n]
+
+    low, high = 0.0, error
+    for _ in range(10):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _passed_later(starts(middle), slip)[0, 0] <= error else (low, middle)
+    start = starts(high if _passed_later(starts(high), slip)[0, 0] <= error else low)
+    go_on = _least_count(np.arange(int(binom.ppf(error, n, slip)) + 2), error, slip)
+    later = _passed_later(start, slip)[:, :-1]
+    here = binom.pmf(np.arange(later.shape[1]), np.arange(len(later))[:, None], slip)
+    missed = here * later  # as many wrong, and a later start passed
+    either = np.cumsum(here - missed, axis=1) + missed.sum(axis=1, keepdims=True)
+    go_on[: len(start)] = (either > error).sum(axis=0)
+    return start, go_on[go_on <= n]
 
 
-def _first(covered: NDArray[np.int64], wanted: int) -> int:
-    """Index of the first threshold that covers so many photos; the last one where none does."""
-    enough = np.flatnonzero(covered >= wanted)
-    return int(enough[0]) if len(enough) else len(covered) - 1
+def _passed_later(start: NDArray[np.int64], slip: float) -> NDArray[np.float64]:
+    """[k, e]: the chance that a start at more than k photos is passed, if e of the k are wrong, and others with chance
+    `slip`; the last column, of too many wrong for any, is 0.
+    """
+    chance = np.zeros((start[-1] + 1 if len(start) else 1, len(start) + 1))
+    allowed = dict(zip(start.tolist(), range(len(start)), strict=True))
+    for k in range(len(chance) - 1, 0, -1):
+        here = chance[k].copy()
+        here[: allowed.get(k, -1) + 1] = 1.0
+        chance[k - 1, :-1] = (1.0 - slip) * here[:-1] + slip * here[1:]
+    return chance
+
+
+def _least_count(wrong: NDArray[np.int64], level: ArrayLike, slip: float) -> NDArray[np.int64]:
+    """The fewest photos among which so few wrong answers, each of chance `slip`, have at most the chance `level`."""
+    return np.ceil(bdtrin(wrong, level, slip) - 1e-9).astype(np.int64)
 
 
 def _check_share(name: str, value: float) -> None:

@@ -136,7 +136,8 @@ def check_ahead(run: Run, steps: list[Step], *, force: bool = False) -> None:
     first = 0 if force else next((i for i, step in enumerate(steps) if artifacts.why_stale(run, step)), len(steps))
     pending = steps[first:]
     made_anew = {name for step in pending for name in step.outputs}
-    known = next((n for n in ("dataset", "audit") if n not in made_anew and run.path(n).exists()), None)
+    by = "audit" if "dataset" in made_anew else "dataset"  # where neither is there, that is told as the step's input
+    known = by if by not in made_anew and run.path(by).exists() else None
     counts, faults, lacks = known and preflight.counted(run, known), [], []
     for check in [step.check for step in pending if step.check] + [lambda *_: preflight.check_disk(run, pending)]:
         try:
