@@ -110,13 +110,14 @@ def trivial(run: Run) -> str:
     """Which metrics of the test photos could not have come out otherwise, in sentences; '' where all could."""
     probe = run.read("baseline")["linear_probe"]  # every model's test photos and class list
     lone = [name for name, entry in probe["per_region"].items() if entry["species"] < 2]
-    said = (
-        [f"All test photos of {', '.join(lone[:10])} are of one species: shares of them say nothing."] if lone else []
-    )
+    said, species = [], len(probe["per_class_recall"])
     if probe["species"] < 2:
-        said = ["All test photos are of one species: shares of them, ECE and precision say nothing."]
-    classes = len(probe["per_class_recall"])
-    return " ".join([*said, *([FIVE.format(classes)] if classes <= 5 else [])])
+        said.append("All test photos are of one species: shares of them, ECE and precision say nothing.")
+    elif lone:
+        said.append(f"All test photos of {', '.join(lone)} are of one species: shares of them say nothing.")
+    if species <= 5:
+        said.append(FIVE.format(species))
+    return " ".join(said)
 
 
 def _probe(run: Run) -> float:
@@ -206,13 +207,13 @@ def shipped(key: str) -> Callable[[Run], float]:
 
 
 def ece(run: Run) -> float:
-    """Who knows nothing, and gives each species its share, is well calibrated too."""
+    """Who knows nothing, and gives each species its share, has none."""
     value, test = shipped("ece_after")(run), run.read("dataset")["splits"]["test"]
     top1, commonest = run.read("shipped_calibration")["after"]["top1"], max(test["per_class"].values()) / test["n"]
     if top1 <= commonest:
         raise Unmeasurable(
-            f"top-1 is {top1:.3f}, and {commonest:.3f} for who always names one species: such a model is calibrated by "
-            "knowing nothing"
+            f"top-1 is {top1:.3f}, and {commonest:.3f} for who always names one species: probabilities of such a model "
+            "say nothing"
         )
     return value
 
@@ -233,6 +234,8 @@ def _wasm(run: Run, key: str) -> float:
 
 
 def compared(key: str) -> Callable[[Run], float]:
+    """Of the page's answers against Python's, which differ little where all photos are of one species."""
+
     def value(run: Run) -> float:
         _refuse_one_test_species(run)
         return _wasm(run, key)
