@@ -212,7 +212,7 @@ def test_a_target_out_of_reach_is_said_with_what_would_settle_it(run):
     assert found["target_met"] is False and found["shortfall"] > 0 and found["n_promise"] == 30
     said = calibrating.shortfall(found)
     assert said.startswith(f"the promise falls short of the target by {found['shortfall']:.3f}: >= ")
-    assert "is the best that 30 independent calibration photos allow" in said
+    assert "is the most that the search can promise of 30 independent" in said
     assert calibrating.promise(found) == f"No answer is conclusive: {said}."
 
 

@@ -279,7 +279,7 @@ def shortfall(result: dict) -> str:
     )
     return (
         f"the promise falls short of the target by {result['shortfall']:.3f}: >= {result['precision_lower_bound']:.3f} "
-        f"is the best that {result['n_promise']} independent calibration photos allow; {needed}"
+        f"is the most that the search can promise of {result['n_promise']} independent calibration photos; {needed}"
     )
 
 
