@@ -213,10 +213,8 @@ def _search(covered: NDArray[np.int64], wrong: NDArray[np.int64], schedule: tupl
     computes how likely either is at exactly that chance, for every test, and keeps it at 1 - confidence_level. How the
     wrong answers lie among those before J plays no part: a search under way counts as certain.
 
-    Two things are shown by computation, not by this argument (benchmarks/threshold_search.py). J may lie between two
-    tests, behind the last one passed: the exact chance over thousands of worlds of falling precision is largest where
-    precision is the same everywhere, and there the argument stands. And precision may rise again below J: such worlds
-    keep the promise, too.
+    Two things this argument leaves open, and simulation shows (benchmarks/threshold_search.py): J may lie between two
+    tests, behind the last one passed; and precision may rise again below J.
 
     Args:
         covered, wrong: integer [m], rising, photos answered and answered wrongly at each threshold, surest first. Where
