@@ -9,6 +9,13 @@ from keras_pipeline.web.quantize import fold_batch_norm
 from keras_pipeline.web.tflite import LiteModel, convert
 
 
+def test_converting_and_asking_say_nothing(capfd):
+    """The first test of all: TensorFlow Lite speaks once a process."""
+    photos = example.tensors(example.samples(2))
+    LiteModel(convert(fold_batch_norm(example.trained()), photos, temperature=1.7)).scores(photos)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.fixture(scope="module")
 def content():
     photos = example.tensors(example.samples(8, first_seed=1000))

@@ -56,7 +56,7 @@ def convert(model: keras.Model, photos: np.ndarray, *, temperature: float) -> by
             debugger = tf.lite.experimental.QuantizationDebugger(
                 converter=converter, debug_dataset=representative, debug_options=options
             )
-        return debugger.get_nondebug_quantized_model()
+            return debugger.get_nondebug_quantized_model()
 
 
 @contextlib.contextmanager
@@ -77,6 +77,8 @@ class LiteModel:
             self._interpreters = [
                 tf.lite.Interpreter(model_content=content, num_threads=1) for _ in range(os.cpu_count() or 1)
             ]
+            for each in self._interpreters:
+                each.allocate_tensors()  # tells of its delegate
         self._runners = [each.get_signature_runner("serving_default") for each in self._interpreters]
         self.output_shape = (None, self._runners[0].get_output_details()["logits"]["shape"][1])
 
