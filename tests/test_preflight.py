@@ -33,7 +33,7 @@ def merged(below, above):
 def project(make_config, tmp_path):
     """(sections, by="audit" | "dataset" | None, photos by region, train and val photos of them) -> a Run, counted."""
 
-    def make(sections=None, by="dataset", photos=REGIONS, train=None, val=None):
+    def make(sections=None, by="dataset", photos=REGIONS, train=None, val=None, calibration=None):
         run = Run(make_config(**merged(BASE, sections or {})), None)
         if by == "audit":
             counts = {"usable": sum(photos.values()), "species": 5, "per_region": photos, "per_host": {"h": 1}}
@@ -42,6 +42,7 @@ def project(make_config, tmp_path):
             parts = {"train": photos if train is None else train, "val": photos if val is None else val}
             splits = {name: parts.get(name, photos) for name in ("train", "val", "calibration", "test")}
             splits = {name: {"n": sum(own.values()), "per_region": own} for name, own in splits.items()}
+            splits["calibration"]["per_class"] = {"a": 50, "b": 50} if calibration is None else calibration
             write_made(run, "dataset", {"classes": list("abcde"), "splits": splits})
         return run
 
@@ -127,6 +128,16 @@ FAULTS = [
         {"phase4": {"training": {"batch_size": 128}}}, {},
         "phase4.training.batch_size: received 128, and there are 100 train photos by the split; set it to 100 or less",
         "phase4 distill",
+    ),
+    (
+        {}, {"calibration": {"a": 10, "b": 9}},
+        "phase0.split.calibration: received 0.05, which gives 19 photos of 2 species by the split, expected 20 or more",
+        "phase5 temperature",
+    ),
+    (
+        {}, {"calibration": {"a": 90}},
+        "phase0.split.calibration: received 0.05, which gives 90 photos of 1 species by the split, expected 20 or more",
+        "phase5 temperature",
     ),
     (
         {"phase1": {"model": {"num_classes": 9000}}}, {},

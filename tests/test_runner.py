@@ -57,7 +57,7 @@ class Chain:
 
     def split(self, run):
         self.ran.append("split")
-        splits = {name: {"n": 1, "per_region": {"EU": 1}} for name in SPLITS}
+        splits = {name: {"n": 1, "per_region": {"EU": 1}, "per_class": {"a": 1}} for name in SPLITS}
         write_json(run.path("dataset"), {"seed": run.config.seed, "classes": ["a"], "splits": splits})
         found = {"leaks": self.leaks, "links": {"sha256": 1}, "photos": 850_000, "largest_group": {"share": 0.001}}
         write_json(run.path("leak_audit"), found)

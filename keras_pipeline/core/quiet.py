@@ -21,6 +21,7 @@ def stderr_held_back() -> Iterator[None]:
         try:
             yield
         except BaseException:
+            sys.stderr.flush()
             held.seek(0)
             os.write(shown, held.read())
             raise

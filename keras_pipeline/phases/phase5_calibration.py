@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras_pipeline.core.artifacts import Run, Step, aside, write_json
 from keras_pipeline.core.content import content_hash
 from keras_pipeline.core.npz import NpzWriter
-from keras_pipeline.phases import build, calibrating
+from keras_pipeline.phases import build, calibrating, preflight
 
 
 def calibrate(run: Run) -> None:
@@ -64,7 +64,7 @@ STEPS = [
     ),
     Step(
         "phase5", "temperature", temperature, ("logits",), ("temperature", "reliability", "reliability_regions"),
-        ("seed", "phase5.bins"), 2,
+        ("seed", "phase5.bins"), 2, check=preflight.check_calibration,
     ),
     Step(
         "phase5", "threshold", threshold, ("dataset", "assignment", "logits", "temperature", "student"),

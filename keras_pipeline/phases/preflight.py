@@ -35,6 +35,7 @@ class Counts:
     photos: dict[str, int]
     train: dict[str, int]  # of the audit: no more than these
     val: dict[str, int] | None = None
+    calibration: dict[str, int] | None = None  # by species
 
     @property
     def is_split(self) -> bool:
@@ -50,7 +51,8 @@ def counted(run: Run, artefact: str) -> Counts:
     for split in found["splits"].values():
         regions.update(split["per_region"])
     train, val = (found["splits"][name]["per_region"] for name in ("train", "val"))
-    return Counts("the split", len(found["classes"]), dict(regions), train, val)
+    per_class = found["splits"]["calibration"]["per_class"]
+    return Counts("the split", len(found["classes"]), dict(regions), train, val, per_class)
 
 
 def check_teacher(run: Run, counts: Counts | None, phase: str) -> None:
@@ -169,6 +171,20 @@ def _check_foreign(run: Run, counts: Counts | None, key: str, path: Path) -> Non
             f"{key}: {path} was trained on another dataset (content hash {learnt[:12]}) than {run.path('dataset')} "
             f"({present[:12]}), whose classes may be others; expected a teacher of this dataset: set dataset.name to "
             "the one it was trained on, or take phase1/best.keras"
+        )
+
+
+def check_calibration(run: Run, counts: Counts | None) -> None:
+    if not (counts and counts.is_split):
+        return
+    from keras_pipeline.evaluation.calibration import MIN_PHOTOS  # brings SciPy
+
+    n, species = sum(counts.calibration.values()), len(counts.calibration)
+    if n < MIN_PHOTOS or species < 2:
+        raise ValueError(
+            f"phase0.split.calibration: received {run.config.phase0.split.calibration:g}, which gives {n} photos of "
+            f"{species} species by {counts.origin}, expected {MIN_PHOTOS} or more of two or more: a temperature needs "
+            "them; raise it and lower phase0.split.train, or add photos"
         )
 
 
