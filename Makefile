@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python -m keras_pipeline
-PAGE := keras_pipeline/web/page
+PAGE := keras_pipeline/export/page
 
 .PHONY: setup demo test coverage lint bench clean browser
 setup: $(VENV)/.installed $(PAGE)/node_modules/.installed browser
@@ -22,7 +22,7 @@ $(PAGE)/node_modules/.installed: $(PAGE)/package-lock.json
 
 # A Chromium of the system's own, or one installed here; CHROMIUM_PATH names another.
 browser: $(VENV)/.installed
-	@$(VENV)/bin/python -c 'from keras_pipeline.web.browser import find_chromium; find_chromium()' 2>/dev/null \
+	@$(VENV)/bin/python -c 'from keras_pipeline.export.browser import find_chromium; find_chromium()' 2>/dev/null \
 	  || (command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core) \
 	  || $(VENV)/bin/python -m playwright install --with-deps chromium \
 	  || { echo "error: no Chromium found and none could be installed; install one or set CHROMIUM_PATH"; exit 3; }

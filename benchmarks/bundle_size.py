@@ -21,10 +21,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from keras_pipeline.core.config import Model
+from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.data.preprocess import Preprocessing
+from keras_pipeline.export import quantize, saved_model, tfjs
 from keras_pipeline.models import heads
-from keras_pipeline.web import quantize, saved_model, tfjs
 
 DATA = Path(os.environ.get("KERAS_PIPELINE_TEST_DATA", "../shared/data"))
 CLASSES, RANK, SIZE, SURE = 9000, 256, 224, 0.7

@@ -19,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from keras_pipeline.core.config import Model
+from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.models import heads
 from keras_pipeline.training import soft_labels
 from keras_pipeline.training.distiller import Distiller

@@ -71,7 +71,7 @@ def train(split: int, seed: int, student: str, variant: str) -> dict[str, float]
     import numpy as np
 
     from keras_pipeline.core.artifacts import Run
-    from keras_pipeline.core.config import load
+    from keras_pipeline.core.config.load import from_file
     from keras_pipeline.data import records
     from keras_pipeline.evaluation.metrics import classification_metrics
     from keras_pipeline.phases import build, phase1_teacher, phase3_soft_labels, phase4_student, teacher
@@ -81,7 +81,7 @@ def train(split: int, seed: int, student: str, variant: str) -> dict[str, float]
     values |= {"phase4.data.image_size": SIZE, "phase4.training.batch_size": 32}
     values |= {f"phase4.{stage}.{key}": value for stage in ("distill", "finetune") for key, value in rates.items()}
     name = f"{variant}-{student}-{seed}".replace(" ", "").replace("=", "")
-    run = Run(load(CONFIG, settings(split, name, values)), None)
+    run = Run(from_file(CONFIG, settings(split, name, values)), None)
     info = records.load_info(run.path("dataset"))
     run.path("teacher").parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(FOLDER / f"split{split}/artifacts/teacher/phase1/best.keras", run.path("teacher"))

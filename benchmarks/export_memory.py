@@ -17,7 +17,7 @@ from pathlib import Path
 
 from support import loopback
 
-from keras_pipeline.core.config import Source
+from keras_pipeline.core.config.source import Source
 from keras_pipeline.ingest import mongo
 from keras_pipeline.ingest.audit import audit
 from keras_pipeline.ingest.curation import Curation

@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from support.hostile import ALLOWED, Room, documents
 
 from keras_pipeline.ingest import audit, curation
-from keras_pipeline.ingest.export import rows
+from keras_pipeline.ingest.download import rows
 
 TOTAL, DOCUMENTS, SEED, SECONDS, MEMORY = 110_000, 12_000, 42, 5, 1e9
 

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_pipeline.core.config import Model
+from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.models import heads
 
 BATCH, SIZE, STEPS, ROUNDS, GOAL = 16, 96, 6, 3, 1.5

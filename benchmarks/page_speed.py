@@ -25,8 +25,8 @@ from PIL import Image
 
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.data.preprocess import Preprocessing
-from keras_pipeline.web import quantize, saved_model, tfjs
-from keras_pipeline.web.browser import open_browser
+from keras_pipeline.export import quantize, saved_model, tfjs
+from keras_pipeline.export.browser import open_browser
 
 DATA = Path(os.environ.get("KERAS_PIPELINE_TEST_DATA", "../shared/data"))
 SIZE, ROUNDS = 224, 15

@@ -28,7 +28,7 @@ import numpy as np
 
 from keras_pipeline.__main__ import main as command_line
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config import load
+from keras_pipeline.core.config.load import from_file
 from keras_pipeline.core.progress import duration
 from keras_pipeline.phases import condition, cost, runner
 
@@ -86,7 +86,7 @@ def measure(root: Path, photos: int) -> tuple[dict[str, float], dict[str, float]
     done = subprocess.run([sys.executable, __file__, root, str(photos)], cwd=ROOT, capture_output=True, text=True)
     if done.returncode not in (0, 1):
         sys.exit(f"exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    run = Run(load(ROOT / "configs/demo.yaml", settings(root, photos)), None)
+    run = Run(from_file(ROOT / "configs/demo.yaml", settings(root, photos)), None)
     seconds = {row["step"]: row["seconds"] for row in runner.status(run)}
     print(f"{photos} photos: {duration(sum(seconds.values()))}", flush=True)
     worked = json.loads((root / "processor.json").read_text())
@@ -94,7 +94,7 @@ def measure(root: Path, photos: int) -> tuple[dict[str, float], dict[str, float]
 
 
 def full_size(gpus: int) -> dict[str, cost.Cost]:
-    run = Run(load(ROOT / "configs/full.yaml", [f"gates.valid_photos_max={FULL}"]), None)
+    run = Run(from_file(ROOT / "configs/full.yaml", [f"gates.valid_photos_max={FULL}"]), None)
     card = cost.Device("GPU", mobilenet=gpus * cost.GPU["mobilenet"], vit=gpus * cost.GPU["vit"], cores=CORES * gpus)
     return cost.costs(run, card)
 
@@ -136,7 +136,7 @@ def projection(price: float | None) -> list[str]:
         paid = [gpus * sum(each.values()) / 3600 * price for (_, gpus), each in zip(GPUS, trained, strict=True)]
         rows.append(f"| GPUs, at {price:g} an hour | {paid[0]:,.0f} | {paid[1]:,.0f} | |")
     slowest = [max(each, key=each.get) for each in trained]
-    model = load(ROOT / "configs/full.yaml").phase3.model
+    model = from_file(ROOT / "configs/full.yaml").phase3.model
     reading, training = cost.DECODE / CORES, 3 * cost.macs(model, 224)[0] / cost.GPU["mobilenet"]
     rows += [
         "",

@@ -27,7 +27,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from keras_pipeline.core.config import Model, SoftLabels
+from keras_pipeline.core.config.student import SoftLabels
+from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.models import heads
 from keras_pipeline.training import soft_labels
 from keras_pipeline.training.distiller import Distiller

@@ -16,7 +16,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from keras_pipeline.core.config import Split
+from keras_pipeline.core.config.phase0 import Split
 from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.ingest.duplicates import near_duplicates
 from keras_pipeline.ingest.split import split_photos, ties_of

@@ -24,7 +24,7 @@ import tensorflow as tf
 from support.stored_photos import store
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config import from_dict
+from keras_pipeline.core.config.load import from_dict
 from keras_pipeline.phases import teacher
 from keras_pipeline.training import fit
 

@@ -176,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(error: object, code: int) -> int:
-    from keras_pipeline.core.provenance import redact
+    from keras_pipeline.core.redaction import redact
 
     print(f"error: {redact(str(error))}", file=sys.stderr)
     return code
@@ -204,7 +204,7 @@ def _beam(options: argparse.Namespace) -> tuple[str, ...] | None:
 
 
 def _config(options: argparse.Namespace):
-    from keras_pipeline.core import config
+    from keras_pipeline.core.config import load
 
     if options.config == DEMO and not Path(DEMO).exists():
         options.config = _installed_demo()
@@ -226,13 +226,13 @@ def _config(options: argparse.Namespace):
         if options.all:
             options.set.append("phase6.validation_photos=null")
     if not (images or labels):
-        return config.load(options.config, options.set)
+        return load.from_file(options.config, options.set)
     own = [f"source.demo.{key}={json.dumps(value)}" for key, value in (("images", images), ("labels", labels))]
     own.append(f"experiment={json.dumps('demo-' + Path(images or '.').resolve().name)}")
     # The config knows how many photos it draws, and which regions those have; not so of a folder.
     own += ["gates.valid_photos_min=null", "gates.valid_photos_max=null"]
-    loaded = config.load(options.config, own + options.set)
-    return config.load(options.config, own + _regional(loaded, options) + options.set)
+    loaded = load.from_file(options.config, own + options.set)
+    return load.from_file(options.config, own + _regional(loaded, options) + options.set)
 
 
 def _installed_demo() -> str:
@@ -249,7 +249,7 @@ def _installed_demo() -> str:
 
 def _regional(config, options: argparse.Namespace) -> list[str]:
     """What a folder's regions change in the config, as `--set` would: a regional teacher of one of them, or none."""
-    from keras_pipeline.core.config import REGIONAL_TEACHER
+    from keras_pipeline.core.config.student import REGIONAL_TEACHER
     from keras_pipeline.demo import herbarium
     from keras_pipeline.phases import preflight
 
@@ -274,11 +274,12 @@ def _regional(config, options: argparse.Namespace) -> list[str]:
 
 
 def _config_of_manifest(options: argparse.Namespace):
-    from keras_pipeline.core import config, manifest
+    from keras_pipeline.core import manifest
+    from keras_pipeline.core.config import load
 
     if not getattr(options, "manifest", None):
         raise ValueError(f"{options.command}: --config is missing; expected a YAML file, see configs/")
-    return config.with_overrides(manifest.read(Path(options.manifest)).config, options.set, options.manifest)
+    return load.with_overrides(manifest.read(Path(options.manifest)).config, options.set, options.manifest)
 
 
 @contextlib.contextmanager
@@ -414,9 +415,9 @@ def _demo(run, options: argparse.Namespace) -> tuple[object, int]:
     Of a folder of photos the config is written out, so that `status`, `serve` and the phases can be asked about it.
     """
     if options.images and not options.dry_run:
-        from keras_pipeline.core import config
+        from keras_pipeline.core.config import load
 
-        options.config, options.set = config.write(run.folder / "config.yaml", run.config), []
+        options.config, options.set = load.write(run.folder / "config.yaml", run.config), []
         print(f"config: {options.config}; every other command takes it: --config {options.config}")
     result, code = _run(run, options)
     if options.dry_run or run.assists or not run.path("web").exists():
@@ -476,7 +477,7 @@ def _classify(run, options: argparse.Namespace) -> tuple[object, int]:
     absent = [str(photo) for photo in options.photos if not photo.is_file()]
     if absent:  # said before TensorFlow has taken its seconds
         raise ValueError(f"{', '.join(absent)}: no such file, or a folder or a pipe; expected photos")
-    from keras_pipeline.web import saved_model
+    from keras_pipeline.export import saved_model
 
     answers = saved_model.classify(run.path("saved_model"), options.photos, options.region)
     for answer in answers:

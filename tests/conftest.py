@@ -60,7 +60,7 @@ def photo():
 @pytest.fixture(scope="session")
 def dataset_json(tmp_path_factory):
     """dataset.json of 46 photos in shards of 6, made as phase 0 makes it."""
-    from keras_pipeline.core.artifacts import write_json
+    from keras_pipeline.core.files import write_json
     from keras_pipeline.core.taxonomy import class_hash
     from keras_pipeline.data import records
 
@@ -90,6 +90,6 @@ def info(dataset_json):
 @pytest.fixture
 def make_config(tmp_path):
     """Sections -> a Config whose outputs lie in the test's own folder."""
-    from keras_pipeline.core.config import from_dict
+    from keras_pipeline.core.config.load import from_dict
 
     return lambda **sections: from_dict({"experiment": "tiny", "root": str(tmp_path), **sections})

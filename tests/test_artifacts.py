@@ -8,10 +8,15 @@ import zipfile
 
 import pytest
 
-from keras_pipeline.core import artifacts, settings
-from keras_pipeline.core.artifacts import Run, Step, why_stale, write_json
-from keras_pipeline.core.content import content_hash
+from keras_pipeline.core import artifacts, files, sidecars
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config import fingerprint
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.files import write_json
+from keras_pipeline.core.hashing import content_hash
+from keras_pipeline.phases import staleness
+from keras_pipeline.phases.staleness import why_stale
+from keras_pipeline.phases.steps import Step
 
 
 def step_of(**changes):
@@ -34,25 +39,25 @@ def run(make_config):
 def done(run):
     """`threshold` has run on predictions that have a sidecar."""
     run.path("predictions").write_bytes(b"first")
-    artifacts.write_sidecars(run, step_of(inputs=(), outputs=("predictions",)), 0.5)
+    staleness.write_sidecars(run, step_of(inputs=(), outputs=("predictions",)), 0.5)
     write_json(run.path("calibration"), {"ece": 0.1})
-    artifacts.write_sidecars(run, step_of(), 1.25)
+    staleness.write_sidecars(run, step_of(), 1.25)
     return run
 
 
 def test_a_json_that_says_something_else_was_edited_and_one_that_was_copied_was_not(done):
     path = done.path("calibration")
-    assert not artifacts.was_edited(path)
+    assert not sidecars.was_edited(path)
     path.write_text(json.dumps(json.loads(path.read_text())))  # another layout, another time, the same content
-    assert not artifacts.was_edited(path)
+    assert not sidecars.was_edited(path)
     path.write_text('{"ece": 0.2}')
-    assert artifacts.was_edited(path)
+    assert sidecars.was_edited(path)
     path.write_text("{")
-    assert artifacts.was_edited(path)
+    assert sidecars.was_edited(path)
 
 
 def test_a_sidecar_tells_all_that_was_used(done):
-    meta = artifacts.sidecar(done.path("calibration"))
+    meta = sidecars.sidecar(done.path("calibration"))
     assert meta["producer"] == "phase5 threshold" and meta["seconds"] == 1.25
     assert meta["content_hash"] == content_hash(done.path("calibration"))
     assert meta["inputs"] == {"predictions": content_hash(done.path("predictions"))}
@@ -85,7 +90,7 @@ def test_the_contents_of_a_file_that_the_config_names_count(done, make_config, t
     labels.write_text("image,latin_name\n")
     run = Run(make_config(source={"demo": {"images": str(tmp_path), "labels": str(labels)}}), done.open_source)
     step = step_of(sections=("source.demo",))
-    artifacts.write_sidecars(run, step, 1.0)
+    staleness.write_sidecars(run, step, 1.0)
     assert why_stale(run, step) is None
     labels.write_text("image,latin_name\na.jpg,Viola odorata\n")
     assert re.fullmatch(
@@ -99,7 +104,7 @@ def test_a_file_that_only_moved_changes_nothing(done, make_config, tmp_path):
         file.write_bytes(b"weights")
     step = step_of(sections=("phase1.model",))
     first, second = (Run(make_config(phase1={"model": {"pretrained": str(w)}}), done.open_source) for w in weights)
-    artifacts.write_sidecars(first, step, 1.0)
+    staleness.write_sidecars(first, step, 1.0)
     assert why_stale(second, step) is None
     weights[1].write_bytes(b"others")
     assert "its config changed (phase1.model.pretrained: " in why_stale(second, step)
@@ -112,7 +117,7 @@ def test_a_sidecar_holds_no_password_but_a_new_one_counts(done, make_config):
         source = {"base_url": f"https://me:{word}@photos.example.org/?token={word}", "query": {"day": "2020-01-31"}}
         return Run(make_config(source=source), done.open_source)
 
-    artifacts.write_sidecars(with_password("s3cret"), step, 1.0)
+    staleness.write_sidecars(with_password("s3cret"), step, 1.0)
     file = done.path("calibration").with_name("calibration.json.meta.json")
     assert "s3cret" not in file.read_text() and "photos.example.org" in file.read_text()
     assert why_stale(with_password("s3cret"), step) is None
@@ -121,10 +126,10 @@ def test_a_sidecar_holds_no_password_but_a_new_one_counts(done, make_config):
 
 def test_an_input_made_again_with_other_contents(done):
     maker = step_of(inputs=(), outputs=("predictions",))
-    artifacts.write_sidecars(done, maker, 0.5)
+    staleness.write_sidecars(done, maker, 0.5)
     assert why_stale(done, step_of()) is None  # made again, the same
     done.path("predictions").write_bytes(b"second")
-    artifacts.write_sidecars(done, maker, 0.5)
+    staleness.write_sidecars(done, maker, 0.5)
     assert why_stale(done, step_of()) == "its input predictions changed"
 
 
@@ -139,15 +144,15 @@ def test_what_was_made_from_an_altered_input_is_made_again_once_that_is_repaired
     """predictions.npz is told by size and time, dataset.json is read."""
     path, maker, step = run.path(name), step_of(inputs=(), outputs=(name,)), step_of(inputs=(name,))
     path.write_bytes(b"{}")
-    artifacts.write_sidecars(run, maker, 0.5)
+    staleness.write_sidecars(run, maker, 0.5)
     write_json(run.path("calibration"), {"ece": 0.1})
-    artifacts.write_sidecars(run, step, 1.0)
+    staleness.write_sidecars(run, step, 1.0)
     assert why_stale(run, step) is None
     path.write_bytes(b'{"spoilt": 1}')
     assert why_stale(run, step) == f"its input {name} is not as its step left it"
-    artifacts.write_sidecars(run, step, 1.0)  # a verdict on the spoilt one
+    staleness.write_sidecars(run, step, 1.0)  # a verdict on the spoilt one
     path.write_bytes(b"{}")
-    artifacts.write_sidecars(run, maker, 0.5)  # made again, as it was
+    staleness.write_sidecars(run, maker, 0.5)  # made again, as it was
     assert why_stale(run, step) == f"its input {name} changed"
 
 
@@ -176,7 +181,7 @@ def test_dataset_json_stands_for_its_shards(run):
     shard.write_bytes(b"abc")
     write_json(dataset, {})
     step = step_of(inputs=(), outputs=("dataset",))
-    artifacts.write_sidecars(run, step, 1.0)
+    staleness.write_sidecars(run, step, 1.0)
     assert why_stale(run, step) is None
     shard.write_bytes(b"abcd")
     assert why_stale(run, step) == "dataset is not as its step left it (size or time)"
@@ -223,7 +228,7 @@ def test_content_hash_of_a_folder_sees_names_and_contents(tmp_path):
 def test_a_folder_takes_the_place_of_a_file(tmp_path):
     path = tmp_path / "web"
     path.write_text("a file")
-    with artifacts.aside(path) as temporary:
+    with files.aside(path) as temporary:
         temporary.mkdir()
     assert path.is_dir() and [p.name for p in tmp_path.iterdir()] == ["web"]
 
@@ -241,14 +246,14 @@ def test_aside_renames_on_success_and_leaves_nothing_on_failure(tmp_path, kind):
     def read():
         return (path / "inner" if kind == "folder" else path).read_text()
 
-    with artifacts.aside(path) as temporary:
+    with files.aside(path) as temporary:
         assert temporary.suffix == ".keras" and temporary.parent == path.parent
         write(temporary, "old")
-    with pytest.raises(KeyboardInterrupt), artifacts.aside(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), files.aside(path) as temporary:
         write(temporary, "half")
         raise KeyboardInterrupt
     assert read() == "old"
-    with artifacts.aside(path) as temporary:
+    with files.aside(path) as temporary:
         write(temporary, "new")
     assert read() == "new" and [p.name for p in tmp_path.iterdir()] == ["x.keras"]
 
@@ -258,15 +263,15 @@ def test_json_refuses_what_is_no_json(tmp_path):
         write_json(tmp_path / "a.json", {"ece": float("nan")})
     assert not list(tmp_path.iterdir())
     write_json(tmp_path / "a.json", {"name": "Zoë"})
-    assert "Zoë" in (tmp_path / "a.json").read_text() and artifacts.read_json(tmp_path / "a.json") == {"name": "Zoë"}
+    assert "Zoë" in (tmp_path / "a.json").read_text() and files.read_json(tmp_path / "a.json") == {"name": "Zoë"}
 
 
 def test_reading_names_the_file_and_the_remedy(tmp_path):
     with pytest.raises(BrokenArtefact, match="a.json: missing; the step that writes it has not run"):
-        artifacts.read_json(tmp_path / "a.json")
+        files.read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(BrokenArtefact, match="a.json: not JSON .*run its step again"):
-        artifacts.read_json(tmp_path / "a.json")
+        files.read_json(tmp_path / "a.json")
 
 
 def test_no_two_artefacts_share_a_place_and_each_has_one_maker():
@@ -285,10 +290,10 @@ def test_steps_read_only_what_earlier_steps_left(make_config):
     for step in runner.STEPS:
         assert set(step.inputs) <= made, step.title
         made |= set(step.outputs)
-        json.dumps(settings.config_hash(make_config(), step.sections))  # every section exists
+        json.dumps(fingerprint.config_hash(make_config(), step.sections))  # every section exists
 
 
 def test_what_changed_deep_in_a_long_setting_is_shown():
     teachers = [[{"path": "phase1/best.keras", "weight": 0.5, "region_filter": region}] for region in ("EU_SW", None)]
-    said = settings.difference(*({"phase3.teachers": each} for each in teachers))
+    said = fingerprint.difference(*({"phase3.teachers": each} for each in teachers))
     assert said == ' (phase3.teachers: ... region_filter": "EU_SW"}] -> ... region_filter": null}])'

@@ -13,7 +13,7 @@ from bson import DatetimeMS, ObjectId
 
 from keras_pipeline.core import taxonomy
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config import Source
+from keras_pipeline.core.config.source import Source
 from keras_pipeline.ingest import audit as auditing
 from keras_pipeline.ingest.audit import host_of
 from keras_pipeline.ingest.curation import Curation

@@ -16,12 +16,13 @@ import pytest
 from conftest import jpeg_of
 
 from keras_pipeline import __main__ as cli
-from keras_pipeline.core import pretrained
-from keras_pipeline.core.artifacts import Run, write_sidecars
-from keras_pipeline.core.config import load
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.load import from_file
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.demo import embedded
+from keras_pipeline.models import pretrained
 from keras_pipeline.phases.runner import STEPS
+from keras_pipeline.phases.staleness import write_sidecars
 
 ROOT = Path(__file__).parents[1]
 OWN_WEIGHTS = ["--set", "phase1.model.pretrained=false"]  # otherwise a network is asked first
@@ -394,7 +395,7 @@ def test_a_report_of_nothing_is_refused(experiment, capsys):
 
 def test_a_report_of_an_artefact_that_was_edited_names_its_step(experiment, capsys, tmp_path):
     config = experiment()
-    run = Run(load(config), None)
+    run = Run(from_file(config), None)
     for step in (step for step in STEPS if step.phase == "phase0"):
         for name in step.outputs:
             run.path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -459,7 +460,7 @@ def test_looking_at_soft_labels_that_are_not_there(experiment, capsys, arguments
 def test_classify_says_what_is_conclusive_and_what_less_it_promises(
     experiment, capsys, monkeypatch, tmp_path, verdict, line
 ):
-    from keras_pipeline.web import saved_model
+    from keras_pipeline.export import saved_model
 
     (tmp_path / "a.jpg").write_bytes(b"")
     said = {"photo": "a.jpg", "latin_name": "Viola alba", "probability": 0.72, "genus": "Viola"}

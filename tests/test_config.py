@@ -7,8 +7,11 @@ from typing import get_args
 import pytest
 import yaml
 
-from keras_pipeline.core import config
-from keras_pipeline.core.config import ConfigError, Export, Source, from_dict, load
+from keras_pipeline.core.config import base, experiment
+from keras_pipeline.core.config.base import ConfigError
+from keras_pipeline.core.config.load import from_dict, from_file
+from keras_pipeline.core.config.phase0 import Export
+from keras_pipeline.core.config.source import Source
 
 CONFIGS = sorted(Path(__file__).parents[1].glob("configs/*.yaml"))
 
@@ -17,7 +20,7 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/*.yaml"))
 def write(tmp_path):
     def write(text, overrides=None, name="some.yaml"):
         (tmp_path / name).write_text(text)
-        return load(tmp_path / name, overrides)
+        return from_file(tmp_path / name, overrides)
 
     return write
 
@@ -89,7 +92,7 @@ def test_a_partial_section_keeps_the_plans_other_values():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_in_the_repository_loads(path, monkeypatch):
     monkeypatch.setenv("KERAS_PIPELINE_TEST_DATA", "/data")
-    loaded = load(path)
+    loaded = from_file(path)
     assert loaded.experiment == path.stem
     assert path.read_text().startswith("#")  # the header says how to run it
 
@@ -232,7 +235,7 @@ def test_what_is_no_mapping(write, text, kind):
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(ConfigError, match="nowhere.yaml: can't be read"):
-        load(tmp_path / "nowhere.yaml")
+        from_file(tmp_path / "nowhere.yaml")
 
 
 def test_a_repeated_key_is_an_error(write):
@@ -360,14 +363,14 @@ def test_every_knob_says_what_it_is():
     def undescribed(section, path=""):
         for name, field in section.model_fields.items():
             parts = [each for each in get_args(field.annotation) if isinstance(each, type)]
-            kind = next((each for each in parts if issubclass(each, config.Section)), field.annotation)
-            if isinstance(kind, type) and issubclass(kind, config.Section):
+            kind = next((each for each in parts if issubclass(each, base.Section)), field.annotation)
+            if isinstance(kind, type) and issubclass(kind, base.Section):
                 yield from undescribed(kind, f"{path}{name}.")
             elif not field.description:
                 yield path + name
 
     # Field names of documents and lists of sections explain themselves.
-    assert [key for key in undescribed(config.Config) if not key.startswith("source.fields.")] == []
+    assert [key for key in undescribed(experiment.Config) if not key.startswith("source.fields.")] == []
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import math
 import pytest
 
 from keras_pipeline.core import artifacts
-from keras_pipeline.core.artifacts import Run, write_json
-from keras_pipeline.core.config import Model
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.teachers import Model
+from keras_pipeline.core.files import write_json
 from keras_pipeline.core.schema import SPLITS
-from keras_pipeline.phases import cost, runner
+from keras_pipeline.phases import cost, runner, staleness
 
 TWO_CORES = cost.Device("2 cores", mobilenet=12e9, vit=30e9, cores=2)
 
@@ -101,13 +102,13 @@ def test_what_has_run_here_corrects_the_forecast(make_run):
     run.path("teacher").unlink()
     run.path("teacher").mkdir()  # whatever: a folder's hash needs no weights
     before = cost.corrected(run, runner.STEPS)["phase2 train"].seconds
-    artifacts.write_sidecars(run, artifacts.dataclasses.replace(train, outputs=()), 1.0)
+    staleness.write_sidecars(run, artifacts.dataclasses.replace(train, outputs=()), 1.0)
     write = artifacts.dataclasses.replace(train, outputs=("teacher_curves", "teacher_history"))
     run.path("teacher_history").write_text("{}")
-    artifacts.write_sidecars(run, write, 1.0)
+    staleness.write_sidecars(run, write, 1.0)
     assert cost.corrected(run, runner.STEPS)["phase2 train"].seconds == before  # not done: its weights are missing
     said = cost.costs(run)["phase1 train"].seconds
-    artifacts.write_sidecars(run, train, 15 + 3 * (said - 15))  # to begin takes 15 s, whatever the device
+    staleness.write_sidecars(run, train, 15 + 3 * (said - 15))  # to begin takes 15 s, whatever the device
     corrected = cost.corrected(run, runner.STEPS)
     assert corrected["phase2 train"].seconds == pytest.approx(15 + 3 * (before - 15), rel=1e-3)
     assert corrected["phase7 manifest"].seconds == 2  # needs no TensorFlow

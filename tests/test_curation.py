@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from keras_pipeline.core.config import Source
-from keras_pipeline.core.settings import config_hash
+from keras_pipeline.core.config.fingerprint import config_hash
+from keras_pipeline.core.config.source import Source
 from keras_pipeline.ingest import curation
 from keras_pipeline.ingest.curation import Curation, missing_field
 

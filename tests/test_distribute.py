@@ -152,20 +152,20 @@ def test_machines_that_were_told_different_things_do_not_train(root):
 
 @pytest.mark.parametrize("setting", ["gradient_accumulation=2", "precision=mixed_float16", "jit_compile=true"])
 def test_what_replicas_cannot_do_is_refused(root, setting):
-    from keras_pipeline.core import config
+    from keras_pipeline.core.config import base, load
 
     settings = ["distribute=mirrored", f"phase2.training.{setting}"]
     key = setting.partition("=")[0]
     said = rf"phase2\.training\.{key}: received .* distribute: mirrored, expected"
-    with pytest.raises(config.ConfigError, match=said):
-        config.load(root / "config.yaml", settings)
-    config.load(root / "config.yaml", settings[1:])
+    with pytest.raises(base.ConfigError, match=said):
+        load.from_file(root / "config.yaml", settings)
+    load.from_file(root / "config.yaml", settings[1:])
 
 
 def test_a_batch_that_replicas_cannot_share_is_refused(tmp_path):
     from types import SimpleNamespace
 
-    from keras_pipeline.core.config import Callbacks
+    from keras_pipeline.core.config.teachers import Callbacks
     from keras_pipeline.training import fit
 
     model = SimpleNamespace(distribute_strategy=SimpleNamespace(num_replicas_in_sync=2))

@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw
 
 from keras_pipeline.__main__ import main
 from keras_pipeline.core import manifest
-from keras_pipeline.core.content import content_hash
-from keras_pipeline.web.browser import BrowserMissing, find_chromium
-from keras_pipeline.web.visit import show_photo
+from keras_pipeline.core.hashing import content_hash
+from keras_pipeline.export.browser import BrowserMissing, find_chromium
+from keras_pipeline.export.visit import show_photo
 
 # Easy on purpose: what is tested is the road, and a model that learns nothing could not be compared with a browser's.
 SPECIES = {

@@ -13,7 +13,8 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.data import records
 from keras_pipeline.data.preprocess import Preprocessing
-from keras_pipeline.evaluation import metrics, pictures
+from keras_pipeline.evaluation import metrics
+from keras_pipeline.evaluation.report import pictures
 from keras_pipeline.phases import evaluating
 
 

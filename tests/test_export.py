@@ -10,11 +10,11 @@ import pytest
 from conftest import jpeg_of
 from hostile_host import HostileHost
 
-from keras_pipeline.core.config import Export, HostLimits
+from keras_pipeline.core.config.phase0 import Export, HostLimits
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.data import photo as photos
 from keras_pipeline.data import records
-from keras_pipeline.ingest import crawl, export
+from keras_pipeline.ingest import crawl, download
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Ledger
 
@@ -61,11 +61,11 @@ class Target:
         """Rows of the ledger by sample id, after one export."""
         self.host.asked.clear()
         with Ledger(self.folder / "ledger.sqlite") as ledger:
-            ledger.plan(export.rows(documents, Names(), self.host.url), seed=seed)
+            ledger.plan(download.rows(documents, Names(), self.host.url), seed=seed)
             ledger.choose(**self.caps)
             given_up = {}
             while ledger.count("waiting"):
-                export.fetch_photos(
+                download.fetch_photos(
                     ledger, self.settings, base_url=self.host.url, own=False, convert=self.convert,
                     encode=records.encode, open_shard=self.open_shard, shard_bytes=per_shard * 2000,
                     given_up=given_up,
@@ -387,8 +387,8 @@ def test_checked_urls_stay_checked_when_the_run_was_killed(tmp_path, host):
     with Ledger(tmp_path / "l.sqlite") as ledger:
         documents = [document(name) for name in ("good-1.jpg", "good-2.jpg", "missing-1.jpg", "down-1.jpg")]
         for _ in range(2):
-            ledger.plan(export.rows(documents, Names(), host.url), seed=1)
-            export.check_urls(ledger, QUICK, base_url=host.url, own=False)
+            ledger.plan(download.rows(documents, Names(), host.url), seed=1)
+            download.check_urls(ledger, QUICK, base_url=host.url, own=False)
     assert host.asked == {"good-1.jpg": 1, "good-2.jpg": 1, "missing-1.jpg": 1, "down-1.jpg": 6}
 
 
@@ -398,9 +398,9 @@ def test_with_other_settings_all_that_failed_is_tried_again(tmp_path, host):
     with Ledger(tmp_path / "l.sqlite") as ledger:
         for settings in ("a", "a", "b"):
             ledger.ask_with(settings)
-            ledger.plan(export.rows(documents, Names(), host.url), seed=1)
+            ledger.plan(download.rows(documents, Names(), host.url), seed=1)
             waiting.append(ledger.count("waiting"))
-            export.check_urls(ledger, QUICK, base_url=host.url, own=False)
+            download.check_urls(ledger, QUICK, base_url=host.url, own=False)
     assert waiting == [2, 0, 1]
 
 
@@ -424,8 +424,8 @@ def test_hosts_have_their_own_limits_and_ours_needs_no_mercy(tmp_path, host):
     with pytest.MonkeyPatch.context() as patch, Ledger(tmp_path / "l.sqlite") as ledger:
         patch.setattr(crawl, "Host", Watched)
         documents = [document("http://127.0.0.1:9/a.jpg"), document("good-1.jpg")]
-        ledger.plan(export.rows(documents, Names(), host.url), seed=1)
-        export.check_urls(ledger, settings, base_url=host.url, own=True)
+        ledger.plan(download.rows(documents, Names(), host.url), seed=1)
+        download.check_urls(ledger, settings, base_url=host.url, own=True)
     ours = HostLimits(concurrency=settings.concurrency, requests_per_second=None)
     assert sorted(seen, key=lambda limits: limits.concurrency) == [HostLimits(concurrency=2), ours]
 
@@ -434,8 +434,8 @@ def test_check_urls_finds_what_would_fail_and_stores_nothing(tmp_path, host):
     names = ["good-1.jpg", "missing-1.jpg", "html-1.jpg", "hung-1.jpg", "loop-1.jpg", "endless-1.jpg", "empty-1.jpg"]
     with Ledger(tmp_path / "l.sqlite") as ledger:
         documents = [document(name) for name in names] + [document("n.jpg", latin_name=None), document("ftp://x/y")]
-        ledger.plan(export.rows(documents, Names(), host.url), seed=1)
-        export.check_urls(ledger, QUICK, base_url=host.url, own=False)
+        ledger.plan(download.rows(documents, Names(), host.url), seed=1)
+        download.check_urls(ledger, QUICK, base_url=host.url, own=False)
         tally = {(state, reason): n for state, reason, n in ledger.tally("state", "reason")}
     assert tally == {
         ("ok", ""): 2, ("failed", "HTTP 404"): 1, ("failed", "an HTML page, not a photo"): 1,
@@ -447,7 +447,7 @@ def test_check_urls_finds_what_would_fail_and_stores_nothing(tmp_path, host):
 def test_a_sample_is_drawn_by_the_seed_and_has_the_size_asked_for(tmp_path, host):
     def drawn(seed):
         with Ledger(tmp_path / f"{seed}.sqlite") as ledger:
-            ledger.plan(export.rows([document(f"good-{i}.jpg") for i in range(50)], Names(), host.url), seed=seed)
+            ledger.plan(download.rows([document(f"good-{i}.jpg") for i in range(50)], Names(), host.url), seed=seed)
             ledger.sample(12)
             return {task.document.sample_id for task in ledger.waiting(f"127.0.0.1:{host.port}")}
 
@@ -456,11 +456,11 @@ def test_a_sample_is_drawn_by_the_seed_and_has_the_size_asked_for(tmp_path, host
 
 def test_a_plan_that_was_killed_is_made_again_whole(tmp_path, host):
     def broken():
-        yield from export.rows([document(f"good-{i}.jpg") for i in range(3)], Names(), host.url)
+        yield from download.rows([document(f"good-{i}.jpg") for i in range(3)], Names(), host.url)
         raise KeyboardInterrupt
 
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        whole = list(export.rows([document(f"good-{i}.jpg") for i in range(5)], Names(), host.url))
+        whole = list(download.rows([document(f"good-{i}.jpg") for i in range(5)], Names(), host.url))
         ledger.plan(whole, seed=1)
         with pytest.raises(KeyboardInterrupt):
             ledger.plan(broken(), seed=1)
@@ -472,7 +472,7 @@ def test_a_plan_that_was_killed_is_made_again_whole(tmp_path, host):
 def test_two_documents_that_only_differ_in_the_case_of_their_id_are_two(tmp_path, host):
     one, two = document("good-1.jpg", sample_id="aB"), document("good-2.jpg", sample_id="ab")
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        ledger.plan(export.rows([one, two], Names(), host.url), seed=1)
+        ledger.plan(download.rows([one, two], Names(), host.url), seed=1)
         assert ledger.count("waiting") == 2
         found = {task.document.sample_id: task.document.url for task in ledger.waiting(f"127.0.0.1:{host.port}")}
         assert found == {"aB": "good-1.jpg", "ab": "good-2.jpg"}
@@ -482,8 +482,8 @@ def test_two_documents_of_one_id_are_an_error_not_a_lost_photo(tmp_path, host):
     one, two = document("good-1.jpg", sample_id="7"), document("good-2.jpg", sample_id="7")
     with Ledger(tmp_path / "l.sqlite") as ledger:
         with pytest.raises(ValueError, match="received 2 documents with 1 different _ids"):
-            ledger.plan(export.rows([one, two], Names(), host.url), seed=1)
-        ledger.plan(export.rows([two], Names(), host.url), seed=1)  # mended
+            ledger.plan(download.rows([one, two], Names(), host.url), seed=1)
+        ledger.plan(download.rows([two], Names(), host.url), seed=1)  # mended
         assert ledger.count("waiting") == 1
 
 

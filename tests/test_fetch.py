@@ -6,7 +6,7 @@ import ipaddress
 import pytest
 from hostile_host import HostileHost
 
-from keras_pipeline.core.config import Export
+from keras_pipeline.core.config.phase0 import Export
 from keras_pipeline.ingest import fetch
 
 FAST = Export(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_pipeline.core.config import Callbacks
-from keras_pipeline.core.content import content_hash
+from keras_pipeline.core.config.teachers import Callbacks
+from keras_pipeline.core.hashing import content_hash
 from keras_pipeline.training import fit
 from keras_pipeline.training.distiller import Distiller
 from keras_pipeline.training.losses import EMPTY_TAIL

@@ -8,7 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from keras_pipeline.core.artifacts import ARTEFACTS, Run, write_json
+from keras_pipeline.core.artifacts import ARTEFACTS, Run
+from keras_pipeline.core.files import write_json
 from keras_pipeline.phases import gates
 
 BESIDE = ("phase0/audit.html", "phase0/tables/", "phase1/pictures_test/", "phase7/reproduction.json")  # by-products

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from support import hostile
 
-from keras_pipeline.core import config
+from keras_pipeline.core.config import base, load
 from keras_pipeline.ingest import audit, curation
-from keras_pipeline.ingest.export import rows
+from keras_pipeline.ingest.download import rows
 
 
 @pytest.fixture(scope="module")
@@ -49,5 +49,5 @@ def test_any_document_is_taken_or_counted_as_unusable(document):
 @pytest.mark.parametrize("text", ["a: \x00", "a: \x1b[2J", "a: 2020-13-45", "[" * 1000, "a: &x [*x]", "? [a]\n: b"])
 def test_odd_yaml_is_a_config_error_with_the_files_name(tmp_path, text):
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(config.ConfigError, match="c.yaml"):
-        config.load(tmp_path / "c.yaml")
+    with pytest.raises(base.ConfigError, match="c.yaml"):
+        load.from_file(tmp_path / "c.yaml")

@@ -7,7 +7,13 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "keras_pipeline"
-LEVELS = [{"core"}, {"ingest", "data", "models"}, {"training", "evaluation", "web"}, {"phases", "demo"}, {"__main__"}]
+LEVELS = [
+    {"core"},
+    {"ingest", "data", "models"},
+    {"training", "evaluation", "export"},
+    {"phases", "demo"},
+    {"__main__"},
+]
 # Files in phases/ that are no phases, and whom of their own folder they may import; "phase*" stands for any phase.
 HELPERS = {"teacher", "build", "preflight", "evaluating", "teaching", "calibrating", "rounding", "proving"}
 WITHIN_PHASES = {
@@ -88,17 +94,17 @@ def test_planted_offenders_are_found(tmp_path):
     planted = {
         "core/a.py": ("import os\nfrom keras_pipeline.data import records", 2),
         "data/b.py": ("def f():\n    from keras_pipeline.ingest import mongo", 2),
-        "training/c.py": ("import keras_pipeline.web.tfjs", 1),
+        "training/c.py": ("import keras_pipeline.export.tfjs", 1),
         "models/d.py": ("from keras_pipeline.training.fit import fit", 1),
         "demo/e.py": ("from keras_pipeline import phases", 1),
         "phases/phase1_x.py": ("if True:\n    from keras_pipeline.phases import runner", 2),
         "phases/phase2_x.py": ("from keras_pipeline.phases.phase1_x import STEPS", 1),
         "phases/doctor.py": ("from keras_pipeline.phases import gates", 1),
         "evaluation/f.py": ("from . import metrics", 1),
-        "web/g.py": ("from keras_pipeline.utils import x", 1),
+        "export/g.py": ("from keras_pipeline.utils import x", 1),
     }
     fine = {
-        "web/h.py": "from keras_pipeline.web import quantize\nfrom keras_pipeline.core import schema",
+        "export/h.py": "from keras_pipeline.export import quantize\nfrom keras_pipeline.core import schema",
         "phases/phase3_x.py": "from keras_pipeline.phases import build, teacher\nimport tensorflow",
         "phases/runner.py": "from keras_pipeline.phases import gates, phase1_x",
     }

@@ -23,7 +23,7 @@ def project(tmp_path, dataset_json, monkeypatch):
     """(config lines of phase1.data) -> arguments of the command line over the small dataset, with a model that is built
     at once.
     """
-    from keras_pipeline.core.config import from_dict
+    from keras_pipeline.core.config.load import from_dict
 
     def build(model, *, num_classes, image_size, dropout, rematerialisation):
         layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(num_classes, name="logits")]
@@ -106,12 +106,12 @@ def test_a_training_shorter_than_the_measuring(project, tmp_path):
 
 
 def test_shards_of_another_class_list_are_refused(project, dataset_json, tmp_path):
-    from keras_pipeline.core.config import load
+    from keras_pipeline.core.config.load import from_file
     from keras_pipeline.core.errors import BrokenArtefact
     from keras_pipeline.core.taxonomy import class_hash
 
     arguments = project()
-    run = Run(load(arguments[-1]), None)
+    run = Run(from_file(arguments[-1]), None)
     info = run.read("dataset")
     info["classes"] = info["classes"][::-1]
     run.path("dataset").write_text(json.dumps({**info, "class_hash": class_hash(info["classes"])}))

@@ -10,10 +10,12 @@ import pytest
 import yaml
 
 from keras_pipeline import __main__ as cli
-from keras_pipeline.core import artifacts, manifest
-from keras_pipeline.core.artifacts import Run, Step, write_json
+from keras_pipeline.core import manifest, sidecars
+from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.phases import gates, reproducing, runner
+from keras_pipeline.core.files import write_json
+from keras_pipeline.phases import gates, reproducing, runner, staleness
+from keras_pipeline.phases.steps import Step
 
 ARTEFACTS = {
     "dataset": "phase0 split", "teacher": "phase1 train", "regional": "phase2 train", "soft_labels": "phase3 combine",
@@ -122,7 +124,7 @@ def test_verify_names_each_file_that_changed(run):
     for name in ("a.bin", "b.bin"):
         (folder / name).write_text(name)
     write_json(run.path("export"), {"bytes": 1})
-    artifacts.write_sidecars(run, steps, 1.0)
+    staleness.write_sidecars(run, steps, 1.0)
     assert runner.verify(run) == 2
     (folder / "a.bin").write_text("A.bin")  # as long as before
     (folder / "b.bin").unlink()
@@ -144,7 +146,7 @@ def test_verify_looks_at_every_byte_and_takes_the_times_of_what_is_whole(run):
     graph.parent.mkdir(parents=True)
     graph.write_bytes(bytes(100))
     write_json(export, {"bytes": 1})
-    artifacts.write_sidecars(run, step, 1.0)
+    staleness.write_sidecars(run, step, 1.0)
     graph.write_bytes(bytes(99) + b"1")
     os.utime(export, (1, 1))
     assert "export is not" in _why_stale_of(run, "export")
@@ -156,7 +158,7 @@ def test_verify_looks_at_every_byte_and_takes_the_times_of_what_is_whole(run):
 
 
 def _why_stale_of(run, name):
-    return artifacts.why_stale(run, Step("phase6", "export", print, (), (name,), (), 1))
+    return staleness.why_stale(run, Step("phase6", "export", print, (), (name,), (), 1))
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "null"])
@@ -164,7 +166,7 @@ def test_verify_names_what_the_manifest_lists_and_nothing_vouches_for(run, value
     step = Step("phase6", "export", print, (), ("export",), (), 1)
     run.path("export").parent.mkdir(parents=True)
     write_json(run.path("export"), {"bytes": 1})
-    artifacts.write_sidecars(run, step, 1.0)
+    staleness.write_sidecars(run, step, 1.0)
     meta = run.path("export").with_name("export.json.meta.json")
     if text is None:
         value["artefacts"]["export"] = value["artefacts"]["teacher"]
@@ -300,8 +302,8 @@ def test_the_records_of_a_mongodb_are_the_snapshot(run, value, make_config, monk
     (dataset.parent / "ledger.sqlite").write_bytes(b"changes in place")
     mine.path("audit").parent.mkdir(parents=True)
     write_json(mine.path("audit"), {})
-    artifacts.write_sidecars(mine, Step("phase0", "split", print, (), ("dataset",), (), 1), 1.0)
-    value["data"]["dataset_hash"] = artifacts.sidecar(dataset)["content_hash"]
+    staleness.write_sidecars(mine, Step("phase0", "split", print, (), ("dataset",), (), 1), 1.0)
+    value["data"]["dataset_hash"] = sidecars.sidecar(dataset)["content_hash"]
     value["config"]["source"]["uri"] = "mongodb://***@host"
     value["config"]["phase1"]["callbacks"]["checkpoint_dir"] = "/where/the/first/run/has/its/own"
     manifest.write(mine.path("manifest"), value)
@@ -311,7 +313,7 @@ def test_the_records_of_a_mongodb_are_the_snapshot(run, value, make_config, monk
         folder = other.path("dataset").parent
         seen.update(files=sorted(p.name for p in folder.iterdir()), uri=other.config.source.uri)
         seen["checkpoints"] = other.config.phase1.callbacks.checkpoint_dir
-        seen["vouched"] = artifacts.fingerprint(other.path("dataset")).items() <= artifacts.sidecar(dataset).items()
+        seen["vouched"] = sidecars.fingerprint(other.path("dataset")).items() <= sidecars.sidecar(dataset).items()
         manifest.write(other.path("manifest"), value)
         return []
 

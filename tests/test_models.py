@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_pipeline.core.config import VIT_PRESETS, Model
+from keras_pipeline.core.config.teachers import VIT_PRESETS, Model
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.models import depth, heads, mobilenet, vit, weights
+from keras_pipeline.export.quantize import fold_batch_norm
+from keras_pipeline.models import heads, layerwise, mobilenet, vit, weights
 from keras_pipeline.training.schedule import build_optimizer
-from keras_pipeline.web.quantize import fold_batch_norm
 
 SMALL = Model(name="mobilenetv2", alpha=0.35, pretrained=False)
 
@@ -235,7 +235,7 @@ def test_weight_decay_spares_biases_norms_and_embeddings(two_blocks, name, netwo
 
 @pytest.mark.parametrize("name, last", [("vit_tiny_patch16", 13), ("mobilenetv2", 17)])
 def test_rates_fall_towards_the_input(name, last, vit_tiny, small):
-    rates = depth.layer_rates({"vit_tiny_patch16": vit_tiny, "mobilenetv2": small}[name], 0.5)
+    rates = layerwise.layer_rates({"vit_tiny_patch16": vit_tiny, "mobilenetv2": small}[name], 0.5)
     by_name = {path.split("/")[-2 if "mha" not in path else -3]: rate for path, rate in rates.items()}
     assert rates["logits/kernel"] == 1 and min(rates.values()) == 0.5**last
     deepest, stem = {"vit_tiny_patch16": ("transformer_block_12", "patch_embedding"),

@@ -13,7 +13,7 @@ import pytest
 from bson import DatetimeMS, Int64, ObjectId, Timestamp
 from pymongo.errors import AutoReconnect, CursorNotFound
 
-from keras_pipeline.core.config import Source
+from keras_pipeline.core.config.source import Source
 from keras_pipeline.core.errors import SourceError
 from keras_pipeline.demo import embedded
 from keras_pipeline.ingest import mongo

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_pipeline.evaluation import pictures
-from keras_pipeline.evaluation.plots import BLUE, LIGHT_BLUE, ORANGE
+from keras_pipeline.evaluation.report import pictures
+from keras_pipeline.evaluation.report.plots import BLUE, LIGHT_BLUE, ORANGE
 
 LONG = "Dactylorhiza maculata subsp. fuchsii var. hebridensis"
 

@@ -5,11 +5,12 @@ import shutil
 import pytest
 
 from keras_pipeline import __main__ as cli
-from keras_pipeline.core import pretrained
-from keras_pipeline.core.artifacts import Run, write_json
+from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
+from keras_pipeline.core.files import write_json
+from keras_pipeline.export import browser
+from keras_pipeline.models import pretrained
 from keras_pipeline.phases import condition, preflight, runner
-from keras_pipeline.web import browser
 
 SMALL = {"model": {"name": "mobilenetv2", "pretrained": False}, "training": {"batch_size": 8}}
 BASE = {

@@ -3,7 +3,7 @@
 import pytest
 from pymongo import MongoClient
 
-from keras_pipeline.core import provenance
+from keras_pipeline.core import environment, redaction
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from keras_pipeline.core import provenance
     ],
 )
 def test_redact(text, expected):
-    assert provenance.redact(text) == expected
+    assert redaction.redact(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ def test_redact(text, expected):
      "mongodb://***@host/", "mongodb://%2Ftmp%2Fmongodb-27017.sock/plants", "mongodb://me:p$w+;=!@host?tls=true"],
 )  # fmt: skip
 def test_what_is_a_uri_of_a_mongodb(uri):
-    assert provenance.redact(provenance.MONGODB_URI) == provenance.MONGODB_URI
-    assert provenance.is_mongodb_uri(uri)
+    assert redaction.redact(redaction.MONGODB_URI) == redaction.MONGODB_URI
+    assert redaction.is_mongodb_uri(uri)
     if "+srv" not in uri and "***" not in uri:  # a DNS is asked, a password is missing
         MongoClient(uri, connect=False).close()
 
@@ -54,11 +54,11 @@ def test_what_is_a_uri_of_a_mongodb(uri):
     ],
 )
 def test_without_credentials(url, expected):
-    assert provenance.without_credentials(url) == expected
+    assert redaction.without_credentials(url) == expected
 
 
 def test_environment_names_the_versions_that_matter():
-    found = provenance.environment()
+    found = environment.describe()
     assert {"python_version", "keras_version", "tensorflow_version", "cpu"} <= set(found)
     assert found["tensorflow_version"] == found["packages"]["tensorflow"] == "2.19.0"
     assert len(found["packages"]) > 50
@@ -68,13 +68,13 @@ def test_environment_holds_the_flags_but_no_secret(monkeypatch):
     monkeypatch.setenv("TF_DETERMINISTIC_OPS", "1")
     monkeypatch.setenv("XLA_FLAGS", "--dump_to=https://me:s3cret@host")
     monkeypatch.setenv("MONGODB_URI", "mongodb://me:s3cret@host")
-    found = provenance.environment()["flags"]
+    found = environment.describe()["flags"]
     assert found["TF_DETERMINISTIC_OPS"] == "1" and found["XLA_FLAGS"] == "--dump_to=https://***@host"
     assert "MONGODB_URI" not in found and "s3cret" not in str(found)
 
 
 def test_git_commit_of_this_checkout_or_nothing(tmp_path, monkeypatch):
-    found = provenance.git_commit()
+    found = environment.git_commit()
     assert found["git_commit"] is None or len(found["git_commit"]) == 40
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
-    assert provenance.git_commit() == {"git_commit": None, "git_dirty": None}
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "provenance.py"))
+    assert environment.git_commit() == {"git_commit": None, "git_dirty": None}

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config import from_dict
+from keras_pipeline.core.config.load import from_dict
 from keras_pipeline.phases import proving
 
 

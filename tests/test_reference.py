@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from keras_pipeline.core.reference import reference
+from keras_pipeline.core.config.reference import reference
 
 DOCS = Path(__file__).parents[1] / "docs/config.md"
 

@@ -5,7 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from keras_pipeline.core.artifacts import Run, write_json
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.files import write_json
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.data import records
 from keras_pipeline.phases import evaluating, phase2_regional

@@ -6,10 +6,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from keras_pipeline.evaluation import plots, report
 from keras_pipeline.evaluation.calibration import equal_width, reliability_bins
-from keras_pipeline.web.browser import BrowserMissing, open_browser
-from keras_pipeline.web.tfjs import PAGE
+from keras_pipeline.evaluation.report import html, plots
+from keras_pipeline.export.browser import BrowserMissing, open_browser
+from keras_pipeline.export.tfjs import PAGE
 
 GATE = {
     "name": "student_top1",
@@ -41,7 +41,7 @@ class Balance(HTMLParser):
 
 def written(path, **changes):
     arguments = {"experiment": "demo", "summary": {}, "gates": [], "sections": []} | changes
-    report.write_report(path, **arguments)
+    html.write_report(path, **arguments)
     return path.read_text(encoding="utf-8")
 
 
@@ -63,10 +63,10 @@ def figure(tmp_path):
 
 def test_page_is_well_formed_and_needs_no_network(tmp_path, figure):
     blocks = [
-        report.Paragraph("text"),
-        report.Table(["Region", "Top-1"], [["EU", 0.5], ["NA", None]], "By region"),
-        report.Figure(figure, "Photos per class"),
-        report.KeyValues({"seed": "7"}),
+        html.Paragraph("text"),
+        html.Table(["Region", "Top-1"], [["EU", 0.5], ["NA", None]], "By region"),
+        html.Figure(figure, "Photos per class"),
+        html.KeyValues({"seed": "7"}),
     ]
     page = written(tmp_path / "r.html", gates=[GATE], summary={"Top-1": 0.9}, sections=[("Data", blocks)])
     parser = Balance()
@@ -80,7 +80,7 @@ def test_page_is_well_formed_and_needs_no_network(tmp_path, figure):
 def test_everything_is_escaped(tmp_path):
     evil = "<script>\"&'"
     gate = GATE | {"name": evil, "words": evil, "reason": evil, "target": evil, "value": evil}
-    blocks = [report.Paragraph(evil), report.Table([evil], [[evil]], evil), report.KeyValues({evil: evil})]
+    blocks = [html.Paragraph(evil), html.Table([evil], [[evil]], evil), html.KeyValues({evil: evil})]
     page = written(tmp_path / "r.html", experiment=evil, summary={evil: evil}, gates=[gate], sections=[(evil, blocks)])
     assert "<script" not in page
     # title, heading, tile (2), gate (5), contents, section, paragraph, caption, header, cell, key and value
@@ -88,7 +88,7 @@ def test_everything_is_escaped(tmp_path):
 
 
 def test_dollar_signs_and_braces_survive_the_template(tmp_path):
-    page = written(tmp_path / "r.html", sections=[("$style", [report.Paragraph("${title} {x} $$")])])
+    page = written(tmp_path / "r.html", sections=[("$style", [html.Paragraph("${title} {x} $$")])])
     assert "<p>${title} {x} $$</p>" in page and "<h2>$style</h2>" in page
 
 
@@ -109,7 +109,7 @@ def test_a_failure_leaves_the_old_report_alone(tmp_path):
     written(path)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="2 headers and a row of 1 cells"):
-        written(path, sections=[("x", [report.Table(["a", "b"], [[1]], "c")])])
+        written(path, sections=[("x", [html.Table(["a", "b"], [[1]], "c")])])
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["r.html"]
 
@@ -118,7 +118,7 @@ def test_figures_must_be_png(tmp_path):
     fake = tmp_path / "x.png"
     fake.write_text("<svg>")
     with pytest.raises(ValueError, match="is no PNG"):
-        written(tmp_path / "r.html", sections=[("x", [report.Figure(fake, "c")])])
+        written(tmp_path / "r.html", sections=[("x", [html.Figure(fake, "c")])])
 
 
 def test_unknown_blocks_are_refused(tmp_path):
@@ -131,14 +131,14 @@ def test_unknown_blocks_are_refused(tmp_path):
     [(None, "–"), (True, "yes"), (850_000, "850,000"), (0.123456, "0.1235"), (1e-5, "1e-05"), (12_345.6, "12,346")],
 )
 def test_cells_read_well(value, expected):
-    assert report.format_cell(value) == expected
+    assert html.format_cell(value) == expected
 
 
 def test_columns_of_like_numbers_share_their_decimals():
-    assert report.format_column([0.9, 1.0, 0.9067, None]) == ["0.900", "1.000", "0.907", "–"]
-    assert report.format_column([1e-5, 0.1]) == ["1e-05", "0.1"]
-    assert report.format_column(["EU", 0.5]) == ["EU", "0.5"]
-    assert report.format_column([0.0, 0.0]) == ["0", "0"]
+    assert html.format_column([0.9, 1.0, 0.9067, None]) == ["0.900", "1.000", "0.907", "–"]
+    assert html.format_column([1e-5, 0.1]) == ["1e-05", "0.1"]
+    assert html.format_column(["EU", 0.5]) == ["EU", "0.5"]
+    assert html.format_column([0.0, 0.0]) == ["0", "0"]
 
 
 def draw_all(folder):
@@ -180,12 +180,12 @@ def test_missed_gates_come_first(tmp_path):
 
 def test_markdown_has_the_same_numbers_and_no_figures(tmp_path, figure):
     blocks = [
-        report.Paragraph("text"),
-        report.Table(["Region", "Top-1"], [["EU|SW", 0.5], ["NA", None]], "By region"),
-        report.Figure(figure, "Photos per class"),
-        report.KeyValues({"photos": 12345, "<b>x</b>": "[a](javascript:1)"}),
+        html.Paragraph("text"),
+        html.Table(["Region", "Top-1"], [["EU|SW", 0.5], ["NA", None]], "By region"),
+        html.Figure(figure, "Photos per class"),
+        html.KeyValues({"photos": 12345, "<b>x</b>": "[a](javascript:1)"}),
     ]
-    report.write_markdown(tmp_path / "card.md", "Card", [("Data", blocks)])
+    html.write_markdown(tmp_path / "card.md", "Card", [("Data", blocks)])
     assert (tmp_path / "card.md").read_text() == (
         "# Card\n\n## Data\n\ntext\n\nBy region:\n\n| Region | Top-1 |\n| --- | --- |\n"
         "| EU\\|SW | 0.500 |\n| NA | – |\n\n- photos: 12,345\n- &lt;b>x&lt;/b>: \\[a\\](javascript:1)\n"
@@ -196,11 +196,11 @@ def test_markdown_has_the_same_numbers_and_no_figures(tmp_path, figure):
 def test_axe_finds_nothing_and_a_phone_needs_no_scrolling_sideways(tmp_path, figure, chromium, width, scheme):
     long = ["Region", "a rather long header", "another one of them", "and one more", "the last of these"]
     blocks = [
-        report.Paragraph("text, phase3.distillation.loss_weights.cross_entropy.and_so_on_without_any_blank"),
-        report.Table(long, [["EU_SW", 0.5, 1, 2.25, "words that are many " * 5]], "By region"),
-        report.Figure(figure, "Photos per class"),
-        report.KeyValues({"hash": "0123456789abcdef" * 4, "a long key of several words, as they come": "0 of 1360"}),
-        report.Details("The config", "seed: 42\n" * 3 + "x" * 300),
+        html.Paragraph("text, phase3.distillation.loss_weights.cross_entropy.and_so_on_without_any_blank"),
+        html.Table(long, [["EU_SW", 0.5, 1, 2.25, "words that are many " * 5]], "By region"),
+        html.Figure(figure, "Photos per class"),
+        html.KeyValues({"hash": "0123456789abcdef" * 4, "a long key of several words, as they come": "0 of 1360"}),
+        html.Details("The config", "seed: 42\n" * 3 + "x" * 300),
     ]
     gates = [GATE | {"status": status} for status in ("met", "missed", "not measurable here")]
     file = tmp_path / "r.html"

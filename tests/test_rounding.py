@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_pipeline.evaluation.predict import Predictions
-from keras_pipeline.evaluation.rounding import cost
+from keras_pipeline.evaluation.quantization import cost
 
 
 def answers(probabilities, labels, ids=None):

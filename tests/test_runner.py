@@ -11,10 +11,12 @@ import pytest
 from filelock import FileLock
 
 from keras_pipeline.core import artifacts
-from keras_pipeline.core.artifacts import Run, Step, write_json
+from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
+from keras_pipeline.core.files import write_json
 from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.phases import gates, runner
+from keras_pipeline.phases.steps import Step
 
 
 class Chain:

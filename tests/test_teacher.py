@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from keras_pipeline.core.artifacts import Run, write_json
-from keras_pipeline.core.config import from_dict
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.load import from_dict
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.files import write_json
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.data import records
 from keras_pipeline.models import heads

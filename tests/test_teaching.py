@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config import from_dict
+from keras_pipeline.core.config.load import from_dict
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.data import augment, records
 from keras_pipeline.data.preprocess import Preprocessing

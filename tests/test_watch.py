@@ -9,8 +9,8 @@ import tensorflow as tf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from keras_pipeline.core.config import Callbacks
-from keras_pipeline.evaluation import pictures, watch
+from keras_pipeline.core.config.teachers import Callbacks
+from keras_pipeline.evaluation.report import pictures, training
 from keras_pipeline.training import fit
 from keras_pipeline.training.schedule import build_optimizer
 
@@ -42,7 +42,7 @@ def trained(folder, epochs=2, *, watched=True):
     optimizer = build_optimizer("adam", learning_rate=0.01, weight_decay=0, steps=100, warmup=0)
     model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True), run_eagerly=True)
     stage = fit.Stage(folder, epochs, 2, 8, 4, 0, Callbacks(early_stopping=False))
-    fit.fit(model, batches, VALIDATION, stage, [watch.Pictures(folder, batches, VALIDATION, CLASSES)] * watched)
+    fit.fit(model, batches, VALIDATION, stage, [training.Pictures(folder, batches, VALIDATION, CLASSES)] * watched)
     return model
 
 
@@ -89,7 +89,7 @@ def test_a_restart_keeps_the_first_batch_and_goes_on_with_the_confusions(tmp_pat
 
 def test_no_more_photos_are_judged_than_a_table_needs(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(watch, "JUDGED", 5)
+    monkeypatch.setattr(training, "JUDGED", 5)
     monkeypatch.setattr(pictures, "confusion_picture", lambda labels, *_: seen.append(labels) or np.zeros((9, 9, 3)))
     trained(tmp_path, 1)
     assert [labels.tolist() for labels in seen] == [LABEL[:5].tolist()]
@@ -109,7 +109,7 @@ def test_no_more_photos_are_judged_than_a_table_needs(tmp_path, monkeypatch):
     ],
 )
 def test_caption(label, text):
-    assert watch.caption(np.array(label, "float32"), CLASSES) == text
+    assert training.caption(np.array(label, "float32"), CLASSES) == text
 
 
 @pytest.mark.parametrize(
@@ -122,4 +122,4 @@ def test_caption(label, text):
     ],
 )
 def test_caption_of_two_classes(label, text):
-    assert watch.caption(np.array(label), CLASSES[:2]) == text
+    assert training.caption(np.array(label), CLASSES[:2]) == text

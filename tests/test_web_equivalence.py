@@ -10,10 +10,10 @@ import web_example as example
 from PIL import Image
 
 from keras_pipeline.core.taxonomy import class_hash
-from keras_pipeline.web import equivalence
-from keras_pipeline.web.equivalence import Sample, validate_bundle
-from keras_pipeline.web.saved_model import load_classifier
-from keras_pipeline.web.tfjs import write_file_list
+from keras_pipeline.export import equivalence
+from keras_pipeline.export.equivalence import Sample, validate_bundle
+from keras_pipeline.export.saved_model import load_classifier
+from keras_pipeline.export.tfjs import write_file_list
 
 
 @pytest.fixture

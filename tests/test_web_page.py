@@ -9,11 +9,11 @@ import web_example as example
 from PIL import Image
 
 from keras_pipeline.core.static_server import serve_folder
-from keras_pipeline.evaluation.report import write_report
-from keras_pipeline.web import saved_model, tfjs
-from keras_pipeline.web.browser import open_browser
-from keras_pipeline.web.saved_model import load_classifier
-from keras_pipeline.web.visit import show_photo
+from keras_pipeline.evaluation.report.html import write_report
+from keras_pipeline.export import saved_model, tfjs
+from keras_pipeline.export.browser import open_browser
+from keras_pipeline.export.saved_model import load_classifier
+from keras_pipeline.export.visit import show_photo
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from PIL import Image
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.data.photo import shrink
 from keras_pipeline.data.preprocess import Preprocessing, resize_antialiased
-from keras_pipeline.web.browser import BrowserMissing, find_chromium, open_browser
-from keras_pipeline.web.tfjs import PAGE
+from keras_pipeline.export.browser import BrowserMissing, find_chromium, open_browser
+from keras_pipeline.export.tfjs import PAGE
 
 SIZES = [
     (256, 256),

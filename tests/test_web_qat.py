@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import web_example as example
 
-from keras_pipeline.web import qat
-from keras_pipeline.web.quantize import copy, fold_batch_norm
+from keras_pipeline.export import qat
+from keras_pipeline.export.quantize import copy, fold_batch_norm
 
 
 def batches(photos):

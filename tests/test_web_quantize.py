@@ -9,8 +9,8 @@ import pytest
 import web_example
 
 from keras_pipeline.data.preprocess import Preprocessing
-from keras_pipeline.web import tfjs
-from keras_pipeline.web.quantize import (
+from keras_pipeline.export import tfjs
+from keras_pipeline.export.quantize import (
     affine,
     check_finite,
     fold_batch_norm,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.taxonomy import class_hash
-from keras_pipeline.web.saved_model import Promise, classify, load_classifier, write_saved_model
+from keras_pipeline.export.saved_model import Promise, classify, load_classifier, write_saved_model
 
 LABELS = ["Iris germanica", "Viola alba", "Iris pumila", "Viola tricolor"]  # as no sorted list would have them
 

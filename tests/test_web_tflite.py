@@ -5,8 +5,8 @@ import pytest
 import web_example as example
 
 from keras_pipeline.evaluation.metrics import softmax
-from keras_pipeline.web.quantize import fold_batch_norm
-from keras_pipeline.web.tflite import LiteModel, convert
+from keras_pipeline.export.quantize import fold_batch_norm
+from keras_pipeline.export.tflite import LiteModel, convert
 
 
 def test_converting_and_asking_say_nothing(capfd):

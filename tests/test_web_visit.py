@@ -6,13 +6,13 @@ import pytest
 import web_example as example
 from PIL import Image
 
-from keras_pipeline.core.artifacts import read_json, write_json
-from keras_pipeline.core.content import file_hash
+from keras_pipeline.core.files import read_json, write_json
+from keras_pipeline.core.hashing import file_hash
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.core.taxonomy import class_hash
-from keras_pipeline.web import tfjs
-from keras_pipeline.web.browser import open_browser
-from keras_pipeline.web.saved_model import load_classifier, write_saved_model
+from keras_pipeline.export import tfjs
+from keras_pipeline.export.browser import open_browser
+from keras_pipeline.export.saved_model import load_classifier, write_saved_model
 
 AXE = tfjs.PAGE / "node_modules/axe-core/axe.min.js"
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}

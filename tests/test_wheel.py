@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_pipeline.web import tfjs
+from keras_pipeline.export import tfjs
 
 SOURCES = Path(__file__).parents[1]
 
@@ -58,5 +58,5 @@ def test_a_config_of_the_users_own_goes_before(installed, tmp_path):
 
 
 def test_what_the_page_is_made_of_is_in_the_wheel(installed):
-    page = next(installed.parents[1].glob("lib/*/site-packages/keras_pipeline/web/page"))
+    page = next(installed.parents[1].glob("lib/*/site-packages/keras_pipeline/export/page"))
     assert {*tfjs.PAGE_FILES, "package.json", "package-lock.json"} <= {path.name for path in page.iterdir()}

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from keras_pipeline.data.preprocess import Preprocessing
-from keras_pipeline.web import quantize, saved_model, tfjs
-from keras_pipeline.web.browser import BrowserMissing, find_chromium
+from keras_pipeline.export import quantize, saved_model, tfjs
+from keras_pipeline.export.browser import BrowserMissing, find_chromium
 
 SPECIES = ["Bellis perennis", "Crocus vernus", "Iris germanica", "Viola tricolor"]
 COLOURS = ["#f4f0d0", "#8a4fc0", "#3a5fd0", "#e0c020"]

@@ -14,14 +14,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from keras_pipeline.core import artifacts, config, manifest
+from keras_pipeline.core import artifacts, files, manifest, sidecars
+from keras_pipeline.core.config import base, experiment, load, source
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.schema import Photo
 from keras_pipeline.data import photo, records, tfrecord
 from keras_pipeline.demo import herbarium
 from keras_pipeline.ingest import curation, duplicates
+from keras_pipeline.phases import staleness, steps
 
-ALLOWED = (config.ConfigError, BrokenArtefact, SourceError, ValueError)
+ALLOWED = (base.ConfigError, BrokenArtefact, SourceError, ValueError)
 Target = Callable[[random.Random], None]
 
 WORDS = [
@@ -127,7 +129,7 @@ class Room:
             splits[split] = {"n": 3, "shards": [entry | {"name": shard.name}], "per_region": {"EU": 3}, "per_class": {}}
         self.shard = (folder / "train-00000-of-00001.tfrecord").read_bytes()
         self.dataset = {"classes": names, "class_hash": class_hash(names), "splits": splits}
-        artifacts.write_json(folder / "dataset.json", self.dataset)
+        files.write_json(folder / "dataset.json", self.dataset)
 
     def _spoilt(self, name: str, data: bytes) -> Path:
         path = self.folder / name
@@ -158,11 +160,11 @@ class Room:
         duplicates.photo_hashes(mutated(self.images[0], chance))
 
     def config_text(self, chance: random.Random) -> None:
-        config.load(self._spoilt("c.yaml", mutated(chance.choice(self.configs), chance)), [])
+        load.from_file(self._spoilt("c.yaml", mutated(chance.choice(self.configs), chance)), [])
 
     def config_values(self, chance: random.Random) -> None:
-        whole = config.Config(experiment="x").model_dump()
-        config.from_dict(changed(whole, chance))
+        whole = experiment.Config(experiment="x").model_dump()
+        load.from_dict(changed(whole, chance))
 
     def tfrecord(self, chance: random.Random) -> None:
         path = self._spoilt("s.tfrecord", mutated(self.shard, chance))
@@ -185,23 +187,23 @@ class Room:
 
     def sidecar(self, chance: random.Random) -> None:
         """A sidecar is never an error: what can't be understood means that the step runs again."""
-        run = artifacts.Run(config.from_dict({"experiment": "x", "root": str(self.folder)}), None)
-        step = artifacts.Step("phase0", "audit", print, (), ("audit",), ("seed",), 1)
+        run = artifacts.Run(load.from_dict({"experiment": "x", "root": str(self.folder)}), None)
+        step = steps.Step("phase0", "audit", print, (), ("audit",), ("seed",), 1)
         path = run.path("audit")
         if not path.exists():
             path.parent.mkdir(parents=True)
-            artifacts.write_json(path, {"a": 1})
-            artifacts.write_sidecars(run, step, 1.0)
-            self.meta = artifacts.sidecar(path)
+            files.write_json(path, {"a": 1})
+            staleness.write_sidecars(run, step, 1.0)
+            self.meta = sidecars.sidecar(path)
         text = json.dumps(changed(self.meta, chance)).encode()
         self._spoilt(
             str(path.with_name("audit.json.meta.json")), text if chance.random() < 0.7 else mutated(text, chance)
         )
-        artifacts.why_stale(run, step)
-        artifacts.was_edited(path)
-        meta = artifacts.sidecar(path)
+        staleness.why_stale(run, step)
+        sidecars.was_edited(path)
+        meta = sidecars.sidecar(path)
         if meta is not None:
-            artifacts.changed_files(path, meta)
+            sidecars.changed_files(path, meta)
 
     def manifest(self, chance: random.Random) -> None:
         text = json.dumps(
@@ -217,7 +219,7 @@ class Room:
     def curation_files(self, chance: random.Random) -> None:
         synonyms = self._spoilt("s.csv", mutated(b"synonym,latin_name\nA b,C d\nC d,E f\n", chance))
         exclude = self._spoilt("e.txt", mutated(b"# why\nA b\nhttps://x.org/a.jpg\n", chance))
-        curation.Curation.load(config.Source(synonyms=str(synonyms), exclude=str(exclude)))
+        curation.Curation.load(source.Source(synonyms=str(synonyms), exclude=str(exclude)))
 
     def soft_labels(self, chance: random.Random) -> None:
         from keras_pipeline.training import soft_labels
@@ -248,7 +250,7 @@ class Room:
 
     def calibration(self, chance: random.Random) -> None:
         """As the SavedModel's asset, read by `classify`."""
-        from keras_pipeline.web import saved_model
+        from keras_pipeline.export import saved_model
 
         good = {
             "temperature": 1.5, "threshold": 0.8, "genus": {"threshold": 0.7}, "weights_hash": "0" * 64,

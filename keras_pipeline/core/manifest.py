@@ -6,8 +6,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from keras_pipeline.core.artifacts import aside
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.files import aside
 
 LARGEST = 20_000_000  # bytes, twenty times what 10,000 shards need; YAML of more computes for minutes
 HASH = Field(pattern="^[0-9a-f]{64}$")

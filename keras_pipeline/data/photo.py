@@ -20,7 +20,7 @@ import simplejpeg
 from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from keras_pipeline.core.config import Dataset
+from keras_pipeline.core.config.source import Dataset
 
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 # What undoes each orientation; as Pillow's ImageOps.exif_transpose.

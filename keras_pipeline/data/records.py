@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from keras_pipeline.core.artifacts import read_json, temporary_for
-from keras_pipeline.core.content import file_hash
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.files import read_json, temporary_for
+from keras_pipeline.core.hashing import file_hash
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.schema import FEATURE_NAMES, Photo
 from keras_pipeline.core.taxonomy import class_hash

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from keras_pipeline.core.provenance import redact, without_credentials
+from keras_pipeline.core.redaction import redact, without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.core.taxonomy import canonical, genus, normalise
 from keras_pipeline.ingest.curation import Curation

@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
 
-from keras_pipeline.core.config import Export, HostLimits
+from keras_pipeline.core.config.phase0 import Export, HostLimits
 from keras_pipeline.ingest import fetch
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Ledger, Task

@@ -8,8 +8,8 @@ import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from keras_pipeline.core.config import Source
-from keras_pipeline.core.provenance import without_credentials
+from keras_pipeline.core.config.source import Source
+from keras_pipeline.core.redaction import without_credentials
 from keras_pipeline.core.taxonomy import normalise
 
 HEADER = ["synonym", "latin_name"]

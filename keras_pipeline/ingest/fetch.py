@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 
 from keras_pipeline import __version__
-from keras_pipeline.core.config import Export
+from keras_pipeline.core.config.phase0 import Export
 
 NO_URL = "not a valid http(s) URL; relative ones need source.base_url"
 A_PAGE = "an HTML page, not a photo"

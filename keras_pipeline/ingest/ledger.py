@@ -13,9 +13,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from keras_pipeline.core.artifacts import aside
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
-from keras_pipeline.core.provenance import without_credentials
+from keras_pipeline.core.files import aside
+from keras_pipeline.core.redaction import without_credentials
 
 STATES = ("waiting", "ok", "failed", "skipped")
 BATCH = 2000  # rows a transaction or parquet row group

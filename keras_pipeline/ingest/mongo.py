@@ -24,9 +24,9 @@ from pymongo.errors import (
     PyMongoError,
 )
 
-from keras_pipeline.core.config import Source
+from keras_pipeline.core.config.source import Source
 from keras_pipeline.core.errors import SourceError
-from keras_pipeline.core.provenance import MONGODB_URI, redact
+from keras_pipeline.core.redaction import MONGODB_URI, redact
 
 # Well below the ten seconds after which a user believes that nothing happens.
 SERVER_SELECTION_SECONDS = 4

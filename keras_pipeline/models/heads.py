@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from keras_pipeline.core.config import GLOBAL_TEACHER, Model
+from keras_pipeline.core.config.teachers import GLOBAL_TEACHER, Model
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.models import mobilenet
 

@@ -8,8 +8,8 @@ import re
 import keras
 import keras_hub
 
-from keras_pipeline.core.config import VIT_NAME, VIT_SIZES
-from keras_pipeline.core.pretrained import vit_preset
+from keras_pipeline.core.config.teachers import VIT_NAME, VIT_SIZES
+from keras_pipeline.models.pretrained import vit_preset
 from keras_pipeline.models.weights import copy_weights, load_checked, stored_shapes
 
 

@@ -7,10 +7,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from keras_pipeline.core.artifacts import Run, aside, write_json
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.files import aside, write_json
 from keras_pipeline.core.taxonomy import genus
-from keras_pipeline.evaluation import plots
-from keras_pipeline.evaluation.report import Block, Cell, Figure, KeyValues, Paragraph, Table, format_cell, write_report
+from keras_pipeline.evaluation.report import plots
+from keras_pipeline.evaluation.report.html import (
+    Block,
+    Cell,
+    Figure,
+    KeyValues,
+    Paragraph,
+    Table,
+    format_cell,
+    write_report,
+)
 from keras_pipeline.ingest.audit import CLIP, SAMPLES
 
 IN_JSON = 100  # rows of each list of documents; the tables hold them all

@@ -15,8 +15,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_pipeline.core.artifacts import aside
-from keras_pipeline.core.config import Dataset, Export
+from keras_pipeline.core.config.phase0 import Export
+from keras_pipeline.core.config.source import Dataset
+from keras_pipeline.core.files import aside
 from keras_pipeline.ingest.ledger import Document, Ledger, Outcome
 
 PIECE = 2000  # documents after which a worker's outcomes are on the disk
@@ -81,7 +82,7 @@ def _pieces(queue: Path) -> Iterator[list[Document]]:
 
 def _fetch(work: Fetching, piece: list[Document], name: str, outcomes: Path, given_up: dict[str, str]) -> None:
     from keras_pipeline.data import photo, records
-    from keras_pipeline.ingest import export as exporting
+    from keras_pipeline.ingest import download as exporting
 
     numbers = itertools.count()
 

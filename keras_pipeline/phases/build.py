@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from keras_pipeline.core.artifacts import Run, aside, sidecar
-from keras_pipeline.core.content import content_hash
+from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.files import aside
+from keras_pipeline.core.hashing import content_hash
+from keras_pipeline.core.sidecars import sidecar
 
 
 def trained(run: Run, model_name: str, info, *, image_size: int | None = None):
@@ -104,7 +106,7 @@ def student(run: Run, num_classes: int):
 
 def draw_curves(stages: dict[str, list[dict]], path: Path) -> None:
     """The rows that `fit.fit` returned for each stage, one after the other."""
-    from keras_pipeline.evaluation import plots
+    from keras_pipeline.evaluation.report import plots
 
     histories = [(title, {key: [row[key] for row in rows] for key in rows[0]}) for title, rows in stages.items()]
     with aside(path) as temporary:

@@ -165,7 +165,8 @@ def calibration(
 
 def draw_reliability(run: Run, test: Predictions, before: Scores, after: Scores) -> None:
     """reliability.png, and reliability_regions.png of the regions with photos enough."""
-    from keras_pipeline.evaluation import calibration, plots
+    from keras_pipeline.evaluation import calibration
+    from keras_pipeline.evaluation.report import plots
 
     edges = calibration.equal_width(run.config.phase5.bins)
 
@@ -180,7 +181,8 @@ def draw_reliability(run: Run, test: Predictions, before: Scores, after: Scores)
 
 
 def draw_risk(run: Run, result: dict, tested: Scores) -> None:
-    from keras_pipeline.evaluation import plots, threshold
+    from keras_pipeline.evaluation import threshold
+    from keras_pipeline.evaluation.report import plots
 
     coverage, risk, area = threshold.risk_coverage(tested.confidence, tested.correct)
     chosen = None if result["precision"] is None else (result["coverage"], 1 - result["precision"])

@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_pipeline.core import artifacts
-from keras_pipeline.core.artifacts import Run, Step
+from keras_pipeline.core import files, sidecars
+from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.core.provenance import redact
+from keras_pipeline.core.redaction import redact
+from keras_pipeline.phases import staleness
+from keras_pipeline.phases.steps import Step
 
 
 @contextlib.contextmanager
@@ -25,14 +27,14 @@ def under_way(run: Run, step: Step) -> Iterator[None]:
         "since": time.strftime("%Y-%m-%d %H:%M:%S"), "failure": None,
     }  # fmt: skip
     file = _word_file(run)
-    artifacts.write_json(file, word)
+    files.write_json(file, word)
     try:
         yield
     except BaseException as error:
         with contextlib.suppress(OSError):  # a full disk is what may have failed
             said = str(error).strip() or type(error).__name__
             word |= {"failure": redact(said.splitlines()[0]), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-            artifacts.write_json(file, word)
+            files.write_json(file, word)
         raise
     file.unlink()
 
@@ -46,7 +48,7 @@ def causes(run: Run, steps: list[Step], *, force: bool = False) -> Iterator[tupl
     """(step, why it has to run, or None; if None, the step above whose outcome may make it run, or None)"""
     renewed: dict[str, str] = {}
     for step in steps:
-        reason = "--force" if force else artifacts.why_stale(run, step)
+        reason = "--force" if force else staleness.why_stale(run, step)
         above = next((renewed[name] for name in step.needs(run.config) if name in renewed), None)
         if reason or above:
             renewed |= dict.fromkeys(step.outputs, step.title)
@@ -63,7 +65,7 @@ def rows(run: Run, steps: list[Step]) -> list[dict]:
             found.append({"step": step.title, **absent, "seconds": None, "finished": None})
             continue
         reason, above = ready[step.title]
-        meta = artifacts.sidecar(run.path(step.outputs[0])) or {}
+        meta = sidecars.sidecar(run.path(step.outputs[0])) or {}
         state = "done" if reason is None else "stale" if meta else "missing"
         # A forced step that failed at once may have left everything as it was.
         if last and last[0] == step.title and (reason or last[1] == "running"):
@@ -84,7 +86,7 @@ def _word_file(run: Run) -> Path:
 def _last_word(run: Run) -> tuple[str, str, str] | None:
     """(step, running | failed, the reason in words) of the step begun last, unless it has ended well."""
     try:
-        word = artifacts.read_json(_word_file(run))
+        word = files.read_json(_word_file(run))
     except BrokenArtefact:
         return None
     if not (isinstance(word, dict) and {"step", "host", "process", "began", "since", "failure"} <= word.keys()):

@@ -11,11 +11,13 @@ import os
 import shutil
 from pathlib import Path
 
-from keras_pipeline.core import artifacts
-from keras_pipeline.core.artifacts import Run, Step, sidecar
-from keras_pipeline.core.config import VIT_NAME, VIT_SIZES, Model
-from keras_pipeline.core.provenance import nvidia
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.teachers import VIT_NAME, VIT_SIZES, Model
+from keras_pipeline.core.environment import nvidia
 from keras_pipeline.core.schema import SPLITS
+from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.phases import staleness
+from keras_pipeline.phases.steps import Step
 
 # Width, blocks, stride and expansion of MobileNetV2 (arXiv 1801.04381, table 2).
 MOBILENET_BLOCKS = (
@@ -147,7 +149,7 @@ def corrected(run: Run, steps: list[Step]) -> dict[str, Cost]:
     found, ratios = costs(run), []
     for step in steps:
         meta, start = sidecar(run.path(step.outputs[0])), _start(step.title)
-        if meta and meta["seconds"] > 4 * START and artifacts.why_stale(run, step) is None:
+        if meta and meta["seconds"] > 4 * START and staleness.why_stale(run, step) is None:
             ratios.append((meta["seconds"] - start) / max(found[step.title].seconds - start, 1.0))
     factor = sorted(ratios)[len(ratios) // 2] if ratios else 1.0
     return {

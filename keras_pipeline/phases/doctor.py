@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from keras_pipeline.core import provenance
+from keras_pipeline.core import environment
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import SourceError
 
@@ -25,10 +25,10 @@ def _row(what: str, ok: bool, detail: str) -> dict:
 
 
 def _versions() -> dict:
-    environment = provenance.environment()
-    found = environment["packages"]
+    described = environment.describe()
+    found = described["packages"]
     missing = [name for name in PACKAGES if name not in found]
-    versions = [f"python {environment['python_version']}", *(f"{name} {found.get(name)}" for name in PACKAGES)]
+    versions = [f"python {described['python_version']}", *(f"{name} {found.get(name)}" for name in PACKAGES)]
     detail = "missing: " + ", ".join(missing) if missing else ", ".join(versions)
     return _row("versions", not missing and sys.version_info[:2] == (3, 11), detail)
 
@@ -41,7 +41,7 @@ def _gpu() -> dict:
 
 
 def _browser() -> dict:
-    from keras_pipeline.web.browser import BrowserMissing, find_chromium
+    from keras_pipeline.export.browser import BrowserMissing, find_chromium
 
     try:
         return _row("browser", True, str(find_chromium()))

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_pipeline.core.artifacts import Run, write_json
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.fingerprint import config_hash
 from keras_pipeline.core.errors import SourceError
-from keras_pipeline.core.settings import config_hash
+from keras_pipeline.core.files import write_json
 from keras_pipeline.phases import beam_export, on_beam
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ ASKED = (
 def validate_urls(run: Run) -> None:
     import pandas as pd
 
-    from keras_pipeline.ingest import export as exporting
+    from keras_pipeline.ingest import download as exporting
     from keras_pipeline.ingest.ledger import Ledger
 
     settings, own = run.config.phase0, run.config.source.uri == "embedded"
@@ -105,7 +106,7 @@ def _source(run: Run) -> Iterator[tuple[Iterator[Document], str | None]]:
     Raises SourceError for an empty collection, before anything is done.
     """
     from keras_pipeline.core.progress import progress
-    from keras_pipeline.ingest import export as exporting
+    from keras_pipeline.ingest import download as exporting
     from keras_pipeline.ingest import mongo
     from keras_pipeline.ingest.curation import Curation
 
@@ -141,7 +142,7 @@ def export(run: Run) -> None:
 def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) -> tuple[int, dict[str, int]]:
     """Fetches all that waits and writes the ledger's file. Returns (photos stored, {reason: photos not stored})."""
     from keras_pipeline.data import records
-    from keras_pipeline.ingest import export as exporting
+    from keras_pipeline.ingest import download as exporting
 
     settings, raw, known = run.config.dataset, raw_folder(run), ledger.shards()
     for shard in raw.glob("photos-*.tfrecord"):
@@ -284,7 +285,7 @@ def is_stored_alike(run: Run) -> bool:
 
 def finished_shards(run: Run) -> list[Path]:
     """The shards of the last split, if their photos are stored as they would be now."""
-    from keras_pipeline.core.artifacts import table_attributes
+    from keras_pipeline.core.files import table_attributes
 
     if table_attributes(run.path("assignment")).get("stored_as") != stored_as(run):
         return []

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_pipeline.core.artifacts import Run, aside, write_json
+from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.files import aside, write_json
 from keras_pipeline.phases import build
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def write_answers(path: Path, predictions: Predictions) -> dict[str, np.ndarray]
 
 def _draw(folder: Path, info, split: str, answers: dict, results: dict[str, dict], gate: float | None) -> None:
     """The pictures of the last of the results, and the regions of all of them."""
-    from keras_pipeline.evaluation import pictures
+    from keras_pipeline.evaluation.report import pictures
 
     result = list(results.values())[-1]
     pictures.confusion_picture(answers["label"], answers["answer"], info.classes, folder / "confusion.png")

@@ -10,7 +10,9 @@ import dataclasses
 import operator
 from collections.abc import Callable
 
-from keras_pipeline.core.artifacts import Run, read_json, sidecar
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.files import read_json
+from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.phases import evaluating
 
 FIVE = "Of {} species the right one is always among the first five."

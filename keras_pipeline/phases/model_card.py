@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from keras_pipeline.core.artifacts import Run, sidecar
+from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.schema import SPLITS, UNKNOWN_REGION
-from keras_pipeline.evaluation.report import Block, KeyValues, Paragraph, Table, interval
+from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.evaluation.report.html import Block, KeyValues, Paragraph, Table, interval
 from keras_pipeline.phases import calibrating, evaluating, gates, teaching
 
 FEW = 20  # photos; a figure of fewer says little
@@ -140,7 +141,7 @@ def _proof(verdict: dict) -> str:
 
 
 def _limits(run: Run) -> list[Block]:
-    from keras_pipeline.evaluation.pictures import worst_classes
+    from keras_pipeline.evaluation.report.pictures import worst_classes
 
     metrics = run.read("student_metrics")
     recalls = metrics["per_class_recall"]

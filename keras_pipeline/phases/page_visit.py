@@ -18,7 +18,7 @@ def visit(run: Run) -> list[dict]:
         [{truth, answer, percent, conclusive}] of each photo, as read off the screen.
     """
     from keras_pipeline.data import records
-    from keras_pipeline.web.visit import show_photo
+    from keras_pipeline.export.visit import show_photo
 
     info = records.load_info(run.path("dataset"))
     photos = (records.decode(example) for shard in info.shards("test") for example in records.read_shard(shard))

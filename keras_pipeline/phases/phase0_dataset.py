@@ -5,13 +5,15 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from keras_pipeline.core.artifacts import Run, Step, write_json
-from keras_pipeline.core.config import Model
-from keras_pipeline.core.pretrained import check_available
-from keras_pipeline.core.provenance import redact
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.teachers import Model
+from keras_pipeline.core.files import write_json
+from keras_pipeline.core.redaction import redact
+from keras_pipeline.models.pretrained import check_available
 from keras_pipeline.phases import evaluating
 from keras_pipeline.phases.downloads import estimate_export, export, forget_urls, remove_raw, validate_urls
 from keras_pipeline.phases.splitting import split
+from keras_pipeline.phases.steps import Step
 
 SOURCE = (
     "source.database", "source.collection", "source.query", "source.fields", "source.demo", "source.synonyms",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from keras_pipeline.core.artifacts import Run, Step
+from keras_pipeline.core.artifacts import Run
 from keras_pipeline.phases import evaluating, preflight, teacher
+from keras_pipeline.phases.steps import Step
 
 
 def job(run: Run) -> teacher.Job:

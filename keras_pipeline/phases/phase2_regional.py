@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from keras_pipeline.core.artifacts import Run, Step, write_json
-from keras_pipeline.core.config import GLOBAL_TEACHER
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.teachers import GLOBAL_TEACHER
+from keras_pipeline.core.files import write_json
 from keras_pipeline.phases import evaluating, preflight, teacher
+from keras_pipeline.phases.steps import Step
 
 
 def job(run: Run) -> teacher.Job:
@@ -17,7 +19,7 @@ def subset(run: Run) -> None:
     """Which train photos are the region's and where they lie; training reads them there, without a second copy."""
     import pandas as pd
 
-    from keras_pipeline.core.artifacts import aside
+    from keras_pipeline.core.files import aside
     from keras_pipeline.core.progress import progress
     from keras_pipeline.data import records
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_pipeline.core.artifacts import Run, Step, aside, write_json
+from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.files import aside, write_json
 from keras_pipeline.core.progress import progress
 from keras_pipeline.phases import build, preflight, teaching
+from keras_pipeline.phases.steps import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable

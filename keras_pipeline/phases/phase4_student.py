@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from keras_pipeline.core.artifacts import Run, Step, write_json
-from keras_pipeline.core.config import Config
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.experiment import Config
+from keras_pipeline.core.files import write_json
 from keras_pipeline.phases import build, evaluating, preflight, teaching
+from keras_pipeline.phases.steps import Step
 
 
 def distill(run: Run) -> None:

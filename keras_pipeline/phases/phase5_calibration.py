@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from keras_pipeline.core.artifacts import Run, Step, aside, write_json
-from keras_pipeline.core.content import content_hash
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.files import aside, write_json
+from keras_pipeline.core.hashing import content_hash
 from keras_pipeline.core.npz import NpzWriter
 from keras_pipeline.phases import build, calibrating, preflight
+from keras_pipeline.phases.steps import Step
 
 
 def calibrate(run: Run) -> None:

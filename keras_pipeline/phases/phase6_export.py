@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from keras_pipeline.core.artifacts import Run, Step, write_json
-from keras_pipeline.core.content import content_hash
+from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.files import write_json
+from keras_pipeline.core.hashing import content_hash
 from keras_pipeline.phases import build, calibrating, preflight, proving, rounding
+from keras_pipeline.phases.steps import Step
 
 
 def export(run: Run) -> None:
     """SavedModel, TF.js graph model and page, all with the calibration of the shipped weights."""
     from keras_pipeline.data import records
+    from keras_pipeline.export import saved_model, tfjs
     from keras_pipeline.models import heads
-    from keras_pipeline.web import saved_model, tfjs
 
     calibration = run.read("shipped_calibration")
     if calibration["weights_hash"] != content_hash(run.path("shipped")):

@@ -6,12 +6,14 @@ import contextlib
 import time
 from collections.abc import Collection
 
+from keras_pipeline.core import environment, redaction
 from keras_pipeline.core import manifest as schema
-from keras_pipeline.core import provenance
-from keras_pipeline.core.artifacts import ARTEFACTS, Run, Step, changed_files, has_unreadable_sidecar, sidecar
+from keras_pipeline.core.artifacts import ARTEFACTS, Run
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.schema import SPLITS
+from keras_pipeline.core.sidecars import changed_files, has_unreadable_sidecar, sidecar
 from keras_pipeline.phases import gates
+from keras_pipeline.phases.steps import Step
 
 INPUTS = (
     "audit", "url_check", "dataset", "leak_audit", "baseline", "baseline_predictions", "teacher", "teacher_metrics",
@@ -30,13 +32,13 @@ def manifest(run: Run) -> None:
     value = {
         "manifest_version": 1,
         "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        **provenance.git_commit(),
+        **environment.git_commit(),
         "experiment": config.experiment,
         "data": {
             "mongo_snapshot": f"tfrecords/{config.dataset_name}/dataset.json",
             # Of the audit: the config may name another server by now.
             "source": run.read("audit").get("source", "unknown"),
-            "query": provenance.redact_values(config.source.query),
+            "query": redaction.redact_values(config.source.query),
             "dataset_hash": sidecar(run.path("dataset"))["content_hash"],
             "class_hash": dataset["class_hash"],
             "total_samples": sum(counts.values()),
@@ -49,7 +51,7 @@ def manifest(run: Run) -> None:
         "hyperparameters": _hyperparameters(run),
         "gates": gates.judge(run, {gate.step for gate in gates.GATES} - {"phase7 manifest"}),
         "artefacts": _artefacts(run),
-        "config": provenance.redact_values(config.model_dump()),
+        "config": redaction.redact_values(config.model_dump()),
     }
     schema.write(run.path("manifest"), value)
     print(run.path("manifest"))
@@ -166,10 +168,10 @@ def _environment(run: Run) -> dict:
     devices = tf.config.list_physical_devices("GPU")
     built = tf.sysconfig.get_build_info()
     return {
-        **provenance.environment(),
+        **environment.describe(),
         "gpu": [tf.config.experimental.get_device_details(each).get("device_name", each.name) for each in devices],
         "drivers": {key: str(built[key]) for key in ("cuda_version", "cudnn_version") if devices and key in built}
-        | {f"nvidia_{i}": driver for i, driver in enumerate(provenance.nvidia("driver_version"))},
+        | {f"nvidia_{i}": driver for i, driver in enumerate(environment.nvidia("driver_version"))},
         "seed": run.config.seed,
         "deterministic": run.config.deterministic,
     }

@@ -13,15 +13,19 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from keras_pipeline import web
-from keras_pipeline.core.artifacts import Run, Step, sidecar
-from keras_pipeline.core.config import REGIONAL_TEACHER, Config, Model
+from keras_pipeline import export
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.experiment import Config
+from keras_pipeline.core.config.student import REGIONAL_TEACHER
+from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.core.errors import SourceError
-from keras_pipeline.core.pretrained import check_available
 from keras_pipeline.core.schema import UNKNOWN_REGION
+from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.models.pretrained import check_available
 from keras_pipeline.phases import cost, teaching
+from keras_pipeline.phases.steps import Step
 
-PAGE = Path(web.__file__).parent / "page"
+PAGE = Path(export.__file__).parent / "page"
 LISTED = 10  # regions in a message
 EXPECTED_VAL = 5  # photos of a region; with so many expected, fewer than one split in a hundred leaves it none
 

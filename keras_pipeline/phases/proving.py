@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from keras_pipeline.core.artifacts import Run, aside, write_json
-from keras_pipeline.core.content import file_hash
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.files import aside, write_json
+from keras_pipeline.core.hashing import file_hash
 from keras_pipeline.core.progress import progress
-from keras_pipeline.web.browser import find_chromium
+from keras_pipeline.export.browser import find_chromium
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")  # what a browser shows
 FEW = 20  # photos; a share of fewer says nothing
@@ -34,7 +35,7 @@ def _photos_in(folder: Path) -> list[Path]:
 
 def validate(run: Run) -> None:
     """Writes equivalence.json, also beside the page, and the picture of the photos that differ most."""
-    from keras_pipeline.web import equivalence
+    from keras_pipeline.export import equivalence
 
     records = _Records(run)
     originals = _Originals(run, records)
@@ -92,7 +93,7 @@ class _Records:
         self.chosen = set(np.random.default_rng(run.config.seed).permutation(n)[:wanted].tolist())
 
     def __iter__(self):
-        from keras_pipeline.web.equivalence import Sample
+        from keras_pipeline.export.equivalence import Sample
 
         for photo in self.photos():
             yield Sample(photo.sample_id, photo.image, photo.label)
@@ -127,7 +128,7 @@ class _Originals:
         return len(self.found)
 
     def __iter__(self):
-        from keras_pipeline.web.equivalence import Sample
+        from keras_pipeline.export.equivalence import Sample
 
         for name, (path, label, record) in self.found.items():
             yield Sample(name, path.read_bytes(), label, record)
@@ -139,7 +140,7 @@ def _draw_worst(run: Run, result: dict, records: _Records, originals: _Originals
     from PIL import ImageOps
 
     from keras_pipeline.data.photo import upright_rgb
-    from keras_pipeline.evaluation import pictures
+    from keras_pipeline.evaluation.report import pictures
 
     stages = next((figures["stages"] for figures in result["backends"].values() if figures["stages"]), {})
     rows = [(stage, worst) for stage, found in stages.items() for worst in found.get("worst", [])]

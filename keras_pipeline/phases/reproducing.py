@@ -9,10 +9,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_pipeline.core import artifacts, manifest
-from keras_pipeline.core.artifacts import Run, sidecar
-from keras_pipeline.core.config import from_dict
+from keras_pipeline.core import files, manifest
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.load import from_dict
 from keras_pipeline.core.manifest import Manifest
+from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.phases import runner
 
 # What must come out the same, bit for bit, where the config is deterministic; the rest follows from these, or is said.
@@ -67,7 +68,7 @@ def reproduce(run: Run, source: Path, *, force: bool = False) -> dict:
         "environment": _environment(old, new),
         "gates_missed": [verdict["name"] for verdict in verdicts if verdict["status"] == "missed"],
     }
-    artifacts.write_json(source.parent / "reproduction.json", result)
+    files.write_json(source.parent / "reproduction.json", result)
     _tell(result, old, folder)
     return result
 

@@ -9,8 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_pipeline.core.artifacts import Run, aside, write_json
-from keras_pipeline.core.content import content_hash
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.files import aside, write_json
+from keras_pipeline.core.hashing import content_hash
 from keras_pipeline.phases import build, calibrating
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def quantize(run: Run) -> None:
     costs.
     """
     from keras_pipeline.data import records
-    from keras_pipeline.web import quantize as rounding
+    from keras_pipeline.export import quantize as rounding
 
     settings, size = run.config.phase6, run.config.phase4.data.image_size
     info = records.load_info(run.path("dataset"))
@@ -84,7 +85,7 @@ class _Table:
 
     def top1(self, test: Predictions) -> dict:
         """The paired difference to the float student."""
-        from keras_pipeline.evaluation.rounding import cost
+        from keras_pipeline.evaluation.quantization import cost
 
         return cost(self._test, test)["top1"]
 
@@ -94,7 +95,7 @@ class _Table:
         Args:
             fitted: of `calibrating.temperature` or `calibration`; each way of rounding has a temperature of its own.
         """
-        from keras_pipeline.evaluation.rounding import cost
+        from keras_pipeline.evaluation.quantization import cost
 
         found = cost(self._test, test) | {"temperature": fitted["temperature"], "ece": fitted["ece_after"]}
         top1, flips = found["top1"], found["flips"]
@@ -111,8 +112,8 @@ class _Table:
 
 def _rounded(run: Run, folded: keras.Model, way: str, photos: np.ndarray) -> tuple[keras.Model, list[dict]]:
     """(a model of the rounded weights, what became of each tensor)"""
-    from keras_pipeline.web import qat
-    from keras_pipeline.web import quantize as rounding
+    from keras_pipeline.export import qat
+    from keras_pipeline.export import quantize as rounding
 
     if way == "int8-qat":
         settings, kernels = run.config.phase6.qat, qat.kernels_of(folded)
@@ -131,7 +132,7 @@ def _write_lite(run: Run, folded: keras.Model, photos: np.ndarray, table: _Table
     import numpy as np
 
     from keras_pipeline.evaluation.metrics import softmax
-    from keras_pipeline.web import tflite
+    from keras_pipeline.export import tflite
 
     fit, test = table.predict(tflite.LiteModel(tflite.convert(folded, photos, temperature=1.0)), LITE)
     fitted = calibrating.temperature(run, fit, test)[0]
@@ -146,7 +147,7 @@ def _write_lite(run: Run, folded: keras.Model, photos: np.ndarray, table: _Table
 
 
 def _write_lite_folder(run: Run, content: bytes, calibration: dict) -> None:
-    from keras_pipeline.web import saved_model
+    from keras_pipeline.export import saved_model
 
     assets = saved_model.assets(run.read("dataset")["classes"], calibration, build.student_preprocessing(run))
     with aside(run.path("tflite")) as temporary:

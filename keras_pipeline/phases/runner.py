@@ -8,8 +8,8 @@ import re
 import sys
 import time
 
-from keras_pipeline.core import artifacts
-from keras_pipeline.core.artifacts import Run, Step
+from keras_pipeline.core import files, sidecars
+from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.phases import (
     condition,
@@ -25,7 +25,9 @@ from keras_pipeline.phases import (
     phase6_export,
     phase7_manifest,
     preflight,
+    staleness,
 )
+from keras_pipeline.phases.steps import Step
 
 PHASES = (
     phase0_dataset, phase1_teacher, phase2_regional, phase3_soft_labels, phase4_student, phase5_calibration,
@@ -66,7 +68,7 @@ def execute(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]:
             print(f"{phase}: not applicable here: {run.why_not_applicable(phase)}", flush=True)
         check_ahead(run, todo, force=force)
         for position, step in enumerate(todo, 1):
-            reason = "--force" if force else artifacts.why_stale(run, step)
+            reason = "--force" if force else staleness.why_stale(run, step)
             _together(run, step, reason is not None)
             if reason is None:
                 print(f"{step.title}: up to date", flush=True)
@@ -116,7 +118,7 @@ def _together(run: Run, step: Step | None, runs: bool) -> bool:
     devices = distribute.strategy("multi_worker")
     with _others_present(run):
         distribute.wait(devices)  # now the chief has left all that the step reads
-        mine = int(artifacts.recipe(run, step)[:6], 16) + 1 if step else 0  # 24 bits: float32 holds them
+        mine = int(staleness.recipe(run, step)[:6], 16) + 1 if step else 0  # 24 bits: float32 holds them
         chiefs = distribute.agreed(devices, mine if runs else -mine)
     if abs(chiefs) != mine:
         raise ValueError(
@@ -133,7 +135,7 @@ def check_ahead(run: Run, steps: list[Step], *, force: bool = False) -> None:
     Raises ValueError with a line for each fault of the config; else what the machine lacks.
     """
     steps = condition.applicable(run, steps)
-    first = 0 if force else next((i for i, step in enumerate(steps) if artifacts.why_stale(run, step)), len(steps))
+    first = 0 if force else next((i for i, step in enumerate(steps) if staleness.why_stale(run, step)), len(steps))
     pending = steps[first:]
     made_anew = {name for step in pending for name in step.outputs}
     by = "audit" if "dataset" in made_anew else "dataset"  # where neither is there, that is told as the step's input
@@ -178,9 +180,9 @@ def evaluate_split(run: Run, step: Step) -> None:
         _check_inputs(run, step)
         _guarded(run, step)
         for path in map(run.path, step.outputs):
-            meta = artifacts.sidecar(path)
-            if meta and not artifacts.changed_files(path, meta):
-                artifacts.renew_times(path)
+            meta = sidecars.sidecar(path)
+            if meta and not sidecars.changed_files(path, meta):
+                sidecars.renew_times(path)
 
 
 def verify(run: Run) -> int:
@@ -195,14 +197,14 @@ def verify(run: Run) -> int:
     with contextlib.suppress(OSError, SourceError), _lock(run):  # a folder may be read-only, or another run write in it
         for name in found:
             if not found[name]:
-                artifacts.renew_times(run.path(name))
-    changed = {name: files for name, files in found.items() if files}
+                sidecars.renew_times(run.path(name))
+    changed = {name: altered for name, altered in found.items() if altered}
     if changed:
         # `run` would pass over a file whose size and time are as before.
         makers = [f"`{step.title} --force`" for step in STEPS if changed.keys() & {*step.outputs} - {"dataset"}]
         remedies = [*makers, *([f"of the dataset: {records.REMEDY}"] if "dataset" in changed else [])]
-        files = ", ".join(file for files in changed.values() for file in files)
-        raise BrokenArtefact(f"changed since they were made: {files}; to make them again: {', '.join(remedies)}")
+        altered = ", ".join(file for altered in changed.values() for file in altered)
+        raise BrokenArtefact(f"changed since they were made: {altered}; to make them again: {', '.join(remedies)}")
     print(f"{len(found)} artefacts verified, none changed")
     return len(found)
 
@@ -216,7 +218,7 @@ def _execute(run: Run, step: Step) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
         _guarded(dataclasses.replace(run, stale=stale), step)
         seconds = time.monotonic() - started
-        artifacts.write_sidecars(run, step, seconds)
+        staleness.write_sidecars(run, step, seconds)
     if step.clean:
         step.clean(run)
     print(f"{step.title}: done in {seconds:.1f} s", flush=True)
@@ -226,7 +228,7 @@ def _guarded(run: Run, step: Step) -> None:
     _make_deterministic(run)
     try:
         with _others_present(run):
-            step.run(dataclasses.replace(run, made_from=artifacts.recipe(run, step)))
+            step.run(dataclasses.replace(run, made_from=staleness.recipe(run, step)))
     except Exception as error:
         # tf.data names the position in a corrupt shard but not the shard.
         if type(error).__name__ in ("DataLossError", "InvalidArgumentError") and run.path("dataset").exists():
@@ -261,12 +263,12 @@ def _check_inputs(run: Run, step: Step) -> dict[str, str]:
         maker = next(other for other in STEPS if name in other.outputs)
         if not run.path(name).exists():
             raise BrokenArtefact(f"{step.title} needs {run.path(name)}; run `{maker.title}` first")
-        if artifacts.was_edited(run.path(name)):
+        if sidecars.was_edited(run.path(name)):
             raise BrokenArtefact(
                 f"{run.path(name)}: not what `{maker.title}` wrote; put that back, or run it again with --force"
             )
-        reason = artifacts.why_stale(run, maker)
-        if reason is not None and artifacts.sidecar(run.path(name)):
+        reason = staleness.why_stale(run, maker)
+        if reason is not None and sidecars.sidecar(run.path(name)):
             print(f"warning: {step.title} uses {name}, which is not up to date ({reason}); `{maker.title}` renews it")
             stale[maker.title] = reason
     return stale
@@ -292,9 +294,9 @@ def _remove_leftovers(run: Run) -> None:
     for kind in (".writing-*", ".old-*"):
         for folder in (run.folder, run.path("dataset").parent):
             for leftover in sorted(folder.rglob(kind)):
-                artifacts.remove(leftover)
+                files.remove(leftover)
         for leftover in run.path("web").parent.glob(f"{kind}-{run.config.experiment}"):
-            artifacts.remove(leftover)
+            files.remove(leftover)
 
 
 def status(run: Run) -> list[dict]:
@@ -312,7 +314,7 @@ def would_run(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]
         if reason is None and above is None:
             continue
         reason = reason or f"where {above} ends otherwise than before"
-        last = (artifacts.sidecar(run.path(step.outputs[0])) or {}).get("seconds")
+        last = (sidecars.sidecar(run.path(step.outputs[0])) or {}).get("seconds")
         expected = forecast[step.title]
         rows.append(
             {"step": step.title, "reason": reason, "seconds": expected.seconds, "gigabytes": expected.bytes / 1e9,

@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from keras_pipeline.core.artifacts import aside
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.files import aside
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.schema import Photo
 from keras_pipeline.data import records

@@ -7,7 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_pipeline.core.artifacts import Run, aside
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.files import aside
 from keras_pipeline.core.npz import NpzWriter
 from keras_pipeline.core.progress import progress
 from keras_pipeline.phases import build, teaching

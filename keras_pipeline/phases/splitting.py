@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_pipeline.core.artifacts import Run, write_json
+from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact, LeakError, SourceError
+from keras_pipeline.core.files import write_json
 from keras_pipeline.core.schema import SPLITS, shuffle_key
 from keras_pipeline.core.taxonomy import class_hash, class_list
 from keras_pipeline.phases.downloads import finished_shards, is_stored_alike, raw_folder, stored_as

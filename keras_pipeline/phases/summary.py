@@ -7,10 +7,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from keras_pipeline.core.artifacts import Run, sidecar
+from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import duration
-from keras_pipeline.evaluation.report import (
+from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.evaluation.report.html import (
     Block,
     Details,
     Figure,
@@ -183,7 +184,7 @@ def _examples(run: Run) -> list[Block]:
     from PIL import Image, ImageOps
 
     from keras_pipeline.data import records
-    from keras_pipeline.evaluation.pictures import photo_grid
+    from keras_pipeline.evaluation.report.pictures import photo_grid
 
     info = records.load_info(run.path("dataset"))
     first: dict[str, np.ndarray] = {}
@@ -236,7 +237,7 @@ def _regional(run: Run) -> list[Block]:
 
 def _figures_of(run: Run, prefix: str, title: str) -> list[Block]:
     """What one network learnt and where it errs."""
-    from keras_pipeline.evaluation.pictures import worst_classes
+    from keras_pipeline.evaluation.report.pictures import worst_classes
 
     metrics, pictures = run.read(f"{prefix}_metrics"), run.path(f"{prefix}_pictures")
     shown = run.path(prefix).parent / "full/augmented_batch.png"

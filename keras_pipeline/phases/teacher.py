@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_pipeline.core.artifacts import Run, write_json
-from keras_pipeline.core.config import GLOBAL_TEACHER, Config, Teacher
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.experiment import Config
+from keras_pipeline.core.config.teachers import GLOBAL_TEACHER, Teacher
+from keras_pipeline.core.files import write_json
 from keras_pipeline.phases import build, on_beam
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def train(run: Run, job: Job) -> None:
     import keras
 
     from keras_pipeline.data import records
-    from keras_pipeline.evaluation.watch import Pictures
+    from keras_pipeline.evaluation.report.training import Pictures
     from keras_pipeline.models import heads
     from keras_pipeline.training import distribute, fit
 
@@ -178,7 +180,7 @@ def ready(model, job: Job, stage, frozen: bool, shown: np.ndarray) -> None:
     """
     import keras
 
-    from keras_pipeline.models import depth, heads
+    from keras_pipeline.models import heads, layerwise
     from keras_pipeline.training.losses import LogitAdjusted, logit_shift
     from keras_pipeline.training.recall import MacroRecall
     from keras_pipeline.training.schedule import build_optimizer, jit_compile
@@ -193,7 +195,7 @@ def ready(model, job: Job, stage, frozen: bool, shown: np.ndarray) -> None:
             weight_decay=training.weight_decay,
             steps=stage.epochs * stage.steps_per_epoch,
             warmup=round(stage.warmup_epochs * stage.steps_per_epoch),
-            rates=depth.layer_rates(model, training.layer_decay),
+            rates=layerwise.layer_rates(model, training.layer_decay),
             clip_norm=training.clip_norm,
             gradient_accumulation=training.gradient_accumulation,
         ),

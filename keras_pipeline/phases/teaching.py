@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config import REGIONAL_TEACHER, Config
+from keras_pipeline.core.config.experiment import Config
+from keras_pipeline.core.config.student import REGIONAL_TEACHER
 from keras_pipeline.phases import build
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_pipeline.core.artifacts import aside, write_json
+from keras_pipeline.core.files import aside, write_json
 from keras_pipeline.training import distribute
 from keras_pipeline.training.schedule import mean_gradient_norm
 

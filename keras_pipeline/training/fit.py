@@ -12,8 +12,8 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_pipeline.core.artifacts import aside
-from keras_pipeline.core.config import Callbacks
+from keras_pipeline.core.config.teachers import Callbacks
+from keras_pipeline.core.files import aside
 from keras_pipeline.training import distribute
 from keras_pipeline.training.advice import Adviser
 from keras_pipeline.training.callbacks import (

@@ -20,9 +20,9 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_pipeline.core.artifacts import aside, read_json, write_json
-from keras_pipeline.core.content import file_hash
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.files import aside, read_json, write_json
+from keras_pipeline.core.hashing import file_hash
 from keras_pipeline.data import records, tfrecord
 from keras_pipeline.data.augment import sample_hash
 from keras_pipeline.training.losses import EMPTY_TAIL

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from keras_pipeline.evaluation.confusion import confusion_table
 from keras_pipeline.evaluation.metrics import MIN_CLASS_PHOTOS
-from keras_pipeline.evaluation.plots import BLUE, GREY, LIGHT_BLUE, ORANGE, new_figure, save_png, short_name
+from keras_pipeline.evaluation.report.plots import BLUE, GREY, LIGHT_BLUE, ORANGE, new_figure, save_png, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,9 +26,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_pipeline.core.artifacts import aside, read_json, write_json
-from keras_pipeline.core.content import file_hash
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.files import aside, read_json, write_json
+from keras_pipeline.core.hashing import file_hash
 from keras_pipeline.core.taxonomy import class_hash, genera_of, genus, genus_names
 from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg, resize_antialiased
 

@@ -1,6 +1,6 @@
 """The web bundle: a TF.js graph model with exactly the SavedModel's weights, and the page around it.
 
-    index.html app.js messages.js classifier.js worker.js preprocess.js sw.js style.css icon.svg   the page (web/page)
+    index.html app.js messages.js classifier.js worker.js preprocess.js sw.js style.css icon.svg   the page (page/)
     vendor/                       TensorFlow.js as published, and its licences
     model/model.json + shards     serving_default; float16 where that loses nothing, float32 elsewhere
     labels.json preprocessing.json calibration.json attribution.txt [priors.json]     the SavedModel's assets
@@ -30,10 +30,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from keras_pipeline.core.artifacts import aside, read_json, write_json
-from keras_pipeline.core.content import file_hash
+from keras_pipeline.core.files import aside, read_json, write_json
+from keras_pipeline.core.hashing import file_hash
 from keras_pipeline.core.quiet import stderr_held_back
-from keras_pipeline.web.saved_model import LABELS, load_classifier
+from keras_pipeline.export.saved_model import LABELS, load_classifier
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = (
@@ -199,7 +199,7 @@ def _check_weights(saved_model_folder: Path, groups: list[list[dict]]) -> None:
         if not converted[data]:
             raise ValueError(
                 f"{name}: the converter changed this weight {reader.get_variable_to_shape_map()[name]}, expected it "
-                "bit for bit; fold BatchNorm before export (web.quantize.fold_batch_norm)"
+                "bit for bit; fold BatchNorm before export (export.quantize.fold_batch_norm)"
             )
         converted[data] -= 1
     strangers = [data for data, count in converted.items() if count and len(data) > 4 * CONSTANT_ELEMENTS]

@@ -27,15 +27,15 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 from PIL import Image
 
-from keras_pipeline.core.artifacts import read_json
-from keras_pipeline.core.content import file_hash
+from keras_pipeline.core.files import read_json
+from keras_pipeline.core.hashing import file_hash
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.data.photo import ORIENTATION, upright_rgb
-from keras_pipeline.web.browser import open_browser
-from keras_pipeline.web.probe import Probe
-from keras_pipeline.web.saved_model import TOP, Classifier, load_classifier
-from keras_pipeline.web.tfjs import FILE_LIST
+from keras_pipeline.export.browser import open_browser
+from keras_pipeline.export.probe import Probe
+from keras_pipeline.export.saved_model import TOP, Classifier, load_classifier
+from keras_pipeline.export.tfjs import FILE_LIST
 
 CHUNK = 32  # photos asked at once: 19 MB of tensors at 224 px
 FEW = 8  # photos for a backend without hardware behind it, where each takes up to a second

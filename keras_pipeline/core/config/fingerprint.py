@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from keras_pipeline.core.config import Config
-from keras_pipeline.core.content import file_hash
-from keras_pipeline.core.provenance import redact_values
+from keras_pipeline.core.config.experiment import Config
+from keras_pipeline.core.hashing import file_hash
+from keras_pipeline.core.redaction import redact_values
 
 # Config keys that may name a file: what it holds counts, not where it lies.
 FILE_KEYS = {"labels", "pretrained", "weights", "synonyms", "exclude"}

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import annotated_types
 
-from keras_pipeline.core.config import Config, Section
+from keras_pipeline.core.config.base import Section
+from keras_pipeline.core.config.experiment import Config
 
 HEAD = """# Every key of a config
 

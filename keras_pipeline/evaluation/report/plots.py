@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike
 
-from keras_pipeline.core.artifacts import aside
+from keras_pipeline.core.files import aside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pipeline.core.progress import progress
-from keras_pipeline.web.quantize import copy
+from keras_pipeline.export.quantize import copy
 
 BITS = 8  # as `quantize.affine`
 SAME = 1e-4  # of the largest logit, by which the twin may differ: float32 sums in another order

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from keras_pipeline.core.static_server import serve_folder
-from keras_pipeline.web.browser import open_browser
+from keras_pipeline.export.browser import open_browser
 
 ANSWER_MS = 60_000
 

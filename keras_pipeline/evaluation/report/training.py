@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_pipeline.evaluation import pictures
 from keras_pipeline.evaluation.predict import inference
+from keras_pipeline.evaluation.report import pictures
 
 SHOWN = 24  # photos of the batch
 JUDGED = 2048  # photos of the val split: at full size a second pass over all of it would take minutes

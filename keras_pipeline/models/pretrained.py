@@ -6,7 +6,7 @@ import functools
 import os
 from pathlib import Path
 
-from keras_pipeline.core.config import GLOBAL_TEACHER, VIT_PRESETS, Model
+from keras_pipeline.core.config.teachers import GLOBAL_TEACHER, VIT_PRESETS, Model
 
 KAGGLE, KERAS = "https://www.kaggle.com", "https://storage.googleapis.com"
 SECONDS = 10  # for an answer, whatever it is

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from keras_pipeline.core.artifacts import aside
+from keras_pipeline.core.files import aside
 
 Cell = str | int | float | bool | None
 

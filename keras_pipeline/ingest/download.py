@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
-from keras_pipeline.core.config import Export
+from keras_pipeline.core.config.phase0 import Export
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
-from keras_pipeline.core.provenance import without_credentials
+from keras_pipeline.core.redaction import without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION, Photo
 from keras_pipeline.ingest import fetch, fields
 from keras_pipeline.ingest.crawl import crawl

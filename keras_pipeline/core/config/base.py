@@ -1,0 +1,19 @@
+"""The base of all sections of a config, and the error of one that can't be used."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ConfigError(ValueError):
+    """The configuration can't be used; the message lists every fault. The command line exits with 2."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # a password, perhaps
+    )

@@ -1,0 +1,87 @@
+"""Sections `phase5`, `phase6` and `gates`: calibration, export, and what the run must reach."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from keras_pipeline.core.config.base import Section
+
+
+class RegionPriors(Section):
+    """What a photo's region says of its species, from the train split's counts; measured always, shipped if asked."""
+
+    ship: bool = Field(False, description="the page asks for the region, and lets it count")
+    smoothing: float = Field(100.0, gt=0, le=1e9, description="photos of no region mixed into each region's")
+    floor: float = Field(0.02, gt=0, le=1, description="the least that a region leaves of a species' probability")
+
+
+class Phase5(Section):
+    bins: int = Field(15, ge=2, le=1000, description="confidence bins of ECE and MCE (Guo 2017)")
+    target_precision: float = Field(0.95, gt=0, lt=1, description="promised for conclusive answers")
+    confidence_level: float = Field(0.95, gt=0, lt=1, description="of the promise (one-sided)")
+    accept_unmet: bool = Field(
+        False,
+        description="ships the best reachable threshold where target_precision can't be promised; page, model card and "
+        "report print its promise beside it",
+    )
+    region_priors: RegionPriors = RegionPriors()
+
+
+Rounding = Literal["fp16", "int8", "int8-qat", "none"]
+
+
+class Qat(Section):
+    """Quantisation-aware training, of `quantization: int8-qat`."""
+
+    steps: int = Field(200, ge=1, description="batches of phase4.training.batch_size")
+    learning_rate: float = Field(3e-6, gt=0, description="of Adam, falling to 0; 1e-5 ruins flowers17's student")
+
+
+class Phase6(Section):
+    quantization: Rounding = Field(
+        "fp16",
+        description="of the shipped weights; int8: kernels that bear it in a byte a value, the rest fp16; int8-qat: "
+        "the same after training for it",
+    )
+    compare: list[Rounding] = Field([], description="other ways of rounding, measured beside the shipped one")
+    qat: Qat = Qat()
+    validation_photos: int | None = Field(
+        1000, ge=20, description="seeded sample of the test split shown to the browser; null: all"
+    )
+    photos: str | None = Field(
+        None,
+        min_length=1,
+        description="folder of photos as they were taken, for the page's whole path; null: an embedded source's",
+    )
+    max_top1_loss: float = Field(0.02, ge=0, le=1, description="test top-1 that rounding may cost before export stops")
+
+
+class Gates(Section):
+    """What the run must reach; a missed gate makes it exit 1 at the end. null: not asked for."""
+
+    url_failure_rate: float | None = Field(0.05, description="below")
+    largest_group: float | None = Field(0.01, description="share of the photos in the largest group, at most")
+    valid_photos_min: int | None = Field(800_000, description="photos; the plan: 800-900 thousand")
+    valid_photos_max: int | None = Field(900_000, description="photos")
+    baseline_top1_min: float | None = Field(0.30, description="of the linear probe; the plan: 30-40 %")
+    teacher_top1: float | None = Field(0.70, description="test, at least")
+    teacher_top5: float | None = Field(0.85, description="test, at least")
+    teacher_min_recall: float | None = Field(0.60, description="of each class, above")
+    teacher_over_probe: float | None = Field(
+        0.0, description="test top-1 less the linear probe's; missed where its whole 95 % interval is below"
+    )
+    regional_top1: float | None = Field(0.80, description="regional teacher in its region, at least")
+    regional_global_top1: float | None = Field(0.65, description="regional teacher over all regions, at least")
+    regional_gain: float | None = Field(0.0, description="top-1 over the global teacher in the region, above")
+    student_megabytes: float | None = Field(20.0, description="MB, below")
+    student_val_top1: float | None = Field(0.70, description="at least")
+    student_train_top1: float | None = Field(0.80, description="on clean train photos, above")
+    val_loss_ratio: float | None = Field(1.05, description="final val loss / best val loss, at most")
+    ece: float | None = Field(0.10, description="of the shipped model on test, below")
+    precision: float | None = Field(0.95, description="of conclusive answers, on test, at least")
+    coverage: float | None = Field(0.80, description="share of conclusive answers, on test, at least")
+    bundle_megabytes: float | None = Field(150.0, description="MB, at most")
+    browser_correlation: float | None = Field(0.995, description="Python against browser, above")
+    prediction_seconds: float | None = Field(5.0, description="a photo in the browser on the CPU, below")

@@ -1,0 +1,126 @@
+"""A whole experiment: the sections of one YAML file, and what they require of each other."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from keras_pipeline.core.config.base import Section
+from keras_pipeline.core.config.delivery import Gates, Phase5, Phase6
+from keras_pipeline.core.config.phase0 import Phase0
+from keras_pipeline.core.config.source import Dataset, Source
+from keras_pipeline.core.config.student import REGIONAL_TEACHER, Phase3, Phase4
+from keras_pipeline.core.config.teachers import GLOBAL_TEACHER, RegionalTeacher, Teacher
+
+EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+# Where the plan gives the same knob other values in other phases. Merged below the file's own values, so that a file
+# which sets phase2.training.epochs alone keeps the plan's phase2.training.learning_rate.
+PLAN = {
+    "phase1": {"regularization": {"mixup_alpha": 0.8, "cutmix_alpha": 0.8}},
+    "phase2": {
+        "training": {"learning_rate": 5e-6, "batch_size": 32, "epochs": 20, "weight_decay": 0.02},
+        "data": {"augmentation": "moderate"},
+        "regularization": {"dropout": 0.3},
+        "callbacks": {"early_stopping_patience": 5},
+    },
+    "phase3": {"model": {"name": "mobilenetv2"}},
+    "phase4": {"finetune": {"learning_rate": 5e-5}},
+}
+
+
+def _merge(below: Any, above: Any) -> Any:
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return {key: _merge(below.get(key), above[key]) if key in above else below[key] for key in {**below, **above}}
+
+
+def _without_regional(values: Any) -> Any:
+    """`phase2: null` takes its teacher out of the ensemble too, so that one key is enough."""
+    if not isinstance(values, dict) or values["phase2"] is not None or not isinstance(values["phase3"], dict):
+        return values
+    teachers = values["phase3"].get("teachers", [member.model_dump() for member in Phase3().teachers])
+    if isinstance(teachers, list):
+        teachers = [each for each in teachers if not (isinstance(each, dict) and each.get("path") == REGIONAL_TEACHER)]
+    return values | {"phase3": values["phase3"] | {"teachers": teachers}}
+
+
+class Config(Section):
+    experiment: str = Field(description="name of the folders; the file's stem unless given")
+    seed: int = Field(42, ge=0, lt=2**31, description="of splits, weights, shuffles and views")
+    deterministic: bool = Field(False, description="bit-identical repeats, at some cost in speed")
+    root: str = Field(".", description="folder that holds tfrecords/, artifacts/ and web_export/")
+    distribute: Literal["none", "mirrored", "multi_worker"] = Field(
+        "none", description="who trains: one device; all GPUs of this machine; those of all in TF_CONFIG"
+    )
+    source: Source = Source()
+    dataset: Dataset = Dataset()
+    phase0: Phase0 = Phase0()
+    phase1: Teacher = Teacher()
+    phase2: RegionalTeacher | None = RegionalTeacher()
+    phase3: Phase3 = Phase3()
+    phase4: Phase4 = Phase4()
+    phase5: Phase5 = Phase5()
+    phase6: Phase6 = Phase6()
+    gates: Gates = Gates()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plan(cls, values: Any) -> Any:
+        return _without_regional(_merge(PLAN, values))
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Config:
+        for key, name in (("experiment", self.experiment), ("dataset.name", self.dataset_name)):
+            if not EXPERIMENT_NAME.fullmatch(name):
+                raise ValueError(f"{key}: {name!r} must be at most 100 letters, digits, '.', '_' and '-'")
+        for key, phase in (("phase1", self.phase1), ("phase2", self.phase2), ("phase4", self.phase4)):
+            if phase and (size := phase.data.image_size) > self.dataset.short_side:
+                raise ValueError(
+                    f"{key}.data.image_size {size} is larger than dataset.short_side {self.dataset.short_side}: "
+                    "stored photos would be enlarged; raise short_side or lower image_size"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _global_teacher(self) -> Config:
+        """Only phase 2 comes after the global teacher and answers its classes."""
+        for key, model in (("phase1.model", self.phase1.model), ("phase3.model", self.phase3.model)):
+            if model.pretrained == GLOBAL_TEACHER:
+                raise ValueError(f"{key}.pretrained: {GLOBAL_TEACHER} is for phase2.model; give true, a path or false")
+        mine, theirs = self.phase2 and self.phase2.model, self.phase1.model
+        if mine and mine.pretrained == GLOBAL_TEACHER and mine.title != theirs.title:
+            raise ValueError(
+                f"phase2.model.pretrained: {GLOBAL_TEACHER} needs phase1's model ({theirs.title}), received "
+                f"{mine.title}; give phase2.model the same, or other weights"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _distributed(self) -> Config:
+        """What Keras does wrong, or not at all, on several replicas."""
+        if self.distribute == "none":
+            return self
+        for phase, training in ((name, teacher.training) for name, teacher in self.teachers.items()):
+            for key, wanted, instead in (
+                ("gradient_accumulation", training.gradient_accumulation > 1, "1: each replica holds its part only"),
+                ("precision", training.precision == "mixed_float16", "mixed_bfloat16 or float32"),
+                ("jit_compile", training.jit_compile, "null or false"),
+            ):
+                if wanted:
+                    raise ValueError(
+                        f"{phase}.training.{key}: received {getattr(training, key)} with distribute: "
+                        f"{self.distribute}, expected {instead}; or set distribute: none"
+                    )
+        return self
+
+    @property
+    def dataset_name(self) -> str:
+        return self.dataset.name or self.experiment
+
+    @property
+    def teachers(self) -> dict[str, Teacher]:
+        """Of the phases that train one, by the phase's name."""
+        return {name: phase for name in ("phase1", "phase2") if (phase := getattr(self, name))}

@@ -1,0 +1,184 @@
+"""Read an experiment's YAML file, with `--set` overrides and `${NAME:-default}` from the environment.
+
+`from_file(path, overrides)` returns a `Config` or raises `ConfigError` with, for every fault, the key's path, what was
+received, what is allowed, and the nearest name. A password never has to stand in a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from keras_pipeline.core.config.base import ConfigError, Section
+from keras_pipeline.core.config.experiment import Config
+from keras_pipeline.core.config.student import EnsembleMember
+from keras_pipeline.core.redaction import redact_values
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-5 as a string; everyone who writes it means a number. Repeated keys raise."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        # Here, before merge keys (`<<`) are resolved: those write inherited keys into the node too.
+        keys = [key.value for key, _ in node.value]
+        repeated = {key for key in keys if keys.count(key) > 1}
+        if repeated:
+            where = f"{self.name}, section from line {node.start_mark.line + 1}"
+            raise ConfigError(f"{where}: {', '.join(sorted(repeated))}: given twice; keep one")
+        return node
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def from_file(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Reads one experiment.
+
+    Args:
+        path: YAML file; its stem is the experiment's name unless the file gives one.
+        overrides: `a.b.c=value` strings, the value in YAML, applied after the file.
+
+    Raises:
+        ConfigError: for anything that isn't a usable configuration, listing every fault.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read ({error}); expected a YAML file, see configs/") from error
+    values = _parse(text, str(path))
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path}: received {type(values).__name__}, expected a mapping of sections, see configs/demo.yaml"
+        )
+    values.setdefault("experiment", path.stem)
+    return with_overrides(values, overrides or [], str(path))
+
+
+def with_overrides(values: dict, overrides: list[str], origin: str) -> Config:
+    """`from_dict` after `a.b.c=value` strings. Raises ConfigError."""
+    for override in overrides:
+        values = _override(values, override)
+    keys = [override.partition("=")[0] for override in overrides]  # a value may be a URI with a password
+    return from_dict(values, f"{origin}, --set {', '.join(keys)}" if keys else origin)
+
+
+def from_dict(values: dict, origin: str = "config") -> Config:
+    """Validates nested plain values (as YAML gives them). Raises ConfigError."""
+    try:
+        return Config.model_validate(_expand(values))
+    except ValidationError as error:
+        faults = [_describe(fault) for fault in error.errors(include_url=False)]
+        raise ConfigError("\n".join(f"{origin}: {fault}" for fault in faults)) from None
+    except RecursionError:
+        raise ConfigError(f"{origin}: a section that contains itself (an alias of what it is part of)") from None
+
+
+def write(path: Path, config: Config) -> Path:
+    """A file that `from_file` reads as the same config, passwords left out; returns its path."""
+    values = redact_values(config.model_dump())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("# Written by `demo --images`.\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return path
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        loader = _Loader(text)
+        loader.name = origin  # PyYAML would call it <unicode string>.
+        return loader.get_single_data()
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2020-13-01 is no date, [[[[… has no end
+        raise ConfigError(f"{origin}: is not YAML: {error}") from error
+
+
+def _override(values: dict, override: str) -> dict:
+    key, separator, text = override.partition("=")
+    if not separator or not all(key.split(".")):
+        raise ConfigError(f"--set {override}: expected a.b.c=value")
+    return _with(values, key.split("."), _parse(text, f"--set {key}"), key)
+
+
+def _with(values: Any, path: list[str], value: Any, key: str) -> Any:
+    """A copy with one value replaced: sections that YAML shares between phases (`*anchor`) must stay as they are."""
+    first, *rest = path
+    above = key[: -len(".".join(path)) - 1]
+    if isinstance(values, list):
+        numbers = [str(number) for number in range(len(values))]
+        if first not in numbers:
+            expected = f"one of {', '.join(numbers)}" if numbers else "none, for the list is empty"
+            raise ConfigError(
+                f"--set {key}: received {first!r} as the number of an entry of {above}, expected {expected}; "
+                f"a list of another length is given whole: --set '{above}=[…]'"
+            )
+        entries = dict(zip(numbers, values, strict=True))
+        return list(_with(entries, path, value, key).values())
+    if not isinstance(values, dict):
+        raise ConfigError(f"--set {key}: {above} is a value, not a section")
+    below = values[first] if first in values else _default([*above.split("."), first] if above else [first])
+    return {**values, first: _with(below, rest, value, key) if rest else value}
+
+
+def _default(path: list[str]) -> list | dict:
+    """What an override changes where the file says nothing: a list's default; of a section, no key is given yet."""
+    field = _section_at(path[:-1]).model_fields.get(path[-1])
+    default = field.default if field else None
+    if not isinstance(default, list):
+        return {}
+    return [entry.model_dump(exclude_unset=True) if isinstance(entry, Section) else entry for entry in default]
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expand(inner) for inner in value]
+    if isinstance(value, str):
+        return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", _from_environment, value)
+    return value
+
+
+def _from_environment(match: re.Match) -> str:
+    name = match[1]
+    value = os.environ.get(name) or match[2]
+    if value is None:
+        raise ConfigError(
+            f"${{{name}}}: the environment variable {name} is not set; set it, or write ${{{name}:-default}}"
+        )
+    return value
+
+
+def _describe(fault: dict) -> str:
+    path = [str(part) for part in fault["loc"]]
+    key = ".".join(path) or "config"
+    if fault["type"] == "extra_forbidden":
+        names = list(_section_at(path[:-1]).model_fields)
+        close = difflib.get_close_matches(path[-1], names, 1, 0)
+        return f"{key}: unknown key; did you mean {close[0]!r}? Allowed here: {', '.join(names)}"
+    if fault["type"] == "value_error":
+        return f"{key}: {fault['ctx']['error']}"
+    received, message = fault["input"], fault["msg"]
+    return f"{key}: received {received!r} ({type(received).__name__}); {message[0].lower()}{message[1:]}"
+
+
+def _section_at(path: list[str]) -> type[Section]:
+    section: type[Section] = Config
+    for part in path:
+        field = section.model_fields.get(part)
+        kind = field.annotation if field else None
+        kind = next((each for each in get_args(kind) if each is not type(None)), kind)  # of `Section | None`
+        if isinstance(kind, type) and issubclass(kind, Section):
+            section = kind
+        elif part == "teachers":
+            section = EnsembleMember
+    return section

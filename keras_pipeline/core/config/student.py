@@ -1,0 +1,121 @@
+"""Sections `phase3` and `phase4`: soft labels, distillation and fine-tuning of the student."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from keras_pipeline.core.config.base import Section
+from keras_pipeline.core.config.teachers import Augmentation, Callbacks, Model, Optimizer
+
+REGIONAL_TEACHER = "phase2/best.keras"  # as a path of phase3.teachers
+
+
+# Not the plan's values (one view, T 3, weights 0.7 and 0.3): benchmarks/distillation_gain.py compares them.
+class LossWeights(Section):
+    kl_divergence: float = Field(1.0, ge=0, description="weight of the teachers' term: T² · KL(teacher || student)")
+    cross_entropy: float = Field(0.0, ge=0, description="weight of the hard labels' cross-entropy")
+
+    @model_validator(mode="after")
+    def _some(self) -> LossWeights:
+        if self.kl_divergence + self.cross_entropy == 0:
+            raise ValueError("kl_divergence and cross_entropy can't both be 0: nothing would be learnt")
+        return self
+
+
+class Distillation(Section):
+    temperature: float = Field(2.0, gt=0, le=100, description="softens both sides of the KL (Hinton 2015)")
+    loss: Literal["kl", "dist"] = Field("kl", description="the teachers' term: KL, or DIST (arXiv 2205.10536)")
+    loss_weights: LossWeights = LossWeights()
+
+
+class EnsembleMember(Section):
+    path: str = Field(
+        description="a teacher's .keras, relative to the experiment's folder; soft_labels/ lies beside it"
+    )
+    weight: float = Field(ge=0, description="share in the ensemble, renormalised over the teachers that speak")
+    region_filter: str | None = Field(None, description="speaks only for photos of this region")
+
+
+class SoftLabels(Section):
+    top_k: int = Field(128, ge=1, le=16384, description="logits kept a photo; the rest as one tail sum")
+    views: int = Field(8, ge=1, le=64, description="stored views a photo; the first is clean, the others augmented")
+
+
+class Phase3(Section):
+    model: Model = Model(name="mobilenetv2")
+    distillation: Distillation = Distillation()
+    teachers: list[EnsembleMember] = [
+        EnsembleMember(path="phase1/best.keras", weight=0.5),
+        EnsembleMember(path=REGIONAL_TEACHER, weight=0.5, region_filter="EU_SW"),
+    ]
+    ensemble: Literal["logits", "probabilities"] = Field("logits", description="where the teachers are averaged")
+    soft_labels: SoftLabels = SoftLabels()
+
+    @model_validator(mode="after")
+    def _weights(self) -> Phase3:
+        if self.model.name != "mobilenetv2":
+            raise ValueError(f"model.name of the student must be mobilenetv2, received {self.model.name!r}")
+        if not any(t.weight > 0 and t.region_filter is None for t in self.teachers):
+            raise ValueError(
+                f"teachers: received {'none' if self.teachers else 'an empty list'}, expected at least one with weight "
+                "> 0 and no region_filter, for photos of any region, such as {path: phase1/best.keras, weight: 1.0}"
+            )
+        return self
+
+
+class StudentTraining(Section):
+    batch_size: int = Field(128, ge=1, description="photos a step")
+    warmup_epochs: float = Field(1.0, ge=0, description="linear warm-up of each stage, then cosine to 0")
+    weight_decay: float = Field(0.0, ge=0, description="only with optimizer: adamw")
+    optimizer: Optimizer = Field("adam", description="the plan's")
+
+    @model_validator(mode="after")
+    def _decay(self) -> StudentTraining:
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(f"weight_decay {self.weight_decay:g} needs optimizer: adamw, received {self.optimizer}")
+        return self
+
+
+class Stage(Section):
+    epochs: int = Field(10, ge=1, description="passes over the train split")
+    learning_rate: float = Field(1e-4, gt=0, lt=10, description="peak, after warm-up")
+    augmentation: Augmentation = Field("aggressive", description="none | moderate | aggressive")
+
+
+class Distill(Section):
+    epochs: int = Field(10, ge=1, description="passes over the train split, on the views the teachers saw")
+    learning_rate: float = Field(1e-4, gt=0, lt=10, description="peak, after warm-up")
+    live: bool = Field(False, description="the teachers answer the student's own views as it trains; none are stored")
+    augmentation: Augmentation = Field("moderate", description="of the views with live: true; stored ones are moderate")
+    mixup_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 switches it off")
+    cutmix_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 switches it off")
+
+    @model_validator(mode="after")
+    def _stored(self) -> Distill:
+        if not self.live and self.augmentation != "moderate":
+            raise ValueError(
+                f"augmentation {self.augmentation} needs live: true; the first stored view is clean, the others are "
+                "moderate, and phase3.soft_labels.views says how many there are"
+            )
+        return self
+
+
+class StudentData(Section):
+    image_size: int = Field(224, ge=32, le=512, description="pixels; the student's and the page's input")
+
+
+class Phase4(Section):
+    data: StudentData = StudentData()
+    training: StudentTraining = StudentTraining()
+    distill: Distill = Distill()
+    finetune: Stage = Stage(learning_rate=5e-5)
+    callbacks: Callbacks = Callbacks()
+
+    @model_validator(mode="after")
+    def _warmup(self) -> Phase4:
+        for stage in ("distill", "finetune"):
+            if self.training.warmup_epochs >= getattr(self, stage).epochs:
+                raise ValueError(f"training.warmup_epochs must be below {stage}.epochs ({getattr(self, stage).epochs})")
+        return self

@@ -1,0 +1,166 @@
+"""Sections `phase1` and `phase2`: networks, training, data and regularization of the teachers."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from keras_pipeline.core.config.base import Section
+
+VIT_NAME = re.compile(r"vit_(tiny|small|base|large|huge)_patch(8|14|16|32)(_(\d+))?")
+
+# layers, heads, width; MLP = 4 x width. tiny and small: arXiv 2012.12877, table 1; the others: 2010.11929, table 1.
+VIT_SIZES = {"tiny": (12, 3, 192), "small": (12, 6, 384), "base": (12, 12, 768), "large": (24, 16, 1024),
+             "huge": (32, 16, 1280)}  # fmt: skip
+
+# keras-hub's, by name; each needs a download or a copy of its weights.
+VIT_PRESETS = (
+    "vit_base_patch16_224_imagenet", "vit_base_patch16_384_imagenet", "vit_base_patch32_384_imagenet",
+    "vit_large_patch16_224_imagenet", "vit_large_patch16_384_imagenet", "vit_large_patch32_384_imagenet",
+    "vit_base_patch16_224_imagenet21k", "vit_base_patch32_224_imagenet21k", "vit_large_patch16_224_imagenet21k",
+    "vit_large_patch32_224_imagenet21k", "vit_huge_patch14_224_imagenet21k",
+)  # fmt: skip
+
+MOBILENET_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # of Keras's ImageNet weights
+
+GLOBAL_TEACHER = "global_teacher"  # as phase2.model.pretrained
+
+
+class Model(Section):
+    name: str = Field(
+        "vit_base_patch16_224", description="mobilenetv2 or vit_{tiny,small,base,large,huge}_patch{8,14,16,32}"
+    )
+    pretrained: bool | str = Field(
+        True, description="true or imagenet, imagenet21k (ViT): download; a path: .weights.h5; false; global_teacher"
+    )
+    num_classes: int | None = Field(None, ge=2, description="checked against the class list, its only source")
+    alpha: float = Field(1.0, gt=0, le=2, description="width multiplier of mobilenetv2")
+    dropout_rate: float = Field(0.2, ge=0, lt=1, description="before the student's head (teachers: regularization)")
+    head_rank: int | None = Field(None, ge=1, description="the head's kernel as a product of this rank; null: whole")
+    batch_norm_momentum: float = Field(0.9, gt=0, lt=1, description="Keras's 0.999 lags behind in short runs")
+
+    @property
+    def title(self) -> str:
+        """What makes two of them the same network."""
+        return f"{self.name}, alpha {self.alpha:g}" if self.name == "mobilenetv2" else self.name
+
+    @model_validator(mode="after")
+    def _known(self) -> Model:
+        if self.name != "mobilenetv2" and not VIT_NAME.fullmatch(self.name):
+            close = difflib.get_close_matches(
+                self.name, ["mobilenetv2", "vit_base_patch16_224", "vit_tiny_patch16"], 1, 0
+            )
+            raise ValueError(f"unknown model name {self.name!r}, nearest: {close[0]!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _published(self) -> Model:
+        """Weights that nobody has published are an error here, not after a download has failed."""
+        tag = "imagenet" if self.pretrained is True else self.pretrained
+        if tag not in ("imagenet", "imagenet21k"):
+            return self
+        instead = "give the path of a .weights.h5 file, or pretrained: false"
+        if self.name != "mobilenetv2" and f"{self.name}_{tag}" not in VIT_PRESETS:
+            raise ValueError(
+                f"pretrained: no {tag} weights of {self.name} are published in keras-hub (there are "
+                f"{', '.join(VIT_PRESETS)}); {instead}"
+            )
+        if self.name == "mobilenetv2" and (tag != "imagenet" or self.alpha not in MOBILENET_ALPHAS):
+            raise ValueError(
+                f"pretrained: no {tag} weights of mobilenetv2 with alpha {self.alpha:g} are published (there are "
+                f"imagenet ones of alpha {', '.join(map(str, MOBILENET_ALPHAS))}); {instead}"
+            )
+        return self
+
+
+Optimizer = Literal["adam", "adamw", "sgd"]
+
+Augmentation = Literal["none", "moderate", "aggressive"]
+
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+
+
+class Training(Section):
+    learning_rate: float = Field(1e-5, gt=0, lt=10, description="peak, after warm-up")
+    batch_size: int = Field(64, ge=1, description="photos a step")
+    epochs: int = Field(15, ge=1, description="passes over the train split")
+    warmup_epochs: float = Field(2.0, ge=0, description="linear warm-up, then cosine to 0")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled (AdamW); spares norms, biases and embeddings")
+    optimizer: Optimizer = Field("adamw", description="AdamW is what ViTs are fine-tuned with")
+    head_epochs: int = Field(0, ge=0, description="first train only the new head, so that it can't wreck the backbone")
+    head_learning_rate: float = Field(1e-3, gt=0, lt=10, description="of the head-only stage")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="the rate falls by this factor a block towards the input (arXiv 2106.08254)"
+    )
+    clip_norm: float | None = Field(None, gt=0, description="greatest norm of the gradient; null: not clipped")
+    gradient_accumulation: int = Field(1, ge=1, description="batches an update: large ones in little memory")
+    precision: Precision = Field("float32", description="mixed ones halve the memory; weights stay float32")
+    rematerialisation: bool = Field(False, description="ViT: blocks computed again backwards; less memory, slower")
+    jit_compile: bool | None = Field(None, description="XLA; null: on GPUs only")
+
+    @model_validator(mode="after")
+    def _warmup(self) -> Training:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs})")
+        if self.weight_decay and self.optimizer == "adam":
+            raise ValueError(f"weight_decay {self.weight_decay:g} with optimizer: adam; use adamw, or weight_decay: 0")
+        return self
+
+
+Sampling = Literal["natural", "sqrt", "balanced"]
+
+
+class Data(Section):
+    sampling: Sampling = Field(
+        "natural", description="a class comes as often as it has photos, as their root, or as all"
+    )
+    augmentation: Augmentation = Field("aggressive", description="none | moderate | aggressive")
+    image_size: int = Field(224, ge=32, le=512, description="pixels; the model's input")
+
+
+class Regularization(Section):
+    dropout: float = Field(0.2, ge=0, lt=1, description="before the head")
+    mixup_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 is off (arXiv 1710.09412)")
+    cutmix_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 is off (arXiv 1905.04899)")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label spread over all classes")
+    logit_adjustment: float = Field(0.0, ge=0, le=3, description="τ; 1 trains for balanced classes (arXiv 2007.07314)")
+
+
+class Callbacks(Section):
+    early_stopping: bool = Field(True, description="stop when val loss no longer falls")
+    early_stopping_patience: int = Field(3, ge=1, description="epochs without a better val loss")
+    save_best: bool = Field(True, description="best.keras is the epoch of lowest val loss; false: the last epoch")
+    checkpoint_dir: str | None = Field(None, description="none: phaseN/checkpoints in the experiment's folder")
+    backup_minutes: float = Field(10.0, ge=0, description="what a kill inside an epoch may cost; 0: after every step")
+
+
+def _check_patches(model: Model, image_size: int) -> None:
+    match = VIT_NAME.fullmatch(model.name)
+    if match and image_size % int(match[2]):
+        raise ValueError(f"data.image_size {image_size} is not a multiple of {model.name}'s patch size {match[2]}")
+
+
+class Teacher(Section):
+    """Phases 1 and 2."""
+
+    model: Model = Model()
+    training: Training = Training()
+    data: Data = Data()
+    regularization: Regularization = Regularization()
+    callbacks: Callbacks = Callbacks()
+
+    @model_validator(mode="after")
+    def _patches(self) -> Teacher:
+        _check_patches(self.model, self.data.image_size)
+        if self.training.rematerialisation and self.model.name == "mobilenetv2":
+            raise ValueError("training.rematerialisation: true is for ViTs, received model.name mobilenetv2; remove it")
+        return self
+
+
+class RegionalTeacher(Teacher):
+    """`phase2: null` instead of a section: no regional teacher, neither here nor in `phase3.teachers`."""
+
+    region: str = Field("EU_SW", min_length=1, description="the region whose train photos phase 2 learns from")

@@ -1,0 +1,74 @@
+"""JSON files and atomic writes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from keras_pipeline.core.errors import BrokenArtefact
+
+
+def read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        said = "missing; the step that writes it has not run, or it was removed (see `status`)"
+        raise BrokenArtefact(f"{path}: {said}") from None
+    except (ValueError, RecursionError) as error:
+        raise BrokenArtefact(f"{path}: not JSON ({error}); remove it and run its step again") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with aside(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """Yields a temporary sibling; renames it over `path` on success, removes it on failure."""
+    temporary = temporary_for(path)
+    try:
+        yield temporary
+        if temporary.is_dir() and path.exists():
+            old = path.with_name(f".old-{os.getpid()}-{path.name}")
+            path.rename(old)
+            temporary.rename(path)
+            remove(old)
+        else:
+            temporary.replace(path)
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, where there is one."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def temporary_for(path: Path) -> Path:
+    """A sibling to write in until `path` is complete; the runner removes what a killed run left under such names.
+
+    It keeps the suffix, because Keras chooses a format by it.
+    """
+    return path.with_name(f".writing-{os.getpid()}-{path.name}")
+
+
+def table_attributes(path: Path) -> dict:
+    """`attrs` of a table that pandas wrote as parquet; {} where there is none, or no parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        metadata = pyarrow.parquet.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException):
+        return {}
+    return json.loads(metadata.get(b"PANDAS_ATTRS", b"{}"))
