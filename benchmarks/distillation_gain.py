@@ -73,8 +73,13 @@ def train(split: int, seed: int, student: str, variant: str) -> dict[str, float]
     from keras_pipeline.core.artifacts import Run
     from keras_pipeline.core.config.load import from_file
     from keras_pipeline.data import records
+    from keras_pipeline.data.preprocess import Preprocessing
     from keras_pipeline.evaluation.metrics import classification_metrics
-    from keras_pipeline.phases import build, phase1_teacher, phase3_soft_labels, phase4_student, teacher
+    from keras_pipeline.models import trained
+    from keras_pipeline.phases.phase1_teacher import evaluate, logits
+    from keras_pipeline.phases.phase3_soft_labels import check, combine
+    from keras_pipeline.phases.phase3_soft_labels.student import build
+    from keras_pipeline.phases.phase4_student import distill, finetune
 
     model, rates = STUDENTS[student]
     values = {f"phase3.model.{key}": value for key, value in model.items()} | {"seed": seed, **VARIANTS[variant]}
@@ -89,15 +94,17 @@ def train(split: int, seed: int, student: str, variant: str) -> dict[str, float]
         run.path(artefact).parent.mkdir(parents=True, exist_ok=True)
     if variant == "plain":
         keras.utils.set_random_seed(seed)
-        build.student(run, len(info.classes)).save(run.path("distilled"))
-        phase4_student.finetune(run)
+        build(run.config, len(info.classes)).save(run.path("distilled"))
+        finetune.run(run)
     else:
         if variant != "live":
-            teacher.logits(run, phase1_teacher.job(run))
-            phase3_soft_labels.combine(run)
-            phase3_soft_labels.check(run)
-        phase4_student.distill(run)
-    found, _ = build.predict_split(run, "student" if variant == "plain" else "distilled", "test", SIZE)
+            logits.run(run)
+            combine.run(run)
+            check.run(run)
+        distill.run(run)
+    model = trained.load(run.path("student" if variant == "plain" else "distilled"), info, image_size=SIZE)
+    preprocessing = Preprocessing(SIZE, run.config.dataset.short_side)
+    found = evaluate.predict_split(model, info, "test", preprocessing, "student on test")
     result = classification_metrics(found.logits, found.labels, found.regions, info.classes, found.group_ids)
     shutil.rmtree(run.folder)
     return {"top1": result["top1_accuracy"], "nll": float(np.float64(result["loss"]))}

@@ -30,7 +30,8 @@ from keras_pipeline.__main__ import main as command_line
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.load import from_file
 from keras_pipeline.core.progress import duration
-from keras_pipeline.phases import condition, cost, runner
+from keras_pipeline.phases import forecast, status
+from keras_pipeline.phases.steps import STEPS
 
 ROOT = Path(__file__).parents[1]
 SIZES = (1200, 3600, 10_800)
@@ -66,7 +67,7 @@ def settings(root: Path, photos: int) -> list[str]:
 
 def clocked(root: Path, photos: int) -> int:
     """The chain, in a process of its own; root/processor.json: {step: seconds of processor time, children's too}."""
-    under_way, found = condition.under_way, {}
+    under_way, found = status.under_way, {}
 
     @contextlib.contextmanager
     def watched(run, step):
@@ -75,7 +76,7 @@ def clocked(root: Path, photos: int) -> int:
             yield
         found[step.title] = sum(os.times()[:4]) - before
 
-    condition.under_way = watched
+    status.under_way = watched
     code = command_line(["run", "--config", "configs/demo.yaml", *(f"--set={one}" for one in settings(root, photos))])
     (root / "processor.json").write_text(json.dumps(found))
     return code
@@ -87,16 +88,17 @@ def measure(root: Path, photos: int) -> tuple[dict[str, float], dict[str, float]
     if done.returncode not in (0, 1):
         sys.exit(f"exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     run = Run(from_file(ROOT / "configs/demo.yaml", settings(root, photos)), None)
-    seconds = {row["step"]: row["seconds"] for row in runner.status(run)}
+    seconds = {row["step"]: row["seconds"] for row in status.status(run)}
     print(f"{photos} photos: {duration(sum(seconds.values()))}", flush=True)
     worked = json.loads((root / "processor.json").read_text())
-    return seconds, worked, {title: found.seconds for title, found in cost.costs(run).items()}
+    return seconds, worked, {title: found.seconds for title, found in forecast.costs(run).items()}
 
 
-def full_size(gpus: int) -> dict[str, cost.Cost]:
+def full_size(gpus: int) -> dict[str, forecast.Cost]:
     run = Run(from_file(ROOT / "configs/full.yaml", [f"gates.valid_photos_max={FULL}"]), None)
-    card = cost.Device("GPU", mobilenet=gpus * cost.GPU["mobilenet"], vit=gpus * cost.GPU["vit"], cores=CORES * gpus)
-    return cost.costs(run, card)
+    rates = {network: gpus * rate for network, rate in forecast.GPU.items()}
+    card = forecast.Device("GPU", **rates, cores=CORES * gpus)
+    return forecast.costs(run, card)
 
 
 def table(measured: list[dict[str, float]], forecast: dict[str, float]) -> list[str]:
@@ -126,7 +128,7 @@ def growth(worked: list[dict[str, float]]) -> tuple[list[str], float]:
 def projection(price: float | None) -> list[str]:
     one, eight = (full_size(n) for _, n in GPUS)
     rows = []
-    for step in (each.title for each in runner.STEPS):
+    for step in (each.title for each in STEPS):
         cells = (duration(one[step].seconds), duration(eight[step].seconds), f"{one[step].bytes / 1e9:.1f}")
         rows.append(f"| `{step}` | {' | '.join(cells)} |")
     totals = [duration(sum(found.seconds for found in each.values())) for each in (one, eight)]
@@ -137,7 +139,7 @@ def projection(price: float | None) -> list[str]:
         rows.append(f"| GPUs, at {price:g} an hour | {paid[0]:,.0f} | {paid[1]:,.0f} | |")
     slowest = [max(each, key=each.get) for each in trained]
     model = from_file(ROOT / "configs/full.yaml").phase3.model
-    reading, training = cost.DECODE / CORES, 3 * cost.macs(model, 224)[0] / cost.GPU["mobilenet"]
+    reading, training = forecast.DECODE / CORES, 3 * forecast.macs(model, 224)[0] / forecast.GPU["mobilenet"]
     rows += [
         "",
         f"After phase 0 the bottleneck is `{slowest[0]}` on one GPU and `{slowest[1]}` on eight. Phase 0's is the "
@@ -167,7 +169,7 @@ def main() -> int:
             "# What a photo costs",
             "",
             "Written by `benchmarks/scale.py`, which says how. `configs/demo.yaml` (MobileNetV2 0.35 at 96 px, two "
-            f"epochs a training) on {cost.device().name}, seconds of each step:",
+            f"epochs a training) on {forecast.device().name}, seconds of each step:",
             "",
             f"| step | {heads} | fixed | ms a photo | forecast at {SIZES[2]:,} |",
             "| --- | --- | --- | --- | --- | --- | --- |",
@@ -184,8 +186,9 @@ def main() -> int:
             f"## {FULL:,} photos, `configs/full.yaml`",
             "",
             "Forecast, not run. Arithmetic of the networks (ViT-base 17.6 billion multiply-adds a photo, MobileNetV2 "
-            f"0.3) at rates that are assumed: {cost.GPU['vit'] / 1e12:g} and {cost.GPU['mobilenet'] / 1e12:g} trillion "
-            f"a second on a card of an A100's class in TF32, {CORES} cores a card. Eight cards: the same divided by "
+            f"0.3) at rates that are assumed: {forecast.GPU['vit'] / 1e12:g} and "
+            f"{forecast.GPU['mobilenet'] / 1e12:g} trillion a second on a card of an A100's class in TF32, {CORES} "
+            "cores a card. Eight cards: the same divided by "
             "eight, as if nothing were lost between them (`distribute: mirrored`).",
             "",
             "| step | one GPU | eight | GB |",

@@ -25,7 +25,7 @@ from support.stored_photos import store
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.load import from_dict
-from keras_pipeline.phases import teacher
+from keras_pipeline.phases.phase1_teacher import train
 from keras_pipeline.training import fit
 
 SIZE, BATCH, STEPS, ROUNDS, GOAL = 224, 16, 16, 3, 0.90
@@ -51,12 +51,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as root:
         info = store(Path(root))
         run = Run(config(root), None)
-        job = teacher.Job("teacher", run.config.phase1)
-        ((stage, _),) = teacher.stages(run, job, info)
-        repeats, shown = teacher.sampling(run, job, info)
-        batches, validation = teacher.batches(run, job, info, repeats), teacher.validation(run, job, info)
-        model = teacher.classifier(run, job, info)
-        teacher.ready(model, job, stage, False, shown)
+        job = train.TeacherSpec("teacher", run.config.phase1)
+        ((stage, _),) = train.stages(run, job, info)
+        repeats, shown = train.sampling(run, job, info)
+        batches, validation = train.batches(run, job, info, repeats), train.validation(run, job, info)
+        model = train.classifier(run, job, info)
+        train.ready(model, job, stage, False, shown)
         bare = Bare(keras.models.clone_model(model), batches(range(1), 0))
         rates: dict[str, list[float]] = {"ours": [], "bare": []}
         for turn in range(ROUNDS + 1):

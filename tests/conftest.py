@@ -7,6 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -45,6 +46,17 @@ def photo_of(number, **changes):
         "attribution": "Zoë Núñez",
     }
     return Photo(**values | changes)
+
+
+@pytest.fixture(autouse=True)
+def no_determinism_left_on():
+    """A run with `deterministic: true` switches it on for the process, where it would hold for other tests too."""
+    yield
+    if "keras_pipeline.phases.runner" in sys.modules and "tensorflow" in sys.modules:
+        from tensorflow.python.framework import config  # TensorFlow's public API can only switch it on
+
+        config.disable_op_determinism()
+        sys.modules["keras_pipeline.phases.runner"]._make_deterministic.cache_clear()
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from keras_pipeline.phases.steps import Step
 
 def step_of(**changes):
     values = {
-        "phase": "phase5", "name": "threshold", "run": lambda run: None, "inputs": ("predictions",),
-        "outputs": ("calibration",), "sections": ("seed", "phase5.bins"), "code_version": 1,
+        "phase": "phase5", "name": "threshold", "help": "", "inputs": ("predictions",),
+        "outputs": ("calibration",), "keys": ("seed", "phase5.bins"), "code_version": 1,
     }  # fmt: skip
     return Step(**values | changes)
 
@@ -89,7 +89,7 @@ def test_the_contents_of_a_file_that_the_config_names_count(done, make_config, t
     labels = tmp_path / "labels.csv"
     labels.write_text("image,latin_name\n")
     run = Run(make_config(source={"demo": {"images": str(tmp_path), "labels": str(labels)}}), done.open_source)
-    step = step_of(sections=("source.demo",))
+    step = step_of(keys=("source.demo",))
     staleness.write_sidecars(run, step, 1.0)
     assert why_stale(run, step) is None
     labels.write_text("image,latin_name\na.jpg,Viola odorata\n")
@@ -102,7 +102,7 @@ def test_a_file_that_only_moved_changes_nothing(done, make_config, tmp_path):
     weights = [tmp_path / name for name in ("a.h5", "b.h5")]
     for file in weights:
         file.write_bytes(b"weights")
-    step = step_of(sections=("phase1.model",))
+    step = step_of(keys=("phase1.model",))
     first, second = (Run(make_config(phase1={"model": {"pretrained": str(w)}}), done.open_source) for w in weights)
     staleness.write_sidecars(first, step, 1.0)
     assert why_stale(second, step) is None
@@ -111,7 +111,7 @@ def test_a_file_that_only_moved_changes_nothing(done, make_config, tmp_path):
 
 
 def test_a_sidecar_holds_no_password_but_a_new_one_counts(done, make_config):
-    step = step_of(sections=("source.base_url", "source.query"))
+    step = step_of(keys=("source.base_url", "source.query"))
 
     def with_password(word):
         source = {"base_url": f"https://me:{word}@photos.example.org/?token={word}", "query": {"day": "2020-01-31"}}
@@ -275,22 +275,22 @@ def test_reading_names_the_file_and_the_remedy(tmp_path):
 
 
 def test_no_two_artefacts_share_a_place_and_each_has_one_maker():
-    from keras_pipeline.phases import runner
+    from keras_pipeline.phases import steps
 
     assert len(set(artifacts.ARTEFACTS.values())) == len(artifacts.ARTEFACTS)
-    made = [name for step in runner.STEPS for name in step.outputs]
+    made = [name for step in steps.STEPS for name in step.outputs]
     assert len(made) == len(set(made))
     assert set(made) == set(artifacts.ARTEFACTS) - {"report"}
 
 
 def test_steps_read_only_what_earlier_steps_left(make_config):
-    from keras_pipeline.phases import runner
+    from keras_pipeline.phases import steps
 
     made = set()
-    for step in runner.STEPS:
+    for step in steps.STEPS:
         assert set(step.inputs) <= made, step.title
         made |= set(step.outputs)
-        json.dumps(fingerprint.config_hash(make_config(), step.sections))  # every section exists
+        json.dumps(fingerprint.config_hash(make_config(), step.keys))  # every section exists
 
 
 def test_what_changed_deep_in_a_long_setting_is_shown():

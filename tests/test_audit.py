@@ -18,7 +18,7 @@ from keras_pipeline.ingest import audit as auditing
 from keras_pipeline.ingest.audit import host_of
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.hash_table import HashTable
-from keras_pipeline.phases import audit_report
+from keras_pipeline.phases.phase0_dataset import audit_report
 
 FIELDS = tuple(auditing.FIELDS)
 

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.evaluation import baseline
-from keras_pipeline.phases import evaluating, gates, phase0_dataset
+from keras_pipeline.evaluation import answers, baseline, gates
+from keras_pipeline.phases.phase0_dataset import baseline as step
 
 
 def features_of(values, labels, path, regions=None):
@@ -203,7 +203,7 @@ def run(make_config, dataset_json):
 def test_the_step_leaves_three_tables_and_the_probes_headline(run):
     losses = []
     for epochs in (1, 30):
-        phase0_dataset.baseline(run(epochs))
+        step.run(run(epochs))
         result = run(epochs).read("baseline")
         losses.append(result["linear_probe"]["loss"])
     assert losses[0] != losses[1]  # probe_epochs acts
@@ -214,8 +214,8 @@ def test_the_step_leaves_three_tables_and_the_probes_headline(run):
     assert result["majority_top1"] == result["majority"]["top1_accuracy"]
     gate = next(gate for gate in gates.GATES if gate.name == "baseline_top1_min")
     assert gate.value(run(30)) == result["linear_probe"]["top1_accuracy"]
-    answers = evaluating.load_answers(run(30).path("baseline_predictions"))
-    assert (answers["label"] == answers["answer"]).mean() == result["top1_accuracy"]
+    stored = answers.load_answers(run(30).path("baseline_predictions"))
+    assert (stored["label"] == stored["answer"]).mean() == result["top1_accuracy"]
     left = sorted(path.name for path in run(30).path("baseline").parent.iterdir())
     assert left == ["baseline.json", "predictions_test.npz"]
 
@@ -223,5 +223,5 @@ def test_the_step_leaves_three_tables_and_the_probes_headline(run):
 def test_a_failure_leaves_no_features_behind(run, monkeypatch):
     monkeypatch.setattr(baseline, "compare", lambda *_, **__: json.loads("{"))
     with pytest.raises(ValueError):
-        phase0_dataset.baseline(run(1))
+        step.run(run(1))
     assert list(run(1).path("baseline").parent.iterdir()) == []

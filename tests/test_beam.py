@@ -8,8 +8,9 @@ from test_phase0 import Project, client, host  # noqa: F401
 
 pytest.importorskip("apache_beam")
 from keras_pipeline import __main__ as cli
+from keras_pipeline.core import beam
 from keras_pipeline.core.errors import SourceError
-from keras_pipeline.phases import beam_export, on_beam
+from keras_pipeline.phases.phase0_dataset import export_beam
 
 FAULTS = ("moody", "busy", "html", "missing", "half", "reset", "moved", "small", "empty")
 
@@ -17,7 +18,7 @@ FAULTS = ("moody", "busy", "html", "missing", "half", "reset", "moved", "small",
 @pytest.fixture
 def projects(tmp_path, host, client, monkeypatch):  # noqa: F811
     """Two of the same documents, good ones and faulty ones, with nothing else in common."""
-    monkeypatch.setattr(beam_export, "PIECE", 25)
+    monkeypatch.setattr(export_beam, "PIECE", 25)
     found = []
     for name in ("local", "beam"):
         (tmp_path / name).mkdir()
@@ -51,7 +52,7 @@ def test_the_same_photos_in_the_same_splits(projects, host):  # noqa: F811
 
 def test_what_a_killed_run_had_finished_is_not_fetched_again(projects, host, monkeypatch):  # noqa: F811
     _, beam = projects
-    fetch, calls = beam_export._fetch, []
+    fetch, calls = export_beam._fetch, []
 
     def killed(*arguments):
         calls.append(arguments)
@@ -60,10 +61,10 @@ def test_what_a_killed_run_had_finished_is_not_fetched_again(projects, host, mon
         fetch(*arguments)
 
     assert beam.run("audit") == 0
-    monkeypatch.setattr(beam_export, "_fetch", killed)
+    monkeypatch.setattr(export_beam, "_fetch", killed)
     assert beam.command("export", "--runner", "beam") in (3, 130)
     done = {sample for call in calls[:2] for sample in (document.sample_id for document in call[1])}
-    monkeypatch.setattr(beam_export, "_fetch", fetch)
+    monkeypatch.setattr(export_beam, "_fetch", fetch)
     host.asked.clear()
     unwanted = next(name for name in sorted(done) if name.startswith("good"))
     (beam.root / "exclude.txt").write_text(f"{unwanted}\n")
@@ -82,23 +83,22 @@ def test_our_own_servers_queue_is_dealt_out_in_parts(tmp_path):
     with Ledger(tmp_path / "l.sqlite") as ledger:
         hosts = ("own:80", "a.org", "b.org")
         ledger.plan((Document(f"{h}{i}", f"{i}.jpg", host=h) for h in hosts for i in range(200)), seed=1)
-        queues = beam_export.write_queues(ledger, tmp_path, "own:80")
-    sizes = [len(list(beam_export._pieces(beam_export.Path(queue)))[0]) for queue in queues]
+        queues = export_beam.write_queues(ledger, tmp_path, "own:80")
+    sizes = [len(list(export_beam._pieces(export_beam.Path(queue)))[0]) for queue in queues]
     assert sum(sizes) == 600 and sizes.count(200) == 2 and len(queues) > 40
 
 
 def test_a_worker_that_fails_for_good_is_told(tmp_path):
     with pytest.raises(SourceError, match="Beam: .*division by zero"):
-        on_beam.each(lambda item: {"x": 1 / item}, [0], ["--runner=DirectRunner"], tmp_path)
+        beam.each(lambda item: {"x": 1 / item}, [0], ["--runner=DirectRunner"], tmp_path)
     (tmp_path / "good").mkdir()
-    found = on_beam.each(lambda item: {"x": item + 1}, [1, 2, 3], [], tmp_path / "good")
+    found = beam.each(lambda item: {"x": item + 1}, [1, 2, 3], [], tmp_path / "good")
     assert sorted(answer["x"] for answer in found) == [2, 3, 4]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["phase0", "split", "--runner", "beam"], "--runner beam goes with export and logits, received phase0 split"),
         (["phase0", "export", "--beam-args", "--runner=DirectRunner"], "--beam-args goes with --runner beam"),
     ],
 )
@@ -119,5 +119,5 @@ def test_runner_goes_with_what_beam_can_deal_out(tmp_path, capsys, arguments, sa
 )
 def test_arguments_that_beam_cannot_read_are_an_error_also_where_nothing_is_to_do(tmp_path, arguments, said, capfd):
     with pytest.raises(ValueError, match=rf"^--beam-args: received {arguments[0]}, expected .*{said}"):
-        on_beam.each(dict, [], arguments, tmp_path)
+        beam.each(dict, [], arguments, tmp_path)
     assert "usage" not in capfd.readouterr().err

@@ -16,11 +16,13 @@ from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.hashing import content_hash
 from keras_pipeline.core.taxonomy import class_hash
-from keras_pipeline.data import records
-from keras_pipeline.evaluation import predict
+from keras_pipeline.data import assignment, records
+from keras_pipeline.evaluation import predictions
 from keras_pipeline.evaluation.metrics import softmax
-from keras_pipeline.evaluation.predict import Predictions
-from keras_pipeline.phases import calibrating, phase5_calibration
+from keras_pipeline.evaluation.predictions import Predictions
+from keras_pipeline.evaluation.report import calibration
+from keras_pipeline.models import trained
+from keras_pipeline.phases.phase5_calibration import calibrate, temperature, threshold
 
 CLASSES = [
     "Crocus nudiflorus", "Crocus vernus", "Tulipa agenensis", "Tulipa sylvestris", "Viola odorata", "Viola tricolor",
@@ -67,7 +69,10 @@ def made(tmp_path):
         if split != "train":
             store(run, split, found)
     place(run, pd.concat(tables))
-    shards = {split: {"shards": [{"sha256": split * 3}]} for split in SIZES}
+    shards = {
+        split: {"n": n, "shards": [{"name": split, "n": n, "bytes": 1, "sha256": split * 3}]}
+        for split, n in SIZES.items()
+    }
     write_json(run.path("dataset"), {"classes": CLASSES, "class_hash": class_hash(CLASSES), "splits": shards})
     run.path("student").parent.mkdir(parents=True)
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(6)]).save(run.path("student"))
@@ -89,7 +94,7 @@ def whole(tmp_path_factory):
 
 def store(run, split, found):
     np.save(run.path("logits") / f"{split}.npy", found.logits)
-    predict.save(found, run.path("logits"), split)
+    predictions.save(found, run.path("logits"), split)
 
 
 def place(run, table):
@@ -99,13 +104,13 @@ def place(run, table):
 
 def change(run, split, **columns):
     """The stored predictions with other columns."""
-    found = predict.load(run.path("logits"), split)
+    found = predictions.load(run.path("logits"), split)
     store(run, split, dataclasses.replace(found, **{"logits": np.array(found.logits), **columns}))
 
 
 def calibrated(run):
-    phase5_calibration.temperature(run)
-    phase5_calibration.threshold(run)
+    temperature.run(run)
+    threshold.run(run)
     return run.read("calibration")
 
 
@@ -157,7 +162,7 @@ def test_genus_region_and_further_photos_each_add_something(whole):
 
 def test_the_priors_are_those_of_the_train_split(whole):
     run, _, _ = whole
-    found = calibrating.priors(run, calibrating.places(run))
+    found = threshold.priors_of(run, records.read_info(run.path("dataset")), assignment.places(run.path("assignment")))
     # EU: 31 of 33 parts of a genus's photos are of its second species, half of all photos; 2 ln(31/33) at most.
     ratios = dict(zip(CLASSES, np.array(found["log_ratios"])[0], strict=True))
     assert ratios["Crocus vernus"] == pytest.approx(np.log(2 * 31 / 33), abs=0.1)
@@ -166,7 +171,7 @@ def test_the_priors_are_those_of_the_train_split(whole):
 
 def test_a_region_with_ten_photos_is_told_so(run):
     for split in ("calibration", "test"):
-        found = predict.load(run.path("logits"), split)
+        found = predictions.load(run.path("logits"), split)
         change(run, split, regions=np.where(np.arange(len(found.labels)) < 10, "AZ", found.regions))
     found = calibrated(run)
     few = {"n": 10, "why": "10 test photos are too few for figures of their own, 20 are the least"}
@@ -176,7 +181,7 @@ def test_a_region_with_ten_photos_is_told_so(run):
 
 
 def test_a_region_of_one_split_alone_is_not_passed_over(run):
-    found = predict.load(run.path("logits"), "calibration")
+    found = predictions.load(run.path("logits"), "calibration")
     change(run, "calibration", regions=np.where(np.arange(len(found.labels)) < 300, "MED", found.regions))
     found = calibrated(run)
     assert found["per_region"]["MED"]["n"] == found["threshold_per_region"]["MED"]["n"] == 0
@@ -187,7 +192,7 @@ def test_what_cannot_be_measured_is_said(run):
     table = pd.read_parquet(run.path("assignment"))
     place(run, table.assign(region="unknown", observation_id=""))
     names = ["Crocus vernus", "Galanthus nivalis", "Iris pumila", "Lilium album", "Tulipa rubra", "Viola odorata"]
-    write_json(run.path("dataset"), {**run.read("dataset"), "classes": names})
+    write_json(run.path("dataset"), {**run.read("dataset"), "classes": names, "class_hash": class_hash(names)})
     found = calibrated(run)
     assert found["region_priors"]["why"] == "the train photos are of fewer than two known regions"
     assert found["genus"]["why"] == "each of the 6 species is the only one of its genus here"
@@ -196,7 +201,7 @@ def test_what_cannot_be_measured_is_said(run):
 
 
 def test_observations_with_two_names_are_left_out(run):
-    found = predict.load(run.path("logits"), "test")
+    found = predictions.load(run.path("logits"), "test")
     labels = found.labels.copy()
     labels[0] = (labels[0] + 1) % 6
     change(run, "test", labels=labels)
@@ -207,14 +212,14 @@ def test_observations_with_two_names_are_left_out(run):
 def test_a_target_out_of_reach_is_said_with_what_would_settle_it(run):
     few = np.arange(90)
     for split in ("calibration", "test"):
-        found = predict.load(run.path("logits"), split)
+        found = predictions.load(run.path("logits"), split)
         store(run, split, Predictions(*(getattr(found, name)[few] for name in found.__dataclass_fields__)))
     found = calibrated(run)
     assert found["target_met"] is False and found["shortfall"] > 0 and found["n_promise"] == 30
-    said = calibrating.shortfall(found)
+    said = calibration.shortfall(found)
     assert said.startswith(f"the promise falls short of the target by {found['shortfall']:.3f}: >= ")
     assert "is the most that the search can promise of 30 independent" in said
-    assert calibrating.promise(found) == f"No answer is conclusive: {said}."
+    assert calibration.promise(found) == f"No answer is conclusive: {said}."
 
 
 def out_of_reach(run, **settings):
@@ -246,7 +251,7 @@ def test_an_accepted_promise_is_in_force_and_said(run, capsys):
         assert not entry["target_met"] and entry["threshold"] == entry["best_threshold"], name
         assert entry["coverage"] > 0 and entry["precision"] > 0.5, name
     assert found["best_threshold"] == strict["species"]["best_threshold"]
-    said = calibrating.promise(found | {"precision_lower_bound": 0.6749})
+    said = calibration.promise(found | {"precision_lower_bound": 0.6749})
     assert said.startswith("Conclusive answers are right in at least 67.4 % of cases (phase5.accept_unmet): the ")
     assert "the promise falls short of the target by 0." in capsys.readouterr().out
 
@@ -254,69 +259,69 @@ def test_an_accepted_promise_is_in_force_and_said(run, capsys):
 def test_a_promise_that_is_kept_is_in_force_whatever_is_accepted(whole):
     priors = whole[1]["region_priors"]
     assert priors["target_met"] and priors["threshold"] == priors["best_threshold"]
-    assert calibrating.promise(priors).startswith("Conclusive answers are right in at least 9")
+    assert calibration.promise(priors).startswith("Conclusive answers are right in at least 9")
 
 
 @pytest.mark.parametrize("split", ["calibration", "test"])
 def test_photos_that_were_trained_on_are_refused(run, split):
     table = pd.read_parquet(run.path("assignment"))
     place(run, table.assign(split=table.split.where(table.sample_id != f"{split}-7", "train")))
-    phase5_calibration.temperature(run)
+    temperature.run(run)
     with pytest.raises(BrokenArtefact, match=f"{split}: 1 of 1500 photos are of another split.* {split}-7, of train"):
-        phase5_calibration.threshold(run)
+        threshold.run(run)
 
 
 def test_a_shard_in_two_splits_is_refused(run):
     splits = run.read("dataset")["splits"]
-    splits["calibration"]["shards"].append({"sha256": "traintraintrain"})
+    splits["calibration"]["shards"].append({"name": "x", "n": 1, "bytes": 1, "sha256": "traintraintrain"})
     write_json(run.path("dataset"), {**run.read("dataset"), "splits": splits})
-    phase5_calibration.temperature(run)
+    temperature.run(run)
     with pytest.raises(BrokenArtefact, match="calibration and train have a shard in common"):
-        phase5_calibration.threshold(run)
+        threshold.run(run)
 
 
 def test_one_class_and_numbers_that_are_none_are_refused(run):
-    whole = predict.load(run.path("logits"), "calibration")
+    whole = predictions.load(run.path("logits"), "calibration")
     change(run, "calibration", labels=np.ones(1500, np.int64))
     with pytest.raises(ValueError, match="photos of at least 2 classes, received only class 1"):
-        phase5_calibration.temperature(run)
+        temperature.run(run)
     logits = np.array(whole.logits)
     logits[3, 2] = np.nan
     change(run, "calibration", labels=np.array(whole.labels), logits=logits)
     with pytest.raises(ValueError, match="NaN or infinity in 1 of 1500 rows"):
-        phase5_calibration.temperature(run)
+        temperature.run(run)
 
 
 def test_truncated_predictions_are_named(run):
     file = run.path("logits") / "test.npy"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(BrokenArtefact, match=r"logits/test.npz, .npy: no predictions .*`phase5 calibrate --force"):
-        phase5_calibration.temperature(run)
+        temperature.run(run)
 
 
 def test_an_assignment_of_an_older_split_is_named(run):
     place(run, pd.read_parquet(run.path("assignment")).drop(columns="observation_id"))
-    phase5_calibration.temperature(run)
+    temperature.run(run)
     with pytest.raises(BrokenArtefact, match="assignment.parquet.* run `phase0 split --force`"):
-        phase5_calibration.threshold(run)
+        threshold.run(run)
 
 
 def test_predictions_are_kept_as_the_plan_names_them(whole, monkeypatch):
     run, _, _ = whole
 
-    def predicted(run, model, split, size, description, *, file):
-        found = predict.load(run.path("logits").with_name("kept"), split)
+    def predicted(model, info, split, preprocessing, description, *, file):
+        found = predictions.load(run.path("logits").with_name("kept"), split)
         np.save(file, found.logits)
         return found
 
     shutil.copytree(run.path("logits"), run.path("logits").with_name("kept"))
-    monkeypatch.setattr(calibrating.build, "predict", predicted)
-    monkeypatch.setattr(calibrating.build, "trained", lambda *_, **__: None)
-    monkeypatch.setattr(records, "load_info", lambda path: None)
-    phase5_calibration.calibrate(run)
+    monkeypatch.setattr(calibrate, "predict_split", predicted)
+    monkeypatch.setattr(trained, "load", lambda *_, **__: None)
+    monkeypatch.setattr(records, "load_info", records.read_info)
+    calibrate.run(run)
     with np.load(run.path("predictions"), allow_pickle=False) as file:
         assert sorted(file) == ["predicted_probs", "sample_id", "true_labels"]
-        test = predict.load(run.path("logits"), "test")
+        test = predictions.load(run.path("logits"), "test")
         np.testing.assert_allclose(file["predicted_probs"], softmax(test.logits), atol=1e-7)
         assert file["predicted_probs"].dtype == np.float32
         np.testing.assert_array_equal(file["true_labels"], test.labels)

@@ -10,9 +10,9 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.schema import SPLITS
-from keras_pipeline.phases import cost, runner, staleness
+from keras_pipeline.phases import forecast, staleness, steps
 
-TWO_CORES = cost.Device("2 cores", mobilenet=12e9, vit=30e9, cores=2)
+TWO_CORES = forecast.Device("2 cores", mobilenet=12e9, vit=30e9, cores=2)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ TWO_CORES = cost.Device("2 cores", mobilenet=12e9, vit=30e9, cores=2)
      (1.0, 160, 154), (1.0, 96, 56)],
 )  # fmt: skip
 def test_multiply_adds_of_mobilenet_as_published(alpha, size, millions):
-    assert cost.macs(Model(name="mobilenetv2", alpha=alpha, pretrained=False), size)[0] / 1e6 == pytest.approx(
+    assert forecast.macs(Model(name="mobilenetv2", alpha=alpha, pretrained=False), size)[0] / 1e6 == pytest.approx(
         millions, rel=0.025
     )
 
@@ -33,7 +33,7 @@ def test_multiply_adds_of_mobilenet_as_published(alpha, size, millions):
     [("vit_tiny_patch16", 1.25, 5.7), ("vit_base_patch16", 17.6, 86), ("vit_large_patch16", 61.6, 304)],
 )
 def test_multiply_adds_of_vits_as_published(name, billions, millions):
-    multiply_adds, parameters = cost.macs(Model(name=name, pretrained=False), 224)
+    multiply_adds, parameters = forecast.macs(Model(name=name, pretrained=False), 224)
     assert multiply_adds / 1e9 == pytest.approx(billions, rel=0.01)
     assert parameters / 1e6 == pytest.approx(millions, rel=0.04)
 
@@ -44,12 +44,12 @@ def make_run(make_config):
 
 
 def seconds(run, step):
-    return cost.costs(run, TWO_CORES)[step].seconds - cost.START
+    return forecast.costs(run, TWO_CORES)[step].seconds - forecast.START
 
 
 def test_every_step_has_a_cost(make_run):
-    found = cost.costs(make_run(), TWO_CORES)
-    assert set(found) == {step.title for step in runner.STEPS}
+    found = forecast.costs(make_run(), TWO_CORES)
+    assert set(found) == {step.title for step in steps.STEPS}
     assert all(math.isfinite(each.seconds) and each.seconds > 0 and each.bytes >= 0 for each in found.values())
 
 
@@ -65,55 +65,55 @@ def test_twice_the_epochs_or_the_photos_take_twice_as_long(make_run):
 def test_live_teachers_cost_time_and_stored_ones_space(make_run):
     stored, live = make_run(), make_run(phase4={"distill": {"live": True}})
     assert seconds(live, "phase4 distill") > 2 * seconds(stored, "phase4 distill")
-    assert cost.costs(live, TWO_CORES)["phase1 logits"].bytes == 0
+    assert forecast.costs(live, TWO_CORES)["phase1 logits"].bytes == 0
     # 880 photos of 14 classes: 8 bytes, and 12 + 4 * 14 for each of 8 views
-    assert cost.costs(stored, TWO_CORES)["phase1 logits"].bytes == 880 * (8 + 8 * 68)
+    assert forecast.costs(stored, TWO_CORES)["phase1 logits"].bytes == 880 * (8 + 8 * 68)
 
 
 def test_photos_are_counted_where_they_can_be(make_run, tmp_path):
     mongo = make_run(source={"uri": "mongodb://127.0.0.1"})
-    found, origin = cost.photos(mongo)
+    found, origin = forecast.photos(mongo)
     assert (found["train"], found["classes"]) == (720_000, 9000) and "nothing is counted yet" in origin
     mongo.path("audit").parent.mkdir(parents=True)
     write_json(mongo.path("audit"), {"usable": 1000, "species": 7, "per_region": {"EU_SW": 250}})
-    assert cost.photos(mongo) == (
+    assert forecast.photos(mongo) == (
         {"train": 800, "val": 50, "calibration": 50, "test": 100, "region": 200, "classes": 7}, "the audit",
     )  # fmt: skip
     mongo.path("dataset").parent.mkdir(parents=True)
     splits = {name: {"n": n, "per_region": {"EU_SW": 3}} for n, name in enumerate(SPLITS)}
     write_json(mongo.path("dataset"), {"splits": splits, "classes": ["a", "b"]})
-    assert cost.photos(mongo) == (
+    assert forecast.photos(mongo) == (
         {"train": 0, "val": 1, "calibration": 2, "test": 3, "region": 3, "classes": 2}, "the dataset",
     )  # fmt: skip
     labels = tmp_path / "labels.csv"
     labels.write_text("image,latin_name\n" + "".join(f"{i}.jpg,Species {i % 3}\n" for i in range(10)))
     own = make_run(source={"demo": {"images": str(tmp_path), "labels": str(labels)}}, experiment="own")
-    assert cost.photos(own) == (
+    assert forecast.photos(own) == (
         {"train": 8, "val": 0, "calibration": 0, "test": 1, "region": 3, "classes": 3}, str(labels),
     )  # fmt: skip
 
 
 def test_what_has_run_here_corrects_the_forecast(make_run):
     run = make_run()
-    (train,) = runner.steps_between("phase1 train", "phase1 train")
+    (train,) = steps.steps_between("phase1 train", "phase1 train")
     for name in train.outputs:
         run.path(name).parent.mkdir(parents=True, exist_ok=True)
         run.path(name).write_text("x")
     run.path("teacher").unlink()
     run.path("teacher").mkdir()  # whatever: a folder's hash needs no weights
-    before = cost.corrected(run, runner.STEPS)["phase2 train"].seconds
+    before = forecast.corrected(run, steps.STEPS)["phase2 train"].seconds
     staleness.write_sidecars(run, artifacts.dataclasses.replace(train, outputs=()), 1.0)
     write = artifacts.dataclasses.replace(train, outputs=("teacher_curves", "teacher_history"))
     run.path("teacher_history").write_text("{}")
     staleness.write_sidecars(run, write, 1.0)
-    assert cost.corrected(run, runner.STEPS)["phase2 train"].seconds == before  # not done: its weights are missing
-    said = cost.costs(run)["phase1 train"].seconds
+    assert forecast.corrected(run, steps.STEPS)["phase2 train"].seconds == before  # not done: its weights are missing
+    said = forecast.costs(run)["phase1 train"].seconds
     staleness.write_sidecars(run, train, 15 + 3 * (said - 15))  # to begin takes 15 s, whatever the device
-    corrected = cost.corrected(run, runner.STEPS)
+    corrected = forecast.corrected(run, steps.STEPS)
     assert corrected["phase2 train"].seconds == pytest.approx(15 + 3 * (before - 15), rel=1e-3)
     assert corrected["phase7 manifest"].seconds == 2  # needs no TensorFlow
 
 
 def test_the_free_space_is_that_of_the_nearest_folder_that_exists(make_config, tmp_path):
     run = Run(make_config(root=str(tmp_path / "not" / "yet")), lambda: contextlib.nullcontext())
-    assert cost.free_bytes(run) > 0
+    assert forecast.free_bytes(run) > 0

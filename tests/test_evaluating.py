@@ -13,9 +13,10 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.data import records
 from keras_pipeline.data.preprocess import Preprocessing
+from keras_pipeline.evaluation import answers as stored_answers
 from keras_pipeline.evaluation import metrics
 from keras_pipeline.evaluation.report import pictures
-from keras_pipeline.phases import evaluating
+from keras_pipeline.phases.phase1_teacher import evaluate
 
 
 @pytest.fixture
@@ -49,16 +50,16 @@ def write(run, name, photos, answers, confidence=None):
 
 
 def answers_of(run):
-    return [evaluating.load_answers(run.path(name)) for name in ("teacher_predictions", "regional_predictions")]
+    return [stored_answers.load_answers(run.path(name)) for name in ("teacher_predictions", "regional_predictions")]
 
 
 def test_an_evaluation_leaves_each_photos_answer(run, photos, capsys):
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
     model.save(run.path("teacher"))
-    evaluating.evaluate(run, "teacher", image_size=32, gate=0.6)
+    evaluate.evaluate_model(run, "teacher", image_size=32, gate=0.6)
 
-    answers = evaluating.load_answers(run.path("teacher_predictions"))
+    answers = stored_answers.load_answers(run.path("teacher_predictions"))
     kinds = {name: (column.dtype.kind, column.shape) for name, column in answers.items()}
     assert kinds == {
         "sample_id": ("U", (11,)), "region": ("U", (11,)), "group_id": ("U", (11,)), "label": ("i", (11,)),
@@ -84,16 +85,16 @@ def test_an_evaluation_leaves_each_photos_answer(run, photos, capsys):
 
 def test_answers_are_read_without_pickle(tmp_path):
     path = tmp_path / "predictions_test.npz"
-    np.savez(path, **dict.fromkeys(evaluating.ANSWERS, np.array([{}], object)))
+    np.savez(path, **dict.fromkeys(stored_answers.ANSWERS, np.array([{}], object)))
     with pytest.raises(BrokenArtefact, match="predictions_test.npz: no answers .*allow_pickle"):
-        evaluating.load_answers(path)
+        stored_answers.load_answers(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])
 def test_a_file_without_answers_is_named(tmp_path, content):
     (tmp_path / "predictions_test.npz").write_bytes(content)
     with pytest.raises(BrokenArtefact, match="predictions_test.npz: no answers .* run `evaluate --force`"):
-        evaluating.load_answers(tmp_path / "predictions_test.npz")
+        stored_answers.load_answers(tmp_path / "predictions_test.npz")
 
 
 def test_comparison_is_second_against_first_by_region(run, photos):
@@ -101,7 +102,7 @@ def test_comparison_is_second_against_first_by_region(run, photos):
     regional = np.array([photo.region == "EU_SW" for photo in photos])
     write(run, "teacher_predictions", photos, np.where(regional, (truth + 1) % 3, truth))  # right elsewhere
     write(run, "regional_predictions", photos, np.where(regional, truth, (truth + 1) % 3))  # right at home
-    table = evaluating.compare(*answers_of(run))
+    table = stored_answers.compare(*answers_of(run))
     # The test photos are numbers 35 … 45: five even ones of EU_SW.
     assert {name: (e["n"], e["groups"], e["first"], e["second"]) for name, e in table.items()} == {
         "all": (11, 11, pytest.approx(6 / 11), pytest.approx(5 / 11)),
@@ -119,7 +120,7 @@ def test_predictions_of_other_photos_are_not_compared(run, photos, change):
     for name, shots in (("teacher_predictions", photos), ("regional_predictions", other)):
         write(run, name, shots, [photo.label for photo in shots])
     with pytest.raises(ValueError, match="photos that are not the same, expected the same test split; run `phase1 ev"):
-        evaluating.compare(*answers_of(run))
+        stored_answers.compare(*answers_of(run))
 
 
 def test_photos_with_other_labels_are_other_photos(run, photos):
@@ -127,15 +128,15 @@ def test_photos_with_other_labels_are_other_photos(run, photos):
     write(run, "teacher_predictions", photos, first)
     renamed = [dataclasses.replace(photos[0], label=photos[0].label + 1), *photos[1:]]
     write(run, "regional_predictions", renamed, first)
-    assert evaluating.same_photos(answers_of(run)[0], answers_of(run)[0])
-    assert not evaluating.same_photos(*answers_of(run))
+    assert stored_answers.same_photos(answers_of(run)[0], answers_of(run)[0])
+    assert not stored_answers.same_photos(*answers_of(run))
 
 
 def test_a_comparison_over_all_photos_knows_no_region(run, photos):
     placed = [dataclasses.replace(photo, region="all") for photo in photos]  # which `compare` by region refuses
     for name, answers in (("teacher_predictions", 0), ("regional_predictions", 1)):
         write(run, name, placed, np.full(len(photos), answers))
-    found = evaluating.compare(*answers_of(run), by_region=False)["all"]
+    found = stored_answers.compare(*answers_of(run), by_region=False)["all"]
     share = [sum(photo.label == label for photo in photos) / len(photos) for label in (0, 1)]
     assert (found["first"], found["second"]) == tuple(map(pytest.approx, share))
 
@@ -143,18 +144,18 @@ def test_a_comparison_over_all_photos_knows_no_region(run, photos):
 def test_confused_pairs_are_shown_by_their_own_photos_surest_first(run, photos, monkeypatch):
     # Bellis 0, Crocus 1, Iris 2. All four Iris were taken for Bellis, one Crocus of three for Iris; the model is the
     # surer the later a photo comes.
-    monkeypatch.setattr(evaluating, "EXAMPLE_PHOTOS", 3)
+    monkeypatch.setattr(evaluate, "EXAMPLE_PHOTOS", 3)
     truth = [photo.label for photo in photos]
     answers = [0 if label == 2 else label for label in truth]
     answers[truth.index(1)] = 2
     write(run, "teacher_predictions", photos, answers, np.linspace(0.1, 0.9, 11))
-    columns = evaluating.load_answers(run.path("teacher_predictions"))
+    columns = stored_answers.load_answers(run.path("teacher_predictions"))
     iris = [photo for photo in photos if photo.label == 2][::-1]
     pairs = [
         {"truth": "Iris germanica", "answer": "Bellis perennis", "n": 4, "share": 1.0},
         {"truth": "Crocus vernus", "answer": "Iris germanica", "n": 1, "share": 1 / 3},
     ]
-    rows = evaluating._confused(records.load_info(run.path("dataset")), "test", columns, pairs)
+    rows = evaluate._confused(records.load_info(run.path("dataset")), "test", columns, pairs)
     assert [row[:2] for row in rows] == [(pair["truth"], pair["answer"]) for pair in pairs]
     expected = [iris[:3], [photo for photo in photos if photo.label == 1][:1]]
     for (_, _, shown, _), wanted in zip(rows, expected, strict=True):
@@ -165,8 +166,8 @@ def test_confused_pairs_are_shown_by_their_own_photos_surest_first(run, photos, 
 
 
 def test_photos_are_shown_small(jpeg):
-    assert evaluating._thumbnail(jpeg(1, size=(320, 200))).shape == (100, 160, 3)
-    assert evaluating._thumbnail(jpeg(1, size=(40, 36))).shape == (36, 40, 3)
+    assert evaluate._thumbnail(jpeg(1, size=(320, 200))).shape == (100, 160, 3)
+    assert evaluate._thumbnail(jpeg(1, size=(40, 36))).shape == (36, 40, 3)
 
 
 def test_a_description_without_a_worst_class():
@@ -179,6 +180,6 @@ def test_a_description_without_a_worst_class():
         "val: n 3 in 2 groups, top-1 0.667 [0.100, 0.900], top-5 1.000, loss 0.500, macro recall 0.250; "
         "EU 1.000 (n 1), NA 0.500 (n 2)"
     )
-    assert evaluating.describe("val", result) == text
+    assert evaluate.describe("val", result) == text
     worst = {"min_recall": {"latin_name": "Iris", "recall": 0.125}}
-    assert evaluating.describe("val", result | worst) == text + "; lowest recall 0.125, Iris"
+    assert evaluate.describe("val", result | worst) == text + "; lowest recall 0.125, Iris"

@@ -10,7 +10,7 @@ import pytest
 
 from keras_pipeline.core.artifacts import ARTEFACTS, Run
 from keras_pipeline.core.files import write_json
-from keras_pipeline.phases import gates
+from keras_pipeline.evaluation import gates
 
 BESIDE = ("phase0/audit.html", "phase0/tables/", "phase1/pictures_test/", "phase7/reproduction.json")  # by-products
 
@@ -144,12 +144,12 @@ def test_only_gates_of_the_given_steps_are_judged(judge):
 
 
 def test_every_limit_of_the_config_has_a_gate_and_every_gate_a_step(make_config):
-    from keras_pipeline.phases import runner
+    from keras_pipeline.phases import steps
 
     names = {gate.name for gate in gates.GATES}
     assert set(make_config().gates.model_dump()) <= names
     assert all(gate.limit is not None or hasattr(make_config().gates, gate.name) for gate in gates.GATES)
-    assert {gate.step for gate in gates.GATES} <= {step.title for step in runner.STEPS}
+    assert {gate.step for gate in gates.GATES} <= {step.title for step in steps.STEPS}
 
 
 def test_describe(judge):

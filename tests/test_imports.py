@@ -1,4 +1,9 @@
-"""Imports point one way: __main__ -> phases, demo -> training, evaluation, web -> ingest, data, models -> core."""
+"""Imports point one way.
+
+__main__ -> phases, demo -> training, export, evaluation/report -> evaluation, ingest, data, models -> core. Folders of
+one level don't import each other. Inside phases/: phase N may use phases up to N, the files beside the phases may use
+everything, and steps.py imports nothing of ours.
+"""
 
 import ast
 import os
@@ -9,40 +14,12 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "keras_pipeline"
 LEVELS = [
     {"core"},
-    {"ingest", "data", "models"},
-    {"training", "evaluation", "export"},
+    {"evaluation", "ingest", "data", "models"},
+    {"training", "export", "evaluation/report"},
     {"phases", "demo"},
     {"__main__"},
 ]
-# Files in phases/ that are no phases, and whom of their own folder they may import; "phase*" stands for any phase.
-HELPERS = {"teacher", "build", "preflight", "evaluating", "teaching", "calibrating", "rounding", "proving"}
-WITHIN_PHASES = {
-    "teacher": {"build", "on_beam"},
-    "preflight": {"cost", "teaching"},
-    "build": set(),
-    "evaluating": {"build"},
-    "teaching": {"build"},
-    "calibrating": {"build"},
-    "rounding": {"build", "calibrating"},
-    "proving": set(),
-    "audit_report": set(),
-    "shard_index": set(),
-    "input_profile": {"teacher"},
-    "on_beam": set(),
-    "beam_export": set(),
-    "downloads": {"shard_index", "beam_export", "on_beam"},
-    "splitting": {"downloads", "shard_index"},
-    "phase0_dataset": {"downloads", "splitting", "audit_report"} | HELPERS,
-    "gates": {"evaluating"},
-    "doctor": set(),
-    "condition": set(),
-    "cost": set(),
-    "runner": {"phase*", "gates", "input_profile", "condition", "cost", "preflight"},
-    "reproducing": {"runner"},
-    "model_card": {"calibrating", "evaluating", "gates", "teaching"},
-    "summary": {"runner", "gates", "calibrating", "model_card"},
-    "phase7_manifest": {"gates"} | HELPERS,
-}
+LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
 
 
 def imported(tree):
@@ -59,29 +36,42 @@ def imported(tree):
         yield from ((node.lineno, name.split(".")[1:]) for name in names if name.split(".")[0] == "keras_pipeline")
 
 
-def allowed(folder, stem, target):
+def room_of(parts):
+    """The room of a dotted name below the package, or of a file."""
+    return "evaluation/report" if parts[:2] == ["evaluation", "report"] else parts[0]
+
+
+def phase_of(parts):
+    """N of a name inside phases/phaseN_x; None of the files beside the phases."""
+    return int(parts[1][5]) if len(parts) > 1 and parts[1][:5] == "phase" and parts[1][5:6].isdigit() else None
+
+
+def allowed(own, target):
+    """Whether a file may import a name, both as parts of their dotted names below the package."""
     if not target or target == ["__version__"]:
         return True
-    level = {name: i for i, names in enumerate(LEVELS) for name in names}
-    if target[0] not in level:
+    room, other = room_of(own), room_of(target)
+    if other not in LEVEL:
         return False
-    if folder != target[0]:
-        return level[target[0]] < level[folder]
-    if folder != "phases" or len(target) == 1:
-        return folder != "phases"
-    permitted = WITHIN_PHASES.get(stem, HELPERS)
-    return target[1] in permitted or ("phase*" in permitted and target[1].startswith("phase"))
+    if room != other:
+        return LEVEL[other] < LEVEL[room]
+    if room != "phases":
+        return True
+    if own[1:] == ["steps"]:
+        return False
+    if (mine := phase_of(own)) is None:
+        return True
+    return (its := phase_of(target)) is not None and its <= mine
 
 
 def offenders(package):
     found = []
     for path in sorted(package.rglob("*.py")):
-        parts = path.relative_to(package).with_suffix("").parts
-        folder = parts[0]
-        if folder == "__init__":
+        own = list(path.relative_to(package).with_suffix("").parts)
+        if own == ["__init__"]:
             continue
         for line, target in imported(ast.parse(path.read_text())):
-            if not allowed(folder, parts[-1], target):
+            if own[:2] == ["phases", "steps"] or not allowed(own, target):
                 found.append(f"{path.relative_to(package).as_posix()}:{line}")
     return found
 
@@ -97,19 +87,21 @@ def test_planted_offenders_are_found(tmp_path):
         "training/c.py": ("import keras_pipeline.export.tfjs", 1),
         "models/d.py": ("from keras_pipeline.training.fit import fit", 1),
         "demo/e.py": ("from keras_pipeline import phases", 1),
-        "phases/phase1_x.py": ("if True:\n    from keras_pipeline.phases import runner", 2),
-        "phases/phase2_x.py": ("from keras_pipeline.phases.phase1_x import STEPS", 1),
-        "phases/doctor.py": ("from keras_pipeline.phases import gates", 1),
         "evaluation/f.py": ("from . import metrics", 1),
-        "export/g.py": ("from keras_pipeline.utils import x", 1),
+        "evaluation/g.py": ("from keras_pipeline.evaluation.report import plots", 1),
+        "export/h.py": ("from keras_pipeline.utils import x", 1),
+        "phases/phase1_x/a.py": ("if True:\n    from keras_pipeline.phases import runner", 2),
+        "phases/phase2_x/b.py": ("from keras_pipeline.phases.phase3_x import c", 1),
+        "phases/steps.py": ("from keras_pipeline.core import schema", 1),
     }
     fine = {
-        "export/h.py": "from keras_pipeline.export import quantize\nfrom keras_pipeline.core import schema",
-        "phases/phase3_x.py": "from keras_pipeline.phases import build, teacher\nimport tensorflow",
-        "phases/runner.py": "from keras_pipeline.phases import gates, phase1_x",
+        "export/i.py": "from keras_pipeline.export import quantize\nfrom keras_pipeline.evaluation import metrics",
+        "evaluation/report/j.py": "from keras_pipeline.evaluation import metrics",
+        "phases/phase3_x/d.py": "import tensorflow\nfrom keras_pipeline.phases.phase1_x import a",
+        "phases/runner.py": "from keras_pipeline.phases import forecast\nfrom keras_pipeline.phases.phase7_x import e",
     }
     for name, text in {**{k: v[0] for k, v in planted.items()}, **fine}.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(text)
     assert set(offenders(tmp_path)) == {f"{name}:{line}" for name, (_, line) in planted.items()}
 

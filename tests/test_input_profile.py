@@ -10,7 +10,7 @@ import pytest
 from keras_pipeline import __main__ as cli
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.models import heads
-from keras_pipeline.phases import input_profile, phase1_teacher
+from keras_pipeline.phases.phase1_teacher import profile_input, train
 
 STAGES = [
     "read, parse, shuffle", "+ decode", "+ crop, resize", "+ augmentation: moderate", "+ MixUp, CutMix, labels",
@@ -30,7 +30,7 @@ def project(tmp_path, dataset_json, monkeypatch):
         return keras.Sequential([keras.Input((image_size, image_size, 3)), *layers])
 
     monkeypatch.setattr(heads, "build_classifier", build)
-    monkeypatch.setattr(input_profile, "SECONDS", 0.05)
+    monkeypatch.setattr(profile_input, "SECONDS", 0.05)
     size = "image_size: 32, augmentation"
     teacher = "model: {name: mobilenetv2, pretrained: false}, training: {batch_size: 4, epochs: 2000}"
 
@@ -82,7 +82,7 @@ def test_as_json_and_without_augmentation(project, capsys):
 def test_the_whole_input_against_the_device_alone(project, monkeypatch, capsys, device, remark):
     # What the stages before give, or both together, does not decide.
     rates = iter([900.0, 800.0, 700.0, 200.0, device, 45.0])
-    monkeypatch.setattr(input_profile, "_rate", lambda step, batch_size: next(rates))
+    monkeypatch.setattr(profile_input, "_rate", lambda step, batch_size: next(rates))
     assert cli.main(project("none")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "read, parse, shuffle                   900 images/s" and lines[-1] == remark
@@ -95,9 +95,9 @@ def test_a_rate_counts_batches_of_the_measured_time_alone(monkeypatch):
     def step():
         now[0] += next(waits)
 
-    monkeypatch.setattr(input_profile, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr(input_profile, "SECONDS", 0.25)
-    assert input_profile._rate(step, batch_size=5) == 320
+    monkeypatch.setattr(profile_input, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(profile_input, "SECONDS", 0.25)
+    assert profile_input._rate(step, batch_size=5) == 320
 
 
 def test_a_training_shorter_than_the_measuring(project, tmp_path):
@@ -116,4 +116,4 @@ def test_shards_of_another_class_list_are_refused(project, dataset_json, tmp_pat
     info["classes"] = info["classes"][::-1]
     run.path("dataset").write_text(json.dumps({**info, "class_hash": class_hash(info["classes"])}))
     with pytest.raises(BrokenArtefact, match="shard of another class list"):
-        input_profile.profile(run, phase1_teacher.job(run))
+        profile_input.profile(run, train.spec_of(run))

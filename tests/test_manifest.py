@@ -14,7 +14,8 @@ from keras_pipeline.core import manifest, sidecars
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import write_json
-from keras_pipeline.phases import gates, reproducing, runner, staleness
+from keras_pipeline.evaluation import gates
+from keras_pipeline.phases import reproduce, staleness, verify
 from keras_pipeline.phases.steps import Step
 
 ARTEFACTS = {
@@ -125,18 +126,18 @@ def test_verify_names_each_file_that_changed(run):
         (folder / name).write_text(name)
     write_json(run.path("export"), {"bytes": 1})
     staleness.write_sidecars(run, steps, 1.0)
-    assert runner.verify(run) == 2
+    assert verify.verify(run) == 2
     (folder / "a.bin").write_text("A.bin")  # as long as before
     (folder / "b.bin").unlink()
     (folder / "c.bin").write_text("new")
     with pytest.raises(
         BrokenArtefact, match=r"saved_model/a.bin, .*/b.bin \(missing\), .*/c.bin; to .*: `phase6 export --force`"
     ) as found:
-        runner.verify(run)
+        verify.verify(run)
     assert "export.json" not in str(found.value)
     run.path("export").write_text("{")
     with pytest.raises(BrokenArtefact, match="export.json"):
-        runner.verify(run)
+        verify.verify(run)
 
 
 def test_verify_looks_at_every_byte_and_takes_the_times_of_what_is_whole(run):
@@ -153,7 +154,7 @@ def test_verify_looks_at_every_byte_and_takes_the_times_of_what_is_whole(run):
     with pytest.raises(
         BrokenArtefact, match=r"since they were made: [^ ]*/saved_model.pb; to .*: `phase6 export --force`$"
     ):
-        runner.verify(run)
+        verify.verify(run)
     assert _why_stale_of(run, "export") is None and "saved_model is not" in _why_stale_of(run, "saved_model")
 
 
@@ -177,13 +178,13 @@ def test_verify_names_what_the_manifest_lists_and_nothing_vouches_for(run, value
         meta.write_text(text)
         assert _why_stale_of(run, "export") == "the sidecar of export can't be read"
     with pytest.raises(BrokenArtefact, match=r"export.json \(no sidecar that can be read\)"):
-        runner.verify(run)
+        verify.verify(run)
 
 
 def test_nothing_is_not_verified(run):
     empty = Run(run.config.model_copy(update={"root": str(run.folder / "nowhere")}), run.open_source)
     with pytest.raises(BrokenArtefact, match="nothing is made yet"):
-        runner.verify(empty)
+        verify.verify(empty)
     assert not Path(empty.config.root).exists()
 
 
@@ -201,10 +202,10 @@ def repeat(run, value, monkeypatch):
             other.path("manifest").parent.mkdir(parents=True, exist_ok=True)
             manifest.write(other.path("manifest"), again)
             assert other.config.root == str(run.path("manifest").parent / "reproduction")
-            return []
 
-        monkeypatch.setattr(reproducing.runner, "execute", execute)
-        return reproducing.reproduce(run, run.path("manifest"))
+        monkeypatch.setattr(reproduce.runner, "execute", execute)
+        monkeypatch.setattr(gates, "judge", lambda run, steps: [])
+        return reproduce.reproduce(run, run.path("manifest"))
 
     return repeat
 
@@ -261,14 +262,16 @@ def test_without_determinism_the_records_still_must_be_the_same(repeat, make_con
 
 
 def test_the_gate_believes_a_reproduction_of_these_weights_only(repeat, run):
+    judge = gates.judge
+
     def verdict():
-        (found,) = (each for each in gates.judge(run, {"phase7 manifest"}) if each["name"] == "same_seed_same_model")
+        (found,) = (each for each in judge(run, {"phase7 manifest"}) if each["name"] == "same_seed_same_model")
         return found["status"]
 
     assert verdict() == "not measurable here"
     repeat()
     assert verdict() == "not measurable here"  # nothing lies here
-    for name in reproducing.WEIGHTS:
+    for name in reproduce.WEIGHTS:
         path = run.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         meta = dict.fromkeys(("producer", "config_hash", "finished"), "") | dict.fromkeys(("config", "inputs"), {})
@@ -289,7 +292,7 @@ def test_a_manifest_without_its_password_asks_for_it(run, value):
     with pytest.raises(
         ValueError, match="source.uri: received mongodb://\\*\\*\\*@host, .* give it by --set 'source.uri=URI'"
     ):
-        reproducing.reproduce(Run(config, run.open_source), run.path("manifest"))
+        reproduce.reproduce(Run(config, run.open_source), run.path("manifest"))
 
 
 def test_the_records_of_a_mongodb_are_the_snapshot(run, value, make_config, monkeypatch):
@@ -315,11 +318,11 @@ def test_the_records_of_a_mongodb_are_the_snapshot(run, value, make_config, monk
         seen["checkpoints"] = other.config.phase1.callbacks.checkpoint_dir
         seen["vouched"] = sidecars.fingerprint(other.path("dataset")).items() <= sidecars.sidecar(dataset).items()
         manifest.write(other.path("manifest"), value)
-        return []
 
-    monkeypatch.setattr(reproducing.runner, "execute", execute)
+    monkeypatch.setattr(reproduce.runner, "execute", execute)
+    monkeypatch.setattr(gates, "judge", lambda run, steps: [])
     (mine.path("manifest").parent / "reproduction/artifacts/tiny/phase7").mkdir(parents=True)
-    reproducing.reproduce(mine, mine.path("manifest"))
+    reproduce.reproduce(mine, mine.path("manifest"))
     assert seen == {
         "files": ["dataset.json", "dataset.json.meta.json", "train-00000-of-00001.tfrecord"],
         "uri": "mongodb://me:s3cret@host", "vouched": True, "checkpoints": None,
@@ -332,14 +335,12 @@ def test_reproduce_needs_a_manifest_and_nothing_else(value, tmp_path, monkeypatc
     manifest.write(file, value)
     seen = {}
     monkeypatch.setattr(
-        reproducing, "reproduce", lambda run, source, force: seen.update(run=run, source=source) or {"same": True}
+        reproduce, "reproduce", lambda run, source, force: seen.update(run=run, source=source) or {"same": True}
     )
     assert cli.main(["phase7", "reproduce", "--manifest", str(file), "--set", "seed=7"]) == 0
     assert seen["source"] == file and seen["run"].config.seed == 7 and seen["run"].config.experiment == "tiny"
     assert cli.main(["phase7", "reproduce", "--manifest", str(tmp_path / "none.yaml")]) == 3
     assert "none.yaml: missing" in capsys.readouterr().err
-    assert cli.main(["phase7", "verify", "--manifest", str(file)]) == 2
-    assert "--manifest goes with reproduce, received phase7 verify" in capsys.readouterr().err
 
 
 def test_without_config_or_manifest_a_command_says_what_it_needs(capsys):

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -242,12 +243,10 @@ def test_dry_run_says_how_much_and_fetches_nothing(project, capsys):
 
 
 def test_too_little_disk_is_said_before_the_start(project, monkeypatch, capsys):
-    from keras_pipeline.phases import downloads
-
     project.add([f"good-{i}.jpg" for i in range(40)])
     assert project.run("audit") == 0
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     assert project.run("export") == 3
     assert "free 0.00 MB; free some" in capsys.readouterr().err and project.host.asked.total() == 0
 
@@ -387,7 +386,7 @@ def test_rules_of_the_split_act_and_raw_shards_stay_where_they_are_wanted(projec
 
 @pytest.mark.parametrize("bits, confirm, groups", [(0, 0, 60), (0, 128, 60), (5, 1, 60), (5, 2, 59)])
 def test_the_limits_of_near_duplicates_act(project, monkeypatch, bits, confirm, groups):
-    from keras_pipeline.phases import shard_index
+    from keras_pipeline.phases.phase0_dataset import split
 
     def hash_of(sample_id):
         if sample_id == "good-1.jpg":  # one bit of the 64 and two of the 256 away from good-0.jpg
@@ -397,7 +396,7 @@ def test_the_limits_of_near_duplicates_act(project, monkeypatch, bits, confirm, 
     def hashes(table):
         return np.array([hash_of(sample_id) for sample_id in table.sample_id])
 
-    monkeypatch.setattr(shard_index, "hashes_of", hashes)
+    monkeypatch.setattr(split, "hashes_of", hashes)
     project.add([f"good-{i}.jpg" for i in range(60)])
     options = {"phase0.split.near_duplicate_bits": bits, "phase0.split.confirm_bits": confirm}
     assert project.run("audit", "export") == 0

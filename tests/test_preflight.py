@@ -10,7 +10,7 @@ from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import write_json
 from keras_pipeline.export import browser
 from keras_pipeline.models import pretrained
-from keras_pipeline.phases import condition, preflight, runner
+from keras_pipeline.phases import forecast, preflight, status, steps
 
 SMALL = {"model": {"name": "mobilenetv2", "pretrained": False}, "training": {"batch_size": 8}}
 BASE = {
@@ -57,15 +57,15 @@ def write_made(run, name, value):
 
 def remaining(by):
     """The steps that follow what is counted."""
-    return runner.steps_between({"dataset": "phase0 baseline", "audit": "phase0 validate-urls", None: None}[by], None)
+    return steps.steps_between({"dataset": "phase0 baseline", "audit": "phase0 validate-urls", None: None}[by], None)
 
 
 def met_by(run, steps, counts):
     """The first step whose check raises."""
-    for step in condition.applicable(run, steps):
+    for step in status.applicable(run, steps):
         try:
-            if step.check:
-                step.check(run, counts)
+            if step.title in preflight.CHECKS:
+                preflight.CHECKS[step.title](run, counts)
         except (ValueError, OSError):
             return step.title
     return None
@@ -158,19 +158,19 @@ FAULTS = [
 def test_a_fault_is_told_before_any_work(project, sections, known, said, step):
     run, by = project(sections, **known), known.get("by", "dataset")
     with pytest.raises(ValueError, match=said):
-        runner.check_ahead(run, remaining(by))
+        preflight.check_ahead(run, remaining(by))
     assert met_by(run, remaining(by), by and preflight.counted(run, by)) == step
 
 
 @pytest.mark.parametrize("by", ["dataset", "audit", None])
 def test_nothing_is_said_of_a_config_without_fault(project, by):
-    runner.check_ahead(project(by=by), remaining(by))
+    preflight.check_ahead(project(by=by), remaining(by))
 
 
 def test_all_faults_are_told_at_once(project):
     run = project({"phase1": {"training": {"batch_size": 200}}, "phase2": {"region": "XX"}})
     with pytest.raises(ValueError) as caught:
-        runner.check_ahead(run, remaining("dataset"))
+        preflight.check_ahead(run, remaining("dataset"))
     lines = str(caught.value).splitlines()
     assert [line.split(":")[0] for line in lines] == [
         "phase1.training.batch_size", "phase2.region", "phase3.teachers.1.region_filter",
@@ -180,7 +180,7 @@ def test_all_faults_are_told_at_once(project):
 def test_a_split_that_will_be_made_anew_is_not_asked(project):
     # Its sidecar is missing, so the split runs again, and may know the region by then.
     run = project({"phase2": {"region": "XX"}, "phase3": {"teachers": [TEACHER]}})
-    runner.check_ahead(run, remaining(None))
+    preflight.check_ahead(run, remaining(None))
 
 
 def test_a_teacher_of_another_dataset_is_told_as_soon_as_the_split_is_made(project):
@@ -195,18 +195,18 @@ def test_a_teacher_of_another_dataset_is_told_as_soon_as_the_split_is_made(proje
     with pytest.raises(
         ValueError, match="teachers.0.path: .*was trained on another dataset .*bbbbbbbbbbbb.*aaaaaaaaaaaa"
     ):
-        runner.check_ahead(run, remaining("dataset"))
+        preflight.check_ahead(run, remaining("dataset"))
 
 
 def test_a_disk_that_is_too_small_is_told(project, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1_000_000))
     with pytest.raises(SourceError, match=r"received 0.001 GB free, expected about .* GB, .* --set root=DIR"):
-        runner.check_ahead(project(), remaining("dataset"))
+        preflight.check_ahead(project(), remaining("dataset"))
 
 
 def test_what_a_killed_run_has_written_is_not_asked_for_again(project, monkeypatch):
     run, steps = project(), [step for step in remaining("dataset") if step.phase == "phase1"]
-    wanted = sum(runner.cost.costs(run)[step.title].bytes for step in steps)
+    wanted = sum(forecast.costs(run)[step.title].bytes for step in steps)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, int(wanted) - 500))
     with pytest.raises(SourceError):
         preflight.check_disk(run, steps)
@@ -217,24 +217,24 @@ def test_what_a_killed_run_has_written_is_not_asked_for_again(project, monkeypat
 def test_a_missing_browser_is_told(project, monkeypatch):
     monkeypatch.setenv("CHROMIUM_PATH", "/nowhere/chromium")
     with pytest.raises(browser.BrowserMissing, match="CHROMIUM_PATH=/nowhere/chromium: no such file"):
-        runner.check_ahead(project(), remaining("dataset"))
-    runner.check_ahead(project(), runner.steps_between("phase0 baseline", "phase6 export"))
+        preflight.check_ahead(project(), remaining("dataset"))
+    preflight.check_ahead(project(), steps.steps_between("phase0 baseline", "phase6 export"))
 
 
 def test_a_page_that_cannot_be_made_is_told(project, monkeypatch, tmp_path):
     monkeypatch.setattr(preflight, "PAGE", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SourceError, match="npm: not found, and the page's TensorFlow.js is not installed yet; install"):
-        runner.check_ahead(project(), runner.steps_between("phase0 baseline", "phase6 export"))
+        preflight.check_ahead(project(), steps.steps_between("phase0 baseline", "phase6 export"))
     (tmp_path / "node_modules").mkdir()
-    runner.check_ahead(project(), runner.steps_between("phase0 baseline", "phase6 export"))
+    preflight.check_ahead(project(), steps.steps_between("phase0 baseline", "phase6 export"))
 
 
 def test_a_broken_artefact_is_no_fault_of_the_config(project):
     run = project()
     run.path("dataset").write_text("{")
     with pytest.raises(BrokenArtefact, match="dataset.json: not JSON"):
-        runner.check_ahead(run, remaining("dataset"))
+        preflight.check_ahead(run, remaining("dataset"))
 
 
 def test_one_host_is_asked_once(monkeypatch):

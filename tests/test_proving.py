@@ -8,7 +8,7 @@ import pytest
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.load import from_dict
-from keras_pipeline.phases import proving
+from keras_pipeline.phases.phase6_export import validate
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def originals(tmp_path):
             {"experiment": "x", "root": str(tmp_path), "source": {"uri": "mongodb://nowhere"}, "phase6": settings}
         )
         photos = [SimpleNamespace(sha256=hashlib.sha256(c).hexdigest(), label=3, sample_id=c.decode()) for c in known]
-        return proving._Originals(Run(config, None), SimpleNamespace(photos=lambda: photos))
+        return validate._Originals(Run(config, None), SimpleNamespace(photos=lambda: photos))
 
     originals.folder = folder
     return originals
@@ -81,14 +81,14 @@ def test_agreement_on_conclusive_is_told_where_it_was_judged(verdicts, said):
     stage = dict.fromkeys(("top1_agreement", "top5_agreement", "max_abs_diff", "mean_abs_diff", "median_ms"), 1.0)
     figures = {"renderer": "x", "load_ms": 1.0, "first_ms": 2.0, "leaked_tensors": 0, "timing": {"peak_memory_mb": 1}}
     stage |= verdicts | {"n": 4, "passed": True}
-    told = proving._describe_backend("wasm", {**figures, "stages": {"png": stage}})
+    told = validate._describe_backend("wasm", {**figures, "stages": {"png": stage}})
     assert told[1].startswith(f"  png, n 4: passed; top-1 100.00%, {said}, largest")
 
 
 def test_a_backend_without_answers_is_described():
     stage = {"n": 4, "passed": False, "error": "4 of 4 answers are missing or not finite"}
     figures = {"renderer": "x", "load_ms": 1.0, "first_ms": 2.0, "leaked_tensors": 0, "stages": {"tensor": stage}}
-    told = proving._describe_backend("wasm", {**figures, "timing": {"peak_memory_mb": None}})
+    told = validate._describe_backend("wasm", {**figures, "timing": {"peak_memory_mb": None}})
     assert told == [
         "wasm (x): load 1 ms, first answer 2 ms; 0 tensors leaked",
         "  tensor, n 4: FAILED; 4 of 4 answers are missing or not finite",

@@ -9,7 +9,7 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.data import records
-from keras_pipeline.phases import evaluating, phase2_regional
+from keras_pipeline.phases.phase2_regional import evaluate, subset
 
 REGIONS = ("EU_SW", "EU")
 
@@ -56,7 +56,7 @@ SHARDS = (
 
 def test_the_index_lists_the_regions_photos_and_where_their_bytes_lie(dataset):
     run = dataset(HERE, *SHARDS)
-    phase2_regional.subset(run)
+    subset.run(run)
     index = pd.read_parquet(run.path("regional_index"))
     assert index.sample_id.tolist() == [f"sample-{i:03d}" for i in (0, 2, 5, 6, 7, 8)]
     assert index.file.tolist() == ["0.tfrecord"] * 2 + ["2.tfrecord"] * 4  # names: the folder may be moved
@@ -69,7 +69,7 @@ def test_the_index_lists_the_regions_photos_and_where_their_bytes_lie(dataset):
 
 def test_the_summary_counts_them(dataset):
     run = dataset(HERE, *SHARDS)
-    phase2_regional.subset(run)
+    subset.run(run)
     summary = run.read("regional_subset")
     per_class = {"Iris": 2, "Viola": 2, "Bellis": 1, "Crocus": 1}
     assert summary == {"region": HERE, "samples": 6, "species": 4, "per_class": per_class}
@@ -82,7 +82,7 @@ def test_the_twenty_commonest_are_printed(dataset, capsys):
     # 22 species: number k comes 1 + k % 3 times in the region, and often elsewhere, which does not count.
     here = [(f"Species {k:02d}", HERE) for k in range(22) for _ in range(1 + k % 3)]
     run = dataset(HERE, here, [("Species 00", THERE)] * 9)
-    phase2_regional.subset(run)
+    subset.run(run)
     title, *lines = capsys.readouterr().out.splitlines()
     assert title == "EU_SW: 43 train photos of 22 species; the commonest:"  # 8 · 1 + 7 · 2 + 7 · 3
     order = [*range(2, 22, 3), *range(1, 22, 3), *range(0, 22, 3)]  # seven of 3, seven of 2, eight of 1
@@ -114,4 +114,4 @@ FIGURES = (
     ],
 )
 def test_the_verdict_in_a_sentence(entry, sentence):
-    assert evaluating.verdict("EU_SW", entry) == sentence
+    assert evaluate.verdict("EU_SW", entry) == sentence

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_pipeline.evaluation.predict import Predictions
+from keras_pipeline.evaluation.predictions import Predictions
 from keras_pipeline.evaluation.quantization import cost
 
 

@@ -1,11 +1,14 @@
 """The chain on steps that only write small files: what runs, what is skipped, what a killed run leaves."""
 
 import contextlib
+import dataclasses
 import gc
 import json
 import multiprocessing
 import os
 import shutil
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -15,8 +18,19 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.schema import SPLITS
-from keras_pipeline.phases import gates, runner
+from keras_pipeline.evaluation import gates
+from keras_pipeline.phases import forecast, preflight, runner, status, steps
 from keras_pipeline.phases.steps import Step
+
+
+@dataclasses.dataclass(frozen=True)
+class Written(Step):
+    """A step whose work is a function of this file."""
+
+    work: Callable = None
+
+    def load(self):
+        return SimpleNamespace(run=self.work)
 
 
 class Chain:
@@ -26,20 +40,14 @@ class Chain:
         self.run, self.ran, self.leaks = run, [], []
         self.raw = run.path("dataset").parent / "raw"
         self.steps = [
-            Step("phase0", "audit", self.audit, (), ("audit",), ("source.query",), 1),
-            Step("phase0", "export", self.export, ("audit",), ("url_ledger",), ("source.query",), 1),
-            Step(
-                "phase0",
-                "split",
-                self.split,
-                ("url_ledger",),
-                ("dataset", "leak_audit"),
-                ("seed",),
-                1,
-                clean=self.remove_raw,
+            Written("phase0", "audit", "", (), ("audit",), ("source.query",), work=self.audit),
+            Written("phase0", "export", "", ("audit",), ("url_ledger",), ("source.query",), work=self.export),
+            Written(
+                "phase0", "split", "", ("url_ledger",), ("dataset", "leak_audit"), ("seed",), work=self.split,
+                leftovers=("tfrecords/{dataset}/raw",),
             ),
-            Step("phase1", "train", self.train, ("dataset",), ("teacher_history",), ("phase1",), 1),
-        ]
+            Written("phase1", "train", "", ("dataset",), ("teacher_history",), ("phase1",), work=self.train),
+        ]  # fmt: skip
 
     def audit(self, run):
         self.ran.append("audit")
@@ -68,22 +76,22 @@ class Chain:
         self.ran.append("train")
         write_json(run.path("teacher_history"), {"epochs": run.config.phase1.training.epochs})
 
-    def remove_raw(self, run):
-        shutil.rmtree(self.raw, ignore_errors=True)
-
     def execute(self, force=False, **sections):
         """Runs the chain, returns the names of the steps that really ran."""
         self.ran.clear()
         values = self.run.config.model_dump() | sections
         run = Run(artifacts.Config.model_validate(values), self.run.open_source)
-        self.verdicts = runner.execute(run, self.steps, force=force)
+        runner.execute(run, self.steps, force=force)
+        self.verdicts = gates.judge(run, {step.title for step in self.steps})
         return list(self.ran)
 
 
 @pytest.fixture
 def chain(make_config, monkeypatch):
     chain = Chain(Run(make_config(), lambda: contextlib.nullcontext()))
-    monkeypatch.setattr(runner, "STEPS", chain.steps)
+    monkeypatch.setattr(preflight, "CHECKS", {})
+    for module in (runner, status, forecast):
+        monkeypatch.setattr(module, "STEPS", chain.steps)
     monkeypatch.setattr(gc, "collect", lambda *generation: 0)  # seconds each, in a process that holds many graphs
     return chain
 
@@ -95,7 +103,7 @@ def test_a_second_run_does_nothing(chain):
     assert chain.execute() == ALL
     assert not chain.raw.exists()
     assert chain.execute() == []
-    assert {row["state"] for row in runner.status(chain.run)} == {"done"}
+    assert {row["state"] for row in status.rows(chain.run, chain.steps)} == {"done"}
 
 
 def test_force_runs_everything(chain):
@@ -126,7 +134,7 @@ def test_a_hand_edited_file_is_made_again(chain):
 def failing(chain, fail):
     """The chain's last step replaced by one that fails, while the context is open."""
     whole = chain.steps[3]
-    chain.steps[3] = artifacts.dataclasses.replace(whole, run=fail)
+    chain.steps[3] = dataclasses.replace(whole, work=fail)
     with pytest.raises(ZeroDivisionError):
         chain.execute(force=True)
     chain.steps[3] = whole
@@ -134,7 +142,7 @@ def failing(chain, fail):
 
 
 def state_of(chain, step):
-    return {row["step"]: row["state"] for row in runner.status(chain.run)}[step]
+    return {row["step"]: row["state"] for row in status.rows(chain.run, chain.steps)}[step]
 
 
 def test_a_step_that_fails_half_way_runs_again(chain):
@@ -144,7 +152,7 @@ def test_a_step_that_fails_half_way_runs_again(chain):
 
     chain.execute()
     assert failing(chain, fail) == "failed"
-    assert runner.status(chain.run)[3]["reason"].startswith("ZeroDivisionError (20")
+    assert status.rows(chain.run, chain.steps)[3]["reason"].startswith("ZeroDivisionError (20")
     assert chain.execute() == ["train"]
     assert state_of(chain, "phase1 train") == "done"
 
@@ -153,28 +161,28 @@ def test_a_failure_is_told_without_its_password(chain):
     def fail(run):
         raise OSError("no answer from mongodb://me:s3cret@host/plants\nat all")
 
-    chain.steps[3] = artifacts.dataclasses.replace(chain.steps[3], run=fail)
+    chain.steps[3] = dataclasses.replace(chain.steps[3], work=fail)
     with pytest.raises(OSError):
         chain.execute()
-    assert runner.status(chain.run)[3]["reason"].startswith("no answer from mongodb://***@host/plants (20")
+    assert status.rows(chain.run, chain.steps)[3]["reason"].startswith("no answer from mongodb://***@host/plants (20")
 
 
 def test_status_tells_a_step_that_runs_from_one_that_was_killed(chain):
     seen = []
 
     def look(run):
-        seen.append(runner.status(run)[3])
+        seen.append(status.rows(run, chain.steps)[3])
         shutil.copy(run.folder / ".under_way.json", run.folder / "kept")
 
     whole = chain.steps[3]
-    chain.steps[3] = artifacts.dataclasses.replace(whole, run=look)
+    chain.steps[3] = dataclasses.replace(whole, work=look)
     with pytest.raises(FileNotFoundError):  # it leaves nothing
         chain.execute()
     assert seen[0]["state"] == "running" and f"process {os.getpid()}" in seen[0]["reason"]
     word = json.loads((chain.run.folder / "kept").read_text())
     for change in ({"process": 2**22 + 1}, {"began": 1.0}):  # no such process; its number belongs to another one now
         write_json(chain.run.folder / ".under_way.json", word | change)
-        killed = runner.status(chain.run)[3]
+        killed = status.rows(chain.run, chain.steps)[3]
         assert killed["state"] == "failed" and "was killed" in killed["reason"]
 
 
@@ -182,24 +190,24 @@ def test_status_tells_a_step_that_runs_from_one_that_was_killed(chain):
 def test_a_spoilt_note_says_nothing(chain, text):
     chain.execute()
     (chain.run.folder / ".under_way.json").write_text(text)
-    assert {row["state"] for row in runner.status(chain.run)} == {"done"}
+    assert {row["state"] for row in status.rows(chain.run, chain.steps)} == {"done"}
 
 
 def test_a_dry_run_names_what_may_follow(chain, monkeypatch):
-    forecast = {step.title: runner.cost.Cost(10.0, 2e9) for step in chain.steps}
-    monkeypatch.setattr(runner.cost, "corrected", lambda run, steps: forecast)
+    costs = {step.title: forecast.Cost(10.0, 2e9) for step in chain.steps}
+    monkeypatch.setattr(forecast, "corrected", lambda run, steps: costs)
     chain.execute()
-    assert runner.would_run(chain.run, chain.steps) == []
+    assert forecast.would_run(chain.run, chain.steps) == []
     chain.run.path("url_ledger").unlink()
-    rows = runner.would_run(chain.run, chain.steps)
+    rows = forecast.would_run(chain.run, chain.steps)
     assert [(row["step"], row["reason"]) for row in rows] == [
         ("phase0 export", "url_ledger is missing"),
         ("phase0 split", "where phase0 export ends otherwise than before"),
         ("phase1 train", "where phase0 split ends otherwise than before"),
     ]
     assert rows[0]["gigabytes"] == 2 and rows[0]["last"] is not None
-    assert [row["reason"] for row in runner.would_run(chain.run, chain.steps, force=True)] == ["--force"] * 4
-    assert [(row["state"], row["reason"]) for row in runner.status(chain.run)] == [
+    assert [row["reason"] for row in forecast.would_run(chain.run, chain.steps, force=True)] == ["--force"] * 4
+    assert [(row["state"], row["reason"]) for row in status.rows(chain.run, chain.steps)] == [
         ("done", None),
         ("stale", "url_ledger is missing"),
         ("done", "until phase0 export ends otherwise than before"),
@@ -234,14 +242,14 @@ def test_a_missing_input_names_the_step_that_makes_it(chain):
 
 
 @pytest.fixture
-def asking(chain):
+def asking(chain, monkeypatch):
     """The chain's last step asks, before any work, for what it says is not there."""
 
     def check(run, counts):
         raise ValueError(f"no weights for {run.config.experiment}")
 
     def ask():
-        chain.steps[3] = artifacts.dataclasses.replace(chain.steps[3], check=check)
+        monkeypatch.setattr(preflight, "CHECKS", {"phase1 train": check})
         return chain
 
     return ask
@@ -301,9 +309,9 @@ def test_a_missed_gate_does_not_stop_the_chain(chain):
 
 def test_steps_between():
     def titles(*names):
-        return [step.title for step in runner.steps_between(*names)]
+        return [step.title for step in steps.steps_between(*names)]
 
-    assert titles(None, None) == [step.title for step in runner.STEPS]
+    assert titles(None, None) == [step.title for step in steps.STEPS]
     assert titles("phase3", "phase3") == ["phase3 combine", "phase3 check"]
     assert titles("phase2 train", "phase3 combine") == [
         "phase2 train", "phase2 evaluate", "phase2 logits", "phase3 combine",
@@ -329,7 +337,7 @@ def test_a_corrupt_shard_is_named_when_training_stumbles_over_it(chain, dataset_
     def read(run):
         list(tf.data.TFRecordDataset([str(path) for path in sorted(folder.glob("*.tfrecord"))]))
 
-    step = artifacts.dataclasses.replace(chain.steps[3], run=read)
+    step = dataclasses.replace(chain.steps[3], work=read)
     with pytest.raises(BrokenArtefact, match="val-00001-of-00002.tfrecord: corrupt shard"):
         runner.execute(chain.run, [step])
 
@@ -343,11 +351,11 @@ def test_a_phase_that_is_not_applicable_is_left_out_and_named(chain, capsys):
     def never(run):
         raise AssertionError("phase 2 was run")
 
-    chain.steps.insert(4, Step("phase2", "train", never, ("dataset",), ("regional",), ("phase2",), 1))
+    chain.steps.insert(4, Written("phase2", "train", "", ("dataset",), ("regional",), ("phase2",), work=never))
     assert chain.execute(phase2=None) == ALL
     assert "phase2: not applicable here: the config says phase2: null" in capsys.readouterr().out
     config = artifacts.Config.model_validate(chain.run.config.model_dump() | {"phase2": None})
-    (row,) = runner.status(Run(config, None))[4:]
+    (row,) = status.rows(Run(config, None), chain.steps)[4:]
     assert (row["step"], row["state"]) == ("phase2 train", "not applicable")
     # Now the photos are counted.
     assert row["reason"] == "all 2 photos are of region EU: there is no region to tell from the rest"

@@ -13,7 +13,7 @@ from keras_pipeline.core.files import write_json
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.data import records
 from keras_pipeline.models import heads
-from keras_pipeline.phases.teacher import Job, train
+from keras_pipeline.phases.phase1_teacher.train import TeacherSpec, fit_teacher
 from keras_pipeline.training import fit
 
 CLASSES = ["Bellis perennis", "Viola odorata"]
@@ -79,7 +79,7 @@ def started(dataset, monkeypatch):
         before(run)
         monkeypatch.setattr(fit, "fit", caught)
         with pytest.raises(Caught) as found:
-            train(run, Job(prefix, getattr(run.config, phase), region))
+            fit_teacher(run, TeacherSpec(prefix, getattr(run.config, phase), region))
         return found.value.args[0]
 
     return start

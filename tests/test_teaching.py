@@ -13,7 +13,9 @@ from keras_pipeline.core.config.load import from_dict
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.data import augment, records
 from keras_pipeline.data.preprocess import Preprocessing
-from keras_pipeline.phases import phase3_soft_labels, soft_label_views, teacher, teaching
+from keras_pipeline.phases.phase1_teacher import logits, train
+from keras_pipeline.phases.phase3_soft_labels import check, combine, export_npz, inspect
+from keras_pipeline.phases.phase4_student import batches
 from keras_pipeline.training import soft_labels
 from keras_pipeline.training.distiller import Distiller
 
@@ -50,7 +52,7 @@ def config_of(root, **sections):
 
 def store(run):
     for name, settings in (("teacher", run.config.phase1), ("regional", run.config.phase2)):
-        teacher.logits(run, teacher.Job(name, settings))
+        logits.store_logits(run, train.TeacherSpec(name, settings))
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +65,8 @@ def answered(tmp_path_factory, dataset_json):
         linear(size, seed).save(run.path(name))
     store(run)
     run.path("soft_labels").parent.mkdir(parents=True)
-    phase3_soft_labels.combine(run)
-    phase3_soft_labels.check(run)
+    combine.run(run)
+    check.run(run)
     return run.config.root
 
 
@@ -105,8 +107,8 @@ def test_beams_workers_write_the_same_shards(taught, arguments):
     folder = run.path("teacher_logits")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     shutil.rmtree(folder)
-    job = teacher.Job("teacher", run.config.phase1)
-    teacher.logits(dataclasses.replace(run, beam=arguments), job)
+    job = train.TeacherSpec("teacher", run.config.phase1)
+    logits.store_logits(dataclasses.replace(run, beam=arguments), job)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert len(before) > 3  # shards, and the index
 
@@ -118,8 +120,8 @@ def photos_of(info, split):
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_what_is_stored_is_the_teachers_word_on_the_picture_that_the_student_sees(taught, epoch):
     run, info = taught(phase3={"teachers": [{"path": "phase1/best.keras", "weight": 1.0}]})
-    phase3_soft_labels.combine(run)
-    seen = one_epoch(teaching.stored(run, info), range(epoch, epoch + 1))
+    combine.run(run)
+    seen = one_epoch(batches.stored(run, info), range(epoch, epoch + 1))
     assert len(seen) == 2  # of 8 photos each
     model = models_of(run)[0]
     for x, label in seen:
@@ -132,7 +134,7 @@ def test_what_is_stored_is_the_teachers_word_on_the_picture_that_the_student_see
 
 def test_live_teachers_see_the_students_view_at_their_own_size(taught):
     run, info = taught(phase4={"distill": {"live": True}})
-    made = teaching.live(run, info)
+    made = batches.live(run, info)
     photos = {photo.label: photo for photo in photos_of(info, "train")}
     assert photos
     for x, _ in one_epoch(made):
@@ -151,8 +153,8 @@ def test_live_and_stored_teachers_agree_on_clean_views(taught):
     # With one stored view, the clean one, and live: none, both show the same pictures.
     run, info = taught(phase3={"soft_labels": {"views": 1}}, phase4={"distill": {"live": True, "augmentation": "none"}})
     store(run)
-    phase3_soft_labels.combine(run)
-    live, stored = teaching.live(run, info), teaching.stored(run, info)
+    combine.run(run)
+    live, stored = batches.live(run, info), batches.stored(run, info)
     for (x, y), (again, same) in zip(one_epoch(live), one_epoch(stored), strict=True):
         np.testing.assert_array_equal(x["image"], again["image"])
         np.testing.assert_array_equal(y, same)
@@ -167,7 +169,7 @@ def test_live_and_stored_teachers_agree_on_clean_views(taught):
 @pytest.mark.parametrize("live", [False, True])
 def test_mixed_photos_bring_both_their_labels_and_teachers(taught, live):
     run, info = taught(phase4={"distill": {"live": live, "mixup_alpha": 0.4, "cutmix_alpha": 0.4}})
-    made = teaching.live(run, info) if live else teaching.stored(run, info)
+    made = batches.live(run, info) if live else batches.stored(run, info)
     for x, label in one_epoch(made):
         np.testing.assert_allclose(x["share"].sum(1), 1, atol=1e-6)
         assert x["labels"].shape == (8, 2)
@@ -183,7 +185,7 @@ def test_mixed_photos_bring_both_their_labels_and_teachers(taught, live):
 @pytest.mark.parametrize("live", [False, True])
 def test_validation_knows_what_the_teachers_answer(taught, live):
     run, info = taught(phase4={"distill": {"live": live}})
-    made = teaching.live(run, info) if live else teaching.stored(run, info)
+    made = batches.live(run, info) if live else batches.stored(run, info)
     student = linear(32, seed=9)
     model = Distiller(student, temperature=T, teacher=made.teacher)
     model.compile("sgd", metrics=[keras.metrics.SparseCategoricalAccuracy(name="top1")], jit_compile=False)
@@ -201,7 +203,7 @@ def test_validation_knows_what_the_teachers_answer(taught, live):
 
 def test_the_check_measures_teachers_and_ensemble_on_every_split(taught, capsys):
     run, info = taught()
-    phase3_soft_labels.check(run)
+    check.run(run)
     found = run.read("soft_label_check")
     assert found["shape"] == [23, 3] and found["sum_max_deviation"] < 1e-6 and found["tail_mass"] < 1e-12
     for split in ("val", "test"):
@@ -220,11 +222,11 @@ def test_the_check_measures_teachers_and_ensemble_on_every_split(taught, capsys)
 @pytest.mark.parametrize("live", [False, True])
 def test_one_teacher_alone_is_an_ensemble_too(taught, live):
     run, info = taught(phase3={"teachers": [{"path": "phase1/best.keras", "weight": 1.0}]})
-    phase3_soft_labels.combine(run)
-    phase3_soft_labels.check(run)
+    combine.run(run)
+    check.run(run)
     found = run.read("soft_label_check")
     assert found["ensemble"]["val_top1"] == found["teachers"][0]["val_top1"] and len(found["teachers"]) == 1
-    made = (teaching.live if live else teaching.stored)(run, info)
+    made = (batches.live if live else batches.stored)(run, info)
     x, labels = next(iter(made.validation.as_numpy_iterator()))
     assert x["image"].shape == (7, 32, 32, 3) and labels.shape == (7,)
     x, _ = one_epoch(made)[0]
@@ -239,7 +241,7 @@ def test_stored_answers_of_another_model_are_named(taught):
     run, _ = taught()
     linear(SIZES["regional"], seed=77).save(run.path("regional"))
     with pytest.raises(BrokenArtefact, match=r"phase2/best.keras: of 23 stored answers .* the teacher's, expected 98"):
-        phase3_soft_labels.check(run)
+        check.run(run)
 
 
 def test_a_record_with_a_class_twice_is_named(taught):
@@ -253,24 +255,24 @@ def test_a_record_with_a_class_twice_is_named(taught):
         shards.append((shard["name"], len(block), iter([block])))
     soft_labels.write_store(run.path("soft_labels"), store.layout, shards)
     with pytest.raises(BrokenArtefact, match=rf"{store.shards[1]['name']}: probabilities of a record sum to 1 ± 0"):
-        phase3_soft_labels.check(run)
+        check.run(run)
 
 
 def test_a_temperature_that_leaves_most_in_the_tail_is_warned_of(taught, capsys):
     run, _ = taught()
-    phase3_soft_labels.combine(run)
+    combine.run(run)
     assert "warning" not in capsys.readouterr().out
     softest = {"distillation": {"temperature": 50.0}, "soft_labels": {"top_k": 1, "views": 1}}
     hot = config_of(run.config.root, phase3=softest)
     run = Run(hot, None)
     store(run)
-    phase3_soft_labels.combine(run)
+    combine.run(run)
     assert "at T 50, 66% of what the teachers say lies outside the 1 classes stored" in capsys.readouterr().out
 
 
 def test_the_plans_arrays(taught):
     run, info = taught()
-    soft_label_views.export_npz(run)
+    export_npz.main(run, None)
     ids = [photo.sample_id for photo in photos_of(info, "train")]
     folder = run.path("soft_labels").with_name("npz")
     with np.load(folder / "teacher_global_logits_train.npz", allow_pickle=False) as made:
@@ -290,7 +292,7 @@ def test_the_plans_arrays(taught):
 def test_one_photos_record_can_be_looked_at(taught, capsys):
     run, info = taught()
     photo = photos_of(info, "train")[7]
-    found = soft_label_views.inspect(run, photo.sample_id)
+    found = inspect.inspect(run, photo.sample_id)
     assert (found["latin_name"], found["region"]) == (photo.latin_name, photo.region)
     assert list(found["said"]) == ["phase1/best.keras", "phase2/best.keras", "ensemble"]
     views = found["said"]["phase1/best.keras"]
@@ -301,4 +303,4 @@ def test_one_photos_record_can_be_looked_at(taught, capsys):
     assert f"{photo.sample_id}: {photo.latin_name}" in capsys.readouterr().out
     json.dumps(found)
     with pytest.raises(ValueError, match="received 'nobody', which no train photo has"):
-        soft_label_views.inspect(run, "nobody")
+        inspect.inspect(run, "nobody")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from keras_pipeline.core import cluster
 from keras_pipeline.core.config.experiment import Config
+from keras_pipeline.core.config.student import GLOBAL_PATH, REGIONAL_TEACHER
 from keras_pipeline.core.files import read_json
 
 ARTEFACTS = {
@@ -20,7 +21,7 @@ ARTEFACTS = {
     "leak_audit": "artifacts/{experiment}/phase0/leak_audit.json",
     "baseline": "artifacts/{experiment}/phase0/baseline.json",
     "baseline_predictions": "artifacts/{experiment}/phase0/predictions_test.npz",
-    "teacher": "artifacts/{experiment}/phase1/best.keras",
+    "teacher": f"artifacts/{{experiment}}/{GLOBAL_PATH}",
     "teacher_history": "artifacts/{experiment}/phase1/history.json",
     "teacher_curves": "artifacts/{experiment}/phase1/curves.png",
     "teacher_metrics": "artifacts/{experiment}/phase1/metrics_test.json",
@@ -29,7 +30,7 @@ ARTEFACTS = {
     "teacher_logits": "artifacts/{experiment}/phase1/soft_labels",
     "regional_subset": "artifacts/{experiment}/phase2/subset.json",
     "regional_index": "artifacts/{experiment}/phase2/subset.parquet",
-    "regional": "artifacts/{experiment}/phase2/best.keras",
+    "regional": f"artifacts/{{experiment}}/{REGIONAL_TEACHER}",
     "regional_history": "artifacts/{experiment}/phase2/history.json",
     "regional_curves": "artifacts/{experiment}/phase2/curves.png",
     "regional_metrics": "artifacts/{experiment}/phase2/metrics_test.json",

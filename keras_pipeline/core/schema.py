@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from pathlib import Path
 
 SPLITS = ("train", "val", "calibration", "test")
 UNKNOWN_REGION = "unknown"
+# A metric of fewer says too little to fail a run, to be called the worst, or to be shown of its own.
+MIN_PHOTOS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,3 +41,20 @@ FEATURE_NAMES = {field.name: field.name for field in dataclasses.fields(Photo)} 
 def shuffle_key(sample_id: str, seed: int) -> bytes:
     """A seeded, stable order of samples: final shards are sorted by it, so that a shuffle buffer suffices."""
     return hashlib.blake2b(f"{seed}:{sample_id}".encode(), digest_size=16).digest()
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What `dataset.json` says: the one class list, and per split the shards, counts and regions."""
+
+    folder: Path
+    classes: list[str]
+    class_hash: str
+    splits: dict[str, dict]  # {split: {n, shards: [{name, n, bytes, sha256}], per_region, per_class}}
+
+    def count(self, split: str, region: str | None = None) -> int:
+        entry = self.splits[split]
+        return entry["n"] if region is None else entry["per_region"].get(region, 0)
+
+    def shards(self, split: str) -> list[Path]:
+        return [self.folder / shard["name"] for shard in self.splits[split]["shards"]]

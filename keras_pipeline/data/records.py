@@ -15,7 +15,7 @@ from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import read_json, temporary_for
 from keras_pipeline.core.hashing import file_hash
 from keras_pipeline.core.progress import progress
-from keras_pipeline.core.schema import FEATURE_NAMES, Photo
+from keras_pipeline.core.schema import FEATURE_NAMES, DatasetInfo, Photo
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.data import tfrecord
 
@@ -216,41 +216,31 @@ REMEDY = (
 INFO_REMEDY = "remove it and run `phase0 split --force`, which makes it again: all groups keep their places"
 
 
-@dataclasses.dataclass(frozen=True)
-class DatasetInfo:
-    """What `dataset.json` says: the one class list, and per split the shards, counts and regions."""
-
-    folder: Path
-    classes: list[str]
-    class_hash: str
-    splits: dict[str, dict]  # {split: {n, shards: [{name, n, bytes, sha256}], per_region, per_class}}
-
-    def count(self, split: str, region: str | None = None) -> int:
-        entry = self.splits[split]
-        return entry["n"] if region is None else entry["per_region"].get(region, 0)
-
-    def shards(self, split: str) -> list[Path]:
-        return [self.folder / shard["name"] for shard in self.splits[split]["shards"]]
-
-
-def load_info(path: Path) -> DatasetInfo:
-    """Reads dataset.json and checks that each shard is there with its length.
-
-    Raises BrokenArtefact naming the first shard that is missing or of another length, or a class list that doesn't
-    match its hash.
-    """
+def read_info(path: Path) -> DatasetInfo:
+    """Read dataset.json. Raises BrokenArtefact for one that does not hold what the split writes."""
     value = read_json(path)
     try:
         info = DatasetInfo(path.parent, value["classes"], value["class_hash"], value["splits"])
-        shards = [shard_entry(shard) for split in info.splits.values() for shard in split["shards"]]
         for split in info.splits.values():
             _check_counts(split)
+            for shard in split["shards"]:
+                shard_entry(shard)
         known = class_hash(info.classes)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BrokenArtefact(f"{path}: {error!r} where the split wrote its figures; {INFO_REMEDY}") from error
     if known != info.class_hash:
         raise BrokenArtefact(f"{path}: the class list does not match its hash: it was changed by hand; {INFO_REMEDY}")
-    for shard in shards:
+    return info
+
+
+def load_info(path: Path) -> DatasetInfo:
+    """`read_info`, and check that each shard is there with its length.
+
+    Raises:
+        BrokenArtefact: naming the first shard that is missing or of another length.
+    """
+    info = read_info(path)
+    for shard in (shard for split in info.splits.values() for shard in split["shards"]):
         file = info.folder / shard["name"]
         length = file.stat().st_size if file.exists() else None
         if length != shard["bytes"]:

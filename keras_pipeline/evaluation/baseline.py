@@ -19,7 +19,8 @@ from numpy.typing import DTypeLike
 
 from keras_pipeline.core.progress import progress
 from keras_pipeline.evaluation import metrics
-from keras_pipeline.evaluation.predict import Predictions, decoded, inference
+from keras_pipeline.evaluation.predict import decoded, inference
+from keras_pipeline.evaluation.predictions import Predictions
 
 BLOCK_ROWS = 1024  # 10 MB of 1280 features as float64
 # Standard deviations: a colour that one train photo in thousands shows would otherwise decide alone on the next photo.

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
+from keras_pipeline.core.schema import MIN_PHOTOS
 from keras_pipeline.evaluation.intervals import REPLICATES, TAIL, cluster_bootstrap, limits_of
 from keras_pipeline.evaluation.metrics import by_blocks, check_logits_and_labels
 from keras_pipeline.evaluation.scores import Prior, Scores, score
 
 TEMPERATURE_BOUNDS = (0.05, 20.0)  # beyond these a softmax over trained logits is one-hot or uniform
-MIN_PHOTOS = 20  # below this one photo moves the temperature by more than the correction is worth
 SCOUTS = 1 << 26  # logits that are looked at first: a full pass over 9e8 of them takes seconds
 NULL_REPEATS = 200  # two digits
 

@@ -11,11 +11,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from keras_pipeline.core.schema import MIN_PHOTOS
 from keras_pipeline.evaluation.confusion import confused_pairs
 from keras_pipeline.evaluation.intervals import accuracy_intervals, groups_per, share_interval
 
-# A recall over fewer test photos says too little to fail a run or to be called the worst.
-MIN_CLASS_PHOTOS = 20
 T = TypeVar("T")
 _BLOCK_ELEMENTS = 1 << 18  # 2 MB as float64: stays in the cache, and the loop still costs nothing
 
@@ -238,7 +237,7 @@ def _with_intervals(recall: dict[str, dict], labels: NDArray, group_ids: NDArray
 
 
 def _min_recall(recall: dict[str, dict]) -> dict[str, str | int | float] | None:
-    judged = [(name, entry) for name, entry in recall.items() if entry["n"] >= MIN_CLASS_PHOTOS]
+    judged = [(name, entry) for name, entry in recall.items() if entry["n"] >= MIN_PHOTOS]
     if not judged:
         return None
     name, entry = min(judged, key=lambda item: item[1]["recall"])

@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_pipeline.evaluation.intervals import compare, share_interval
 from keras_pipeline.evaluation.metrics import by_blocks, log_softmax
-from keras_pipeline.evaluation.predict import Predictions
+from keras_pipeline.evaluation.predictions import Predictions
 
 
 def cost(before: Predictions, after: Predictions) -> dict:

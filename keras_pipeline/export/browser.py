@@ -25,6 +25,9 @@ REMEDY = (
 )
 
 
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")  # what it shows
+
+
 class BrowserMissing(OSError):
     """No Chromium here, or it does not start; the message says how to get one."""
 
@@ -72,3 +75,14 @@ def _playwright() -> Iterator:
         raise BrowserMissing("the Python package `playwright` is missing; pip install playwright") from error
     with sync_playwright() as playwright:
         yield playwright
+
+
+def photos_in(folder: Path) -> list[Path]:
+    """The photos in a folder, and below, that a browser can show. Raises ValueError where there is none."""
+    if not folder.is_dir():
+        raise ValueError(f"phase6.photos: received {folder}, expected a folder of photos")
+    # A pipe would be waited for, a link may lead nowhere.
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
+    if not files:
+        raise ValueError(f"phase6.photos: no photo in {folder}, expected files that end in {', '.join(PHOTO_SUFFIXES)}")
+    return files

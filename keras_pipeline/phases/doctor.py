@@ -1,7 +1,8 @@
-"""What this machine has of what the pipeline needs."""
+"""`doctor`: what this machine has of what the pipeline needs."""
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,13 @@ from keras_pipeline.core.errors import SourceError
 PACKAGES = (
     "keras", "tensorflow", "keras-hub", "tensorflowjs", "numpy", "pandas", "pillow", "pymongo", "scipy", "playwright",
 )  # fmt: skip
+
+
+def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
+    rows = examine(run)
+    for row in rows:
+        print(f"{'ok' if row['ok'] else 'MISSING':<8}{row['what']}: {row['detail']}")
+    return rows, 0 if all(row["ok"] for row in rows) else 3
 
 
 def examine(run: Run) -> list[dict]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 
-from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.schema import SPLITS, UNKNOWN_REGION
-from keras_pipeline.core.sidecars import sidecar
-from keras_pipeline.evaluation.report.html import Block, KeyValues, Paragraph, Table, interval
-from keras_pipeline.phases import calibrating, evaluating, gates, teaching
+import pandas as pd
 
-FEW = 20  # photos; a figure of fewer says little
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.student import TRAINED_HERE
+from keras_pipeline.core.schema import MIN_PHOTOS, SPLITS, UNKNOWN_REGION
+from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.evaluation import gates
+from keras_pipeline.evaluation.answers import TITLES
+from keras_pipeline.evaluation.report.calibration import promise
+from keras_pipeline.evaluation.report.html import Block, KeyValues, Paragraph, Table, interval
+from keras_pipeline.evaluation.report.pictures import worst_classes
+
 NAMED = 10
 
 
@@ -51,8 +56,8 @@ def _teachers(run: Run) -> str:
     """What the student has learnt from, first and then."""
     weights, said = run.config.phase3.distillation.loss_weights, []
     for member in run.config.phase3.teachers:
-        made_here = teaching.MADE_HERE.get(member.path)
-        title = evaluating.TITLES[made_here] if made_here else f"teacher {member.path}"
+        made_here = TRAINED_HERE.get(member.path)
+        title = TITLES[made_here] if made_here else f"teacher {member.path}"
         said += [f"{title} (for {member.region_filter})" if member.region_filter else title] * bool(member.weight)
     said = said * bool(weights.kl_divergence) + ["labels"] * bool(weights.cross_entropy)
     return f"{', '.join(said)} (distillation), then labels (fine-tuning)"
@@ -76,8 +81,6 @@ def _use(run: Run) -> list[Block]:
 
 
 def _data(run: Run) -> list[Block]:
-    import pandas as pd
-
     dataset, leaks = run.read("dataset"), run.read("leak_audit")
     per_class = dataset["splits"]["train"]["per_class"]
     photos = pd.read_parquet(run.path("assignment"), columns=["split", "license"])
@@ -122,7 +125,7 @@ def _quality(run: Run) -> list[Block]:
             f"Test photos, by region, before rounding; {metrics['groups']} groups",
         ),
         Paragraph(
-            f"{calibrating.promise(calibration)} On the test split {calibration['coverage']:.1%} of the answers are "
+            f"{promise(calibration)} On the test split {calibration['coverage']:.1%} of the answers are "
             f"conclusive{right}. ECE {calibration['ece_after']:.3f}; a perfectly calibrated model would show "
             f"{calibration['ece_null']:.3f} by chance at {calibration['n']} photos.{rounding}"
         ),
@@ -141,23 +144,21 @@ def _proof(verdict: dict) -> str:
 
 
 def _limits(run: Run) -> list[Block]:
-    from keras_pipeline.evaluation.report.pictures import worst_classes
-
     metrics = run.read("student_metrics")
     recalls = metrics["per_class_recall"]
-    few = sum(entry["n"] < FEW for entry in recalls.values())
+    few = sum(entry["n"] < MIN_PHOTOS for entry in recalls.values())
     tested, trained = metrics["per_region"], run.read("dataset")["splits"]["train"]["per_region"]
-    small = [name for name in trained if tested.get(name, {"n": 0})["n"] < FEW]
+    small = [name for name in trained if tested.get(name, {"n": 0})["n"] < MIN_PHOTOS]
     blocks: list[Block] = [
         Table(
             ["species", "photos", "recall", "95 % interval"],
             [[name, e["n"], e["recall"], interval(e["interval"])] for name, e in worst_classes(recalls)[:NAMED]],
-            f"The lowest recalls on the test split; species of {FEW} photos and more come first",
+            f"The lowest recalls on the test split; species of {MIN_PHOTOS} photos and more come first",
         )
     ]
     pairs = [[pair["truth"], pair["answer"], pair["n"], pair["share"]] for pair in metrics["confused_pairs"][:NAMED]]
     if pairs:
         blocks.append(Table(["truth", "answer", "photos", "share of the truth"], pairs, "Most confused"))
-    said = [f"Of {few:,} of {len(recalls):,} species there are fewer than {FEW} test photos"] if few else []
+    said = [f"Of {few:,} of {len(recalls):,} species there are fewer than {MIN_PHOTOS} test photos"] if few else []
     said += [f"of {', '.join(small)} as well"] if small else []
     return [*blocks, *([Paragraph("; ".join(said) + ": figures of their own say little.")] if said else [])]

@@ -1,7 +1,7 @@
 """What can be known before hours of work: faults of the config, and of the photos once they are counted.
 
-A step's `check` is called before the first step runs and again after each step of phase 0. It raises as early as
-anyone can know: ValueError for the config, naming the key and the value to set; SourceError or OSError of the machine.
+CHECKS are called before the first step runs and again after each step of phase 0. They raise as early as anyone can
+know: ValueError for the config, naming the key and the value to set; SourceError or OSError of the machine.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import dataclasses
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from keras_pipeline import export
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.experiment import Config
-from keras_pipeline.core.config.student import REGIONAL_TEACHER
+from keras_pipeline.core.config.student import REGIONAL_TEACHER, TRAINED_HERE
 from keras_pipeline.core.config.teachers import Model
-from keras_pipeline.core.errors import SourceError
-from keras_pipeline.core.schema import UNKNOWN_REGION
+from keras_pipeline.core.errors import BrokenArtefact, SourceError
+from keras_pipeline.core.schema import MIN_PHOTOS, UNKNOWN_REGION
 from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.export import browser
 from keras_pipeline.models.pretrained import check_available
-from keras_pipeline.phases import cost, teaching
+from keras_pipeline.phases import forecast, staleness, status
 from keras_pipeline.phases.steps import Step
 
 PAGE = Path(export.__file__).parent / "page"
@@ -141,7 +142,7 @@ def check_ensemble(run: Run, counts: Counts | None) -> None:
     """The teachers of phase 3: those made elsewhere are there and of this dataset, regions are those of photos."""
     for i, member in enumerate(run.config.phase3.teachers):
         key, region = f"phase3.teachers.{i}", member.region_filter
-        if member.path not in teaching.MADE_HERE:
+        if member.path not in TRAINED_HERE:
             # A dry run has made no folder yet for `..` to lead out of.
             _check_foreign(run, counts, f"{key}.path", Path(os.path.normpath(run.folder / member.path)))
         if member.path == REGIONAL_TEACHER and region not in (None, run.config.phase2.region):
@@ -161,7 +162,7 @@ def _check_foreign(run: Run, counts: Counts | None, key: str, path: Path) -> Non
     if not path.is_file():
         raise ValueError(
             f"{key}: {path} does not exist; expected a .keras file below {run.folder}, as "
-            f"{' or '.join(teaching.MADE_HERE)}, which phases 1 and 2 make"
+            f"{' or '.join(TRAINED_HERE)}, which phases 1 and 2 make"
         )
     labels = path.parent / "soft_labels"
     if not (run.config.phase4.distill.live or labels.is_dir()):
@@ -181,8 +182,6 @@ def _check_foreign(run: Run, counts: Counts | None, key: str, path: Path) -> Non
 def check_calibration(run: Run, counts: Counts | None) -> None:
     if not (counts and counts.is_split):
         return
-    from keras_pipeline.evaluation.calibration import MIN_PHOTOS  # brings SciPy
-
     n, species = sum(counts.calibration.values()), len(counts.calibration)
     if n < MIN_PHOTOS or species < 2:
         raise ValueError(
@@ -212,13 +211,69 @@ def check_page(run: Run, counts: Counts | None) -> None:
 
 def check_disk(run: Run, steps: Iterable[Step]) -> None:
     """Raises SourceError where these steps will leave more than is free, less what a killed run of them has written."""
-    forecast, phases = cost.costs(run), {step.phase for step in steps}
+    costs, phases = forecast.costs(run), {step.phase for step in steps}
     folders = [run.folder / phase for phase in phases]
     folders += [run.path("dataset").parent] if "phase0" in phases else []
     written = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
-    wanted, free = sum(forecast[step.title].bytes for step in steps) - written, cost.free_bytes(run)
+    wanted, free = sum(costs[step.title].bytes for step in steps) - written, forecast.free_bytes(run)
     if wanted > free:
         raise SourceError(
             f"{Path(run.config.root).absolute()}: received {free / 1e9:.3g} GB free, expected about "
             f"{wanted / 1e9:.3g} GB, by the forecast of `--dry-run`; free some, or give another place: --set root=DIR"
         )
+
+
+def check_features(run: Run, _: Counts | None) -> None:
+    baseline = run.config.phase0.baseline
+    if baseline.features != "colour-histogram":
+        check_available(baseline.model, "phase0.baseline.weights (with features: file)")
+
+
+def check_browser(run: Run, _: Counts | None) -> None:
+    """A browser, and photos where the config names a folder of them."""
+    browser.find_chromium()
+    if run.config.phase6.photos:
+        browser.photos_in(Path(run.config.phase6.photos))
+
+
+# By the step that would meet the fault.
+CHECKS: dict[str, Callable[[Run, Counts | None], None]] = {
+    "phase0 baseline": check_features,
+    "phase1 train": lambda run, counts: check_teacher(run, counts, "phase1"),
+    "phase2 subset": check_region,
+    "phase2 train": lambda run, counts: check_teacher(run, counts, "phase2"),
+    "phase3 combine": check_ensemble,
+    "phase3 check": lambda run, counts: check_model(run.config.phase3.model, counts, "phase3.model"),
+    "phase4 distill": check_student,
+    "phase5 temperature": check_calibration,
+    "phase6 export": check_page,
+    "phase6 validate": check_browser,
+}
+
+
+def check_ahead(run: Run, steps: list[Step], *, force: bool = False) -> None:
+    """Two days into a run is no time to learn that weights can't be had.
+
+    Raises ValueError with a line for each fault of the config; else what the machine lacks.
+    """
+    steps = status.applicable(run, steps)
+    first = 0 if force else next((i for i, step in enumerate(steps) if staleness.why_stale(run, step)), len(steps))
+    pending = steps[first:]
+    made_anew = {name for step in pending for name in step.outputs}
+    by = "audit" if "dataset" in made_anew else "dataset"  # where neither is there, that is told as the step's input
+    known = by if by not in made_anew and run.path(by).exists() else None
+    counts, faults, lacks = known and counted(run, known), [], []
+    checks = [CHECKS[step.title] for step in pending if step.title in CHECKS]
+    for check in [*checks, lambda *_: check_disk(run, pending)]:
+        try:
+            check(run, counts)
+        except BrokenArtefact:
+            raise
+        except ValueError as error:
+            faults.append(str(error))
+        except (SourceError, OSError) as error:
+            lacks.append(error)
+    if faults:
+        raise ValueError("\n".join(dict.fromkeys([*faults, *map(str, lacks)])))
+    if lacks:
+        raise lacks[0]

@@ -16,7 +16,7 @@ from keras_pipeline.phases.steps import Step
 
 def write_sidecars(run: Run, step: Step, seconds: float) -> None:
     """Called once after a step has succeeded."""
-    inputs, settings = input_hashes(run, step), settings_of(run.config, step.sections)
+    inputs, settings = input_hashes(run, step), settings_of(run.config, step.keys)
     for name in step.outputs:
         path = run.path(name)
         meta = {
@@ -41,13 +41,13 @@ def input_hashes(run: Run, step: Step) -> dict[str, str | None]:
 
 def recipe(run: Run, step: Step) -> str:
     """A hash of all that a step's outputs depend on: its code, its config and its inputs."""
-    parts = [step.title, step.code_version, config_hash(run.config, step.sections), input_hashes(run, step)]
+    parts = [step.title, step.code_version, config_hash(run.config, step.keys), input_hashes(run, step)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def why_stale(run: Run, step: Step) -> str | None:
     """None when the step is up to date, otherwise the reason in a few words."""
-    settings = settings_of(run.config, step.sections)
+    settings = settings_of(run.config, step.keys)
     made_of = []  # the inputs of each output, as its sidecar has them
     for name in step.outputs:
         path = run.path(name)

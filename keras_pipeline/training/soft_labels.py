@@ -20,9 +20,11 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_pipeline.core.config.student import Phase3
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside, read_json, write_json
-from keras_pipeline.core.hashing import file_hash
+from keras_pipeline.core.hashing import content_hash, file_hash
+from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import records, tfrecord
 from keras_pipeline.data.augment import sample_hash
 from keras_pipeline.training.losses import EMPTY_TAIL
@@ -42,6 +44,18 @@ class Layout:
     temperature: float
     top_k: int  # min(config's top_k, num_classes)
     views: int
+
+    @classmethod
+    def of(cls, phase3: Phase3, info: DatasetInfo) -> Layout:
+        """The layout of every store that is made of this dataset with this config."""
+        return cls(
+            dataset_hash=content_hash(info.folder / "dataset.json"),
+            class_hash=info.class_hash,
+            num_classes=len(info.classes),
+            temperature=phase3.distillation.temperature,
+            top_k=min(phase3.soft_labels.top_k, len(info.classes)),
+            views=phase3.soft_labels.views,
+        )
 
     def check(self) -> None:
         """Raises ValueError for what no store can have: such a size would be allocated."""
@@ -137,6 +151,13 @@ class Store:
             received = file.stat().st_size if file.exists() else None
             if received != shard["bytes"]:
                 raise BrokenArtefact(f"{file}: received {received} bytes, expected {shard['bytes']}; {REMEDY}")
+
+    @classmethod
+    def open(cls, folder: Path, expected: Layout) -> Store:
+        """A store of this dataset, class list, temperature, K and views. Raises BrokenArtefact for another."""
+        store = cls(folder)
+        store.check_layout(expected)
+        return store
 
     def check_layout(self, expected: Layout) -> None:
         """Raises BrokenArtefact unless the store was made from this dataset, class list, temperature, K and views."""

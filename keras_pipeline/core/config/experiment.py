@@ -11,7 +11,7 @@ from keras_pipeline.core.config.base import Section
 from keras_pipeline.core.config.delivery import Gates, Phase5, Phase6
 from keras_pipeline.core.config.phase0 import Phase0
 from keras_pipeline.core.config.source import Dataset, Source
-from keras_pipeline.core.config.student import REGIONAL_TEACHER, Phase3, Phase4
+from keras_pipeline.core.config.student import REGIONAL_TEACHER, TRAINED_HERE, Phase3, Phase4
 from keras_pipeline.core.config.teachers import GLOBAL_TEACHER, RegionalTeacher, Teacher
 
 EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -124,3 +124,9 @@ class Config(Section):
     def teachers(self) -> dict[str, Teacher]:
         """Of the phases that train one, by the phase's name."""
         return {name: phase for name in ("phase1", "phase2") if (phase := getattr(self, name))}
+
+    def teacher_artefacts(self, *kinds: str) -> tuple[str, ...]:
+        """Names of artefacts of the ensemble's teachers, of those trained here: `{name}` is teacher or regional."""
+        paths = (member.path for member in self.phase3.teachers)
+        names = dict.fromkeys(TRAINED_HERE[path] for path in paths if path in TRAINED_HERE)
+        return tuple(kind.format(name=name) for name in names for kind in kinds)

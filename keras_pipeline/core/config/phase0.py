@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from keras_pipeline.core.config.base import Section
+from keras_pipeline.core.config.teachers import Model
 
 
 class Audit(Section):
@@ -102,6 +103,11 @@ class Baseline(Section):
         if (self.features == "file") != (self.weights is not None):
             raise ValueError("features: file and weights: <path> go together")
         return self
+
+    @property
+    def model(self) -> Model:
+        """The network whose features these are, where they are no histograms."""
+        return Model(name="mobilenetv2", pretrained=self.weights or True)
 
 
 class Phase0(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -9,7 +10,9 @@ from pydantic import Field, model_validator
 from keras_pipeline.core.config.base import Section
 from keras_pipeline.core.config.teachers import Augmentation, Callbacks, Model, Optimizer
 
-REGIONAL_TEACHER = "phase2/best.keras"  # as a path of phase3.teachers
+GLOBAL_PATH, REGIONAL_TEACHER = "phase1/best.keras", "phase2/best.keras"  # as paths of phase3.teachers
+
+TRAINED_HERE = {GLOBAL_PATH: "teacher", REGIONAL_TEACHER: "regional"}  # prefixes of their artefacts' names
 
 
 # Not the plan's values (one view, T 3, weights 0.7 and 0.3): benchmarks/distillation_gain.py compares them.
@@ -37,6 +40,11 @@ class EnsembleMember(Section):
     weight: float = Field(ge=0, description="share in the ensemble, renormalised over the teachers that speak")
     region_filter: str | None = Field(None, description="speaks only for photos of this region")
 
+    @property
+    def soft_labels(self) -> Path:
+        """Folder of its soft labels, relative to the experiment's."""
+        return Path(self.path).parent / "soft_labels"
+
 
 class SoftLabels(Section):
     top_k: int = Field(128, ge=1, le=16384, description="logits kept a photo; the rest as one tail sum")
@@ -47,7 +55,7 @@ class Phase3(Section):
     model: Model = Model(name="mobilenetv2")
     distillation: Distillation = Distillation()
     teachers: list[EnsembleMember] = [
-        EnsembleMember(path="phase1/best.keras", weight=0.5),
+        EnsembleMember(path=GLOBAL_PATH, weight=0.5),
         EnsembleMember(path=REGIONAL_TEACHER, weight=0.5, region_filter="EU_SW"),
     ]
     ensemble: Literal["logits", "probabilities"] = Field("logits", description="where the teachers are averaged")

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from keras_pipeline.core.schema import MIN_PHOTOS
 from keras_pipeline.evaluation.confusion import confusion_table
-from keras_pipeline.evaluation.metrics import MIN_CLASS_PHOTOS
 from keras_pipeline.evaluation.report.plots import BLUE, GREY, LIGHT_BLUE, ORANGE, new_figure, save_png, short_name
 
 if TYPE_CHECKING:
@@ -162,18 +162,18 @@ def recall_chart(
     rows = worst_classes(per_class_recall)
     if not rows:
         raise ValueError("recall_chart needs at least one class with photos, received none: evaluate a split first.")
-    judged = [entry["recall"] for _, entry in rows if entry["n"] >= MIN_CLASS_PHOTOS]
+    judged = [entry["recall"] for _, entry in rows if entry["n"] >= MIN_PHOTOS]
     shown = rows[:most]
     figure, (axes,) = new_figure(8.5, 1.3 + 0.24 * len(shown), columns=1)
     for row, (_, entry) in enumerate(shown):
         _draw_interval(axes, row, entry["recall"], entry["interval"], BLUE if row < len(judged) else LIGHT_BLUE, "o")
     labels = [f"{short_name(name, 44)}  {entry['n']:,}" for name, entry in shown]
-    _finish_rows(axes, labels, f"recall, with its 95 % interval (pale: fewer than {MIN_CLASS_PHOTOS} photos)")
+    _finish_rows(axes, labels, f"recall, with its 95 % interval (pale: fewer than {MIN_PHOTOS} photos)")
     title = f"{len(shown):,} of {len(rows):,} classes"
     if gate is not None:
         axes.axvline(100 * gate, color=ORANGE, linestyle="--", linewidth=1.2)
         missed = sum(recall <= gate for recall in judged)
-        title += f"; of {len(judged):,} with {MIN_CLASS_PHOTOS} photos or more, {missed:,} not above {100 * gate:g} %"
+        title += f"; of {len(judged):,} with {MIN_PHOTOS} photos or more, {missed:,} not above {100 * gate:g} %"
     axes.set_title(title, fontsize=10)
     return _drawn(figure, path)
 
@@ -187,7 +187,7 @@ def worst_classes(per_class_recall: Mapping[str, Mapping]) -> list[tuple[str, Ma
 
     def key(item: tuple[str, Mapping]) -> tuple[bool, float]:
         _, entry = item
-        few = entry["n"] < MIN_CLASS_PHOTOS
+        few = entry["n"] < MIN_PHOTOS
         return few, entry["interval"][1] if few else entry["recall"]
 
     return sorted((item for item in per_class_recall.items() if item[1]["n"]), key=key)

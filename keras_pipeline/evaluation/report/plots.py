@@ -325,3 +325,10 @@ def save_png(figure: Figure, file: str | Path | BinaryIO) -> None:
     with aside(Path(file)) if isinstance(file, (str, Path)) else contextlib.nullcontext(file) as target:
         # Without this entry the PNG carries matplotlib's version, and its hash would change with an upgrade.
         figure.savefig(target, format="png", dpi=120, metadata={"Software": None})
+
+
+def draw_curves(stages: dict[str, list[dict]], path: Path) -> None:
+    """The rows that `fit.fit` returned for each stage, one after the other."""
+    histories = [(title, {key: [row[key] for row in rows] for key in rows[0]}) for title, rows in stages.items()]
+    with aside(path) as temporary:
+        training_curves(histories, temporary)

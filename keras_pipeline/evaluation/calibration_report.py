@@ -1,0 +1,285 @@
+"""Everything in calibration.json: fitted on the calibration split, measured on the test split."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+
+from keras_pipeline.core.config.delivery import Phase5, RegionPriors
+from keras_pipeline.core.schema import MIN_PHOTOS, UNKNOWN_REGION
+from keras_pipeline.core.taxonomy import genera_of
+from keras_pipeline.evaluation import calibration, intervals
+from keras_pipeline.evaluation import threshold as thresholds
+from keras_pipeline.evaluation.predictions import Predictions
+from keras_pipeline.evaluation.priors import log_ratios
+from keras_pipeline.evaluation.scores import Prior, Scores, score, together
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """A model's predictions: on the calibration split, to fit on, and on the test split, to measure on."""
+
+    fit: Predictions
+    test: Predictions
+    settings: Phase5
+    seed: int
+
+    def quality(self, scores: Scores, group_ids: np.ndarray) -> dict:
+        """Top-1 and calibration errors of some of the test photos, see `calibration.quality`."""
+        errors = calibration.quality(scores, group_ids, bins=self.settings.bins, seed=self.seed)
+        return {"top1": float(scores.correct.mean()), **errors}
+
+
+def temperature(evidence: Evidence) -> tuple[dict, Scores, Scores]:
+    """Fit T, and measure the probabilities' quality before and after, overall and by region.
+
+    Returns:
+        `temperature.json`, and the test photos' scores before and after.
+    """
+    fit, test = evidence.fit, evidence.test
+    value = calibration.fit_temperature(fit.logits, fit.labels)
+    before, after = (score(test.logits, test.labels, t) for t in (1.0, value))
+    overall = {"before": evidence.quality(before, test.group_ids), "after": evidence.quality(after, test.group_ids)}
+    per_region = {}
+    for region, (_, own) in by_region(fit, test).items():
+        if own.sum() < MIN_PHOTOS:
+            per_region[region] = _too_few(int(own.sum()), "test photos")
+        else:
+            per_region[region] = {
+                moment: evidence.quality(scores[own], test.group_ids[own])
+                for moment, scores in (("before", before), ("after", after))
+            }
+    flat = {
+        f"{name}_{moment}": figures[name]["value"]
+        for moment, figures in overall.items()
+        for name in ("ece", "mce", "nll", "brier")
+    }
+    result = {
+        "temperature": value,
+        "temperature_at_bound": value in calibration.TEMPERATURE_BOUNDS,
+        "n_fit": len(fit.labels),
+        "n": len(test.labels),
+        **flat,
+        "ece_null": overall["after"]["ece"]["null"],
+        **overall,
+        "per_region": per_region,
+    }
+    return result, before, after
+
+
+def _threshold(
+    evidence: Evidence, value: float, table: pd.DataFrame, classes: list[str], known: dict | None
+) -> tuple[dict, Scores]:
+    """(the other half of `calibration.json`: the threshold, the genus below it, what region and further photos add; the
+    test photos' scores).
+
+    Args:
+        value: T.
+        table: of `assignment.places`.
+        known: of `priors`.
+    """
+    fit, test = evidence.fit, evidence.test
+    genera = np.array(genera_of(classes))
+    fitted, tested = (score(each.logits, each.labels, value, genera=genera) for each in (fit, test))
+    chosen = choose(evidence, fitted)
+    in_force = _in_force(chosen)
+    judged = thresholds.evaluate_threshold(tested.confidence, tested.correct, in_force)
+    result = {
+        **chosen,
+        "target_precision": evidence.settings.target_precision,
+        "precision": judged["precision"],
+        "coverage": judged["coverage"],
+        "aurc": thresholds.risk_coverage(tested.confidence, tested.correct)[2],
+        "threshold_scan": thresholds.threshold_scan(tested.confidence, tested.correct),
+        "threshold_per_region": _by_region(evidence, fitted, tested),
+        "genus": _genus(evidence, fitted, tested, in_force, genera),
+        "region_priors": _with_priors(evidence, tested, known),
+        "observations": _observations(evidence, tested, table, value, in_force),
+    }
+    return result, tested
+
+
+def report(
+    evidence: Evidence, table: pd.DataFrame, classes: list[str], known: dict | None, fitted: dict | None = None
+) -> tuple[dict, Scores]:
+    """All of a model's `calibration.json` but its name and hash, and the test photos' scores.
+
+    Args:
+        table: of `assignment.places`.
+        known: of `priors`.
+        fitted: of `temperature`, where that is known.
+    """
+    fitted = fitted or temperature(evidence)[0]
+    chosen, tested = _threshold(evidence, fitted["temperature"], table, classes, known)
+    return {**fitted, **chosen}, tested
+
+
+def choose(evidence: Evidence, scores: Scores, rows: np.ndarray | None = None) -> dict:
+    """Choose a threshold on one photo of each group: the bound counts independent photos.
+
+    Args:
+        scores: of the calibration photos.
+        rows: bool [n], the photos that may be asked; None all.
+
+    Returns:
+        `threshold`: the one in force, None where its promise falls short of the target and that is not accepted;
+        `best_threshold`: the best reachable one, which `precision_lower_bound`, `target_met`, `shortfall`,
+        `photos_needed` (see `threshold.choose_threshold`) and `n_promise`, the photos asked, are about.
+    """
+    settings = evidence.settings
+    asked = np.arange(len(scores)) if rows is None else np.flatnonzero(rows)
+    asked = asked[thresholds.one_of_each(evidence.fit.group_ids[asked], seed=evidence.seed)]
+    found = thresholds.choose_threshold(
+        scores.confidence[asked], scores.correct[asked], target=settings.target_precision,
+        confidence_level=settings.confidence_level,
+    )  # fmt: skip
+    kept = ("precision_lower_bound", "target_met", "shortfall", "photos_needed")
+    return {
+        "threshold": found["threshold"] if found["target_met"] or settings.accept_unmet else None,
+        "best_threshold": found["threshold"],
+        **{key: found[key] for key in kept},
+        "n_promise": len(asked),
+    }
+
+
+def _in_force(chosen: dict) -> float:
+    """Return the threshold; infinity, which no confidence reaches, where none is in force."""
+    return math.inf if chosen["threshold"] is None else chosen["threshold"]
+
+
+def by_region(*splits: Predictions) -> dict[str, list[np.ndarray]]:
+    """{region: whose photos are of it, bool [n] of each split}, of every region that one of the splits knows."""
+    names = sorted({str(name) for photos in splits for name in set(photos.regions)})
+    return {name: [photos.regions == name for photos in splits] for name in names}
+
+
+def _too_few(n: int, of: str) -> dict:
+    return {"n": n, "why": f"{n} {of} are too few for figures of their own, {MIN_PHOTOS} are the least"}
+
+
+def _by_region(evidence: Evidence, fitted: Scores, tested: Scores) -> dict:
+    """A promise for each region's photos alone; where it can't be made, the one for all photos is what there is."""
+    result = {}
+    for region, (known, own) in by_region(evidence.fit, evidence.test).items():
+        if min(known.sum(), own.sum()) < MIN_PHOTOS:
+            split, n = ("calibration", known.sum()) if known.sum() < MIN_PHOTOS else ("test", own.sum())
+            result[region] = _too_few(int(n), f"{split} photos")
+            continue
+        chosen = choose(evidence, fitted, known)
+        judged = thresholds.evaluate_threshold(tested.confidence[own], tested.correct[own], _in_force(chosen))
+        result[region] = {**chosen, **{key: judged[key] for key in ("precision", "coverage", "n")}}
+    return result
+
+
+def _genus(evidence: Evidence, fitted: Scores, tested: Scores, species_threshold: float, genera: np.ndarray) -> dict:
+    """The genus's own threshold, on photos whose species is not conclusive.
+
+    That subset depends on the species' threshold, which the same photos have chosen: what made it stop is among them,
+    so that they err more, if anything, than others would. In 200 simulated worlds 12 such promises were false
+    (tests/test_threshold.py), no more than chance allows where 5 % are.
+    """
+    if genera.max() + 1 == len(genera):
+        return {"why": f"each of the {len(genera)} species is the only one of its genus here"}
+    open_fit, open_test = (scores.confidence < species_threshold for scores in (fitted, tested))
+    if open_fit.sum() < MIN_PHOTOS:
+        return _too_few(int(open_fit.sum()), "calibration photos without a conclusive species")
+    by_genus = dataclasses.replace(fitted, confidence=fitted.genus_confidence, correct=fitted.genus_correct)
+    chosen = choose(evidence, by_genus, open_fit)
+    named = open_test & (tested.genus_confidence >= _in_force(chosen))
+    return {
+        **chosen,
+        "genera": int(genera.max()) + 1,
+        "n": int(open_test.sum()),
+        "coverage": float(named.mean()),
+        "precision": float(tested.genus_correct[named].mean()) if named.any() else None,
+    }
+
+
+def region_counts(table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """Train photos of each species (columns, in order) in each known region (rows, sorted)."""
+    train = table[(table.split == "train") & (table.region != UNKNOWN_REGION)]
+    return pd.crosstab(train.region, train.latin_name).reindex(columns=classes, fill_value=0)
+
+
+def priors(table: pd.DataFrame, classes: list[str], class_hash: str, settings: RegionPriors) -> dict | None:
+    """{class_hash, regions, smoothing, floor, log_ratios [R, C]}, or None where fewer than two regions are known."""
+    counts = region_counts(table, classes)
+    if len(counts) < 2:
+        return None
+    ratios = log_ratios(counts.to_numpy(), smoothing=settings.smoothing, floor=settings.floor)
+    return {
+        "class_hash": class_hash,
+        "regions": counts.index.tolist(),
+        "smoothing": settings.smoothing,
+        "floor": settings.floor,
+        "log_ratios": ratios.round(4).tolist(),
+    }
+
+
+def _prior_of(known: dict, photos: Predictions) -> Prior:
+    """A photo of no known region gets nothing added."""
+    rows = {region: row for row, region in enumerate(known["regions"])}
+    added = np.vstack([known["log_ratios"], np.zeros(len(known["log_ratios"][0]))])
+    return Prior(added, np.array([rows.get(region, len(rows)) for region in photos.regions.tolist()]))
+
+
+def _with_priors(evidence: Evidence, without: Scores, known: dict | None) -> dict:
+    """What the region adds, with a temperature and a threshold of its own."""
+    fit, test, ship = evidence.fit, evidence.test, evidence.settings.region_priors.ship
+    if known is None:
+        return {"ship": ship, "why": "the train photos are of fewer than two known regions"}
+    fit_prior, test_prior = (_prior_of(known, each) for each in (fit, test))
+    value = calibration.fit_temperature(fit.logits, fit.labels, prior=fit_prior)
+    fitted = score(fit.logits, fit.labels, value, prior=fit_prior)
+    tested = score(test.logits, test.labels, value, prior=test_prior)
+    chosen = choose(evidence, fitted)
+    judged = thresholds.evaluate_threshold(tested.confidence, tested.correct, _in_force(chosen))
+    compared = intervals.compare(without.correct, tested.correct, test.regions, test.group_ids)
+    return {
+        "ship": ship,
+        "temperature": value,
+        **chosen,
+        "precision": judged["precision"],
+        "coverage": judged["coverage"],
+        "top1": compared.pop("all"),
+        "top1_per_region": compared,
+        "without": evidence.quality(without, test.group_ids),
+        "with": evidence.quality(tested, test.group_ids),
+    }
+
+
+def _observations(
+    evidence: Evidence, tested: Scores, table: pd.DataFrame, value: float, species_threshold: float
+) -> dict:
+    """Several photos of one observation, asked together, against the same photos one by one."""
+    test = evidence.test
+    photos = pd.DataFrame(
+        {
+            "observation": table.observation_id.reindex(test.sample_ids).to_numpy(),
+            "label": test.labels,
+            "group": test.group_ids,
+        }
+    )
+    named = photos[photos.observation.fillna("") != ""].groupby("observation")
+    several = named.label.agg(["size", "nunique", "first"]).query("size > 1")
+    one_plant = several[several["nunique"] == 1]  # two names for one plant: one of them is wrong
+    if len(one_plant) < MIN_PHOTOS:
+        return _too_few(len(one_plant), "test observations of several photos")
+    member = one_plant.index.get_indexer(photos.observation)
+    rows = member >= 0
+    labels = one_plant["first"].to_numpy()
+    groups = photos.group[rows].groupby(member[rows]).first().to_numpy()
+    said = score(together(test.logits, value, member, len(one_plant)), labels)
+    answered = thresholds.evaluate_threshold(said.confidence, said.correct, species_threshold)
+    return {
+        "n": len(one_plant),
+        "photos": int(rows.sum()),
+        "two_names": int(len(several) - len(one_plant)),
+        "single": evidence.quality(tested[rows], test.group_ids[rows]),
+        "together": evidence.quality(said, groups),
+        "precision": answered["precision"],
+        "coverage": answered["coverage"],
+    }

@@ -1,0 +1,40 @@
+"""A model's predictions over a split, in memory and on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from keras_pipeline.core.errors import BrokenArtefact
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Aligned arrays over n photos."""
+
+    logits: np.ndarray  # float32 [n, C]
+    labels: np.ndarray  # int64 [n]
+    sample_ids: np.ndarray  # str [n]
+    regions: np.ndarray  # str [n]
+    group_ids: np.ndarray  # str [n]
+
+
+def save(predictions: Predictions, folder: Path, name: str) -> None:
+    """`<name>.npz` beside `<name>.npy`, where `predict` has put the logits."""
+    columns = dataclasses.asdict(dataclasses.replace(predictions, logits=np.empty(0)))
+    np.savez(folder / f"{name}.npz", **{key: values for key, values in columns.items() if key != "logits"})
+
+
+def load(folder: Path, name: str) -> Predictions:
+    """What `predict` and `save` left; the logits stay on disk. Raises BrokenArtefact where that can't be read."""
+    try:
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
+            columns = {field.name: file[field.name] for field in dataclasses.fields(Predictions)[1:]}
+        return Predictions(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False), **columns)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BrokenArtefact(
+            f"{folder / name}.npz, .npy: no predictions can be read from them ({error}); run `phase5 calibrate --force`"
+        ) from error

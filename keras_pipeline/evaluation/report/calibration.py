@@ -1,0 +1,129 @@
+"""Calibration in words and charts."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from keras_pipeline.core.schema import MIN_PHOTOS
+from keras_pipeline.evaluation import calibration, threshold
+from keras_pipeline.evaluation.calibration_report import Evidence, by_region
+from keras_pipeline.evaluation.predictions import Predictions
+from keras_pipeline.evaluation.report import plots
+from keras_pipeline.evaluation.scores import Scores, score
+
+
+def draw_reliability(test: Predictions, before: Scores, after: Scores, bins: int, file: Path, regions: Path) -> None:
+    """Draw reliability before and after temperature scaling: of all test photos, and of each region with enough."""
+    edges = calibration.equal_width(bins)
+
+    def binned(rows: np.ndarray | slice) -> tuple[list[dict], list[dict]]:
+        own = (scores[rows] for scores in (before, after))
+        first, second = (calibration.reliability_bins(each.confidence, each.correct, edges) for each in own)
+        return first, second
+
+    plots.reliability_diagram({"": binned(slice(None))}, file)
+    own = {name: binned(rows) for name, (rows,) in by_region(test).items() if rows.sum() >= MIN_PHOTOS}
+    plots.reliability_diagram(own or {"": binned(slice(None))}, regions)
+
+
+def draw_risk(result: dict, tested: Scores, file: Path) -> None:
+    coverage, risk, area = threshold.risk_coverage(tested.confidence, tested.correct)
+    chosen = None if result["precision"] is None else (result["coverage"], 1 - result["precision"])
+    plots.risk_coverage(coverage, risk, file, chosen=chosen, target=result["target_precision"], area=area)
+
+
+def describe_temperature(result: dict) -> str:
+    lines = [f"fitted on {result['n_fit']} calibration photos, test n {result['n']}"]
+    for moment, value in (("before", 1.0), ("after", result["temperature"])):
+        lines.append(f"{moment} (T {value:.3f}): {_describe_quality(result[moment])}")
+    if result["temperature_at_bound"]:
+        lines.append("the temperature stands at its bound: too few photos, or a model that knows nothing")
+    lines += [f"{region}: {entry['why']}" for region, entry in result["per_region"].items() if "why" in entry]
+    return "\n".join(lines)
+
+
+def describe_raw(evidence: Evidence) -> str:
+    """The quality of the probabilities as the model gives them."""
+    test = evidence.test
+    figures = evidence.quality(score(test.logits, test.labels), test.group_ids)
+    return f"test n {figures['n']}, uncalibrated: {_describe_quality(figures)}"
+
+
+def describe(result: dict) -> str:
+    lines = [f"{_describe_threshold(result)}; AURC {result['aurc']:.4f}"]
+    if not result["target_met"]:
+        lines.append(shortfall(result))
+    return "\n".join([*lines, *describe_additions(result)])
+
+
+def describe_additions(result: dict) -> list[str]:
+    """What genus, region and further photos of a plant add to the threshold."""
+    lines = []
+    genus, priors, several = result["genus"], result["region_priors"], result["observations"]
+    for name, entry in (("genus", genus), ("region priors", priors), ("several photos", several)):
+        if "why" in entry:
+            lines.append(f"{name}: {entry['why']}")
+    if "why" not in genus:
+        lines.append(f"genus of {genus['n']} test photos without a conclusive species: {_describe_threshold(genus)}")
+    if "why" not in priors:
+        top1 = priors["top1"]
+        low, high = top1["interval"]
+        lines.append(
+            f"region priors{'' if priors['ship'] else ' (not shipped)'}: top-1 {top1['first']:.3f} -> "
+            f"{top1['second']:.3f} ({top1['difference']:+.3f} [{low:+.3f}, {high:+.3f}]), "
+            f"{_describe_threshold(priors)}; {_describe_quality(priors['with'])}"
+        )
+    if "why" not in several:
+        lines.append(f"{several['n']} observations of {several['photos']} test photos")
+        lines += [f"  {name}: {_describe_quality(several[name])}" for name in ("single", "together")]
+    return lines
+
+
+def promise(chosen: dict) -> str:
+    """Say in a sentence what conclusive answers promise, or why there are none."""
+    if chosen["threshold"] is None:
+        return f"No answer is conclusive: {shortfall(chosen)}."
+    least = math.floor(1000 * chosen["precision_lower_bound"]) / 10
+    kept = f"Conclusive answers are right in at least {least:.1f} % of cases"
+    return f"{kept}." if chosen["target_met"] else f"{kept} (phase5.accept_unmet): {shortfall(chosen)}."
+
+
+def _describe_threshold(chosen: dict) -> str:
+    if chosen["threshold"] is None:
+        return (
+            f"nothing is conclusive: the best threshold, {chosen['best_threshold']:.3f}, promises only >= "
+            f"{chosen['precision_lower_bound']:.3f}"
+        )
+    precision = "-" if chosen["precision"] is None else f"{chosen['precision']:.3f}"
+    return (
+        f"threshold {chosen['threshold']:.3f}: precision {precision}, coverage {chosen['coverage']:.3f} on test, "
+        f"promised >= {chosen['precision_lower_bound']:.3f}"
+    )
+
+
+def _describe_quality(figures: dict) -> str:
+    ece = figures["ece"]
+    low, high = ece["interval"]
+    return (
+        f"top-1 {figures['top1']:.3f}, ECE {ece['value']:.4f} [{low:.4f}, {high:.4f}] ({ece['null']:.4f} by chance "
+        f"alone), equal-mass {figures['ece_equal_mass']['value']:.4f}, MCE {figures['mce']['value']:.3f}, NLL "
+        f"{figures['nll']['value']:.4f}, Brier {figures['brier']['value']:.4f}"
+        + (f"; {figures['fewer_photos_than_bins']}" if "fewer_photos_than_bins" in figures else "")
+    )
+
+
+def shortfall(result: dict) -> str:
+    """What to tell where a promise can't be made."""
+    needed = (
+        f"about {result['photos_needed']} of different plants, instead of {result['n_promise']}, would settle it"
+        if result["photos_needed"]
+        else "how many would settle it can't be estimated: these are too few, or the model errs too often where it is "
+        "surest"
+    )
+    return (
+        f"the promise falls short of the target by {result['shortfall']:.3f}: >= {result['precision_lower_bound']:.3f} "
+        f"is the most that the search can promise of {result['n_promise']} independent calibration photos; {needed}"
+    )

@@ -1,0 +1,26 @@
+"""`classify`: name photos with the SavedModel."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from keras_pipeline.core.artifacts import Run
+
+
+def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
+    absent = [str(photo) for photo in options.photos if not photo.is_file()]
+    if absent:
+        raise ValueError(f"{', '.join(absent)}: no such file, or a folder or a pipe; expected photos")
+    from keras_pipeline.export import saved_model  # takes TensorFlow's seconds: a mistyped name should fail fast
+
+    answers = saved_model.classify(run.path("saved_model"), options.photos, options.region)
+    for answer in answers:
+        if "error" in answer:
+            print(f"error: {answer['photo']}: {answer['error']}", file=sys.stderr)
+            continue
+        verdict = answer["latin_name"] if answer["conclusive"] else f"not conclusive ({answer['latin_name']}?)"
+        genus = f"; genus {answer['genus']}, {answer['genus_probability']:.1%}" if answer["genus_conclusive"] else ""
+        promise = "" if answer["promise"] is None else f"; right in at least {int(100 * answer['promise'])} % of cases"
+        print(f"{answer['photo']}: {verdict}, {answer['probability']:.1%}{genus}{promise}")
+    return answers, 2 if any("error" in answer for answer in answers) else 0

@@ -1,0 +1,31 @@
+"""`demo`: the whole chain on drawn photos, or on a folder of yours, and then the page in a real browser."""
+
+from __future__ import annotations
+
+import argparse
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config import load
+from keras_pipeline.phases import run as chain
+from keras_pipeline.phases.phase6_export import visit
+
+
+def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
+    """`run`, and then the page asked about test photos; exit code 1 when it names none of them right.
+
+    Of a folder of photos the config is written out, so that `status`, `serve` and the phases can be asked about it.
+    """
+    if options.images and not options.dry_run:
+        options.config, options.set = load.write(run.folder / "config.yaml", run.config), []
+        print(f"config: {options.config}; every other command takes it: --config {options.config}")
+    result, code = chain.main(run, options)
+    if options.dry_run or run.assists or not run.path("web").exists():
+        return result, code
+    visits = visit.visit(run)
+    for row in visits:
+        verdict = "right" if row["answer"] == row["truth"] else "wrong"
+        conclusive = "" if row["conclusive"] else ", not conclusive"
+        print(f"the page on a test photo of {row['truth']}: {row['answer']} {row['percent']} ({verdict}{conclusive})")
+    print(f"screenshot: {run.folder / 'page.png'}")
+    named = any(row["answer"] == row["truth"] for row in visits)
+    return {**result, "page": visits}, code if named else 1

@@ -1,0 +1,290 @@
+"""What steps will take before they run, hours and gigabytes: arithmetic on the config, corrected by what has run here.
+
+A forecast to plan by: rates of CPUs measured once, of GPUs assumed. `benchmarks/scale.py` compares it with runs.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+from keras_pipeline.core import sidecars
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.teachers import VIT_NAME, VIT_SIZES, Model
+from keras_pipeline.core.environment import nvidia
+from keras_pipeline.core.schema import SPLITS
+from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.phases import staleness, status
+from keras_pipeline.phases.steps import STEPS, Step
+
+# Width, blocks, stride and expansion of MobileNetV2 (arXiv 1801.04381, table 2).
+MOBILENET_BLOCKS = (
+    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """Multiply-adds a second, all cores or the whole card together, as training reaches them."""
+
+    name: str
+    mobilenet: float
+    vit: float
+    cores: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    seconds: float
+    bytes: float = 0.0
+
+
+# A core: training of MobileNetV2 1.0 at 160 px (flowers17) and of ViT-tiny at 224 px (benchmarks/train_step.py: 8.0
+# photos a second on two), of an AMD EPYC. A GPU: assumed, of the class of an
+# A100 in TF32 (156 TFLOP/s on paper): ViTs reach a third of it, depthwise convolutions wait for memory.
+CORE = {"mobilenet": 6e9, "vit": 15e9}
+GPU = {"mobilenet": 1.5e12, "vit": 25e12}
+START = 15.0  # seconds until TensorFlow is there and a graph is traced
+LIGHT = (
+    "phase0 audit", "phase0 validate-urls", "phase0 export", "phase0 split", "phase2 subset", "phase3 combine",
+    "phase4 plot", "phase5 temperature", "phase5 threshold", "phase7 manifest",
+)  # fmt: skip
+LIGHT_START = 2.0  # of these, which need neither
+BROWSERS_START = 60.0  # `phase6 validate`: a browser for each of four backends
+DECODE = 1 / 350  # seconds of a core a photo: decoding, cropping and `aggressive` views at 224 px
+DRAWING = 0.017  # seconds a photo of the demo, before the audit
+STORED_PHOTO = 45e3  # bytes at 256 px, quality 95
+
+
+def macs(model: Model, image_size: int) -> tuple[float, float]:
+    """(multiply-adds of one forward pass, parameters) of the backbone; the head's are too few to count."""
+    match = VIT_NAME.fullmatch(model.name)
+    if match is None:
+        return _mobilenet(model.alpha, image_size)
+    layers, _, width = VIT_SIZES[match[1]]
+    patch = int(match[2])
+    tokens = (image_size // patch) ** 2 + 1
+    embedding = 3 * patch**2 * width
+    # A block: 4 width² of attention, 8 width² of its MLP; scores and sums take tokens · width each.
+    return layers * tokens * (12 * width**2 + 2 * tokens * width) + tokens * embedding, (
+        12 * layers * width**2 + embedding + tokens * width
+    )
+
+
+def _mobilenet(alpha: float, size: int) -> tuple[float, float]:
+    def channels(width: int) -> int:
+        rounded = max(8, int(width * alpha + 4) // 8 * 8)
+        return rounded + 8 if rounded < 0.9 * width * alpha else rounded
+
+    side, last = -(-size // 2), channels(32)
+    parameters = 27 * last
+    total = side**2 * parameters
+    for expansion, width, blocks, first_stride in MOBILENET_BLOCKS:
+        for number in range(blocks):
+            stride, inner, out = first_stride if number == 0 else 1, expansion * last, channels(width)
+            after = -(-side // stride)
+            expand = last * inner if expansion > 1 else 0
+            total += side**2 * expand + after**2 * (9 * inner + inner * out)
+            parameters += expand + 9 * inner + inner * out
+            side, last = after, out
+    top = last * (1280 if alpha <= 1 else channels(1280))
+    return total + side**2 * top, parameters + top
+
+
+def device() -> Device:
+    """The first GPU that the driver names, or else the cores that this process may use."""
+    cores = len(os.sched_getaffinity(0))
+    if listed := nvidia("name"):
+        return Device(listed[0], **GPU, cores=cores)
+    return Device(f"{cores} cores", **{key: cores * rate for key, rate in CORE.items()}, cores=cores)
+
+
+def photos(run: Run) -> tuple[dict[str, int], str]:
+    """({train, val, calibration, test, region, classes}, where from): counted, or as many as the config speaks of."""
+    config, shares = run.config, run.config.phase0.split
+    region = config.phase2 and config.phase2.region
+    if run.path("dataset").exists():
+        dataset = run.read("dataset")
+        found = {name: split["n"] for name, split in dataset["splits"].items()}
+        found["region"] = dataset["splits"]["train"]["per_region"].get(region, 0)
+        return found | {"classes": len(dataset["classes"])}, "the dataset"
+    share = 1 / 3
+    if run.path("audit").exists():
+        audit = run.read("audit")
+        total, classes, origin = audit["usable"], audit["species"], "the audit"
+        share = audit["per_region"].get(region, 0) / max(total, 1)
+    elif config.source.uri != "embedded":
+        total, classes = config.gates.valid_photos_max or 1_000_000, config.phase1.model.num_classes or 9000
+        origin = "gates.valid_photos_max, as nothing is counted yet"
+    elif config.source.demo.labels:
+        with Path(config.source.demo.labels).open(newline="", encoding="utf-8") as file:
+            names = [row.get("latin_name") for row in csv.DictReader(file)]
+        total, classes, origin = len(names), len(set(names)), config.source.demo.labels
+    else:
+        total, classes, origin = config.source.demo.photos, config.source.demo.species, "source.demo"
+    found = {name: round(total * getattr(shares, name)) for name in ("train", "val", "calibration", "test")}
+    return found | {"region": round(found["train"] * share), "classes": classes}, origin
+
+
+def costs(run: Run, on: Device | None = None) -> dict[str, Cost]:
+    """Of every step by its title, on the given device (none: this machine's)."""
+    on = on or device()
+    n, _ = photos(run)
+    found = _ingest(run, n, on) | _teachers(run, n, on) | _student(run, n, on) | _proof(run, n, on)
+    return {title: Cost(_start(title) + cost.seconds, cost.bytes) for title, cost in found.items()}
+
+
+def _start(title: str) -> float:
+    if title == "phase6 validate":
+        return START + BROWSERS_START
+    return LIGHT_START if title in LIGHT else START
+
+
+def corrected(run: Run, steps: list[Step]) -> dict[str, Cost]:
+    """`costs`, multiplied by what finished steps of this experiment took against what was said of them; what
+    it takes to begin is not.
+    """
+    found, ratios = costs(run), []
+    for step in steps:
+        meta, start = sidecar(run.path(step.outputs[0])), _start(step.title)
+        if meta and meta["seconds"] > 4 * START and staleness.why_stale(run, step) is None:
+            ratios.append((meta["seconds"] - start) / max(found[step.title].seconds - start, 1.0))
+    factor = sorted(ratios)[len(ratios) // 2] if ratios else 1.0
+    return {
+        title: Cost(_start(title) + factor * (cost.seconds - _start(title)), cost.bytes)
+        for title, cost in found.items()
+    }
+
+
+class _Network:
+    """Seconds of passes of one network."""
+
+    def __init__(self, model: Model, image_size: int, on: Device) -> None:
+        self.macs, self.parameters = macs(model, image_size)
+        rate = on.mobilenet if model.name == "mobilenetv2" else on.vit
+        self._pass, self._read = self.macs / rate, DECODE * (image_size / 224) ** 2 / on.cores
+
+    def train(self, n: float, *, beside: float = 0.0) -> float:
+        """Forwards and backwards; `beside`: seconds a photo that another network takes. Reading goes on meanwhile."""
+        return n * max(3 * self._pass + beside, self._read)
+
+    def infer(self, n: float) -> float:
+        return n * max(self._pass, self._read)
+
+    @property
+    def checkpoint(self) -> float:
+        """Bytes of weights and of Adam's two moments."""
+        return 12 * self.parameters
+
+
+def _ingest(run: Run, n: dict, on: Device) -> dict[str, Cost]:
+    total = sum(n[name] for name in SPLITS)
+    hosts = 1
+    if run.path("audit").exists():
+        hosts = len(run.read("audit")["per_host"]) or 1
+    pace = run.config.phase0.export.each_host.requests_per_second
+    rate = min(380 * on.cores, hosts * pace) if pace else 380 * on.cores  # images/s
+    audit = total / 20_000
+    if run.config.source.uri == "embedded":
+        rate = 200.0
+        if not run.config.source.demo.images:
+            audit += total * DRAWING
+    sample = min(run.config.phase0.validate_urls.sample or total, total)
+    stored = total * STORED_PHOTO * (run.config.dataset.short_side / 256) ** 2
+    probe = _Network(Model(name="mobilenetv2"), run.config.phase0.baseline.image_size, on)
+    imagenet = run.config.phase0.baseline.features != "colour-histogram"
+    return {
+        "phase0 audit": Cost(audit),
+        "phase0 validate-urls": Cost(sample / rate),
+        "phase0 export": Cost(total / rate, stored),
+        "phase0 split": Cost(total / 15_000 + stored / 100e6, stored),
+        "phase0 baseline": Cost(probe.infer(total) if imagenet else total / 200),
+    }
+
+
+def _teachers(run: Run, n: dict, on: Device) -> dict[str, Cost]:
+    config, found = run.config, {"phase2 subset": Cost(n["train"] / 50_000)}
+    labels = _soft_label_bytes(run, n)
+    for phase, settings in config.teachers.items():
+        train = n["region" if phase == "phase2" else "train"]
+        network = _Network(settings.model, settings.data.image_size, on)
+        epochs, heads = settings.training.epochs, settings.training.head_epochs
+        seconds = epochs * (network.train(train) + network.infer(n["val"])) + heads * network.infer(train + n["val"])
+        found[f"{phase} train"] = Cost(seconds, (epochs + heads + 1) * network.checkpoint)
+        found[f"{phase} evaluate"] = Cost(network.infer(n["test"]))
+        stored = 0 if config.phase4.distill.live else labels
+        found[f"{phase} logits"] = Cost(network.infer(n["train"] * config.phase3.soft_labels.views), stored)
+    return found
+
+
+def _soft_label_bytes(run: Run, n: dict) -> float:
+    settings = run.config.phase3.soft_labels
+    return n["train"] * (8 + settings.views * (12 + 4 * min(settings.top_k, n["classes"])))
+
+
+def _student(run: Run, n: dict, on: Device) -> dict[str, Cost]:
+    config = run.config
+    student = _Network(config.phase3.model, config.phase4.data.image_size, on)
+    teachers = [_Network(each.model, each.data.image_size, on) for each in config.teachers.values()]
+    live = sum(each.infer(1) for each in teachers) if config.phase4.distill.live else 0.0
+    labels = _soft_label_bytes(run, n)
+    found = {
+        "phase3 combine": Cost(2 * labels / 20e6, labels),
+        "phase3 check": Cost(sum(each.infer(n["val"] + n["test"]) for each in teachers)),
+        "phase4 evaluate": Cost(student.infer(n["val"] + n["test"])),
+        "phase4 plot": Cost(0),
+    }
+    for name, beside in (("distill", live), ("finetune", 0.0)):
+        epochs = getattr(config.phase4, name).epochs
+        seconds = epochs * (student.train(n["train"], beside=beside) + student.infer(n["val"]))
+        found[f"phase4 {name}"] = Cost(seconds, (epochs + 1) * student.checkpoint)
+    return found
+
+
+def _proof(run: Run, n: dict, on: Device) -> dict[str, Cost]:
+    config, judged = run.config, n["calibration"] + n["test"]
+    student = _Network(config.phase3.model, config.phase4.data.image_size, on)
+    logits = 4.0 * judged * n["classes"]
+    ways = 2 + len(config.phase6.compare)  # TensorFlow Lite's is one
+    shown = min(config.phase6.validation_photos or n["test"], n["test"])
+    return {
+        "phase5 calibrate": Cost(student.infer(judged), logits),
+        "phase5 temperature": Cost(logits / 30e6),
+        "phase5 threshold": Cost(logits / 300e6),
+        # TensorFlow Lite's eight-bit kernels on all cores, wasm on one: whatever the device.
+        "phase6 quantize": Cost(
+            ways * student.infer(judged) + judged * student.macs / (3e9 * on.cores), 4 * student.parameters
+        ),
+        "phase6 export": Cost(0, 8 * student.parameters),
+        "phase6 validate": Cost(shown * (0.2 + student.macs / 3e9)),
+        "phase7 manifest": Cost(0),
+    }
+
+
+def free_bytes(run: Run) -> int:
+    """On the disk that the outputs go to."""
+    place = Path(run.config.root)
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def would_run(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]:
+    """[{step, reason, seconds, gigabytes, last}]: what `execute` would run, or might, with the forecast of `cost`.
+
+    seconds and gigabytes are expected, `last` is what the step took before (None: never).
+    """
+    expected, rows = corrected(run, status.applicable(run, STEPS)), []
+    for step, reason, above in status.causes(run, status.applicable(run, steps), force=force):
+        if reason is None and above is None:
+            continue
+        reason = reason or f"where {above} ends otherwise than before"
+        last = (sidecars.sidecar(run.path(step.outputs[0])) or {}).get("seconds")
+        rows.append(
+            {"step": step.title, "reason": reason, "seconds": expected[step.title].seconds,
+             "gigabytes": expected[step.title].bytes / 1e9, "last": last}
+        )  # fmt: skip
+    return rows

@@ -1,0 +1,157 @@
+"""`phase0 export`: download every photo of the collection once, into raw shards and a ledger."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from keras_pipeline.core import beam
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.errors import SourceError
+from keras_pipeline.data import photo, records
+from keras_pipeline.ingest import download, fetch
+from keras_pipeline.ingest.ledger import Document, Ledger
+from keras_pipeline.phases.phase0_dataset import export_beam
+from keras_pipeline.phases.phase0_dataset.shard_index import stored_photos
+from keras_pipeline.phases.phase0_dataset.stored import (
+    database,
+    discard_other_export,
+    finished_shards,
+    is_stored_alike,
+    open_source,
+    plan,
+    raw_folder,
+)
+
+
+def run(run: Run) -> None:
+    convert = photo.converter(run.config.dataset)
+    with open_source(run) as (documents, base_url):
+        discard_other_export(run)
+        with Ledger(database(run)) as ledger:
+            export_beam.take_in(ledger, raw_folder(run))
+            _take_in(run, ledger, documents)
+            stored, others = _fetch(run, ledger, convert, base_url)
+    print(f"{stored} photos stored, {sum(others.values())} not: {others or 'none'}")
+    if not stored:
+        raise SourceError(f"no photo could be stored ({others}); each URL's fate is in {run.path('url_ledger')}")
+
+
+def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) -> tuple[int, dict[str, int]]:
+    """Fetches all that waits and writes the ledger's file. Returns (photos stored, {reason: photos not stored})."""
+    settings, raw, known = run.config.dataset, raw_folder(run), ledger.shards()
+    for shard in raw.glob("photos-*.tfrecord"):
+        if shard.name not in known:  # renamed into place just before a kill
+            shard.unlink()
+    # Those of Beam's workers have names of another kind.
+    numbers = itertools.count(max((int(name[7:12]) for name in known if len(name) == 21), default=-1) + 1)
+
+    def open_shard() -> tuple[str, records.ShardWriter]:
+        name = f"photos-{next(numbers):05d}.tfrecord"
+        return name, records.ShardWriter(raw / name)
+
+    estimate = _estimate(run, ledger)
+    if estimate["needed"] > estimate["free"]:
+        raise SourceError(f"{_describe(estimate)}; free some, or lower source.max_per_species")
+    given_up: dict[str, str] = {}
+    while ledger.count("waiting"):
+        if run.beam is not None:
+            _fetch_on_beam(run, ledger, base_url)
+            _choose(run, ledger)
+            continue
+        download.fetch_photos(
+            ledger,
+            run.config.phase0.export,
+            base_url=base_url,
+            own=run.config.source.uri == "embedded",
+            convert=convert,
+            encode=records.encode,
+            open_shard=open_shard,
+            shard_bytes=settings.shard_megabytes * 1e6,
+            given_up=given_up,
+        )
+        _choose(run, ledger)  # where a photo failed, the next of its species takes its place
+    ledger.write_parquet(run.path("url_ledger"))
+    others = {reason: n for state, reason, n in ledger.tally("state", "reason") if state != "ok"}
+    return ledger.count("ok"), others
+
+
+def estimate(run: Run) -> str:
+    """What `phase0 export --dry-run` says; reads the collection, fetches nothing and changes nothing."""
+    folder = run.path("dataset").parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with open_source(run) as (documents, _), tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as aside:
+        copy = Path(aside) / "ledger.sqlite"
+        if database(run).exists() and is_stored_alike(run):
+            with Ledger(database(run)) as ledger:
+                ledger.copy(copy)
+        with Ledger(copy) as ledger:
+            _take_in(run, ledger, documents)
+            return _describe(_estimate(run, ledger))
+
+
+def _take_in(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
+    """Brings the ledger in accord with the collection, with the shards on the disk, and with the caps."""
+    plan(run, ledger, documents)
+    gone = [name for name, wanted in ledger.shards().items() if wanted and not (raw_folder(run) / name).exists()]
+    if gone:
+        # What no finished shard holds either.
+        lost = ledger.fetch_again(gone, except_for=stored_photos(finished_shards(run)))
+        if lost:
+            print(f"{lost} photos were in shards that are gone; they are fetched again")
+    _choose(run, ledger)
+
+
+def _fetch_on_beam(run: Run, ledger: Ledger, base_url: str | None) -> None:
+    raw = raw_folder(run)
+    own_host = fetch.host_of(base_url) if run.config.source.uri == "embedded" else ""
+    work = export_beam.Fetching(raw, run.config.phase0.export, run.config.dataset, base_url, own_host)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=raw.parent) as scratch:
+        queues = export_beam.write_queues(ledger, Path(scratch), own_host)
+        waiting = ledger.count("waiting")
+        beam.each(functools.partial(export_beam.fetch_queue, work), queues, run.beam, Path(scratch))
+    export_beam.take_in(ledger, raw)
+    if ledger.count("waiting") == waiting:
+        raise SourceError("Beam's workers brought nothing; do they see this folder under the same path?")
+
+
+def _choose(run: Run, ledger: Ledger) -> None:
+    source = run.config.source
+    ledger.choose(max_per_observation=source.max_per_observation, max_per_species=source.max_per_species)
+
+
+def _estimate(run: Run, ledger: Ledger) -> dict:
+    """Photos, hosts, and bytes."""
+    waiting, stored, counts = ledger.count("waiting"), ledger.count("ok"), ledger.shards()
+    raw = {shard.name: shard.stat().st_size for shard in raw_folder(run).glob("photos-*.tfrecord")}
+    final = sum(shard.stat().st_size for shard in run.path("dataset").parent.glob("*.tfrecord"))
+    if in_raw := sum(counts.get(name, 0) for name in raw):
+        each = sum(raw.values()) / in_raw
+    elif final and stored:
+        each = final / stored
+    else:  # until there are photos to go by: 256 px at quality 95 take about 45 kB
+        each = 45e3 * (run.config.dataset.short_side / 256) ** 2
+    return {
+        "waiting": waiting,
+        "hosts": len(ledger.hosts()),
+        "stored": stored,
+        "raw": waiting * each,
+        "final": (waiting + stored) * each,
+        "needed": (2 * waiting + stored) * each,
+        "free": shutil.disk_usage(run.path("dataset").parent).free,
+    }
+
+
+def _describe(estimate: dict) -> str:
+    raw, final, free = (
+        f"{estimate[key] / 1e9:.2f} GB" if estimate[key] > 1e8 else f"{estimate[key] / 1e6:.2f} MB"
+        for key in ("raw", "final", "free")
+    )
+    return (
+        f"{estimate['waiting']} photos to fetch from {estimate['hosts']} hosts, {estimate['stored']} stored already; "
+        f"raw shards about {raw} and final ones {final}, free {free}"
+    )

@@ -1,0 +1,117 @@
+"""`phase0 export --runner beam`: the local engine's own fetching, a host's queue a worker.
+
+Politeness is by host, so a host is the unit of work: whoever has its queue asks at its pace. (A redirect counts at the
+host it leads to in that worker alone.) Our own server, which needs no mercy, is dealt out in parts. A worker keeps each
+piece that it has finished: raw shards, and a file of outcomes that the ledger takes in, also after a kill.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from keras_pipeline.core.config.phase0 import Export
+from keras_pipeline.core.config.source import Dataset
+from keras_pipeline.core.files import aside
+from keras_pipeline.data import photo, records
+from keras_pipeline.ingest import download
+from keras_pipeline.ingest.ledger import Document, Ledger, Outcome
+
+PIECE = 2000  # documents after which a worker's outcomes are on the disk
+PARTS = 64  # of our own server's queue
+
+
+@dataclasses.dataclass(frozen=True)
+class Fetching:
+    """What a worker has to know."""
+
+    raw: Path
+    settings: Export
+    dataset: Dataset
+    base_url: str | None
+    own_host: str  # "": no host is ours
+
+
+def write_queues(ledger: Ledger, folder: Path, own_host: str) -> list[str]:
+    """A file of documents, a line each, for every host that waits; returns their names."""
+    for host, _ in ledger.hosts():
+        files: dict[Path, list[str]] = {}
+        for task in ledger.waiting(host):
+            part = int(_short(task.document.sample_id), 16) % PARTS if host == own_host else 0
+            line = json.dumps(dataclasses.asdict(task.document))
+            files.setdefault(folder / f"{_short(host)}-{part:02d}.jsonl", []).append(line)
+            if sum(map(len, files.values())) >= PIECE:
+                _append(files)
+        _append(files)
+    return sorted(map(str, folder.glob("*.jsonl")))
+
+
+def _append(files: dict[Path, list[str]]) -> None:
+    for path, lines in files.items():
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    files.clear()
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def fetch_queue(work: Fetching, queue: str) -> dict:
+    """Fetches one queue. Returns {queue, pieces}."""
+    given_up: dict[str, str] = {}
+    pieces = 0
+    for piece in _pieces(Path(queue)):
+        pieces += 1
+        name = _short("\n".join(document.sample_id for document in piece))
+        outcomes = work.raw / f"outcomes-{name}.jsonl"
+        if not outcomes.exists():  # else this queue is dealt out again: its first worker was lost
+            _fetch(work, piece, name, outcomes, given_up)
+    return {"queue": Path(queue).name, "pieces": pieces}
+
+
+def _pieces(queue: Path) -> Iterator[list[Document]]:
+    with queue.open(encoding="utf-8") as lines:
+        documents = (Document(**json.loads(line)) for line in lines)
+        while piece := list(itertools.islice(documents, PIECE)):
+            yield piece
+
+
+def _fetch(work: Fetching, piece: list[Document], name: str, outcomes: Path, given_up: dict[str, str]) -> None:
+    numbers = itertools.count()
+
+    def open_shard() -> tuple[str, records.ShardWriter]:
+        shard = f"photos-{name}-{next(numbers):05d}.tfrecord"
+        return shard, records.ShardWriter(work.raw / shard)
+
+    for old in work.raw.glob(f"photos-{name}-*.tfrecord"):  # of a worker that was lost
+        old.unlink()
+    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder, "piece.sqlite")) as ledger:
+        ledger.plan(piece, seed=0)
+        download.fetch_photos(
+            ledger,
+            work.settings,
+            base_url=work.base_url,
+            own=bool(work.own_host),
+            convert=photo.converter(work.dataset),
+            encode=records.encode,
+            open_shard=open_shard,
+            shard_bytes=work.dataset.shard_megabytes * 1e6,
+            given_up=given_up,
+        )
+        with aside(outcomes) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(dataclasses.asdict(outcome))}\n" for outcome in ledger.outcomes())
+
+
+def take_in(ledger: Ledger, raw: Path) -> None:
+    """What workers have finished, in this run or in one that was killed, enters the ledger: before a new plan, which
+    decides what of it still counts.
+    """
+    for file in sorted(raw.glob("outcomes-*.jsonl")):
+        ledger.record(Outcome(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines())
+        file.unlink()

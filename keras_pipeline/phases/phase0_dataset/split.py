@@ -1,0 +1,212 @@
+"""`phase0 split`: group stored photos, assign groups to splits, write final shards, and search those for leaks."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.errors import BrokenArtefact, LeakError, SourceError
+from keras_pipeline.core.files import write_json
+from keras_pipeline.core.schema import SPLITS, shuffle_key
+from keras_pipeline.core.taxonomy import class_hash, class_list
+from keras_pipeline.data import assignment, records
+from keras_pipeline.ingest import split
+from keras_pipeline.ingest.duplicates import near_duplicates
+from keras_pipeline.ingest.split import NONE, Ties, ties_of
+from keras_pipeline.phases.phase0_dataset.shard_index import hashes_of, index_shards
+from keras_pipeline.phases.phase0_dataset.stored import (
+    finished_shards,
+    is_stored_alike,
+    raw_folder,
+    remove_raw,
+    stored_as,
+)
+
+LISTED = 10_000  # pairs in near_duplicates.csv; a placeholder picture alone can make as many
+
+
+def run(run: Run) -> None:
+    folder = run.path("dataset").parent
+    records.finish_publishing(folder)
+    if not is_stored_alike(run):
+        raise BrokenArtefact(
+            f"{folder}: received photos of another collection or stored otherwise (dataset.short_side, "
+            "min_short_side, jpeg_quality) than the config says; run `phase0 export` with it first"
+        )
+    table = _stored_photos(run)
+    ties, near = _ties(run, table)
+    decided = split.split_photos(
+        table,
+        ties,
+        shares={name: getattr(run.config.phase0.split, name) for name in SPLITS},
+        seed=run.config.seed,
+        previous=_previous(run),
+    )
+    table = table.assign(**vars(decided))
+    _refuse_one_species(table.latin_name[table.split != ""])
+    _refuse_empty_splits(table)
+    made, info = _write_shards(run, table)
+    finished = _finished_photos(made, info)
+    said = table[["sample_id", "observation_id", "user_id", "day", "latitude", "longitude"]]
+    found, _ = _ties(run, finished.merge(said, on="sample_id", how="left"))
+    leaks = split.find_leaks(finished, found)
+    report = {
+        "photos": int((table.split != "").sum()),
+        **split.describe_groups(table, decided.group),
+        "links": {rule: each.links for rule, each in ties.items()},
+        "label_conflicts": int(table.conflict.sum()),
+        "left_out": {reason: int(n) for reason, n in table.reason[table.reason != ""].value_counts().items()},
+        "species_missing_from": split.missing_species(table.latin_name, decided.split),
+        "leaks": leaks,
+    }
+    _write_tables(run, table, near)
+    write_json(run.path("leak_audit"), report)
+    if leaks:
+        raise LeakError(f"{len(leaks)} leaks between splits, see {run.path('leak_audit')}; the first: {leaks[0]}")
+    records.publish(folder, made)
+    remove_raw(run)
+    print(
+        f"{len(info['classes'])} species, {report['groups']} groups (largest: {report['largest_group']['n']} photos), "
+        f"links {report['links']}, {report['label_conflicts']} photos with label conflicts, "
+        f"left out: {report['left_out'] or 'none'}; " + ", ".join(f"{k} {v['n']}" for k, v in info["splits"].items())
+    )
+
+
+def _stored_photos(run: Run) -> pd.DataFrame:
+    """A row a stored photo ordered by sample_id: what the ledger says of it, where it lies, and its hashes.
+
+    Photos of an earlier split lie in the finished shards, new ones in the raw shards. Raises SourceError where there is
+    none.
+    """
+    folder = run.path("dataset").parent
+    shards = [*sorted(raw_folder(run).glob("photos-*.tfrecord")), *finished_shards(run)]
+    ledger = assignment.read(run.path("url_ledger"), "`phase0 export --force`, which fetches nothing twice", state="ok")
+    if ledger.empty:
+        raise SourceError(f"no photo is stored; run `phase0 export`: {run.path('url_ledger')} says what became of each")
+    places = index_shards(shards).drop(columns="group_id", errors="ignore").drop_duplicates(["sample_id", "sha256"])
+    table = ledger.drop(columns=["reason"]).merge(places, on=["sample_id", "sha256"], how="left")
+    lost = table[table.file.isna()]
+    if len(lost):
+        raise BrokenArtefact(
+            f"{len(lost)} of {len(table)} photos in {run.path('url_ledger')} are in no shard below {folder}, the "
+            f"first: {lost.sample_id.iloc[0]}; run `phase0 export --force`, which fetches just these again"
+        )
+    return table.rename(columns={"url": "source_url"})
+
+
+def _ties(run: Run, table: pd.DataFrame) -> tuple[dict[str, Ties], np.ndarray]:
+    """What holds these photos together, by rule, and the pairs of near-duplicates (int64 [m, 2]) among them."""
+    settings, hashes, near = run.config.phase0.split, hashes_of(table), NONE
+    if "near-duplicate" in settings.group_by:
+        near = near_duplicates(hashes, max_bits=settings.near_duplicate_bits, confirm_bits=settings.confirm_bits)
+    return ties_of(table, settings.group_by, hashes, near), near
+
+
+def _made_with(run: Run) -> dict:
+    """A split keeps its groups' places only while it is asked for in the same way."""
+    settings = run.config.phase0.split.model_dump(include={*SPLITS, "group_by"})
+    return {"seed": run.config.seed, "table": assignment.COLUMNS, **settings}
+
+
+def _previous(run: Run) -> dict[str, str] | None:
+    """{sample_id: split} of the split that is there, if it was made in the same way; also of photos left out since."""
+    if not run.path("assignment").exists():
+        return None
+    old = assignment.read(run.path("assignment"), "`phase0 split --force`: groups then get new places")
+    if old.attrs.get("made_with") != _made_with(run):
+        print("seed, shares, group_by or this program changed: a new split, which does not keep the old one's places")
+        return None
+    return {sample_id: place for sample_id, place in zip(old.sample_id, old.place, strict=True) if place}
+
+
+def _refuse_one_species(names: pd.Series) -> None:
+    """Who always gives the one name there is is never wrong."""
+    if names.nunique() == 1:
+        raise ValueError(
+            f"received one species, {names.iloc[0]} ({len(names)} photos), expected two or more; is "
+            "source.fields.latin_name the right field?"
+        )
+
+
+def _refuse_empty_splits(table: pd.DataFrame) -> None:
+    empty = [name for name in SPLITS if not (table.split == name).any()]
+    if empty:
+        groups = table.group[table.group >= 0].nunique()
+        raise ValueError(
+            f"{', '.join(empty)}: no photo; received {len(table)} photos in {groups} groups, expected one group or "
+            "more for each split; add photos (about 20 groups a species give every split some of it)"
+        )
+
+
+def _write_shards(run: Run, table: pd.DataFrame) -> tuple[Path, dict]:
+    """The new dataset in a folder of its own; a killed run's finished shards in it are kept, if they are the same."""
+    classes = class_list(table.latin_name[table.split != ""])
+    label_of = {name: label for label, name in enumerate(classes)}
+    # A group's name is its smallest sample id: it says nothing of the order of the work.
+    table = table.assign(
+        group_id=table.groupby("group").sample_id.transform("min").where(table.group >= 0, ""),
+        # A species of which every photo is left out has no label.
+        label=table.latin_name.map(label_of).where(table.split != "", -1).astype("int64"),
+    )
+    seed = run.config.seed
+    table = table.iloc[sorted(range(len(table)), key=[shuffle_key(s, seed) for s in table.sample_id].__getitem__)]
+    key = hashlib.sha256(run.made_from.encode())
+    key.update(pd.util.hash_pandas_object(table[["sample_id", "sha256", "split", *records.DECIDED]]).values.tobytes())
+    folder = run.path("dataset").parent
+    made = folder / f"next-{key.hexdigest()[:16]}"
+    for other in folder.glob("next-*"):
+        if other != made:
+            shutil.rmtree(other)
+    made.mkdir(exist_ok=True)
+    shard_bytes = run.config.dataset.shard_megabytes * 1e6
+    entries = {
+        name: records.write_split(made, name or "left_out", table[table.split == name], shard_bytes=shard_bytes)
+        for name in (*SPLITS, "")
+    }
+    left_out = entries.pop("")
+    info = {"name": run.config.dataset_name, "classes": classes, "class_hash": class_hash(classes)}
+    info |= {"splits": entries, "left_out": left_out}
+    places = table.sort_values("sample_id")[assignment.COLUMNS]
+    places.attrs |= {"made_with": _made_with(run), "stored_as": stored_as(run)}
+    places.to_parquet(made / run.path("assignment").name, index=False)
+    write_json(made / "dataset.json", info)
+    return made, info
+
+
+def _finished_photos(folder: Path, info: dict) -> pd.DataFrame:
+    """The finished shards, read from scratch: a row a record with its split and fresh hashes.
+
+    Raises BrokenArtefact where a shard does not hold as many photos as it should.
+    """
+    tables = []
+    for name, entry in (*info["splits"].items(), ("", info["left_out"])):
+        found = index_shards([folder / shard["name"] for shard in entry["shards"]])
+        if len(found) != entry["n"]:
+            raise BrokenArtefact(
+                f"{folder}: split {name} holds {len(found)} photos, expected {entry['n']}; "
+                "remove that folder and run `phase0 split` again"
+            )
+        if name:
+            tables.append(found.assign(split=name))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _write_tables(run: Run, table: pd.DataFrame, near: np.ndarray) -> None:
+    tables = run.path("leak_audit").parent / "tables"
+    tables.mkdir(parents=True, exist_ok=True)
+    columns = ["sample_id", "latin_name", "split", "source_url"]
+    table[table.conflict].sort_values(["group", "sample_id"])[["group", *columns]].to_csv(
+        tables / "label_conflicts.csv", index=False
+    )
+    table[table.split == ""][["sample_id", "latin_name", "reason", "source_url"]].to_csv(
+        tables / "left_out.csv", index=False
+    )
+    sides = [
+        table[columns].iloc[near[:LISTED, side]].reset_index(drop=True).add_suffix(f"_{side + 1}") for side in (0, 1)
+    ]
+    pd.concat(sides, axis=1).to_csv(tables / "near_duplicates.csv", index=False)

@@ -1,0 +1,66 @@
+"""`phase0 validate-urls`: ask for a sample of the URLs, without storing anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from scipy.stats import binomtest
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.files import write_json
+from keras_pipeline.ingest import download
+from keras_pipeline.ingest.ledger import NOT_SAMPLED, Ledger
+from keras_pipeline.phases.phase0_dataset.stored import open_source, plan
+
+
+def run(run: Run) -> None:
+    settings, own = run.config.phase0, run.config.source.uri == "embedded"
+    with open_source(run) as (documents, base_url), Ledger(_url_database(run)) as ledger:
+        plan(run, ledger, documents)
+        if settings.validate_urls.sample is not None:
+            ledger.sample(settings.validate_urls.sample)
+        download.check_urls(ledger, settings.export, base_url=base_url, own=own)
+        columns = ["host", "state", "reason"]
+        rows = pd.DataFrame(ledger.tally(*columns), columns=[*columns, "urls"])
+    if own:
+        rows["host"] = "(embedded)"  # its port is another one in each run
+    failed = rows[rows.state == "failed"]
+    tables = run.path("url_check").parent / "tables"
+    tables.mkdir(parents=True, exist_ok=True)
+    failed[["host", "reason", "urls"]].to_csv(tables / "url_failures.csv", index=False)
+    result = _failure_rate(rows)
+    write_json(run.path("url_check"), result)
+    within = "" if result["complete"] else " (95 % interval {:.1%} to {:.1%})".format(*result["interval"])
+    print(f"{result['failed']} of {result['checked']} URLs failed{within}: {result['by_reason'] or 'none'}")
+
+
+def _failure_rate(rows) -> dict:
+    """A table of host, state, reason, urls -> what the gate and the report need.
+
+    The interval of a sample is Clopper and Pearson's (1934): exact, if anything too wide.
+    """
+    asked, failed = rows[rows.state.isin(("ok", "failed"))], rows[rows.state == "failed"]
+    n, bad = int(asked.urls.sum()), int(failed.urls.sum())
+    rate = bad / n if n else None
+    complete = not (rows.reason == NOT_SAMPLED).any()
+    interval = [rate, rate]
+    if n and not complete:
+        exact = binomtest(bad, n).proportion_ci(0.95, "exact")
+        interval = [float(exact.low), float(exact.high)]
+    hosts = asked.groupby("host").urls.sum().to_frame("checked")
+    hosts["failed"] = failed.groupby("host").urls.sum()
+    hosts = hosts.fillna(0).astype(int).sort_values(["failed", "checked"], ascending=False)
+    return {
+        "checked": n,
+        "failed": bad,
+        "failure_rate": rate,
+        "complete": complete,  # every URL was asked for
+        "interval": interval,  # 95 %
+        "by_reason": {reason: int(k) for reason, k in failed.groupby("reason").urls.sum().items()},
+        "by_host": hosts.head(100).to_dict("index"),  # those with most failures
+    }
+
+
+def _url_database(run: Run) -> Path:
+    return run.path("url_check").with_name("urls.sqlite")

@@ -1,0 +1,146 @@
+"""`phase1 evaluate`: metrics, pictures and answers of a trained model on a split."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+from PIL import Image
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.files import aside, write_json
+from keras_pipeline.core.schema import DatasetInfo
+from keras_pipeline.data import pipeline, records
+from keras_pipeline.data.preprocess import Preprocessing
+from keras_pipeline.evaluation import confusion, metrics
+from keras_pipeline.evaluation.answers import TITLES, write_answers
+from keras_pipeline.evaluation.predict import predict
+from keras_pipeline.evaluation.predictions import Predictions
+from keras_pipeline.evaluation.report import pictures
+from keras_pipeline.models import trained
+
+EXAMPLE_PAIRS = 6  # of the most confused, shown with photos
+EXAMPLE_PHOTOS = 4  # of each
+EXAMPLE_SIDE = 160  # pixels
+
+
+def run(run: Run) -> None:
+    evaluate_model(
+        run, "teacher", image_size=run.config.phase1.data.image_size, gate=run.config.gates.teacher_min_recall
+    )
+
+
+def evaluate_model(
+    run: Run,
+    model_name: str,
+    *,
+    image_size: int,
+    gate: float | None = None,
+    split: str | None = None,
+    beside: dict[str, dict] | None = None,
+    draw: bool = True,
+) -> None:
+    """Beside the artefact `<model_name>_metrics`: metrics_<split>.json, predictions_<split>.npz, pictures_<split>/.
+
+    The train split is judged on its first shard, a random sample, and on clean views.
+
+    Args:
+        gate: the recall every class shall exceed, drawn as a line.
+        split: instead of the command's.
+        beside: {title: metrics} of other models over the same split, to draw the regions of.
+        draw: whether to draw pictures.
+    """
+    split = split or run.split
+    info = records.load_info(run.path("dataset"))
+    model = trained.load(run.path(model_name), info, image_size=image_size)
+    preprocessing = Preprocessing(image_size, run.config.dataset.short_side)
+    predictions = predict_split(model, info, split, preprocessing, f"{model_name} on {split}")
+    result = metrics.classification_metrics(
+        predictions.logits, predictions.labels, predictions.regions, info.classes, predictions.group_ids
+    )
+    folder = run.path(f"{model_name}_metrics").parent
+    answers = write_answers(folder / f"predictions_{split}.npz", predictions)
+    if draw:
+        with aside(folder / f"pictures_{split}") as temporary:
+            temporary.mkdir()
+            _draw(temporary, info, split, answers, {**(beside or {}), TITLES[model_name]: result}, gate)
+    write_json(folder / f"metrics_{split}.json", {"split": split, **result})
+    print(describe(split, result))
+
+
+def describe(split: str, result: dict) -> str:
+    low, high = result["top1_interval"]
+    regions = ", ".join(f"{name} {entry['top1']:.3f} (n {entry['n']})" for name, entry in result["per_region"].items())
+    worst = result["min_recall"]
+    return (
+        f"{split}{' (its first shard)' * (split == 'train')}: n {result['n']} in {result['groups']} groups, "
+        f"top-1 {result['top1_accuracy']:.3f} "
+        f"[{low:.3f}, {high:.3f}], top-5 {result['top5_accuracy']:.3f}, loss {result['loss']:.3f}, macro recall "
+        f"{result['macro_recall']:.3f}; {regions}"
+        + (f"; lowest recall {worst['recall']:.3f}, {worst['latin_name']}" if worst else "")
+    )
+
+
+def _draw(folder: Path, info, split: str, answers: dict, results: dict[str, dict], gate: float | None) -> None:
+    """The pictures of the last of the results, and the regions of all of them."""
+    result = list(results.values())[-1]
+    pictures.confusion_picture(answers["label"], answers["answer"], info.classes, folder / "confusion.png")
+    pictures.region_chart({title: _regions(each) for title, each in results.items()}, folder / "regions.png")
+    pictures.recall_chart(result["per_class_recall"], folder / "recall.png", gate=gate)
+    rows = _confused(info, split, answers, result["confused_pairs"][:EXAMPLE_PAIRS])
+    if rows:
+        pictures.confusion_examples(rows, folder / "confused.png")
+
+
+def _regions(result: dict) -> dict[str, dict]:
+    """The `per_region` of metrics, and all photos as a region of its own."""
+    everywhere = {"n": result["n"], "top1": result["top1_accuracy"], "top1_interval": result["top1_interval"]}
+    return {"all": everywhere, **result["per_region"]}
+
+
+def _confused(info, split: str, answers: dict, pairs: list[dict]) -> list[tuple]:
+    """Rows of `pictures.confusion_examples`: the most confused pairs and the photos the model was surest of."""
+    found = confusion.examples(
+        answers["label"], answers["answer"], answers["confidence"], info.classes,
+        [(pair["truth"], pair["answer"]) for pair in pairs], most=EXAMPLE_PHOTOS,
+    )  # fmt: skip
+    wanted = {sample_id for rows in found for sample_id in answers["sample_id"][rows].tolist()}
+    photos = records.find(info, split, wanted)
+    return [
+        (
+            pair["truth"],
+            pair["answer"],
+            [_thumbnail(photos[sample_id].image) for sample_id in answers["sample_id"][rows].tolist()],
+            f"{pair['n']} photo{'s' * (pair['n'] > 1)}, {100 * pair['share']:.0f} % of this species",
+        )
+        for pair, rows in zip(pairs, found, strict=True)
+    ]
+
+
+def _thumbnail(jpeg: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(jpeg)) as image:
+        image.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
+        return np.array(image.convert("RGB"))
+
+
+def predict_split(
+    model: keras.Model | Callable[..., np.ndarray],
+    info: DatasetInfo,
+    split: str,
+    preprocessing: Preprocessing,
+    description: str,
+    *,
+    file: Path | None = None,
+) -> Predictions:
+    """Predict a split; of train, its first shard only, which is a random sample.
+
+    Args:
+        model, file: see `evaluation.predict`.
+    """
+    max_shards = 1 if split == "train" else None
+    n = sum(shard["n"] for shard in info.splits[split]["shards"][:max_shards])
+    batches = pipeline.evaluation_batches(info, split, preprocessing, max_shards=max_shards)
+    return predict(model, batches, n, description, file=file)

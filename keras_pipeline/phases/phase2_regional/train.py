@@ -1,0 +1,14 @@
+"""`phase2 train`: train the regional teacher, on one region's photos over the same class list."""
+
+from __future__ import annotations
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.phases.phase1_teacher import train
+
+
+def spec_of(run: Run) -> train.TeacherSpec:
+    return train.TeacherSpec("regional", run.config.phase2, run.config.phase2.region)
+
+
+def run(run: Run) -> None:
+    train.fit_teacher(run, spec_of(run))

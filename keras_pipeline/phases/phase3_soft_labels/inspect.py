@@ -1,0 +1,55 @@
+"""`phase3 inspect`: print the soft labels of one train photo."""
+
+from __future__ import annotations
+
+import argparse
+from itertools import islice
+
+import numpy as np
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.data import augment, records
+from keras_pipeline.training import soft_labels
+from keras_pipeline.training.soft_labels import Layout, Store
+
+
+def main(run: Run, options: argparse.Namespace) -> tuple[dict, int]:
+    return inspect(run, options.sample_id), 0
+
+
+def inspect(run: Run, sample_id: str) -> dict:
+    """Prints what is stored of one train photo: of each teacher and of the ensemble, view by view.
+
+    Raises ValueError where no train photo has that id.
+    """
+    info = records.load_info(run.path("dataset"))
+    layout = Layout.of(run.config.phase3, info)
+    combined = Store.open(run.path("soft_labels"), layout)
+    sample = int(augment.sample_hash(sample_id))
+    # Of the soft labels a shard is some MB, of the photos a thousand times that.
+    found = ((at, np.flatnonzero(combined.read(s)["sample"] == sample)) for at, s in enumerate(combined.shards))
+    position, rows = next(((at, rows) for at, rows in found if len(rows)), (None, None))
+    if position is None:
+        raise ValueError(f"--sample-id: received {sample_id!r}, which no train photo has; only those have soft labels")
+    row = int(rows[0])
+    photo = records.decode(next(islice(records.read_shard(info.shards("train")[position]), row, None)))
+    stores = {member.path: Store.open(run.folder / member.soft_labels, layout) for member in run.config.phase3.teachers}
+    stores["ensemble"] = combined
+    result = {"sample_id": sample_id, "latin_name": photo.latin_name, "region": photo.region,
+              "shard": info.splits["train"]["shards"][position]["name"], "row": row, "said": {}}  # fmt: skip
+    print(
+        f"{sample_id}: {photo.latin_name}, {photo.region}; record {row} of {result['shard']}, T {layout.temperature:g}"
+    )
+    for name, store in stores.items():
+        record = store.read(store.shards[position])[row]
+        dense = np.exp(soft_labels.dense_log_probabilities(record["views"], layout))
+        tail = soft_labels.tail_mass(record["views"], layout)
+        result["said"][name] = []
+        for number, (view, probabilities) in enumerate(zip(record["views"], dense, strict=True)):
+            top = [(info.classes[i], float(probabilities[i])) for i in view["ids"][:5]]
+            result["said"][name].append({"seed": int(view["seed"]), "top": top, "tail": float(tail[number])})
+            best = ", ".join(f"{species} {p:.3f}" for species, p in top)
+            print(
+                f"  {name}, view {number} (seed {view['seed']}): {best}; outside the stored classes {tail[number]:.3f}"
+            )
+    return result

@@ -1,0 +1,56 @@
+"""`phase5 threshold`: choose the threshold of conclusive answers, and judge it on the test split."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.files import write_json
+from keras_pipeline.core.hashing import content_hash
+from keras_pipeline.core.schema import DatasetInfo
+from keras_pipeline.data import assignment, records
+from keras_pipeline.evaluation import calibration_report
+from keras_pipeline.evaluation.calibration_report import Evidence
+from keras_pipeline.evaluation.report import calibration
+from keras_pipeline.evaluation.scores import Scores
+from keras_pipeline.phases.phase5_calibration.calibrate import refuse_learnt, stored_evidence
+
+
+def run(run: Run) -> None:
+    info, table = records.read_info(run.path("dataset")), assignment.places(run.path("assignment"))
+    priors = priors_of(run, info, table)
+    weights = content_hash(run.path("student"))
+    result, tested = report_of(info, table, priors, stored_evidence(run), "student", weights, run.read("temperature"))
+    write_json(run.path("calibration"), result)
+    write_json(run.path("priors"), priors or {"regions": []})
+    calibration.draw_risk(result, tested, run.path("risk_coverage"))
+    print(calibration.describe(result))
+
+
+def priors_of(run: Run, info: DatasetInfo, table: pd.DataFrame) -> dict | None:
+    return calibration_report.priors(table, info.classes, info.class_hash, run.config.phase5.region_priors)
+
+
+def report_of(
+    info: DatasetInfo,
+    table: pd.DataFrame,
+    priors: dict | None,
+    evidence: Evidence,
+    name: str,
+    weights_hash: str,
+    fitted: dict | None = None,
+) -> tuple[dict, Scores]:
+    """Return a model's `calibration.json`, and the test photos' scores.
+
+    Args:
+        table: of `assignment.places`.
+        name: the model's.
+        weights_hash: content hash of what it was loaded from, or is to be.
+        fitted: of `calibration_report.temperature`, where that is known.
+
+    Raises:
+        BrokenArtefact: where it was trained on photos that are to judge it.
+    """
+    refuse_learnt(info, table, evidence)
+    result, tested = calibration_report.report(evidence, table, info.classes, priors, fitted)
+    return {**result, "model": name, "weights_hash": weights_hash}, tested

@@ -1,0 +1,47 @@
+"""`phase6 export`: write SavedModel, TF.js model and page, with the calibration of the shipped weights."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.files import write_json
+from keras_pipeline.core.hashing import content_hash
+from keras_pipeline.data import assignment, records
+from keras_pipeline.export import saved_model, tfjs
+from keras_pipeline.models import heads
+from keras_pipeline.phases.phase3_soft_labels import student
+
+
+def run(run: Run) -> None:
+    calibration = run.read("shipped_calibration")
+    if calibration["weights_hash"] != content_hash(run.path("shipped")):
+        raise BrokenArtefact(
+            f"{run.path('shipped_calibration')}: fitted on other weights than "
+            f"{run.path('shipped')}; run `phase6 quantize --force`"
+        )
+    info = records.load_info(run.path("dataset"))
+    saved_model.write_saved_model(
+        heads.load_classifier(run.path("shipped")),
+        run.path("saved_model"),
+        labels=info.classes,
+        preprocessing=student.preprocessing(run.config),
+        calibration=calibration,
+        priors=run.read("priors") if calibration["region_priors"]["ship"] else None,
+        attribution=_attribution(assignment.places(run.path("assignment"))),
+    )
+    report = tfjs.write_bundle(run.path("saved_model"), run.path("web"))
+    write_json(run.path("export"), report)
+    print(f"page: {run.path('web')} (model {report['bytes'] / 1e6:.2f} MB in {report['shards']} shards)")
+
+
+def _attribution(table: pd.DataFrame) -> str:
+    """Whose photos the model has learnt from, by licence; photos that only judged it are not among them."""
+    train = table[table.split == "train"].fillna("")
+    lines = [f"The model has learnt from {len(train)} photos. By licence, with each author's number of them:"]
+    for license, photos in train.groupby("license"):
+        lines += ["", license or "no licence said"]
+        authors = photos.attribution.value_counts().sort_index()
+        lines += [f"  {author or 'no author said'}: {n}" for author, n in authors.items()]
+    return "\n".join(lines) + "\n"

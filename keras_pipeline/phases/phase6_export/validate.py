@@ -1,0 +1,135 @@
+"""`phase6 validate`: compare the page in a real browser with Python, on real test photos."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import ImageOps
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.files import aside, write_json
+from keras_pipeline.core.hashing import file_hash
+from keras_pipeline.core.progress import progress
+from keras_pipeline.core.schema import MIN_PHOTOS
+from keras_pipeline.data import records
+from keras_pipeline.data.photo import upright_rgb
+from keras_pipeline.evaluation.report import pictures
+from keras_pipeline.export import equivalence
+from keras_pipeline.export.browser import photos_in
+from keras_pipeline.export.equivalence import Sample
+
+SHOWN = 160  # pixels of a photo in the picture of the worst
+
+
+def run(run: Run) -> None:
+    """Write equivalence.json, also beside the page, and the picture of the photos that differ most."""
+    stored = _Records(run)
+    originals = _Originals(run, stored)
+    bundle = run.path("web")
+    result = equivalence.validate_bundle(bundle, run.path("saved_model"), stored, originals=originals)
+    _draw_worst(run, result, stored, originals)
+    write_json(run.path("equivalence"), result)
+    with aside(bundle / "equivalence.json") as temporary:
+        shutil.copyfile(run.path("equivalence"), temporary)
+    lines = ["asked {name} {version}".format(**result["browser"])]
+    lines += [line for name, figures in result["backends"].items() for line in _describe_backend(name, figures)]
+    verdict = {"passed": "the page says what Python says", "not judged": "NOT JUDGED:", "failed": "NOT EQUIVALENT:"}
+    print(*lines, *result["notes"], verdict[result["status"]], *(f"  {why}" for why in result["reasons"]), sep="\n")
+
+
+def _describe_backend(name: str, figures: dict) -> list[str]:
+    if "error" in figures:
+        return []  # said among the reasons
+    memory = figures["timing"]["peak_memory_mb"]
+    lines = [
+        f"{name} ({figures['renderer']}): load {figures['load_ms']:.0f} ms, first answer {figures['first_ms']:.0f} ms; "
+        f"{figures['leaked_tensors']} tensors leaked" + (f"; peak memory {memory:.0f} MB" if memory else "")
+    ]
+    for stage, found in figures["stages"].items():
+        words = found.get("error") or (
+            f"top-1 {found['top1_agreement']:.2%}, top-5 {found['top5_agreement']:.2%}{_describe_verdicts(found)} the "
+            f"same, largest difference {found['max_abs_diff']:.1e}, mean {found['mean_abs_diff']:.1e}, "
+            f"{found['median_ms']:.0f} ms a photo"
+        )
+        lines.append(f"  {stage}, n {found['n']}: {'passed' if found['passed'] else 'FAILED'}; {words}")
+    if (accuracy := figures.get("accuracy")) and accuracy["n"] >= MIN_PHOTOS:
+        lines.append(
+            f"  top-1 of the page on {accuracy['n']} originals {accuracy['original']:.3f}, on the records made of them "
+            f"{accuracy['record']:.3f}"
+        )
+    return lines
+
+
+def _describe_verdicts(stage: dict) -> str:
+    """Nothing where there are no words, or where they are not judged, which the notes say."""
+    agreement = stage.get("conclusive_agreement")
+    return "" if agreement is None else f", 'conclusive' {agreement:.2%}"
+
+
+class _Records:
+    """Samples of test photos, some by the seed or all; read anew each time they are gone through."""
+
+    def __init__(self, run: Run):
+        self.info = records.load_info(run.path("dataset"))
+        n, wanted = self.info.count("test"), run.config.phase6.validation_photos
+        self.chosen = set(np.random.default_rng(run.config.seed).permutation(n)[:wanted].tolist())
+
+    def __iter__(self):
+        for photo in self.photos():
+            yield Sample(photo.sample_id, photo.image, photo.label)
+
+    def photos(self):
+        shards = self.info.shards("test")
+        examples = (example for shard in shards for example in records.read_shard(shard))
+        return (records.decode(example) for place, example in enumerate(examples) if place in self.chosen)
+
+
+class _Originals:
+    """Samples of photos as they were taken, from `phase6.photos`: those that the test records were made of, where they
+    are there; else whatever is.
+    """
+
+    def __init__(self, run: Run, records: _Records):
+        folder = Path(run.config.phase6.photos) if run.config.phase6.photos else run.embedded_photos
+        self.found: dict[str, tuple[Path, int | None, str | None]] = {}
+        if folder is None:
+            return
+        files = photos_in(folder)
+        known = {photo.sha256: (photo.label, photo.sample_id) for photo in records.photos()}
+        hashes = {path: file_hash(path) for path in progress(files, description="originals", unit="files")}
+        own = [(path, *known[digest]) for path, digest in hashes.items() if digest in known]
+        chosen = (own or [(path, None, None) for path in files])[: run.config.phase6.validation_photos]
+        # The verdict is published beside the page: where the folder lies is nobody's business.
+        self.found = {photo[0].relative_to(folder).as_posix(): photo for photo in chosen}
+
+    def __len__(self):
+        return len(self.found)
+
+    def __iter__(self):
+        for name, (path, label, record) in self.found.items():
+            yield Sample(name, path.read_bytes(), label, record)
+
+
+def _draw_worst(run: Run, result: dict, records: _Records, originals: _Originals) -> None:
+    """The photos on which page and Python differ most, of each stage of the first backend."""
+    stages = next((figures["stages"] for figures in result["backends"].values() if figures["stages"]), {})
+    rows = [(stage, worst) for stage, found in stages.items() for worst in found.get("worst", [])]
+    wanted = {worst["photo"] for _, worst in rows}
+    files = {sample.name: sample.photo for sample in records if sample.name in wanted}
+    files |= {name: path.read_bytes() for name, (path, _, _) in originals.found.items() if name in wanted}
+    shown = {name: np.asarray(ImageOps.fit(upright_rgb(photo), (SHOWN, SHOWN))) for name, photo in files.items()}
+    tiles = [(shown[worst["photo"]], _difference(stage, worst)) for stage, worst in rows if worst["photo"] in shown]
+    with aside(run.path("equivalence_worst")) as temporary:
+        if tiles:
+            images, captions = zip(*tiles, strict=True)
+            pictures.photo_grid(np.stack(images), captions, temporary)
+        else:
+            pictures.photo_grid(np.full((1, 64, 64, 3), 255.0), ["nothing was compared"], temporary)
+
+
+def _difference(stage: str, worst: dict) -> str:
+    python, page = worst["python"], worst["page"]
+    names = python[0] if python[0] == page[0] else f"{python[0]} / {page[0]}"
+    return f"{stage}: {worst['max_abs_diff']:.0e}\n{names}\n{python[1]:.4f} / {page[1]:.4f}"

@@ -1,0 +1,185 @@
+"""`phase7 reproduce`: run the whole chain again from a manifest, in a fresh folder, and compare."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from keras_pipeline.core import files, manifest
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.load import from_dict
+from keras_pipeline.core.manifest import Manifest
+from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.evaluation import gates
+from keras_pipeline.phases import runner
+from keras_pipeline.phases.steps import STEPS
+
+# What must come out the same, bit for bit, where the config is deterministic; the rest follows from these, or is said.
+WEIGHTS = (
+    "dataset", "teacher", "regional", "soft_labels", "distilled", "student", "shipped", "shipped_calibration",
+)  # fmt: skip
+# Shares of test photos, in the manifest's phases, compared where it isn't.
+SHARES = {
+    "phase_0": ("baseline_top1",),
+    "phase_1": ("top1", "top5"),
+    "phase_2": ("top1",),
+    "phase_4": ("final_top1", "final_top5"),
+    "phase_5": ("ece", "precision", "coverage"),
+}
+DEVIATIONS = 3  # of the difference of two independent measurements
+
+
+def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
+    file = Path(options.manifest) if options.manifest else run.path("manifest")
+    result = reproduce(run, file, force=options.force)
+    return result, int(not result["same"])
+
+
+def reproduce(run: Run, source: Path, *, force: bool = False) -> dict:
+    """Runs the manifest's config below `reproduction/` beside it, and compares.
+
+    A finished or unfinished repetition there goes on. Of a MongoDB, which moves on, the records are taken over where
+    they are still there and are those of the manifest: they are the snapshot.
+
+    Returns what `reproduction.json` holds too: {same, deterministic, first_difference, different, also_different, …}.
+    """
+    if run.config.distribute == "multi_worker":
+        raise ValueError(
+            "reproduce: received distribute: multi_worker, expected mirrored or none: it is one machine's work; give "
+            "--set distribute=mirrored"
+        )
+    old = manifest.read(source)
+    folder = source.parent / "reproduction"
+    again = dataclasses.replace(run, config=_config(run, old, folder))
+    if again.config.source.uri != "embedded":
+        _take_over_records(run, again, old)
+    runner.execute(again, STEPS, force=force)
+    verdicts = gates.judge(again, {step.title for step in STEPS})
+    new = manifest.read(again.path("manifest"))
+    different = [name for name in old.artefacts if _hash(new, name) != old.artefacts[name].content_hash]
+    figures = list(_figures(old, new))
+    weights = [name for name in WEIGHTS if name in old.artefacts]  # a run may have no regional teacher
+    failed = [name for name in weights if name in different] if again.config.deterministic else []
+    if not again.config.deterministic:
+        failed = ["dataset"] if "dataset" in different else [row["figure"] for row in figures if not row["within"]]
+    result = {
+        "same": not failed,
+        "deterministic": again.config.deterministic,
+        "first_difference": _step_of(old, failed),
+        "different": failed,
+        "also_different": [name for name in different if name not in failed],
+        "weights": {name: old.artefacts[name].content_hash for name in weights},
+        "figures": figures,
+        "environment": _environment(old, new),
+        "gates_missed": [verdict["name"] for verdict in verdicts if verdict["status"] == "missed"],
+    }
+    files.write_json(source.parent / "reproduction.json", result)
+    _tell(result, old, folder)
+    return result
+
+
+def _config(run: Run, old: Manifest, folder: Path):
+    """The manifest's, elsewhere. It has no passwords: those come with the config or the `--set` that the user gives."""
+    given = {key: getattr(run.config.source, key) for key in ("uri", "base_url")}
+    for key, value in given.items():
+        if "***" in str(value):
+            raise ValueError(
+                f"source.{key}: received {value}, as in the manifest, which holds no password; give it by "
+                f"--set 'source.{key}=URI' (${{NAME}} in it is taken from the environment)"
+            )
+    # Who trains is no part of the result.
+    here = {"root": str(folder), "distribute": run.config.distribute}
+    again = from_dict(old.config | here | {"source": old.config["source"] | given}, "manifest")
+    # Elsewhere lie the checkpoints of the run that is repeated: going on from them would compare it with itself.
+    phases = {}
+    for name, section in {**again.teachers, "phase4": again.phase4}.items():
+        own = section.callbacks.model_copy(update={"checkpoint_dir": None})
+        phases[name] = section.model_copy(update={"callbacks": own})
+    return again.model_copy(update=phases)
+
+
+def _take_over_records(run: Run, again: Run, old: Manifest) -> None:
+    mine = run.path("dataset")
+    if again.path("dataset").exists() or not (mine.exists() and (run.folder / "phase0").exists()):
+        return
+    if (sidecar(mine) or {}).get("content_hash") != old.data.dataset_hash:
+        print(f"{mine}: other records than the manifest's; the collection is read again")
+        return
+    # The same times, so that the sidecars vouch for them; links, because records may be large. Not of what is changed
+    # in place, and the baseline is made again.
+    left = shutil.ignore_patterns(
+        ".lock", ".writing-*", ".old-*", "ledger.sqlite*", "raw", "baseline.json*", "predictions_test.npz*"
+    )
+    shutil.copytree(mine.parent, again.path("dataset").parent, copy_function=_link, ignore=left)
+    shutil.copytree(run.folder / "phase0", again.folder / "phase0", copy_function=_link, ignore=left)
+    print(f"records of {mine.parent}, as in the manifest")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk
+        shutil.copy2(source, target)
+
+
+def _hash(found: Manifest, name: str) -> str | None:
+    return found.artefacts[name].content_hash if name in found.artefacts else None
+
+
+def _step_of(old: Manifest, failed: list[str]) -> str | None:
+    """The first step of the chain that one of these comes from; a figure's own name where it is no artefact."""
+    if not failed:
+        return None
+    makers = {old.artefacts[name].producer for name in failed if name in old.artefacts}
+    return next((step.title for step in STEPS if step.title in makers), failed[0])
+
+
+def _figures(old: Manifest, new: Manifest) -> Iterator[dict]:
+    """{figure, then, now, tolerance, within} of shares of n test photos: two measurements of the same share p differ by
+    sqrt(2 p (1 - p) / n), one standard deviation.
+    """
+    n = old.data.test_samples
+    for phase, names in SHARES.items():
+        for name in names:
+            then, now = (getattr(found.phases[phase], name, None) for found in (old, new))
+            if then is None or now is None:
+                continue
+            share = min(max(then, 1 / n), 1 - 1 / n)
+            tolerance = DEVIATIONS * math.sqrt(2 * share * (1 - share) / n)
+            within = abs(now - then) <= tolerance
+            yield {"figure": f"{phase} {name}", "then": then, "now": now, "tolerance": tolerance, "within": within}
+
+
+def _environment(old: Manifest, new: Manifest) -> dict[str, list]:
+    """{what: [then, now]} where the machine, the packages or the code are others."""
+    pairs = {"git_commit": (old.git_commit, new.git_commit)}
+    before, after = old.environment.model_dump(), new.environment.model_dump()
+    for key in ("python_version", "platform", "cpu", "gpu", "drivers", "flags"):
+        pairs[key] = (before[key], after[key])
+    for name in sorted({**before["packages"], **after["packages"]}):
+        pairs[name] = (before["packages"].get(name), after["packages"].get(name))
+    return {name: list(pair) for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _tell(result: dict, old: Manifest, folder: Path) -> None:
+    for row in result["figures"]:
+        verdict = "" if row["within"] else "  OUTSIDE"
+        print(f"{row['figure']:<24}{row['then']:>8.4f} -> {row['now']:.4f} (± {row['tolerance']:.4f}){verdict}")
+    for name, (then, now) in result["environment"].items():
+        print(f"other than then: {name}: {then} -> {now}")
+    for name in result["different"]:
+        maker = old.artefacts[name].producer if name in old.artefacts else "figure"
+        print(f"{maker}: {name} differs")
+    if result["also_different"]:
+        print(f"also other, but no weights: {', '.join(result['also_different'])}")
+    if not result["same"]:
+        print(f"NOT reproduced: the first that differs is {result['first_difference']}; both are kept, see {folder}")
+    elif result["deterministic"]:
+        print(f"reproduced: {len(result['weights'])} artefacts have the same content hash")
+    else:
+        print("reproduced: every figure is within its tolerance (the config is not deterministic)")

@@ -1,0 +1,82 @@
+"""`run`, and each phase on its own: run the steps that are not up to date, or say in a dry run what they would take."""
+
+from __future__ import annotations
+
+import argparse
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.progress import duration
+from keras_pipeline.phases import forecast, preflight, runner
+from keras_pipeline.phases.steps import BY_NAME, Step, steps_between
+
+
+def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
+    """The whole chain, or the part between `--from` and `--until`; then the report."""
+    steps = steps_between(options.first, options.last)
+    if options.dry_run:
+        return dry_run(run, steps, options.force), 0
+    result, code = gated(run, steps, options.force)
+    if run.assists:
+        return result, code
+    from keras_pipeline.phases import report  # a dry run, and a phase alone, need none of its libraries
+
+    print(f"report: {report.write(run)}")
+    if run.path("web").exists():
+        other = "".join(f" --set {each}" for each in options.set if each.startswith(("root=", "experiment=")))
+        print(f"page: {run.path('web')}; see it with `python -m keras_pipeline serve --config {options.config}{other}`")
+    return result, code
+
+
+def phase(run: Run, options: argparse.Namespace) -> tuple[object, int]:
+    """A phase's steps, or one of them."""
+    if options.step and (absent := run.why_not_applicable(options.command)):
+        raise ValueError(f"{options.command} {options.step}: not applicable here: {absent}")
+    name = " ".join(filter(None, (options.command, options.step)))
+    for step in BY_NAME:
+        if step.title == name:
+            return step.load().main(run, options)
+    steps = steps_between(name, name)
+    if getattr(options, "profile_input", False):
+        return runner.profile_train_input(run, steps[0]), 0
+    if run.split != "test":
+        runner.evaluate_split(run, steps[0])
+        return {}, 0
+    if options.dry_run:
+        rows = dry_run(run, steps, options.force)
+        sizes = runner.estimate(run, steps) if options.step else {}
+        print(*(f"{title}: {size}" for title, size in sizes.items()), sep="\n")
+        return {"would_run": rows, "estimates": sizes}, 0
+    return gated(run, steps, options.force)
+
+
+def dry_run(run: Run, steps: list[Step], force: bool) -> list[dict]:
+    """Print and return what would run, see `forecast.would_run`; then check the config as a run would."""
+    rows = forecast.would_run(run, steps, force=force)
+    if not rows:
+        print("everything is up to date")
+        return rows
+    print(f"{'step':<22}{'about':>10}{'GB':>9}{'last took':>11}  why")
+    for row in rows:
+        last = "" if row["last"] is None else duration(row["last"])
+        print(f"{row['step']:<22}{duration(row['seconds']):>10}{row['gigabytes']:>9.3f}{last:>11}  {row['reason']}")
+    photos, origin = forecast.photos(run)
+    seconds, gigabytes = (sum(row[key] for row in rows) for key in ("seconds", "gigabytes"))
+    print(
+        f"together about {duration(seconds)} and {gigabytes:.3g} GB (free {forecast.free_bytes(run) / 1e9:.3g} GB) on "
+        f"{forecast.device().name}, for {photos['train']:,} train photos by {origin}; a forecast"
+    )
+    preflight.check_ahead(run, steps, force=force)
+    return rows
+
+
+def gated(run: Run, steps: list[Step], force: bool) -> tuple[dict, int]:
+    """Run the steps and print the verdicts of their gates; exit code 1 where one was missed."""
+    runner.execute(run, steps, force=force)
+    if run.assists:  # the chief judges
+        return {"gates": []}, 0
+    from keras_pipeline.evaluation import gates  # SciPy, which a dry run does without
+
+    verdicts = gates.judge(run, {step.title for step in steps})
+    for verdict in verdicts:
+        print(gates.describe(verdict))
+    return {"gates": verdicts}, int(any(verdict["status"] == "missed" for verdict in verdicts))

@@ -1,0 +1,21 @@
+"""`serve`: the page on this machine's loopback address."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import threading
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.static_server import serve_folder
+
+
+def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
+    folder = run.path("web")
+    if not (folder / "index.html").exists():
+        raise ValueError(f"{folder}: no page yet; run `python -m keras_pipeline run --config {options.config}` first")
+    with serve_folder(folder, options.port) as url:
+        print(f"{url} (Ctrl-C ends it)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+    return {}, 0

@@ -1,0 +1,66 @@
+"""`phase7 verify`: read every artefact and name the files that changed since their step wrote them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Collection
+
+from keras_pipeline.core import manifest, sidecars
+from keras_pipeline.core.artifacts import ARTEFACTS, Run
+from keras_pipeline.core.errors import BrokenArtefact, SourceError
+from keras_pipeline.data import records
+from keras_pipeline.phases import runner, status
+from keras_pipeline.phases.steps import STEPS
+
+
+def main(run: Run, options: argparse.Namespace) -> tuple[dict, int]:
+    verified = verify(run)
+    stale = [row["step"] for row in status.rows(run) if row["state"] not in ("done", "not applicable")]
+    if stale:
+        print(f"not up to date, see `status`: {', '.join(stale)}")
+    return {"verified": verified, "not_up_to_date": stale}, 0
+
+
+def examine(run: Run) -> dict[str, list[str]]:
+    """Read every artefact that was made; return, for each, the files that are not what its step left."""
+    listed: Collection[str] = ()
+    with contextlib.suppress(BrokenArtefact):  # none yet; a broken one is found by its hash
+        listed = manifest.read(run.path("manifest")).artefacts
+    found = {}
+    for name in ARTEFACTS:
+        path, meta = run.path(name), sidecars.sidecar(run.path(name))
+        if meta:
+            found[name] = sidecars.changed_files(path, meta)
+        elif sidecars.has_unreadable_sidecar(path) or name in listed:
+            found[name] = [f"{path} ({'no sidecar that can be read' if path.exists() else 'missing'})"]
+    if found.get("dataset") == []:
+        found["dataset"] += map(str, records.corrupt_shards(records.load_info(run.path("dataset"))))
+    return found
+
+
+def verify(run: Run) -> int:
+    """Read every artefact and return how many there are.
+
+    The times of those that are what their steps left count from now on as theirs.
+
+    Raises:
+        BrokenArtefact: naming the other files, and the commands that make them again.
+    """
+    found = examine(run)
+    if not found:
+        raise BrokenArtefact(f"{run.folder}: nothing is made yet, there is nothing to verify; `run` makes it")
+    # A folder may be read-only, or another run may be writing in it.
+    with contextlib.suppress(OSError, SourceError), runner.lock(run):
+        for name in found:
+            if not found[name]:
+                sidecars.renew_times(run.path(name))
+    changed = {name: altered for name, altered in found.items() if altered}
+    if changed:
+        # `run` would pass over a file whose size and time are as before.
+        makers = [f"`{step.title} --force`" for step in STEPS if changed.keys() & {*step.outputs} - {"dataset"}]
+        remedies = [*makers, *([f"of the dataset: {records.REMEDY}"] if "dataset" in changed else [])]
+        altered = ", ".join(file for files in changed.values() for file in files)
+        raise BrokenArtefact(f"changed since they were made: {altered}; to make them again: {', '.join(remedies)}")
+    print(f"{len(found)} artefacts verified, none changed")
+    return len(found)
