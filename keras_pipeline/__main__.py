@@ -16,12 +16,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from keras_pipeline import commands
 from keras_pipeline.core import quiet
 from keras_pipeline.core.errors import BrokenArtefact, LeakError, SourceError
 from keras_pipeline.core.redaction import redact
-from keras_pipeline.phases.steps import BY_NAME, PHASES, STEPS
+from keras_pipeline.phases.steps import PHASES
 
-DEMO = "configs/demo.yaml"
 # HDF5 crashes where it lets go of a file that a full disk has left half-written: the error holds on to it to the end.
 _kept: list[OSError] = []
 _GO_ON = "then the same command goes on where it stopped"
@@ -32,98 +32,10 @@ OS_REMEDIES = {
     errno.EACCES: "; expected a place that can be read and written: give another one, or the rights",
     errno.EROFS: "; expected a place that can be written to: --set root=DIR gives another one",
 }
-FORCE = {"action": "store_true", "help": "run although up to date"}
-DRY_RUN = {"action": "store_true", "help": "only say what would run, and what it would take"}
-# Options of single steps, by the names in the table of steps.
-FLAGS = {
-    "split": {"choices": ("train", "val", "calibration", "test"), "help": "which photos to judge it on (test)"},
-    "runner": {"choices": ("local", "beam"), "help": "who does the work: this machine, or Apache Beam"},
-    "beam-args": {"nargs": argparse.REMAINDER, "metavar": "…", "help": "Beam's own options; must come last"},
-    "profile-input": {"action": "store_true", "help": "images/s of each stage of the input; trains nothing"},
-    "sample-id": {"required": True, "metavar": "ID", "help": "the train photo to look at"},
-    "live": {"action": "store_true", "help": "short for --set phase4.distill.live=true: teachers answer live"},
-    "type": {"choices": ("fp16", "int8", "int8-qat", "none"), "help": "short for --set phase6.quantization=TYPE"},
-    "photos": {"metavar": "DIR", "help": "short for --set phase6.photos=DIR: photos as they were taken"},
-    "all": {"action": "store_true", "help": "short for --set phase6.validation_photos=null: all test photos"},
-    "manifest": {"metavar": "FILE", "help": "needs no --config; default: the experiment's own"},
-    "force": FORCE,
-}
-
-
-def parser() -> argparse.ArgumentParser:
-    """The whole command line; `docs/commands.md` is made from it."""
-    whole = argparse.ArgumentParser(prog="python -m keras_pipeline", description=__doc__.split("\n")[2])
-    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for phase, (_, help_text) in PHASES.items():
-        _phase(commands, phase, help_text)
-    for name, help_text in (
-        ("run", "everything that isn't up to date"),
-        ("demo", "the same on drawn photos, or on yours"),
-    ):
-        command = _command(commands, name, help_text, needs_config=name == "run")
-        command.add_argument("--from", dest="first", metavar="P", help="phase or 'phase step' to begin with")
-        command.add_argument("--until", dest="last", metavar="P", help="phase or 'phase step' to end with")
-        command.add_argument("--force", **FORCE)
-        command.add_argument("--dry-run", **DRY_RUN)
-        if name == "demo":
-            command.set_defaults(config=DEMO)
-            command.add_argument("--images", metavar="DIR", help="a folder of photos instead of drawn ones")
-            command.add_argument(
-                "--labels",
-                metavar="CSV",
-                help="image (a path below DIR, with its suffix), latin_name[, region, observation_id]",
-            )
-    _command(commands, "status", "what is done, stale or missing")
-    _command(commands, "report", "write report.html again")
-    command = _command(commands, "serve", "serve the page on loopback")
-    command.add_argument("--port", type=_port, default=8000, metavar="N", help="8000; 0: any free")
-    command = _command(commands, "classify", "name photos with the SavedModel")
-    command.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
-    command.add_argument("--region", metavar="NAME", help="where it grew wild, if region priors are shipped")
-    _command(commands, "doctor", "what this machine has: GPU, browser, MongoDB, disk, versions")
-    return whole
-
-
-def _phase(commands, phase: str, help_text: str) -> None:
-    """A phase and its steps. Without a step, the options are the phase's; both places take the common ones."""
-    command = _command(commands, phase, help_text, needs_config=False)  # it may stand behind the step
-    command.add_argument("--force", **FORCE)
-    command.add_argument("--dry-run", **DRY_RUN)
-    steps = command.add_subparsers(dest="step", metavar="STEP", help="none: all that belong to `run`")
-    for step in (step for step in [*STEPS, *BY_NAME] if step.phase == phase):
-        # What is not given here must not hide what was given before the step's name.
-        added = steps.add_parser(
-            step.name, help=step.help, description=step.help, argument_default=argparse.SUPPRESS, allow_abbrev=False
-        )
-        _common(added, set_as="more_set")
-        if step.outputs:
-            added.add_argument("--force", **FORCE)
-            added.add_argument("--dry-run", **DRY_RUN)
-        for flag in step.flags:
-            added.add_argument(f"--{flag}", **FLAGS[flag])
-
-
-def _command(commands, name: str, help_text: str, *, needs_config: bool = True) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=help_text, description=help_text)
-    _common(command, required=needs_config)
-    command.set_defaults(set=[], more_set=[], step=None)
-    return command
-
-
-def _common(command: argparse.ArgumentParser, *, required: bool = False, set_as: str = "set") -> None:
-    command.add_argument("--config", required=required, metavar="YAML", help="experiment")
-    command.add_argument("--set", dest=set_as, action="append", metavar="A.B=VALUE", help="override a config key")
-    command.add_argument("--json", action="store_true", help="result as JSON on stdout, messages on stderr")
-
-
-def _port(text: str) -> int:
-    if not (text.isdecimal() and int(text) < 65536):
-        raise argparse.ArgumentTypeError(f"received {text}, expected a number from 0 to 65535")
-    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    options = commands.parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of child processes too
     if "tensorflow" not in sys.modules and not any(isinstance(each, quiet.QuietImport) for each in sys.meta_path):
         sys.meta_path.insert(0, quiet.QuietImport())
@@ -178,7 +90,7 @@ def _config(options: argparse.Namespace):
     from keras_pipeline.core.config import load
 
     options.set = [*options.set, *options.more_set, *_shorthands(options)]
-    if options.config == DEMO and not Path(DEMO).exists():
+    if options.config == commands.DEMO and not Path(commands.DEMO).exists():
         options.config = _installed_demo()
     if not options.config:
         return _config_of_manifest(options)
@@ -210,12 +122,12 @@ def _installed_demo() -> str:
     """The copy that an installed package carries, else the place in the sources, which the error then names."""
     from importlib import metadata
 
-    copy = f"share/keras_pipeline/{DEMO}"
+    copy = f"share/keras_pipeline/{commands.DEMO}"
     places = [Path(__file__).parents[1] / copy]  # pip's --target
     with contextlib.suppress(metadata.PackageNotFoundError):
         found = metadata.files("keras_pipeline") or ()
         places += [Path(file.locate()).resolve() for file in found if file.match(copy)]
-    return next((str(place) for place in places if place.exists()), DEMO)
+    return next((str(place) for place in places if place.exists()), commands.DEMO)
 
 
 def _regional(config, options: argparse.Namespace) -> list[str]:

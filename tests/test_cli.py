@@ -19,6 +19,7 @@ import pytest
 from conftest import jpeg_of
 
 from keras_pipeline import __main__ as cli
+from keras_pipeline import commands
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.load import from_file
 from keras_pipeline.core.static_server import serve_folder
@@ -87,7 +88,7 @@ def test_the_commands_are_the_tables_of_steps():
         (choices,) = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
         return choices
 
-    offered = {f"{phase} {name}" for phase in PHASES for name in names(names(cli.parser())[phase])}
+    offered = {f"{phase} {name}" for phase in PHASES for name in names(names(commands.parser())[phase])}
     assert offered == {step.title for step in [*STEPS, *BY_NAME]} and len(STEPS) == 25
     # By name only: `run` must not repeat everything.
     assert [step.title for step in BY_NAME] == [
@@ -348,7 +349,7 @@ def folder(tmp_path):
 
 
 def config_of(arguments):
-    return cli._config(cli.parser().parse_args(arguments))
+    return cli._config(commands.parser().parse_args(arguments))
 
 
 def test_demo_on_a_folder_keeps_the_region_where_the_folder_has_it(folder, experiment):

@@ -1,6 +1,6 @@
 """Imports point one way.
 
-__main__ -> phases, demo -> training, export, evaluation/report -> evaluation, ingest, data, models -> core. Folders of
+__main__ -> commands -> phases, demo -> training, export, evaluation/report -> evaluation, ingest, data, models -> core. Folders of
 one level don't import each other. Inside phases/: phase N may use phases up to N, the files beside the phases may use
 everything, and steps.py imports nothing of ours.
 """
@@ -17,6 +17,7 @@ LEVELS = [
     {"evaluation", "ingest", "data", "models"},
     {"training", "export", "evaluation/report"},
     {"phases", "demo"},
+    {"commands"},
     {"__main__"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}

@@ -1,14 +1,22 @@
-"""docs/config.md says what the config's classes say."""
+"""docs/config.md and docs/commands.md are what the config's classes and the parser say."""
 
 from pathlib import Path
 
+from keras_pipeline import commands
 from keras_pipeline.core.config.reference import reference
 
-DOCS = Path(__file__).parents[1] / "docs/config.md"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_the_reference_is_up_to_date():
-    assert DOCS.read_text() == reference(), "python -m keras_pipeline.core.reference > docs/config.md"
+    assert (DOCS / "config.md").read_text() == reference(), "python -m keras_pipeline.core.reference > docs/config.md"
+
+
+def test_the_commands_are_up_to_date():
+    text = commands.reference()
+    assert (DOCS / "commands.md").read_text() == text, "python -m keras_pipeline.commands > docs/commands.md"
+    assert "| `inspect` (by name only) | print the soft labels of one photo | `--sample-id ID`: the train photo" in text
+    assert "- `--until P`: phase or 'phase step' to end with" in text
 
 
 def test_defaults_domains_and_the_plans_own_values_are_there():

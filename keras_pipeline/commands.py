@@ -1,0 +1,165 @@
+"""The command line: commands, steps and their options; docs/commands.md is made from it.
+
+python -m keras_pipeline.commands > docs/commands.md
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from keras_pipeline.phases.steps import BY_NAME, PHASES, STEPS
+
+DEMO = "configs/demo.yaml"
+EXIT_CODES = "0 done; 1 a gate was missed, or a leak; 2 usage or config; 3 source, disk, network or a broken artefact."
+FORCE = {"action": "store_true", "help": "run although up to date"}
+DRY_RUN = {"action": "store_true", "help": "only say what would run, and what it would take"}
+# Options of single steps, by the names in the table of steps.
+FLAGS = {
+    "split": {"choices": ("train", "val", "calibration", "test"), "help": "which photos to judge it on (test)"},
+    "runner": {"choices": ("local", "beam"), "help": "who does the work: this machine, or Apache Beam"},
+    "beam-args": {"nargs": argparse.REMAINDER, "metavar": "…", "help": "Beam's own options; must come last"},
+    "profile-input": {"action": "store_true", "help": "images/s of each stage of the input; trains nothing"},
+    "sample-id": {"required": True, "metavar": "ID", "help": "the train photo to look at"},
+    "live": {"action": "store_true", "help": "short for --set phase4.distill.live=true: teachers answer live"},
+    "type": {"choices": ("fp16", "int8", "int8-qat", "none"), "help": "short for --set phase6.quantization=TYPE"},
+    "photos": {"metavar": "DIR", "help": "short for --set phase6.photos=DIR: photos as they were taken"},
+    "all": {"action": "store_true", "help": "short for --set phase6.validation_photos=null: all test photos"},
+    "manifest": {"metavar": "FILE", "help": "needs no --config; default: the experiment's own"},
+    "force": FORCE,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; see `reference` too."""
+    whole = argparse.ArgumentParser(prog="python -m keras_pipeline", description=EXIT_CODES)
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for phase, (_, help_text) in PHASES.items():
+        _phase(commands, phase, help_text)
+    for name, help_text in (
+        ("run", "everything that isn't up to date"),
+        ("demo", "the same on drawn photos, or on yours"),
+    ):
+        command = _command(commands, name, help_text, needs_config=name == "run")
+        command.add_argument("--from", dest="first", metavar="P", help="phase or 'phase step' to begin with")
+        command.add_argument("--until", dest="last", metavar="P", help="phase or 'phase step' to end with")
+        command.add_argument("--force", **FORCE)
+        command.add_argument("--dry-run", **DRY_RUN)
+        if name == "demo":
+            command.set_defaults(config=DEMO)
+            command.add_argument("--images", metavar="DIR", help="a folder of photos instead of drawn ones")
+            command.add_argument(
+                "--labels",
+                metavar="CSV",
+                help="image (a path below DIR, with its suffix), latin_name[, region, observation_id]",
+            )
+    _command(commands, "status", "what is done, stale or missing")
+    _command(commands, "report", "write report.html again")
+    command = _command(commands, "serve", "serve the page on loopback")
+    command.add_argument("--port", type=_port, default=8000, metavar="N", help="8000; 0: any free")
+    command = _command(commands, "classify", "name photos with the SavedModel")
+    command.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+    command.add_argument("--region", metavar="NAME", help="where it grew wild, if region priors are shipped")
+    _command(commands, "doctor", "what this machine has: GPU, browser, MongoDB, disk, versions")
+    return whole
+
+
+def _phase(commands, phase: str, help_text: str) -> None:
+    """A phase and its steps. Without a step, the options are the phase's; both places take the common ones."""
+    command = _command(commands, phase, help_text, needs_config=False)  # it may stand behind the step
+    command.add_argument("--force", **FORCE)
+    command.add_argument("--dry-run", **DRY_RUN)
+    steps = command.add_subparsers(dest="step", metavar="STEP", help="none: all that belong to `run`")
+    for step in (step for step in [*STEPS, *BY_NAME] if step.phase == phase):
+        # What is not given here must not hide what was given before the step's name.
+        added = steps.add_parser(
+            step.name, help=step.help, description=step.help, argument_default=argparse.SUPPRESS, allow_abbrev=False
+        )
+        _common(added, set_as="more_set")
+        if step.outputs:
+            added.add_argument("--force", **FORCE)
+            added.add_argument("--dry-run", **DRY_RUN)
+        for flag in step.flags:
+            added.add_argument(f"--{flag}", **FLAGS[flag])
+
+
+def _command(commands, name: str, help_text: str, *, needs_config: bool = True) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help_text, description=help_text)
+    _common(command, required=needs_config)
+    command.set_defaults(set=[], more_set=[], step=None)
+    return command
+
+
+def _common(command: argparse.ArgumentParser, *, required: bool = False, set_as: str = "set") -> None:
+    command.add_argument("--config", required=required, metavar="YAML", help="experiment")
+    command.add_argument("--set", dest=set_as, action="append", metavar="A.B=VALUE", help="override a config key")
+    command.add_argument("--json", action="store_true", help="result as JSON on stdout, messages on stderr")
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"received {text}, expected a number from 0 to 65535")
+    return int(text)
+
+
+HEAD = """# Every command
+
+Made from the parser in `keras_pipeline/commands.py` by
+`python -m keras_pipeline.commands > docs/commands.md`; a test compares. Every command is `python -m keras_pipeline COMMAND`. Exit codes:
+{codes}
+
+Each command takes `--config YAML` (the experiment; `demo` has one of its own), `--set A.B=VALUE`
+(override a config key; repeatable) and `--json` (the result as JSON on stdout, messages on stderr).
+A phase without a step runs all its steps, except those marked "by name only".
+"""
+COMMON = {"help", "config", "set", "more_set", "json"}
+
+
+def reference() -> str:
+    """Markdown: every command and step with the options of its own."""
+    return "\n".join([HEAD.format(codes=EXIT_CODES), *_sections(parser())])
+
+
+def _sections(whole: argparse.ArgumentParser) -> Iterator[str]:
+    for name, command in _choices(whole).items():
+        yield f"## {name}\n\n{command.description}\n"
+        yield from _options(command)
+        steps = _choices(command)
+        by_name = {step.name for step in BY_NAME if step.phase == name}
+        if steps:
+            yield "| step | what it does | options of its own |"
+            yield "| --- | --- | --- |"
+            for step, added in steps.items():
+                own = "; ".join(f"`{_usage(action)}`: {action.help}" for action in _own(added, {"force", "dry_run"}))
+                only = " (by name only)" * (step in by_name)
+                yield f"| `{step}`{only} | {added.description} | {own} |"
+            yield ""
+
+
+def _options(command: argparse.ArgumentParser) -> Iterator[str]:
+    own = list(_own(command))
+    for action in own:
+        yield f"- `{_usage(action)}`: {action.help or action.dest}"
+    if own:
+        yield ""
+
+
+def _own(command: argparse.ArgumentParser, besides: set[str] = frozenset()) -> Iterator[argparse.Action]:
+    for action in command._actions:
+        if action.dest not in COMMON | besides and not isinstance(action, argparse._SubParsersAction):
+            yield action
+
+
+def _usage(action: argparse.Action) -> str:
+    value = action.metavar or (" or ".join(map(str, action.choices)) if action.choices else "")
+    return " ".join(filter(None, [*action.option_strings[-1:], str(value) if action.nargs != 0 else ""]))
+
+
+def _choices(command: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = [action.choices for action in command._actions if isinstance(action, argparse._SubParsersAction)]
+    return found[0] if found else {}
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
