@@ -41,7 +41,8 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .
 
 bench: setup
-	@for file in benchmarks/*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
+	@for file in benchmarks/*/*.py; do case $$file in benchmarks/support/*) continue;; esac; \
+	  echo "== $$file"; $(VENV)/bin/python -m $$(echo $${file%.py} | tr / .) || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(PAGE)/node_modules *.egg-info

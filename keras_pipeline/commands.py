@@ -106,8 +106,8 @@ def _port(text: str) -> int:
 HEAD = """# Every command
 
 Made from the parser in `keras_pipeline/commands.py` by
-`python -m keras_pipeline.commands > docs/commands.md`; a test compares. Every command is `python -m keras_pipeline COMMAND`. Exit codes:
-{codes}
+`python -m keras_pipeline.commands > docs/commands.md`; a test compares. Every command is
+`python -m keras_pipeline COMMAND`. Exit codes: {codes}
 
 Each command takes `--config YAML` (the experiment; `demo` has one of its own), `--set A.B=VALUE`
 (override a config key; repeatable) and `--json` (the result as JSON on stdout, messages on stderr).

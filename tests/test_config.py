@@ -57,7 +57,7 @@ def test_defaults_are_the_plans():
     assert two.callbacks.early_stopping_patience == 5
     # 3.1
     assert (three.model.name, three.model.alpha, three.model.dropout_rate) == ("mobilenetv2", 1.0, 0.2)
-    # 3.0, 0.7 and 0.3 in the plan, on one view: benchmarks/distillation_gain.py
+    # 3.0, 0.7 and 0.3 in the plan, on one view: benchmarks/distillation/distillation_gain.py
     assert (three.soft_labels.views, three.distillation.temperature) == (8, 2.0)
     assert three.distillation.loss_weights.model_dump() == {"kl_divergence": 1.0, "cross_entropy": 0.0}
     assert [(t.path, t.weight, t.region_filter) for t in three.teachers] == [

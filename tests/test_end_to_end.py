@@ -121,7 +121,7 @@ def road(tmp_path_factory):
 
 
 def kill_after_phase0(file: Path, root: Path) -> None:
-    """At 25 other moments, some inside a write: benchmarks/kills.py; inside an epoch: test_fit.py."""
+    """At 25 other moments, some inside a write: benchmarks/whole/kills.py; inside an epoch: test_fit.py."""
     command = [sys.executable, "-m", "keras_pipeline", "run", "--config", str(file)]
     last = root / "artifacts/easy/phase0/baseline.json.meta.json"
     with (root / "killed.log").open("wb") as log:

@@ -1,4 +1,4 @@
-"""A few of the inputs of benchmarks/fuzz.py, each kind: a result or an error of ours with a message, nothing else."""
+"""A few of the inputs of the benchmark fuzz, each kind: a result or an error of ours with a message, nothing else."""
 
 import random
 import sys
@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from support import hostile
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.support import hostile
 from keras_pipeline.core.config import base, load
 from keras_pipeline.ingest import audit, curation
 from keras_pipeline.ingest.download import rows

@@ -184,7 +184,7 @@ def oracle(truth):
 
 
 def test_in_200_worlds_temperature_and_threshold_keep_their_promise(promises_alone):
-    # benchmarks/calibration_worlds.py does the same with 10,000 and 100,000 photos, and 9,000 classes.
+    # benchmarks/calibration/calibration_worlds.py does the same with 10,000 and 100,000 photos, and 9,000 classes.
     n, temperature = 1000, 2.0
     rng = np.random.default_rng(n)
     logits, _ = world(rng, 10_000, temperature)

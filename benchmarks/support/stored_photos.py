@@ -3,8 +3,7 @@
 import sys
 from pathlib import Path
 
-from support.loopback import TEST_DATA
-
+from benchmarks.support.loopback import TEST_DATA
 from keras_pipeline.core.schema import Photo
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.data import photo, records

@@ -213,7 +213,7 @@ def _search(covered: NDArray[np.int64], wrong: NDArray[np.int64], schedule: tupl
     computes how likely either is at exactly that chance, for every test, and keeps it at 1 - confidence_level. How the
     wrong answers lie among those before J plays no part: a search under way counts as certain.
 
-    Two things this argument leaves open, and simulation shows (benchmarks/threshold_search.py): J may lie between two
+    Two things this argument leaves open, and simulation shows (benchmark threshold_search): J may lie between two
     tests, behind the last one passed; and precision may rise again below J.
 
     Args:

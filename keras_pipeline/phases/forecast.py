@@ -1,6 +1,6 @@
 """What steps will take before they run, hours and gigabytes: arithmetic on the config, corrected by what has run here.
 
-A forecast to plan by: rates of CPUs measured once, of GPUs assumed. `benchmarks/scale.py` compares it with runs.
+A forecast to plan by: rates of CPUs measured once, of GPUs assumed. benchmark scale compares it with runs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Cost:
     bytes: float = 0.0
 
 
-# A core: training of MobileNetV2 1.0 at 160 px (flowers17) and of ViT-tiny at 224 px (benchmarks/train_step.py: 8.0
+# A core: training of MobileNetV2 1.0 at 160 px (flowers17) and of ViT-tiny at 224 px (benchmark train_step: 8.0
 # photos a second on two), of an AMD EPYC. A GPU: assumed, of the class of an
 # A100 in TF32 (156 TFLOP/s on paper): ViTs reach a third of it, depthwise convolutions wait for memory.
 CORE = {"mobilenet": 6e9, "vit": 15e9}

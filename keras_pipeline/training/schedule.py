@@ -152,7 +152,7 @@ def jit_compile(wanted: bool | None = None) -> bool | str:
     """For `compile`: what the config says; null: Keras's own choice on a GPU, no XLA on a CPU, nor under a strategy,
     whose replicas it can't make one program of.
 
-    On 2 cores XLA made a MobileNetV2 step 5 times slower (benchmarks/jit_compile.py).
+    On 2 cores XLA made a MobileNetV2 step 5 times slower (benchmark jit_compile).
     """
     if wanted is not None:
         return wanted

@@ -15,7 +15,7 @@ GLOBAL_PATH, REGIONAL_TEACHER = "phase1/best.keras", "phase2/best.keras"  # as p
 TRAINED_HERE = {GLOBAL_PATH: "teacher", REGIONAL_TEACHER: "regional"}  # prefixes of their artefacts' names
 
 
-# Not the plan's values (one view, T 3, weights 0.7 and 0.3): benchmarks/distillation_gain.py compares them.
+# Not the plan's values (one view, T 3, weights 0.7 and 0.3): benchmark distillation_gain compares them.
 class LossWeights(Section):
     kl_divergence: float = Field(1.0, ge=0, description="weight of the teachers' term: T² · KL(teacher || student)")
     cross_entropy: float = Field(0.0, ge=0, description="weight of the hard labels' cross-entropy")

@@ -1,6 +1,6 @@
 """How large is the page's model of 9,000 species?
 
-    .venv/bin/python benchmarks/bundle_size.py      (CPU only, 2 cores, five minutes)
+    .venv/bin/python -m benchmarks.export.bundle_size      (CPU only, 2 cores, five minutes)
 
 MobileNetV2 1.0 at 224 px with its ImageNet weights and a head of rank 256. No student of 9,000 species is at hand, so
 its head is made of real photos' features: the first half of it is their 256 principal directions, half whitened; a

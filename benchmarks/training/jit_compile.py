@@ -1,6 +1,6 @@
 """Why `training.schedule.jit_compile` leaves XLA off on a CPU: a MobileNetV2 training step with and without it.
 
-    .venv/bin/python benchmarks/jit_compile.py      (CPU only; minutes, nearly all of them XLA compiling)
+    .venv/bin/python -m benchmarks.training.jit_compile      (CPU only; minutes, nearly all of them XLA compiling)
 
 Random pixels do: the time of a step does not depend on them. Prints seconds a step for both, in turn, and as the last
 line the ratio with XLA / without; exit 1 below 1.5, when the choice would deserve another look.

@@ -1,6 +1,6 @@
 """`phase0 export` against img2dataset 1.47: the same 2,400 JPEGs of 800 x 600 px from one server on loopback.
 
-    .venv/bin/python benchmarks/export_vs_img2dataset.py      (about 5 minutes on 2 cores)
+    .venv/bin/python -m benchmarks.phase0.export_vs_img2dataset      (about 5 minutes on 2 cores)
 
 Both shrink to short side 256 and encode at quality 95. img2dataset runs in an environment of its own (made on the first
 run in build/img2dataset) with its README's command, 2 processes and 64 threads. Three runs each, in turn; the best of
@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 from PIL import Image
-from support import loopback
 
+from benchmarks.support import loopback
 from keras_pipeline.data import records
 
 PHOTOS, ROUNDS, GOAL = 2400, 3, 2.5

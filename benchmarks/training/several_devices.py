@@ -1,6 +1,6 @@
 """Do two machines, or two devices of one, train to what one device trains to? What does a killed machine change?
 
-    .venv/bin/python benchmarks/several_devices.py      (CPU only, 2 cores, 14 minutes)
+    .venv/bin/python -m benchmarks.training.several_devices      (CPU only, 2 cores, 14 minutes)
 
 Phase 1 on the 17-flower photos from TFRecords: MobileNetV2 1.0 from its ImageNet weights at 96 px (dropout 0, whose
 masks each replica draws for itself), global batches of 32, `moderate` views, MixUp, gradients clipped, all callbacks,
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 import replica  # noqa: E402
 

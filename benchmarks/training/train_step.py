@@ -1,6 +1,6 @@
 """What our training loop costs beside the arithmetic: `fit` with all callbacks on stored photos, against a bare step.
 
-    .venv/bin/python benchmarks/train_step.py      (CPU only, 2 cores, six minutes)
+    .venv/bin/python -m benchmarks.training.train_step      (CPU only, 2 cores, six minutes)
 
 ViT-tiny at 224 px, batches of 16. Ours is phase 1's: `moderate` views of the 17-flower records through `fit.fit` with
 the callbacks it always has, top-1, top-5 and macro recall, the gradient's norm, decay masked by variable. The bare loop
@@ -21,8 +21,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from support.stored_photos import store
 
+from benchmarks.support.stored_photos import store
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.load import from_dict
 from keras_pipeline.phases.phase1_teacher import train

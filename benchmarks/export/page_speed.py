@@ -1,6 +1,6 @@
 """From a 12-megapixel photo to the answer in the page, beside the plain TensorFlow.js recipe.
 
-    .venv/bin/python benchmarks/page_speed.py      (CPU only, 2 cores, two minutes, headless Chromium)
+    .venv/bin/python -m benchmarks.export.page_speed      (CPU only, 2 cores, two minutes, headless Chromium)
 
 MobileNetV2 1.0 at 224 px with 1,000 classes and its ImageNet weights, rounded to fp16, on WebAssembly. The recipe is
 what tutorials show, on the main thread: createImageBitmap, `fromPixels`, `resizeBilinear` to 224 x 224, `predict`,

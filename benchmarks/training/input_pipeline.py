@@ -1,6 +1,6 @@
 """What augmentation costs: from 256-px records to batches of 64 at 224 px, against the decoder alone.
 
-    .venv/bin/python benchmarks/input_pipeline.py      (CPU only, 2 cores, five minutes)
+    .venv/bin/python -m benchmarks.training.input_pipeline      (CPU only, 2 cores, five minutes)
 
 The limit is decoding and a random resized crop of the same records, and nothing else: TensorFlow's fused
 `decode_and_crop_jpeg` and its plain bilinear resize. Ours are `pipeline.training_batches` with each policy, shuffled,
@@ -21,8 +21,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from support.stored_photos import CLASSES, store
 
+from benchmarks.support.stored_photos import CLASSES, store
 from keras_pipeline.data import augment, pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
 

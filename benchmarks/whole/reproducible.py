@@ -1,6 +1,6 @@
 """Does the manifest make the same again? The demo in deterministic mode, and once more by `phase7 reproduce`.
 
-    .venv/bin/python benchmarks/reproducible.py      (CPU only, 2 cores, 20 to 40 minutes)
+    .venv/bin/python -m benchmarks.whole.reproducible      (CPU only, 2 cores, 20 to 40 minutes)
 
 `run --config configs/demo.yaml --set deterministic=true`, then `phase7 reproduce --manifest` of what it left: another
 folder, other ports of MongoDB, photos and page, the same seed. Then the demo without determinism, for what that costs:
@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TRAINING = ("phase1/best.keras", "phase2/best.keras", "phase4/distill/best.keras", "phase4/finetune/best.keras")
 
 

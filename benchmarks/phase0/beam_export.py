@@ -1,6 +1,6 @@
 """`phase0 export` by Beam's DirectRunner with two worker processes, against the local engine.
 
-    .venv/bin/python benchmarks/beam_export.py      (about 5 minutes on 2 cores)
+    .venv/bin/python -m benchmarks.phase0.beam_export      (about 5 minutes on 2 cores)
 
 The same JPEGs of 800 x 600 px from two hosts on loopback, 600 and then 2,400 of them; seconds of the whole commands, in
 turn. A line through the two sizes gives the fixed cost and the cost a photo. Two workers on two cores can't be faster
@@ -15,8 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from support import loopback
-
+from benchmarks.support import loopback
 from keras_pipeline.core.progress import duration
 from keras_pipeline.data import records
 

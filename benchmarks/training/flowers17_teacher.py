@@ -1,6 +1,6 @@
 """What the teachers' recipe is worth on real photos: the 17-flower set, three group-wise splits.
 
-    .venv/bin/python benchmarks/flowers17_teacher.py      (CPU only, 2 cores, fifty minutes)
+    .venv/bin/python -m benchmarks.training.flowers17_teacher      (CPU only, 2 cores, fifty minutes)
 
 Phases 0 and 1 of configs/flowers17.yaml with the seeds 1, 2, 3, of which each makes another split, another order and
 other views: MobileNetV2 1.0 at 160 px from its ImageNet weights; beside it a linear probe of the same network's frozen
@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GOAL = 0.93
 VIT = {
     "model": {"name": "vit_tiny_patch16", "pretrained": False},

@@ -1,6 +1,6 @@
 """Memory of `phase0 export` at 2,000 and at 200,000 documents, and the audit's speed against a bare pymongo cursor.
 
-    .venv/bin/python benchmarks/export_memory.py      (about 15 minutes on 2 cores)
+    .venv/bin/python -m benchmarks.phase0.export_memory      (about 15 minutes on 2 cores)
 
 Photos repeat (400 JPEGs of 160 x 120 px, small enough to keep their own bytes): it is documents that must not cost
 memory. Everything is on loopback: a MongoDB server (nx-27017), a photo host, the command in a process of its own. The
@@ -15,8 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from support import loopback
-
+from benchmarks.support import loopback
 from keras_pipeline.core.config.source import Source
 from keras_pipeline.ingest import mongo
 from keras_pipeline.ingest.audit import audit

@@ -1,6 +1,6 @@
 """What calibration costs at full size: 100,000 photos of 9,000 species, logits on disk.
 
-    .venv/bin/python benchmarks/calibration_scale.py      (CPU only, 2 cores, 5 minutes, 3.6 GB of disk)
+    .venv/bin/python -m benchmarks.calibration.calibration_scale      (CPU only, 2 cores, 5 minutes, 3.6 GB of disk)
 
 Timed, in a process of its own: the temperature, every figure of `quality` before and after it, by 1,000 replicates
 over groups of two photos, the threshold and the risk-coverage curve. The logits are drawn as in calibration_worlds.py,

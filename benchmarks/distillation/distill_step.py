@@ -1,6 +1,6 @@
 """What a step with stored soft labels costs beside a plain one, and Keras's own Distiller with a live teacher.
 
-    .venv/bin/python benchmarks/distill_step.py      (CPU only, 2 cores, six minutes)
+    .venv/bin/python -m benchmarks.distillation.distill_step      (CPU only, 2 cores, six minutes)
 
 MobileNetV2 alpha 1 at 96 px, batches of 32 from memory, Adam; 17 classes with all of them stored, and 9,000 with 128.
 Plain cross-entropy, ours (KL and cross-entropy) and, at 17 classes, keras.distillation.Distiller with a MobileNetV2 as

@@ -1,6 +1,6 @@
 """Which layers of keras-cv 0.9.0 keep the pace inside tf.data? None that a policy needs: ours are written by hand.
 
-    .venv/bin/python benchmarks/keras_cv_layers.py      (CPU only, 2 cores, two minutes)
+    .venv/bin/python -m benchmarks.training.keras_cv_layers      (CPU only, 2 cores, two minutes)
 
 Each layer alone on batches of 64 decoded photos of 224 px from memory, then crop, flip and colour jitter in a row, as
 `moderate` asks; against it our `moderate` batches, which the records' JPEGs still have to be decoded for. Prints
@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 from input_pipeline import BATCH, SIZE, examples, ours, rate
 from keras_cv import layers
-from support.stored_photos import CLASSES, store
 
+from benchmarks.support.stored_photos import CLASSES, store
 from keras_pipeline.data import pipeline
 
 SECONDS, GOAL = 4.0, 4.0

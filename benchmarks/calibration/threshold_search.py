@@ -1,6 +1,6 @@
 """Does the search for the 'not conclusive' threshold keep its promise, and does any other find more?
 
-    .venv/bin/python benchmarks/threshold_search.py      (CPU only, one core, 2 minutes, 0.5 GB)
+    .venv/bin/python -m benchmarks.calibration.threshold_search      (CPU only, one core, 2 minutes, 0.5 GB)
 
 Worlds give how often the photo at each rank of confidence is named rightly; 2,000 draws of 200 to 1,600 photos each.
 

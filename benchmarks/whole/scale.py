@@ -1,6 +1,6 @@
 """What does a photo cost in each phase, how does that grow, and what would 850,000 take? Writes scale.md.
 
-    .venv/bin/python benchmarks/scale.py [--price-per-gpu-hour 2.5]      (CPU only, 2 cores, 20 to 40 minutes)
+    .venv/bin/python -m benchmarks.whole.scale [--price-per-gpu-hour 2.5]      (CPU only, 2 cores, 20 to 40 minutes)
 
 `configs/demo.yaml` with fewer epochs at three sizes, 1,200, 3,600 and 10,800 photos, each step timed by its sidecar. A
 line through the three gives a step's fixed cost and its cost a photo; of a + b n^p at n, 3 n and 9 n the differences
@@ -33,7 +33,7 @@ from keras_pipeline.core.progress import duration
 from keras_pipeline.phases import forecast, status
 from keras_pipeline.phases.steps import STEPS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIZES = (1200, 3600, 10_800)
 TEACHER = {
     "learning_rate": 3e-3, "batch_size": 32, "epochs": 2, "warmup_epochs": 1, "optimizer": "adam", "weight_decay": 0.0,
@@ -168,8 +168,8 @@ def main() -> int:
         [
             "# What a photo costs",
             "",
-            "Written by `benchmarks/scale.py`, which says how. `configs/demo.yaml` (MobileNetV2 0.35 at 96 px, two "
-            f"epochs a training) on {forecast.device().name}, seconds of each step:",
+            "Written by `benchmarks/whole/scale.py`, which says how. `configs/demo.yaml` (MobileNetV2 0.35 at 96 px, "
+            f"two epochs a training) on {forecast.device().name}, seconds of each step:",
             "",
             f"| step | {heads} | fixed | ms a photo | forecast at {SIZES[2]:,} |",
             "| --- | --- | --- | --- | --- | --- | --- |",
@@ -197,7 +197,7 @@ def main() -> int:
             "",
         ]
     )
-    (ROOT / "benchmarks/scale.md").write_text(text)
+    (ROOT / "benchmarks/whole/scale.md").write_text(text)
     print(text)
     if not largest:
         sys.exit("nothing grew enough to be judged: raise SIZES")

@@ -1,6 +1,6 @@
 """Does anything that comes from outside crash, hang or swell the pipeline? 100,000 hostile inputs and more.
 
-    .venv/bin/python benchmarks/fuzz.py      (CPU only, one core, minutes)
+    .venv/bin/python -m benchmarks.whole.fuzz      (CPU only, one core, minutes)
 
 Documents (hypothesis: any BSON value in any field) through audit and export's reading; image bytes, config files,
 TFRecord shards, records with right CRCs, dataset.json, sidecars, manifests, label CSVs, curation files, soft-label
@@ -25,8 +25,8 @@ import warnings
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from hypothesis import HealthCheck, given, settings
-from support.hostile import ALLOWED, Room, documents
 
+from benchmarks.support.hostile import ALLOWED, Room, documents
 from keras_pipeline.ingest import audit, curation
 from keras_pipeline.ingest.download import rows
 

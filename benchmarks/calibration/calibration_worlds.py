@@ -1,6 +1,6 @@
 """Are temperature, ECE and the 'not conclusive' threshold right where the truth is known?
 
-    .venv/bin/python benchmarks/calibration_worlds.py      (CPU only, 2 cores, 40 minutes, 12 GB)
+    .venv/bin/python -m benchmarks.calibration.calibration_worlds      (CPU only, 2 cores, 40 minutes, 12 GB)
 
 Logits are drawn (a class each, its logit raised by a Gamma variable, noise on all), multiplied by the true temperature,
 and the labels drawn from softmax(logits / T): at T these probabilities are exactly right.

@@ -1,6 +1,6 @@
 """Is the regional teacher worth its training where the region is different, and only there?
 
-    .venv/bin/python benchmarks/regional_shift.py      (CPU only, 2 cores, twelve minutes)
+    .venv/bin/python -m benchmarks.training.regional_shift      (CPU only, 2 cores, twelve minutes)
 
 Two herbaria of the same plan through phases 0 to 2 of configs/demo.yaml. In the first (`source.demo.regional_shift`)
 plants of EU_SW look like other species do elsewhere, in the second like everywhere; in both the picture tells nothing
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Three times the demo's photos and a third of them to test on: the demo's own 42 of EU_SW leave 30 points of doubt.
 SETTINGS = {
     "source.demo.photos": 3000,

@@ -1,6 +1,6 @@
 """Does a run that is killed, or meets a full disk, end with what an undisturbed one ends with?
 
-    .venv/bin/python benchmarks/kills.py      (CPU only, 2 cores, half an hour)
+    .venv/bin/python -m benchmarks.whole.kills      (CPU only, 2 cores, half an hour)
 
 The suite's run of the whole road (easy photos, tiny networks, a real browser; deterministic mode). One run is left
 alone. Another is killed 25 times (`kill -9`) at moments drawn by a seed, each after it has made some progress, every
@@ -27,7 +27,7 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 from test_end_to_end import CONFIG, draw_photos  # noqa: E402
 

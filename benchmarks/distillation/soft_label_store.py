@@ -1,6 +1,6 @@
 """What the soft-label store keeps of 9,000 classes, what it costs, and the plan's dense arrays beside it.
 
-    .venv/bin/python benchmarks/soft_label_store.py      (CPU only, 2 cores, four minutes)
+    .venv/bin/python -m benchmarks.distillation.soft_label_store      (CPU only, 2 cores, four minutes)
 
 No teacher of 9,000 species is at hand, so its logits are made: species have embeddings of 768 numbers (as a ViT-B head)
 that are sums of a family's, a genus's and their own part; a photo lies between its species and another, mostly of the

@@ -1,6 +1,6 @@
 """What a split costs at full size: 850,000 photos of 9,000 species, 2 % of them copies of others, 20,000 nearly alike.
 
-    .venv/bin/python benchmarks/split_scale.py      (CPU only, one core, three minutes)
+    .venv/bin/python -m benchmarks.phase0.split_scale      (CPU only, one core, three minutes)
 
 Hashes are drawn as photos give them: half of the bits set, and as close by chance as those of flowers17 are (30.6 of 64
 bits apart on average, 1.3e-5 of the pairs within 12). Timed are the search for near-duplicates, the grouping by all
