@@ -1,8 +1,8 @@
 """Imports point one way.
 
 __main__ -> commands -> phases, demo -> training, export, evaluation/report -> evaluation, ingest, data, models -> core.
-Folders of one level don't import each other. Inside phases/: phase N may use phases up to N, the files beside the phases may use
-everything, and steps.py imports nothing of ours.
+Folders of one level don't import each other. Inside phases/: phase N may use phases up to N, the files beside the
+phases may use everything, and steps.py imports nothing of ours.
 """
 
 import ast

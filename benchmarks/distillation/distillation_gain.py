@@ -1,6 +1,6 @@
 """Is a student that learns from a teacher better than one of the same size that learns from the labels alone?
 
-    .venv/bin/python -m benchmarks.distillation.distillation_gain      (CPU only, 2 cores, hours; finished cells are kept)
+    .venv/bin/python -m benchmarks.distillation.distillation_gain      (2 cores, hours; finished cells are kept)
 
 The 17-flower photos, three group-wise splits, three seeds of the student on each. The teacher is phase 1's of
 configs/flowers17.yaml. Students: MobileNetV2 alpha 0.35 from random weights and alpha 1 from its ImageNet weights, both
