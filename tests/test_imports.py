@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).parents[1] / "keras_pipeline"
 LEVELS = [
     {"core"},
@@ -131,3 +133,18 @@ def test_main_imports_nothing_heavy():
 def test_the_tables_of_steps_need_no_tensorflow():
     # `status` and `run --dry-run` come this far.
     assert not loaded_by("keras_pipeline.phases.runner") & {"tensorflow", "keras", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("step", "without"),
+    [
+        # An export runs for days, beside other work: benchmark export_memory.
+        ("phase0_dataset.export", {"tensorflow", "keras", "scipy", "matplotlib"}),
+        ("phase0_dataset.audit", {"tensorflow", "keras", "scipy", "matplotlib"}),
+        ("phase0_dataset.split", {"tensorflow", "keras", "matplotlib"}),
+        ("phase5_calibration.temperature", {"tensorflow", "keras"}),
+        ("phase5_calibration.threshold", {"tensorflow", "keras"}),
+    ],
+)
+def test_steps_without_networks_import_none(step, without):
+    assert not loaded_by(f"keras_pipeline.phases.{step}") & without

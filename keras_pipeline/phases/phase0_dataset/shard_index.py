@@ -19,7 +19,6 @@ from keras_pipeline.core.files import aside
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.schema import Photo
 from keras_pipeline.data import records
-from keras_pipeline.ingest.duplicates import photo_hashes
 
 HASHES = [f"hash{i}" for i in range(5)]  # uint64, see ingest.duplicates
 SMALL = 50e6  # bytes; below, starting processes takes longer than hashing
@@ -89,4 +88,6 @@ def _write_index(shard: Path) -> None:
 
 
 def _describe(photo: Photo) -> dict:
+    from keras_pipeline.ingest.duplicates import photo_hashes  # SciPy's 20 MB, which an export does without
+
     return dict(zip(HASHES, photo_hashes(photo.image), strict=True))

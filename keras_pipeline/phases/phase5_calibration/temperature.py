@@ -6,7 +6,7 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import write_json
 from keras_pipeline.evaluation import calibration_report
 from keras_pipeline.evaluation.report import calibration
-from keras_pipeline.phases.phase5_calibration.calibrate import stored_evidence
+from keras_pipeline.phases.phase5_calibration.evidence import stored_evidence
 
 
 def run(run: Run) -> None:

@@ -13,7 +13,7 @@ from keras_pipeline.evaluation import calibration_report
 from keras_pipeline.evaluation.calibration_report import Evidence
 from keras_pipeline.evaluation.report import calibration
 from keras_pipeline.evaluation.scores import Scores
-from keras_pipeline.phases.phase5_calibration.calibrate import refuse_learnt, stored_evidence
+from keras_pipeline.phases.phase5_calibration.evidence import refuse_learnt, stored_evidence
 
 
 def run(run: Run) -> None:
