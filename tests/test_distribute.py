@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import replica
 import yaml
+from support import replica
 
 from keras_pipeline.core import cluster
 
@@ -63,7 +63,7 @@ def started(root, experiment, *, cpus=1, tf_config=None, settings=(), steps="pha
     """(process, folder of its weights)"""
     folder = root / f"{experiment}-{json.loads(tf_config)['task']['index'] if tf_config else 'alone'}"
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, Path(__file__).with_name("replica.py"), str(cpus), "small", folder, steps]
+    command = [sys.executable, Path(__file__).parent / "support/replica.py", str(cpus), "small", folder, steps]
     command += ["--config", root / "config.yaml"]
     command += [f"--set={setting}" for setting in (f"experiment={experiment}", *settings)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "CUDA_VISIBLE_DEVICES": "-1"}

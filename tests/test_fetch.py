@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 
 import pytest
-from hostile_host import HostileHost
+from support.hostile_host import HostileHost
 
 from keras_pipeline.core.config.phase0 import Export
 from keras_pipeline.ingest import fetch

@@ -17,7 +17,7 @@ import pymongo
 import pytest
 import yaml
 from conftest import jpeg_of
-from hostile_host import HostileHost
+from support.hostile_host import HostileHost
 
 from keras_pipeline.__main__ import main
 from keras_pipeline.data import records

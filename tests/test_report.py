@@ -1,217 +1,35 @@
-"""The report and its figures: self-contained, escaped, the same bytes for the same numbers."""
+"""The report's headline, from stand-ins of what the gates measure."""
 
-import re
-from html.parser import HTMLParser
-
-import numpy as np
 import pytest
 
-from keras_pipeline.evaluation.calibration import equal_width, reliability_bins
-from keras_pipeline.evaluation.report import html, plots
-from keras_pipeline.export.browser import BrowserMissing, open_browser
-from keras_pipeline.export.tfjs import PAGE
-
-GATE = {
-    "name": "student_top1",
-    "words": "Student top-1",
-    "status": "met",
-    "value": 0.912,
-    "target": "≥ 0.70",
-    "reason": "",
-}
-AXE = PAGE / "node_modules/axe-core/axe.min.js"
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Balance(HTMLParser):
-    """Fails where a tag is closed that was not the last one opened."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.seen = [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def written(path, **changes):
-    arguments = {"experiment": "demo", "summary": {}, "gates": [], "sections": []} | changes
-    html.write_report(path, **arguments)
-    return path.read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    try:
-        with open_browser() as opened:
-            yield opened
-    except BrowserMissing as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def figure(tmp_path):
-    path = tmp_path / "histogram.png"
-    plots.class_histogram({"Bellis perennis": 12, "Viola tricolor": 3}, path)
-    return path
-
-
-def test_page_is_well_formed_and_needs_no_network(tmp_path, figure):
-    blocks = [
-        html.Paragraph("text"),
-        html.Table(["Region", "Top-1"], [["EU", 0.5], ["NA", None]], "By region"),
-        html.Figure(figure, "Photos per class"),
-        html.KeyValues({"seed": "7"}),
-    ]
-    page = written(tmp_path / "r.html", gates=[GATE], summary={"Top-1": 0.9}, sections=[("Data", blocks)])
-    parser = Balance()
-    parser.feed(page)
-    assert parser.open == []
-    links = [attrs.get("src") or attrs.get("href") for _, attrs in parser.seen if {"src", "href"} & attrs.keys()]
-    assert links and all(link.startswith(("data:image/png;base64,", "#")) for link in links)
-    assert "http" not in page and "@import" not in page and "url(" not in page
-
-
-def test_everything_is_escaped(tmp_path):
-    evil = "<script>\"&'"
-    gate = GATE | {"name": evil, "words": evil, "reason": evil, "target": evil, "value": evil}
-    blocks = [html.Paragraph(evil), html.Table([evil], [[evil]], evil), html.KeyValues({evil: evil})]
-    page = written(tmp_path / "r.html", experiment=evil, summary={evil: evil}, gates=[gate], sections=[(evil, blocks)])
-    assert "<script" not in page
-    # title, heading, tile (2), gate (5), contents, section, paragraph, caption, header, cell, key and value
-    assert page.count("&lt;script&gt;&quot;&amp;&#x27;") == 17
-
-
-def test_dollar_signs_and_braces_survive_the_template(tmp_path):
-    page = written(tmp_path / "r.html", sections=[("$style", [html.Paragraph("${title} {x} $$")])])
-    assert "<p>${title} {x} $$</p>" in page and "<h2>$style</h2>" in page
-
-
-def test_gates_are_counted_by_status(tmp_path):
-    gates = [GATE, GATE | {"status": "missed"}, GATE | {"status": "met"}]
-    page = written(tmp_path / "r.html", gates=gates)
-    assert re.findall(r"[✓✗–] \d [a-z ]+", page) == ["✓ 2 met", "✗ 1 missed"]
-
-
-@pytest.mark.parametrize("gate", [GATE | {"status": "passed"}, {"name": "x"}])
-def test_malformed_gates_are_refused(tmp_path, gate):
-    with pytest.raises(ValueError, match="A gate needs name, words, status, value, target and reason"):
-        written(tmp_path / "r.html", gates=[gate])
-
-
-def test_a_failure_leaves_the_old_report_alone(tmp_path):
-    path = tmp_path / "r.html"
-    written(path)
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match="2 headers and a row of 1 cells"):
-        written(path, sections=[("x", [html.Table(["a", "b"], [[1]], "c")])])
-    assert path.read_bytes() == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["r.html"]
-
-
-def test_figures_must_be_png(tmp_path):
-    fake = tmp_path / "x.png"
-    fake.write_text("<svg>")
-    with pytest.raises(ValueError, match="is no PNG"):
-        written(tmp_path / "r.html", sections=[("x", [html.Figure(fake, "c")])])
-
-
-def test_unknown_blocks_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="Unknown block str"):
-        written(tmp_path / "r.html", sections=[("x", ["text"])])
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.evaluation import gates
+from keras_pipeline.phases import report
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
-    [(None, "–"), (True, "yes"), (850_000, "850,000"), (0.123456, "0.1235"), (1e-5, "1e-05"), (12_345.6, "12,346")],
+    ("difference", "verdict", "words"),
+    [
+        (0.03, "better", "student over the linear probe, which needs no training"),
+        (-0.03, "worse", "student BELOW the linear probe, which needs no training"),
+        (-0.01, "no difference shown", "student and linear probe: no difference shown"),
+    ],
 )
-def test_cells_read_well(value, expected):
-    assert html.format_cell(value) == expected
+def test_a_student_below_the_probe_is_said_in_words(make_config, monkeypatch, difference, verdict, words):
+    found = {"difference": difference, "interval": [difference - 0.02, difference + 0.02], "verdict": verdict}
+    monkeypatch.setattr(gates, "over_probe", lambda run, model: {"student": found}[model])
+    ((label, value),) = report._over_probe(Run(make_config(), None)).items()
+    assert (label, value) == (f"{words} [{difference - 0.02:+.3f}, {difference + 0.02:+.3f}]", f"{difference:+.3f}")
 
 
-def test_columns_of_like_numbers_share_their_decimals():
-    assert html.format_column([0.9, 1.0, 0.9067, None]) == ["0.900", "1.000", "0.907", "–"]
-    assert html.format_column([1e-5, 0.1]) == ["1e-05", "0.1"]
-    assert html.format_column(["EU", 0.5]) == ["EU", "0.5"]
-    assert html.format_column([0.0, 0.0]) == ["0", "0"]
+def test_a_headline_shows_no_number_that_could_not_have_been_another(make_config, monkeypatch):
+    def one_species(*_):
+        raise gates.Unmeasurable("all 16 test photos are of one species")
 
-
-def draw_all(folder):
-    """Every figure once, from the same numbers each time."""
-    rng = np.random.default_rng(0)
-    confidence = rng.beta(4, 1, 200)
-    bins = reliability_bins(confidence, rng.random(200) < confidence, equal_width(15))
-    run = {"loss": [2.0, 1.0], "val_loss": [2.1, 1.2], "learning_rate": [1e-3, 0.0]}
-    plots.class_histogram({f"species {i}": 1000 // (i + 1) for i in range(60)}, folder / "many.png")
-    plots.class_histogram({"Bellis perennis": 0}, folder / "few.png")
-    plots.reliability_diagram({"": (bins, bins)}, folder / "reliability.png")
-    plots.reliability_diagram({"EU": (bins, bins), "EU_SW": (bins, bins)}, folder / "regions.png")
-    plots.risk_coverage([0.5, 1.0], [0.0, 0.1], folder / "risk.png", chosen=(0.5, 0.0), target=0.95, area=0.05)
-    plots.training_curves([("distillation", run), ("fine-tuning", run), ("skipped", {})], folder / "curves.png")
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
-
-
-def test_figures_are_the_same_bytes_twice_and_name_no_software(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    first = draw_all(tmp_path / "a")
-    assert len(first) == 6
-    assert first == draw_all(tmp_path / "b")
-    assert not any(b"Software" in data or b"matplotlib" in data for data in first.values())
-
-
-def test_figures_without_data_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="at least one class"):
-        plots.class_histogram({}, tmp_path / "x.png")
-    with pytest.raises(ValueError, match="at least one epoch"):
-        plots.training_curves([("distillation", {})], tmp_path / "x.png")
-
-
-def test_missed_gates_come_first(tmp_path):
-    gates = [GATE | {"name": name, "status": status} for name, status in (("a", "met"), ("b", "missed"), ("c", "met"))]
-    page = written(tmp_path / "r.html", gates=gates)
-    assert re.findall(r"<code>(\w)</code>", page) == ["b", "a", "c"]
-
-
-def test_markdown_has_the_same_numbers_and_no_figures(tmp_path, figure):
-    blocks = [
-        html.Paragraph("text"),
-        html.Table(["Region", "Top-1"], [["EU|SW", 0.5], ["NA", None]], "By region"),
-        html.Figure(figure, "Photos per class"),
-        html.KeyValues({"photos": 12345, "<b>x</b>": "[a](javascript:1)"}),
-    ]
-    html.write_markdown(tmp_path / "card.md", "Card", [("Data", blocks)])
-    assert (tmp_path / "card.md").read_text() == (
-        "# Card\n\n## Data\n\ntext\n\nBy region:\n\n| Region | Top-1 |\n| --- | --- |\n"
-        "| EU\\|SW | 0.500 |\n| NA | – |\n\n- photos: 12,345\n- &lt;b>x&lt;/b>: \\[a\\](javascript:1)\n"
-    )
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light")])
-def test_axe_finds_nothing_and_a_phone_needs_no_scrolling_sideways(tmp_path, figure, chromium, width, scheme):
-    long = ["Region", "a rather long header", "another one of them", "and one more", "the last of these"]
-    blocks = [
-        html.Paragraph("text, phase3.distillation.loss_weights.cross_entropy.and_so_on_without_any_blank"),
-        html.Table(long, [["EU_SW", 0.5, 1, 2.25, "words that are many " * 5]], "By region"),
-        html.Figure(figure, "Photos per class"),
-        html.KeyValues({"hash": "0123456789abcdef" * 4, "a long key of several words, as they come": "0 of 1360"}),
-        html.Details("The config", "seed: 42\n" * 3 + "x" * 300),
-    ]
-    gates = [GATE | {"status": status} for status in ("met", "missed", "not measurable here")]
-    file = tmp_path / "r.html"
-    written(file, gates=gates, summary={"Top-1": 0.9, "photos": 1360}, sections=[("Data", blocks)])
-    page = chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page.goto(file.as_uri())
-    page.click("summary")
-    page.add_script_tag(path=str(AXE))
-    violations = page.evaluate("axe.run().then(({ violations }) => violations.map((v) => [v.id, v.nodes[0].html]))")
-    assert violations == []
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    heights = page.evaluate("[...document.querySelectorAll('dd')].map((e) => e.offsetHeight)")
-    assert heights[1] < 60  # its words stand side by side
-    page.close()
+    monkeypatch.setattr(gates, "over_probe", one_species)
+    run = Run(make_config(), None)
+    assert report._measured(run, one_species, "{:.1%}") == "not measurable"
+    assert report._measured(run, lambda run: 0.5, "{:.1%}") == "50.0%"
+    assert report._over_probe(run) == {
+        "student over the linear probe: all 16 test photos are of one species": "not measurable"
+    }

@@ -27,7 +27,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
-import replica  # noqa: E402
+from support import replica  # noqa: E402
 
 SETTINGS = {
     "dataset.name": "flowers17",
@@ -42,7 +42,7 @@ def started(root: Path, name: str, *, cpus: int = 1, threads: int = 1, task: str
     """(process, folder of what it leaves) of `phase1 train`."""
     folder = root / f"{name}-{json.loads(task)['task']['index'] if task else 0}"
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, ROOT / "tests/replica.py", str(cpus), "whole", folder, "phase1 train"]
+    command = [sys.executable, ROOT / "tests/support/replica.py", str(cpus), "whole", folder, "phase1 train"]
     command += ["--config", ROOT / "configs/flowers17.yaml", f"--set=root={root}", f"--set=experiment={name}"]
     command += [f"--set={key}={json.dumps(value)}" for key, value in {**SETTINGS, **settings}.items()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_NUM_INTRAOP_THREADS": str(threads)}

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import web_example as example
+from support import web_example as example
 
 from keras_pipeline.export.quantize import fold_batch_norm, round_to_uint8
 from keras_pipeline.export.tfjs import PAGE, read_shards, write_bundle, write_graph_model

@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import web_example
+from support import web_example
 
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.export import tfjs

@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-import web_example as example
 from PIL import Image
+from support import web_example as example
 
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.evaluation.report.html import write_report

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import web_example as example
 from PIL import Image
+from support import web_example as example
 
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.export import equivalence

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import web_example as example
+from support import web_example as example
 
 from keras_pipeline.evaluation.metrics import softmax
 from keras_pipeline.export.quantize import fold_batch_norm

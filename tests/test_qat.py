@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-import web_example as example
+from support import web_example as example
 
 from keras_pipeline.export import qat
 from keras_pipeline.export.quantize import copy, fold_batch_norm

@@ -1,7 +1,7 @@
-"""A small trained model, its SavedModel and its bundle, made once for all tests/test_web_*.py.
+"""A small trained model, its SavedModel and its bundle, made once for all the tests of export/.
 
 The weights lie beside this file, since training rounds otherwise on each kind of processor, and tests that need a sure
-answer and an unsure one would hang on it. `python tests/web_example.py` trains and writes them anew.
+answer and an unsure one would hang on it. `python tests/support/web_example.py` trains and writes them anew.
 """
 
 from __future__ import annotations

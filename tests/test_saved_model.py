@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-import web_example as example
 from PIL import Image
+from support import web_example as example
 
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.taxonomy import class_hash

@@ -8,7 +8,7 @@ import time
 import pandas as pd
 import pytest
 from conftest import jpeg_of
-from hostile_host import HostileHost
+from support.hostile_host import HostileHost
 
 from keras_pipeline.core.config.phase0 import Export, HostLimits
 from keras_pipeline.core.errors import BrokenArtefact, SourceError

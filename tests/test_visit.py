@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
-import web_example as example
 from PIL import Image
+from support import web_example as example
 
 from keras_pipeline.core.files import read_json, write_json
 from keras_pipeline.core.hashing import file_hash
