@@ -39,6 +39,7 @@ coverage: setup
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 bench: setup
 	@for file in benchmarks/*/*.py; do case $$file in benchmarks/support/*) continue;; esac; \

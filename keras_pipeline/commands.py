@@ -8,15 +8,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from keras_pipeline.phases.steps import BY_NAME, PHASES, STEPS
 
 DEMO = "configs/demo.yaml"
 EXIT_CODES = "0 done; 1 a gate was missed, or a leak; 2 usage or config; 3 source, disk, network or a broken artefact."
-FORCE = {"action": "store_true", "help": "run although up to date"}
-DRY_RUN = {"action": "store_true", "help": "only say what would run, and what it would take"}
+FORCE: dict[str, Any] = {"action": "store_true", "help": "run although up to date"}
+DRY_RUN: dict[str, Any] = {"action": "store_true", "help": "only say what would run, and what it would take"}
 # Options of single steps, by the names in the table of steps.
-FLAGS = {
+FLAGS: dict[str, dict[str, Any]] = {
     "split": {"choices": ("train", "val", "calibration", "test"), "help": "which photos to judge it on (test)"},
     "runner": {"choices": ("local", "beam"), "help": "who does the work: this machine, or Apache Beam"},
     "beam-args": {"nargs": argparse.REMAINDER, "metavar": "…", "help": "Beam's own options; must come last"},
@@ -113,7 +114,7 @@ Each command takes `--config YAML` (the experiment; `demo` has one of its own), 
 (override a config key; repeatable) and `--json` (the result as JSON on stdout, messages on stderr).
 A phase without a step runs all its steps, except those marked "by name only".
 """
-COMMON = {"help", "config", "set", "more_set", "json"}
+COMMON = frozenset({"help", "config", "set", "more_set", "json"})
 
 
 def reference() -> str:
@@ -131,7 +132,9 @@ def _sections(whole: argparse.ArgumentParser) -> Iterator[str]:
             yield "| step | what it does | options of its own |"
             yield "| --- | --- | --- |"
             for step, added in steps.items():
-                own = "; ".join(f"`{_usage(action)}`: {action.help}" for action in _own(added, {"force", "dry_run"}))
+                own = "; ".join(
+                    f"`{_usage(action)}`: {action.help}" for action in _own(added, frozenset({"force", "dry_run"}))
+                )
                 only = " (by name only)" * (step in by_name)
                 yield f"| `{step}`{only} | {added.description} | {own} |"
             yield ""
@@ -145,7 +148,7 @@ def _options(command: argparse.ArgumentParser) -> Iterator[str]:
         yield ""
 
 
-def _own(command: argparse.ArgumentParser, besides: set[str] = frozenset()) -> Iterator[argparse.Action]:
+def _own(command: argparse.ArgumentParser, besides: frozenset[str] = frozenset()) -> Iterator[argparse.Action]:
     for action in command._actions:
         if action.dest not in COMMON | besides and not isinstance(action, argparse._SubParsersAction):
             yield action

@@ -78,7 +78,8 @@ class Run:
     """What a step gets: the config, where things lie, and how to open the source."""
 
     config: Config
-    open_source: Callable[[Config], contextlib.AbstractContextManager[tuple[str, str | None]]]  # -> (uri, base_url)
+    # config -> (uri, base_url); None where nothing reads the collection
+    open_source: Callable[[Config], contextlib.AbstractContextManager[tuple[str, str | None]]] | None
     split: str = "test"  # of `evaluate`
     made_from: str = ""  # `recipe` of the step under way: what a killed run left goes on only under the same one
     beam: tuple[str, ...] | None = None  # Beam's arguments, where it deals out the work; not part of any result
@@ -88,6 +89,12 @@ class Run:
         """Where artefact `name` lies."""
         relative = ARTEFACTS[name].format(experiment=self.config.experiment, dataset=self.config.dataset_name)
         return Path(self.config.root) / relative
+
+    def source(self) -> contextlib.AbstractContextManager[tuple[str, str | None]]:
+        """(URI of the MongoDB, base URL of relative photo URLs) while the context is open."""
+        if self.open_source is None:
+            raise ValueError("this run was made without a way to open its source; only its artefacts can be read")
+        return self.open_source(self.config)
 
     @property
     def folder(self) -> Path:

@@ -40,7 +40,7 @@ class QuietImport(importlib.abc.MetaPathFinder):
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec and spec.loader:
-            spec.loader.exec_module = _quietly(spec.loader.exec_module)
+            setattr(spec.loader, "exec_module", _quietly(spec.loader.exec_module))  # noqa: B010, a method of one object
         return spec
 
 

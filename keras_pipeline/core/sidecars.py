@@ -9,6 +9,7 @@ import contextlib
 import json
 from pathlib import Path
 
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.hashing import UNREADABLE, byte_hashes, content_hash, files_in
 
@@ -50,6 +51,14 @@ def sidecar(path: Path) -> dict | None:
         isinstance({"sha256": {}, **found}.get(key), kind) for key, kind in SIDECAR.items()
     )
     return found if complete else None
+
+
+def required(path: Path) -> dict:
+    """`sidecar`. Raises BrokenArtefact where there is none that can be read."""
+    found = sidecar(path)
+    if found is None:
+        raise BrokenArtefact(f"{path}: has no sidecar that can be read; run its step again with --force")
+    return found
 
 
 def fingerprint(path: Path) -> dict:

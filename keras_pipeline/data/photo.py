@@ -174,7 +174,8 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         flat = flat.convert("RGB")
     if profile and space == {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}[flat.mode]:
         with contextlib.suppress(ImageCms.PyCMSError, OSError):
-            return ImageCms.profileToProfile(flat, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            converted = ImageCms.profileToProfile(flat, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            return converted or flat  # None only where it works in place
     return flat.convert("RGB")
 
 

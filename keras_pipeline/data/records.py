@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,10 +39,16 @@ def encode(photo: Photo) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
+def _parsed(example: bytes) -> Any:
+    message: Any = tfrecord.Example()
+    message.ParseFromString(example)
+    return message
+
+
 def decode(example: bytes) -> Photo:
     """The inverse of `encode`. Raises BrokenArtefact for bytes that are no such Example."""
     try:
-        features = tfrecord.Example.FromString(example).features.feature
+        features = _parsed(example).features.feature
         values = {}
         for field, name in FEATURE_NAMES.items():
             if field in INTEGERS:
@@ -63,8 +70,9 @@ class ShardWriter:
         self._writer = tfrecord.Writer(self._temporary)
 
     @property
-    def bytes(self) -> int:
-        return self._writer.bytes
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._writer.size
 
     def add(self, example: bytes) -> None:
         self._writer.add(example)
@@ -75,7 +83,7 @@ class ShardWriter:
         found = sum(1 for _ in tfrecord.read_records(self._temporary))
         if found != self._writer.n:
             raise BrokenArtefact(f"{self.path}: wrote {self._writer.n} photos, read back {found}; check the disk")
-        entry = {"name": self.path.name, "n": found, "bytes": self.bytes, "sha256": file_hash(self._temporary)}
+        entry = {"name": self.path.name, "n": found, "bytes": self.size, "sha256": file_hash(self._temporary)}
         self._temporary.replace(self.path)
         return entry
 

@@ -56,10 +56,10 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
         self.n = 0
-        self.bytes = 0
+        self.size = 0  # bytes
 
     def add(self, data: bytes) -> None:
-        self.bytes += self._file.write(frame(data))
+        self.size += self._file.write(frame(data))
         self.n += 1
 
     def close(self) -> None:

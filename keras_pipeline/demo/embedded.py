@@ -79,6 +79,7 @@ def source(
     wanted = documents()
     with serve_folder(photos) as base_url, mongo(folder) as uri:
         try:
+            client: pymongo.MongoClient
             with pymongo.MongoClient(uri) as client:
                 _seed(client[database], collection, wanted)
         except pymongo.errors.PyMongoError as error:
@@ -152,6 +153,7 @@ def _listening_port(pid: int) -> int | None:
 
 
 def _answers(uri: str) -> bool:
+    client: pymongo.MongoClient
     with pymongo.MongoClient(uri, serverSelectionTimeoutMS=2000) as client, suppress(pymongo.errors.PyMongoError):
         return client.admin.command("ping")["ok"] == 1
     return False
@@ -164,7 +166,8 @@ def _stop(child: subprocess.Popen) -> None:
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
-    child.stdin.close()
+    if child.stdin:
+        child.stdin.close()
 
 
 def _end_orphan(data_dir: Path) -> None:

@@ -22,13 +22,17 @@ from keras_pipeline.core.progress import progress
 from keras_pipeline.demo.flora import REGIONS, SPECIES, Region, Species
 from keras_pipeline.demo.painter import paint
 
+Kind = Literal[
+    "plain", "exif", "cmyk", "png", "copy", "missing", "html", "truncated", "small", "unlabelled", "unlinked"
+]
 DRAWING = 1  # raise when photos or documents change for the same arguments
 LEAST = 8  # photos of the rarest species, in 4 observations or more: enough for a split four ways by observation
 UNKNOWN_REGION = "unknown"  # of a folder's photos whose CSV names none
 _TAIL = 0.7  # photos of the k-th commonest species ~ k^-0.7
 _PHOTOS_A_SPECIES = 10  # fewer would leave no room for a tail above LEAST, nor for the faults
-_UNREADABLE = ("missing", "html", "truncated", "small")  # together 2 %, well under the 5 % a run may lose
-_INCOMPLETE = ("unlabelled", "unlinked")  # together 0.5 %
+# Together 2 %, well under the 5 % that a run may lose.
+_UNREADABLE: tuple[Kind, ...] = ("missing", "html", "truncated", "small")
+_INCOMPLETE: tuple[Kind, ...] = ("unlabelled", "unlinked")  # together 0.5 %
 _WITHOUT_FILE = ("missing", "unlinked")
 _SHIFTED_REGION = "EU_SW"
 _LICENSES = ("CC0-1.0", "CC-BY-4.0", "CC-BY-NC-4.0")
@@ -39,10 +43,6 @@ _EXIF_TURNS = (
     (3, Image.Transpose.ROTATE_180),
     (8, Image.Transpose.ROTATE_270),
 )
-
-Kind = Literal[
-    "plain", "exif", "cmyk", "png", "copy", "missing", "html", "truncated", "small", "unlabelled", "unlinked"
-]
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def _plan(seed: int, species: int, photos: int) -> list[_Shot]:
     """All shots of a drawing, in order, with nothing drawn yet."""
     rng = np.random.default_rng([seed, DRAWING])
     n_copies, n_unreadable, n_incomplete = (max(1, round(share * photos)) for share in (0.015, 0.02, 0.005))
-    kinds = ["copy"] * n_copies
+    kinds: list[Kind] = ["copy"] * n_copies
     kinds += [_UNREADABLE[k % 4] for k in range(n_unreadable)] + [_INCOMPLETE[k % 2] for k in range(n_incomplete)]
     counts = _long_tail(photos - len(kinds), species, rng)
     shots = [shot for s, n in zip(SPECIES, counts, strict=False) for shot in _species_shots(seed, s, int(n), rng)]
@@ -297,7 +297,7 @@ def _oddly_stored(shots: list[_Shot], rng: np.random.Generator) -> list[_Shot]:
     """The same shots, a few of them as EXIF-rotated, CMYK or PNG files: all readable, if read with care."""
     kinds = rng.permutation(len(shots))
     n = len(shots)
-    limits = {"exif": max(1, n // 33), "cmyk": max(1, n // 100), "png": max(1, n // 50)}
+    limits: dict[Kind, int] = {"exif": max(1, n // 33), "cmyk": max(1, n // 100), "png": max(1, n // 50)}
     chosen: dict[int, Kind] = {}
     for kind, amount in limits.items():
         chosen |= {int(i): kind for i in kinds[len(chosen) : len(chosen) + amount]}

@@ -210,7 +210,8 @@ def _place_bells(canvas: Image.Image, plant: _Plant, at: Point, radius: float, r
 
 def _place_spike(canvas: Image.Image, plant: _Plant, at: Point, radius: float, rng: np.random.Generator) -> None:
     """Many florets: a dense column, separate rings, or a dome."""
-    species, size = plant.species, radius * 0.34
+    species, size, floret = plant.species, radius * 0.34, plant.floret
+    assert floret is not None  # every plant of this habit has one
     foot = (at[0] + rng.normal(0, 0.4) * radius, at[1] + radius * 2.4)
     top = (at[0], at[1] - radius * 1.1)
     stem = _arch(foot, at if species.dome else top, rng.normal(0, 0.15), 9)
@@ -220,7 +221,7 @@ def _place_spike(canvas: Image.Image, plant: _Plant, at: Point, radius: float, r
         if species.dome:
             _stalk(canvas, plant, np.array([stem[-2], (x, y)]), max(1.5, radius * 0.03))
         matrix = _turn(0, rng.uniform(0.7, 1)) @ _turn(rng.uniform(0, 6.3)) * size * scale / 30
-        _stamp(canvas, plant.floret, (x, y), matrix)
+        _stamp(canvas, floret, (x, y), matrix)
 
 
 def _florets(

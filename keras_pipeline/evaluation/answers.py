@@ -32,9 +32,9 @@ def compare(first: dict[str, np.ndarray], second: dict[str, np.ndarray], *, by_r
             f"received answers to {len(first['sample_id'])} and to {len(second['sample_id'])} photos that are not the "
             "same, expected the same test split; run `phase1 evaluate --force`, then `phase2 evaluate --force`"
         )
-    right = [each["label"] == each["answer"] for each in (first, second)]
+    right_first, right_second = (each["label"] == each["answer"] for each in (first, second))
     regions = first["region"] if by_region else np.zeros_like(first["region"])
-    return intervals.compare(*right, regions, first["group_id"])
+    return intervals.compare(right_first, right_second, regions, first["group_id"])
 
 
 def load_answers(path: Path) -> dict[str, np.ndarray]:

@@ -80,7 +80,7 @@ def store(blocks: Iterable[np.ndarray], path: Path, dtype: DTypeLike) -> np.ndar
     with path.open("wb") as file:
         for block in blocks:
             width = block.shape[1]
-            file.write(np.ascontiguousarray(block, dtype))
+            file.write(np.ascontiguousarray(block, dtype).data)
     return np.memmap(path, dtype, "r").reshape(-1, width)
 
 

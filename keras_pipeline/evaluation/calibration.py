@@ -3,7 +3,7 @@
 Guo et al. 2017, 'On Calibration of Modern Neural Networks' (arXiv 1706.04599), unless said otherwise.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -86,7 +86,7 @@ def maximum_calibration_error(confidence: ArrayLike, correct: ArrayLike, edges: 
 
 def _errors(confidence: ArrayLike, correct: ArrayLike, edges: ArrayLike) -> tuple[float, float]:
     confidence, correct = check_confidence(confidence, correct)
-    ece, mce = _gaps(correct - confidence, _assign(confidence, edges), len(edges) - 1)
+    ece, mce = _gaps(correct - confidence, _assign(confidence, edges), np.size(edges) - 1)
     return float(ece), float(mce)
 
 
@@ -124,14 +124,14 @@ def null_errors(
     confidence, _ = check_confidence(confidence, np.zeros(np.shape(confidence)))
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, received {repeats}: 200 gives two digits.")
-    index, bins = _assign(confidence, edges), len(edges) - 1
+    index, bins = _assign(confidence, edges), np.size(edges) - 1
     rng = np.random.default_rng(seed)
     draws = ((rng.random(len(confidence)) < confidence) - confidence for _ in range(repeats))
     return np.stack([_gaps(gap, index, bins) for gap in draws])
 
 
 def quality(
-    scores: Scores, group_ids: Sequence[str], *, bins: int = 15, replicates: int = REPLICATES, seed: int = 0
+    scores: Scores, group_ids: ArrayLike, *, bins: int = 15, replicates: int = REPLICATES, seed: int = 0
 ) -> dict[str, object]:
     """What probabilities are worth on photos that fitted nothing, each figure with its 95 % interval over groups.
 

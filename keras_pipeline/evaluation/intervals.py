@@ -6,7 +6,7 @@ Field & Welsh 2007, doi 10.1111/j.1467-9868.2007.00593.x). The ends of an interv
 its half-width: sqrt(0.025 * 0.975 / 1000) / normal density at 1.96.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,8 +26,8 @@ def accuracy_intervals(
     right: ArrayLike,
     right_in_5: ArrayLike,
     labels: ArrayLike,
-    regions: Sequence[str],
-    group_ids: Sequence[str],
+    regions: ArrayLike,
+    group_ids: ArrayLike,
     *,
     replicates: int = REPLICATES,
     seed: int = 0,
@@ -119,8 +119,8 @@ def share_interval(share: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
 def compare(
     right_first: ArrayLike,
     right_second: ArrayLike,
-    regions: Sequence[str],
-    group_ids: Sequence[str],
+    regions: ArrayLike,
+    group_ids: ArrayLike,
     *,
     replicates: int = REPLICATES,
     seed: int = 0,
@@ -166,7 +166,7 @@ def compare(
     }
 
 
-def groups_per(index: ArrayLike, group_ids: Sequence[str], size: int) -> NDArray[np.int64]:
+def groups_per(index: ArrayLike, group_ids: ArrayLike, size: int) -> NDArray[np.int64]:
     """Number of distinct groups with a photo of each class or region, int64 [size].
 
     Args:
@@ -180,7 +180,7 @@ def groups_per(index: ArrayLike, group_ids: Sequence[str], size: int) -> NDArray
 
 def cluster_bootstrap(
     figures: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    group_ids: Sequence[str],
+    group_ids: ArrayLike,
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -225,7 +225,7 @@ def _comparison(first: NDArray, second: NDArray, group_ids: NDArray, interval: l
     }  # fmt: skip
 
 
-def _shares(hits: NDArray[np.float64], photos: NDArray[np.float64]) -> NDArray[np.float64]:
+def _shares(hits: NDArray, photos: NDArray) -> NDArray[np.float64]:
     return np.divide(hits, photos, out=np.full(len(photos), np.nan), where=photos > 0)
 
 

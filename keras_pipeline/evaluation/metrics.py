@@ -6,7 +6,7 @@ Everything here is a sum over photos, taken in blocks of rows: at full size the 
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,7 @@ from keras_pipeline.evaluation.confusion import confused_pairs
 from keras_pipeline.evaluation.intervals import accuracy_intervals, groups_per, share_interval
 
 T = TypeVar("T")
+Names = Sequence[str] | NDArray[np.str_]
 _BLOCK_ELEMENTS = 1 << 18  # 2 MB as float64: stays in the cache, and the loop still costs nothing
 
 
@@ -102,7 +103,7 @@ def topk_accuracy(logits: ArrayLike, labels: ArrayLike, k: int) -> float:
 
 
 def classification_metrics(
-    logits: ArrayLike, labels: ArrayLike, regions: Sequence[str], classes: Sequence[str], group_ids: Sequence[str]
+    logits: ArrayLike, labels: ArrayLike, regions: Names, classes: Sequence[str], group_ids: Names
 ) -> dict[str, object]:
     """The figures of a `metrics_<split>.json`.
 
@@ -128,13 +129,13 @@ def classification_metrics(
             regions or groups that are not text, repeated class names.
     """
     logits, labels = check_logits_and_labels(logits, labels)
-    _check_names(regions, classes, group_ids, logits.shape)
+    _check_names(list(regions), classes, list(group_ids), logits.shape)
     ranks = label_ranks(logits, labels)
-    regions, group_ids = np.asarray(regions, np.str_), np.asarray(group_ids, np.str_)
-    recall = _with_intervals(_recalls(ranks == 0, labels, classes), labels, group_ids)
+    region_of, group_of = np.asarray(regions, np.str_), np.asarray(group_ids, np.str_)
+    recall = _with_intervals(_recalls(ranks == 0, labels, classes), labels, group_of)
     measured = [entry["recall"] for entry in recall.values() if entry["recall"] is not None]
-    intervals = accuracy_intervals(ranks < 1, ranks < 5, labels, regions, group_ids)
-    regional = intervals.pop("per_region")
+    intervals = accuracy_intervals(ranks < 1, ranks < 5, labels, region_of, group_of)
+    regional: Any = intervals.pop("per_region")
     return {
         "n": len(labels),
         "species": len(measured),
@@ -143,7 +144,7 @@ def classification_metrics(
         "loss": nll(logits, labels),
         "macro_recall": float(np.mean(measured)),
         **intervals,
-        "per_region": {name: entry | regional[name] for name, entry in _by_region(ranks, labels, regions).items()},
+        "per_region": {name: entry | regional[name] for name, entry in _by_region(ranks, labels, region_of).items()},
         "per_class_recall": recall,
         "min_recall": _min_recall(recall),
         "confused_pairs": confused_pairs(labels, first_guesses(logits), classes),
@@ -200,9 +201,7 @@ def check_temperature(temperature: float) -> None:
         raise ValueError(f"Temperature must be finite and above 0, received {temperature}: 1.0 leaves logits alone.")
 
 
-def _check_names(
-    regions: Sequence[str], classes: Sequence[str], group_ids: Sequence[str], shape: tuple[int, ...]
-) -> None:
+def _check_names(regions: list, classes: Sequence[str], group_ids: list, shape: tuple[int, ...]) -> None:
     if (len(regions), len(classes)) != shape or len(group_ids) != shape[0]:
         raise ValueError(
             f"Logits of shape {shape} need {shape[0]} regions and {shape[1]} classes, received {len(regions)} and "

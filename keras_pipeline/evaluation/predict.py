@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,7 +24,7 @@ def inference(model: keras.Model) -> Callable[[tf.Tensor], np.ndarray]:
 
 
 def predict(
-    model: keras.Model | Callable[[tf.Tensor], np.ndarray],
+    model: Any,
     batches: tf.data.Dataset,
     n: int,
     description: str = "predict",

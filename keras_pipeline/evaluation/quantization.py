@@ -34,7 +34,7 @@ def cost(before: Predictions, after: Predictions) -> dict:
     blocks = by_blocks(before.logits.shape, block)
     first, second, delta, largest = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     was, now = first == before.labels, second == before.labels
-    compared = compare(was, now, before.regions, before.group_ids)["all"]
+    compared: dict = compare(was, now, before.regions, before.group_ids)["all"]
     flipped = first != second
     share = float(flipped.mean())
     return {

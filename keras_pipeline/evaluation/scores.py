@@ -107,7 +107,7 @@ def together(logits: ArrayLike, temperature: float, member: ArrayLike, count: in
     Returns:
         float32 [m, C], logits of the plants; their temperature is 1.
     """
-    member = np.asarray(member)
+    logits, member = np.asanyarray(logits), np.asarray(member)  # a memory map stays one
     order = np.argsort(member, kind="stable")
     order = order[np.searchsorted(member[order], 0) :]
     firsts = np.searchsorted(member[order], np.arange(count + 1))

@@ -9,7 +9,6 @@ several starts that share the error, as the looks at a clinical trial do (Lan & 
 
 import functools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -82,10 +81,11 @@ def choose_threshold(
     }
 
 
-def one_of_each(group_ids: Sequence[str], *, seed: int) -> NDArray[np.intp]:
+def one_of_each(group_ids: ArrayLike, *, seed: int) -> NDArray[np.intp]:
     """Positions, rising, of one photo of each group, drawn by the seed: photos that are independent of one another."""
-    order = np.random.default_rng(seed).permutation(len(group_ids))
-    return np.sort(order[np.unique(np.asarray(group_ids)[order], return_index=True)[1]])
+    groups = np.asarray(group_ids)
+    order = np.random.default_rng(seed).permutation(len(groups))
+    return np.sort(order[np.unique(groups[order], return_index=True)[1]])
 
 
 def photos_needed(covered: ArrayLike, wrong: ArrayLike, n: int, target: float, confidence_level: float) -> int | None:

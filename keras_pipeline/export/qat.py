@@ -162,20 +162,23 @@ def _stack() -> SimpleNamespace:
     import tensorflow_model_optimization as optimization
     import tf_keras
 
-    quantization = optimization.quantization.keras
-    default = quantization.default_8bit.Default8BitQuantizeScheme
+    # Bases of the classes below: mypy takes no attribute of an untyped package for one.
+    quantization: Any = optimization.quantization.keras
+    base_config: Any = quantization.QuantizeConfig
+    base_transform: Any = quantization.QuantizeLayoutTransform
+    base_scheme: Any = quantization.default_8bit.Default8BitQuantizeScheme
 
-    class KernelSteps(quantization.QuantizeConfig):
+    class KernelSteps(base_config):
         """256 steps over one range for the whole kernel, as `quantize.affine`; nothing else is rounded."""
 
         def get_weights_and_quantizers(self, layer):
             steps = quantization.quantizers.LastValueQuantizer(
                 num_bits=BITS, per_axis=False, symmetric=False, narrow_range=False
             )
-            return [(getattr(layer, _kernel_of(layer)), steps)]
+            return [(getattr(layer, str(_kernel_of(layer))), steps)]
 
         def set_quantize_weights(self, layer, quantize_weights):
-            setattr(layer, _kernel_of(layer), quantize_weights[0])
+            setattr(layer, str(_kernel_of(layer)), quantize_weights[0])
 
         def get_activations_and_quantizers(self, layer):
             return []
@@ -189,13 +192,13 @@ def _stack() -> SimpleNamespace:
         def get_config(self):
             return {}
 
-    class NoTransforms(quantization.QuantizeLayoutTransform):
+    class NoTransforms(base_transform):
         """Leaves the graph as it is: nothing but what is marked is rounded."""
 
         def apply(self, model, layer_quantize_map):
             return model, layer_quantize_map
 
-    class Scheme(default):
+    class Scheme(base_scheme):
         def get_layout_transformer(self):
             return NoTransforms()
 

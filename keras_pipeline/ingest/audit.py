@@ -49,7 +49,8 @@ def audit(
         observation, "255" for more: n}, photos}}
     """
     fields, photos = _Fields(), _Photos(collection_count or 65_536)
-    unusable, samples, total = Tally(), [], 0
+    samples: list[dict] = []
+    unusable, total = Tally(), 0
     for total, document in enumerate(documents, start=1):  # noqa: B007
         fields.check(document)
         reason = curation.refusal(document)
@@ -94,7 +95,8 @@ class _Photos:
         self._labels: dict[str, int] = {}
         self._regions, self._hosts, self._licenses, self._years = Tally(), Tally(), Tally(), Tally()
         self._urls = HashTable(documents, "Q", LABEL_BITS)
-        self._conflicts, self._repeats = {"photos": 0, "rows": []}, {"photos": 0, "rows": []}
+        self._conflicts: dict[str, Any] = {"photos": 0, "rows": []}
+        self._repeats: dict[str, Any] = {"photos": 0, "rows": []}
         self._observations = HashTable(documents, "I", COUNT_BITS)
         self._sizes = [0] * (LARGEST_OBSERVATION + 1)  # observations of 0, 1, … photos
         self._observed = 0
@@ -156,7 +158,7 @@ class _Fields:
     """Missing and mistyped values, field by field, over all documents."""
 
     def __init__(self) -> None:
-        self.found = {name: {"missing": 0, "mistyped": 0, "samples": []} for name in FIELDS}
+        self.found: dict[str, dict[str, Any]] = {name: {"missing": 0, "mistyped": 0, "samples": []} for name in FIELDS}
 
     def check(self, document: dict) -> None:
         for name in TEXTS:  # nearly always texts: seven calls saved
@@ -237,7 +239,8 @@ def _spellings(photos: dict[str, int], curation: Curation) -> dict:
     groups: dict[str, list[str]] = {}
     for name in photos:
         groups.setdefault(canonical(_with_blanks(name)), []).append(name)
-    found, chosen = [], {}
+    found: list[dict[str, Any]] = []
+    chosen: dict[str, str] = {}
     for names in groups.values():
         names.sort(key=lambda name: (-photos[name], _oddity(name), name))
         best = _with_blanks(names[0])

@@ -58,8 +58,8 @@ class Host:
             if self._retries and self._retries[0][0] <= loop.time():
                 _, _, tries, task = heapq.heappop(self._retries)
                 return task, tries
-            if (task := next(self.tasks, None)) is not None:
-                return task, 0
+            if (fresh := next(self.tasks, None)) is not None:
+                return fresh, 0
             if not self._retries:
                 return None
             await self._sleep(self._retries[0][0] - loop.time())

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -37,8 +38,8 @@ FLUSH = 500  # outcomes without a photo that wait for one transaction
 class Shard(Protocol):
     """A file that grows; see data.records.ShardWriter."""
 
-    bytes: int
-
+    @property
+    def size(self) -> int: ...  # bytes
     def add(self, example: bytes) -> None: ...
     def finish(self) -> dict: ...
     def abandon(self) -> None: ...
@@ -110,13 +111,13 @@ async def _fetch_photos(ledger, settings, base_url, own, convert, encode, store,
     async with _closing(tally, store, pool), fetch.session(settings, base_url if own else None) as client:
 
         async def ask(task: Task, turn: fetch.Turn) -> Answer:
-            return await fetch.get(client, fetch.resolve(task.document.url, base_url), settings, turn=turn)
+            return await fetch.get(client, fetch.resolve(task.document.url, base_url) or "", settings, turn=turn)
 
         async def done(task: Task, answer: Answer, tries: int) -> None:
             outcome, example = _failed(task, answer, tries), None
             if answer.body is not None:
-                job = (_stored, task.document, answer, tries, convert, encode)
-                outcome, example = await loop.run_in_executor(pool, *job)
+                job = functools.partial(_stored, task.document, answer, tries, convert, encode)
+                outcome, example = await loop.run_in_executor(pool, job)
             await store.add(outcome, example)
             tally.count(outcome)
 
@@ -135,7 +136,7 @@ async def _check_urls(ledger, settings, base_url, own) -> None:
 
         async def ask(task: Task, turn: fetch.Turn) -> Answer:
             # A ranged GET: many photo hosts answer HEAD wrongly.
-            url = fetch.resolve(task.document.url, base_url)
+            url = fetch.resolve(task.document.url, base_url) or ""  # who has none does not wait in the ledger
             return await fetch.get(client, url, settings, turn=turn, first_bytes=512)
 
         async def done(task: Task, answer: Answer, tries: int) -> None:
@@ -183,7 +184,7 @@ def _stored(
     said: Document, answer: Answer, tries: int, convert: Convert, encode: Callable[[Photo], bytes]
 ) -> tuple[Outcome, bytes | None]:
     """In a worker thread: the photo as a record's bytes, or why it is none."""
-    body = answer.body
+    body = answer.body or b""
     reason = _no_photo(body)
     try:
         if not reason:
@@ -206,7 +207,8 @@ class _Store:
 
     def __init__(self, ledger: Ledger, open_shard: Callable[[], tuple[str, Shard]] | None, shard_bytes: float) -> None:
         self._ledger, self._open_shard, self._shard_bytes = ledger, open_shard, shard_bytes
-        self._name, self._shard = "", None
+        self._name = ""
+        self._shard: Shard | None = None
         self._inside: list[Outcome] = []  # of the open shard
         self._outside: list[Outcome] = []  # without a photo
         self._finishing: list[asyncio.Task] = []
@@ -219,10 +221,12 @@ class _Store:
                 self._flush()
             return
         if self._shard is None:
+            assert self._open_shard  # who only checks URLs brings no photo
             self._name, self._shard = self._open_shard()
-        self._shard.add(example)
+        shard = self._shard
+        shard.add(example)
         self._inside.append(outcome)
-        if self._shard.bytes >= self._shard_bytes:
+        if shard.size >= self._shard_bytes:
             # Shielded: a shard that is being finished when something else fails is finished all the same.
             await asyncio.shield(self._begin_finish())
 
@@ -261,7 +265,8 @@ class _Tally:
 
     def __init__(self, total: int, description: str, unit: str) -> None:
         self._bar = progress(total=total, description=description, unit=unit)
-        self._started, self._asked, self._bytes, self._failures = time.monotonic(), 0, 0, Counter()
+        self._started, self._asked, self._bytes = time.monotonic(), 0, 0
+        self._failures: Counter[str] = Counter()
 
     def count(self, outcome: Outcome) -> None:
         self._asked += 1

@@ -148,9 +148,9 @@ async def get(
                 target = response.headers.get("Location")
                 if response.status not in REDIRECTS or not target:
                     return await _read(response, settings, first_bytes)
-                url = resolve(target, url)
-                if url is None:
+                if (resolved := resolve(target, url)) is None:
                     return Answer(reason="redirected to what is no http(s) URL", http_status=response.status)
+                url = resolved
         return Answer(reason=f"more than {settings.max_redirects} redirects", http_status=response.status)
     except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
         return _failure(error, settings)

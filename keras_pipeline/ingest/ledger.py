@@ -279,7 +279,7 @@ class Ledger:
         rows = self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM photos ORDER BY sample_id")
         with aside(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
             while batch := rows.fetchmany(BATCH):
-                columns = dict(zip(COLUMNS, zip(*batch, strict=True), strict=True))
+                columns: dict[str, Iterable] = dict(zip(COLUMNS, zip(*batch, strict=True), strict=True))
                 columns["url"] = map(without_credentials, columns["url"])
                 columns["may_succeed"] = map(bool, columns["may_succeed"])
                 writer.write_batch(pa.record_batch([pa.array(columns[f.name], f.type) for f in schema], schema=schema))

@@ -183,7 +183,7 @@ def _behind(last: Any) -> list[dict]:
 
 def _at(document: dict, path: str):
     """The value of a field, or of one inside a sub-document (`photo.url`); None where there is none."""
-    value = document
+    value: Any = document
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value

@@ -116,7 +116,7 @@ def ties_of(
         "observation": lambda: same_key(table.observation_id),
         "session": lambda: same_session(table),
         "sha256": lambda: same_key(table.sha256),
-        "near-duplicate": lambda: same_picture(hashes, near),
+        "near-duplicate": lambda: same_picture(np.asarray(hashes), near),
     }
     return {rule: rules[rule]() for rule in group_by}
 
@@ -210,7 +210,7 @@ def _join_in_order(order: list[int], ties: Ties, pinned: np.ndarray) -> dict[int
         near[b].append(a)
     parent: dict[int, int] = {}
     pin: dict[int, int] = {}  # of the roots
-    holders = collections.defaultdict(list)  # of a key: a photo of each group that has it
+    holders: dict[int, list[int]] = collections.defaultdict(list)  # of a key: a photo of each group that has it
     left_out = set()
 
     def find(row: int) -> int:

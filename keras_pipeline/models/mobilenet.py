@@ -41,5 +41,5 @@ def _donor(alpha: float, pretrained: bool | str) -> keras.Model:
     donor = keras.applications.MobileNetV2(
         alpha=alpha, weights=None, classifier_activation=None, name=f"MobileNetV2 with alpha {alpha:g}, 1000 classes"
     )
-    load_checked(donor, pretrained)
+    load_checked(donor, str(pretrained))
     return donor

@@ -31,7 +31,7 @@ def backbone(name: str, image_size: int, *, pretrained: bool | str, rematerialis
         vit = _build(match, image_size)
     if pretrained:
         preset = vit_preset(name, pretrained)
-        copy_weights(_preset(preset) if preset else _donor(match, pretrained), vit)
+        copy_weights(_preset(preset) if preset else _donor(match, str(pretrained)), vit)
     inputs = keras.Input((image_size, image_size, 3), name="image")
     scaled = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")(inputs)
     return keras.Model(inputs, vit(scaled)[:, 0], name=name)

@@ -9,7 +9,7 @@ import pandas as pd
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.student import TRAINED_HERE
 from keras_pipeline.core.schema import MIN_PHOTOS, SPLITS, UNKNOWN_REGION
-from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.core.sidecars import required
 from keras_pipeline.evaluation import gates
 from keras_pipeline.evaluation.answers import TITLES
 from keras_pipeline.evaluation.report.calibration import promise
@@ -46,7 +46,7 @@ def _model(run: Run) -> list[Block]:
                 "answers": f"one of {len(run.read('dataset')['classes']):,} species, with a calibrated probability",
                 "conclusive from a probability of": "none: no answer is conclusive" if threshold is None else threshold,
                 "weights hash": calibration["weights_hash"],
-                "finished": sidecar(run.path("saved_model"))["finished"],
+                "finished": required(run.path("saved_model"))["finished"],
             }
         )
     ]

@@ -90,9 +90,9 @@ def _write(run: Run, made: set[str], rows: list[dict], verdicts: list[dict], mad
         if needed in made:
             sections.append((title, [*_warnings(rows, phases), *blocks(run)]))
     if "phase6 validate" in made:
-        (first, blocks), *others = model_card.sections(run)
-        card = [(first, [*_warnings(rows, ("phase",)), *blocks]), *others]
-        sections.append(("Model card", [block for _, blocks in card for block in blocks]))
+        (first, its), *others = model_card.sections(run)
+        card = [(first, [*_warnings(rows, ("phase",)), *its]), *others]
+        sections.append(("Model card", [block for _, own in card for block in own]))
         write_markdown(run.folder / "model_card.md", f"Model card: {run.config.experiment}", card)
     sections.append(("Time taken", [_timings(rows)]))
     if "phase7 manifest" in made:
@@ -226,7 +226,7 @@ def _regional(run: Run) -> list[Block]:
         return [Paragraph(f"No regional teacher: {absent}.")]
     if sidecar(run.path("regional_comparison")) is None:
         return []
-    comparison, settings = run.read("regional_comparison"), run.config.phase2
+    comparison, settings = run.read("regional_comparison"), run.config.regional
     rows = [
         [area, entry["n"], entry["groups"], entry["first"], entry["second"], entry["difference"],
          interval(entry["interval"]), entry["verdict"]]
@@ -382,7 +382,7 @@ _FIGURES = {
 def _region(name: str, calibration: dict) -> list:
     """A row; what a region has too few photos for is a dash."""
     entry, chosen = calibration["per_region"][name], calibration["threshold_per_region"][name]
-    figures = [None] * 3
+    figures: list[str | float | None] = [None] * 3
     if "why" not in entry:
         figures = [_with_interval(entry[moment]["ece"]) for moment in ("before", "after")]
         figures.append(entry["after"]["ece"]["null"])

@@ -13,6 +13,8 @@ from pathlib import Path
 from keras_pipeline.core import files, manifest
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.load import from_dict
+from keras_pipeline.core.config.student import Phase4
+from keras_pipeline.core.config.teachers import Teacher
 from keras_pipeline.core.manifest import Manifest
 from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.evaluation import gates
@@ -97,7 +99,8 @@ def _config(run: Run, old: Manifest, folder: Path):
     again = from_dict(old.config | here | {"source": old.config["source"] | given}, "manifest")
     # Elsewhere lie the checkpoints of the run that is repeated: going on from them would compare it with itself.
     phases = {}
-    for name, section in {**again.teachers, "phase4": again.phase4}.items():
+    trained: dict[str, Teacher | Phase4] = {**again.teachers, "phase4": again.phase4}
+    for name, section in trained.items():
         own = section.callbacks.model_copy(update={"checkpoint_dir": None})
         phases[name] = section.model_copy(update={"callbacks": own})
     return again.model_copy(update=phases)

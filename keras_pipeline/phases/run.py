@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.progress import duration
@@ -10,7 +11,7 @@ from keras_pipeline.phases import forecast, preflight, runner
 from keras_pipeline.phases.steps import BY_NAME, Step, steps_between
 
 
-def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
+def main(run: Run, options: argparse.Namespace) -> tuple[Any, int]:
     """The whole chain, or the part between `--from` and `--until`; then the report."""
     steps = steps_between(options.first, options.last)
     if options.dry_run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 
@@ -45,7 +46,7 @@ class Adviser(keras.callbacks.Callback):
 
     def __init__(self, past: list[dict], *, num_classes: int, warmup_epochs: float) -> None:
         super().__init__()
-        self._limits = {"num_classes": num_classes, "warmup_epochs": warmup_epochs}
+        self._limits: dict[str, Any] = {"num_classes": num_classes, "warmup_epochs": warmup_epochs}
         self._rows = list(past)
         self._said = {symptom for n in range(len(past)) for symptom in advice(past[: n + 1], **self._limits)}
 

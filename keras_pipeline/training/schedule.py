@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
@@ -30,7 +31,13 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup}
 
 
-class _PerVariable:
+if TYPE_CHECKING:  # a mixin: what it overrides is the optimizer's that it is mixed with
+    _Optimizer = Any
+else:
+    _Optimizer = object
+
+
+class _PerVariable(_Optimizer):
     """Mixin for Keras optimizers: each variable's share of the rate, decoupled decay of kernels, gradient norms.
 
     Keras's `exclude_from_weight_decay(var_names=…)` looks for the names in TensorFlow's variable names, which are whole
@@ -131,7 +138,7 @@ def build_optimizer(
         gradient_accumulation: batches whose mean gradient makes one update.
     """
     rate = WarmupCosine(learning_rate, steps=steps, warmup=warmup)
-    options = {"decay": weight_decay, "rates": rates, "global_clipnorm": clip_norm}
+    options: dict[str, Any] = {"decay": weight_decay, "rates": rates, "global_clipnorm": clip_norm}
     if gradient_accumulation > 1:
         options["gradient_accumulation_steps"] = gradient_accumulation
     if name == "sgd":

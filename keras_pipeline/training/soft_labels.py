@@ -246,7 +246,7 @@ def _write_shard(path: Path, n: int, batches: Iterator[np.ndarray]) -> dict:
             raise
         if written != n:
             raise ValueError(f"{path.name}: announced {n} records, wrote {written}; the shard was not kept")
-        return {"name": path.name, "n": n, "bytes": writer.bytes, "sha256": file_hash(temporary)}
+        return {"name": path.name, "n": n, "bytes": writer.size, "sha256": file_hash(temporary)}
 
 
 def combine(

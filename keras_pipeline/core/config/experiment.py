@@ -125,6 +125,13 @@ class Config(Section):
         """Of the phases that train one, by the phase's name."""
         return {name: phase for name in ("phase1", "phase2") if (phase := getattr(self, name))}
 
+    @property
+    def regional(self) -> RegionalTeacher:
+        """Section phase2. Raises ValueError where it is null: only steps of phase 2 and their metrics ask for it."""
+        if self.phase2 is None:
+            raise ValueError("phase2: received null, expected the section of a regional teacher")
+        return self.phase2
+
     def teacher_artefacts(self, *kinds: str) -> tuple[str, ...]:
         """Names of artefacts of the ensemble's teachers, of those trained here: `{name}` is teacher or regional."""
         paths = (member.path for member in self.phase3.teachers)

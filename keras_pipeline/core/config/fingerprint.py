@@ -28,7 +28,8 @@ def settings_hash(settings: dict[str, Any]) -> str:
 
 def settings_of(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
     """{dotted key: value} of all that these sections hold; a file that is named counts by its contents alone."""
-    dumped, found = config.model_dump(include={key.split(".")[0] for key in sections}), {}
+    found: dict[str, Any] = {}
+    dumped = config.model_dump(include={key.split(".")[0] for key in sections})
     for key in sections:
         value: Any = dumped
         for part in key.split("."):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -158,7 +159,7 @@ def _from_environment(match: re.Match) -> str:
     return value
 
 
-def _describe(fault: dict) -> str:
+def _describe(fault: Mapping[str, Any]) -> str:
     path = [str(part) for part in fault["loc"]]
     key = ".".join(path) or "config"
     if fault["type"] == "extra_forbidden":

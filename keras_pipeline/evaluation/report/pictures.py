@@ -11,7 +11,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +22,6 @@ from keras_pipeline.evaluation.report.plots import BLUE, GREY, LIGHT_BLUE, ORANG
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Pixels = NDArray[np.uint8]
 _TILE = 1.8  # inches; a caption's line has room for 24 letters at 9 points
@@ -236,7 +235,7 @@ def _regions_by_photos(classifiers: Mapping[str, Mapping[str, Mapping]]) -> dict
     return {region: photos[region] for region in ranked[:_REGIONS]}
 
 
-def _drawn(figure: Figure, path: str | Path | None) -> Pixels:
+def _drawn(figure: Any, path: str | Path | None) -> Pixels:
     """The PNG is what the array is read from: the two can't differ."""
     from PIL import Image
 
@@ -249,7 +248,8 @@ def _drawn(figure: Figure, path: str | Path | None) -> Pixels:
 
 def _place(axes: Axes, left: float, below: float, width: float, height: float) -> None:
     """In inches, from the figure's lower left corner."""
-    across, up = axes.figure.get_size_inches()
+    figure: Any = axes.figure  # no SubFigure here
+    across, up = figure.get_size_inches()
     axes.set_position((left / across, below / up, width / across, height / up))
 
 
@@ -264,14 +264,15 @@ def _wrapped(text: str, letters: int, lines: int) -> list[str]:
 def _describe(axes: Axes, truth: str, answer: str, caption: str) -> None:
     axes.axis("off")
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    lines = [
+    lines: list[tuple[str, dict[str, Any]]] = [
         *((line, {"style": "italic", "color": BLUE}) for line in _wrapped(truth, 30, 2)),
         ("taken for", {"color": GREY}),
         *((line, {"style": "italic", "color": ORANGE}) for line in _wrapped(answer, 30, 2)),
         *((line, {"color": GREY, "fontsize": 8}) for line in _wrapped(caption, 38, 3)),
     ]
     for number, (line, look) in enumerate(lines):
-        axes.text(0, 0.97 - 0.12 * number, line, va="top", **{"fontsize": 9, **look})
+        style: dict[str, Any] = {"fontsize": 9, **look}
+        axes.text(0, 0.97 - 0.12 * number, line, va="top", **style)
 
 
 def _confusion_panels(side: float, left: float, below: float) -> tuple[Axes, list[Axes]]:

@@ -7,12 +7,12 @@ matplotlib is imported when a figure is drawn, and never through pyplot, whose g
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from keras_pipeline.core.files import aside
 
@@ -65,7 +65,7 @@ def class_histogram(counts: dict[str, int], path: str | Path, *, rare_below: int
     save_png(figure, path)
 
 
-def reliability_diagram(tables: dict[str, tuple[Sequence[dict], Sequence[dict]]], path: str | Path) -> None:
+def reliability_diagram(tables: Mapping[str, tuple[Sequence[dict], Sequence[dict]]], path: str | Path) -> None:
     """Accuracy against confidence, before and after the temperature, with the photos of each bin below.
 
     Args:
@@ -147,7 +147,7 @@ def training_curves(histories: Sequence[tuple[str, History]], path: str | Path) 
         _finish_panel(axes, title, logarithmic)
         _mark_phases(axes, histories, starts, lengths)
     lines = {line.get_label(): line for axes in panels for line in axes.lines if line.get_label() in _LABELS}
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(list(lines.values()), list(map(str, lines)), loc="outside lower center", ncols=2, frameon=False)
     save_png(figure, path)
 
 
@@ -168,13 +168,13 @@ def _finish_panel(axes: Axes, title: str, logarithmic: bool) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if title in _SHARES:
         axes.set_ylim(top=min(1.01, axes.get_ylim()[1]))
-    if logarithmic and all((line.get_ydata() > 0).all() for line in axes.lines):  # a schedule may end at exactly 0
+    if logarithmic and all(
+        (np.asarray(line.get_ydata()) > 0).all() for line in axes.lines
+    ):  # a schedule may end at exactly 0
         axes.set_yscale("log")
 
 
-def _mark_phases(
-    axes: Axes, histories: Sequence[tuple[str, History]], starts: Sequence[int], lengths: Sequence[int]
-) -> None:
+def _mark_phases(axes: Axes, histories: Sequence[tuple[str, History]], starts: NDArray, lengths: Sequence[int]) -> None:
     axes.set_xlim(0.5, sum(lengths) + 0.5)
     for (title, _), start, length in zip(histories, starts, lengths, strict=True):
         if not length:
@@ -251,7 +251,7 @@ def _octaves(axes: Axes, values: np.ndarray, rare_below: int | None) -> None:
     hatch = f" (hatched: with fewer than {rare_below:,} photos)" if any(rare) else ""
     axes.set(xlabel=f"classes{hatch}", ylabel="photos of a class", xlim=(0, counts.max() * 1.15))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.xaxis.get_major_locator().set_params(nbins=5, integer=True)
+    axes.locator_params(axis="x", nbins=5, integer=True)
     axes.grid(axis="y", visible=False)
 
 

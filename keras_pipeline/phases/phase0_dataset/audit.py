@@ -13,7 +13,7 @@ from keras_pipeline.phases.phase0_dataset import audit_report
 def run(run: Run) -> None:
     source = run.config.source
     curation = Curation.load(source)
-    with run.open_source(run.config) as (uri, _), mongo.open_collection(source, uri) as collection:
+    with run.source() as (uri, _), mongo.open_collection(source, uri) as collection:
         count = mongo.count(collection, source)
         result = audit.audit(
             progress(mongo.documents(collection, source), total=count, description="audit", unit="documents"),

@@ -318,7 +318,7 @@ def _origins(result: dict) -> list[Block]:
 
 def _ranked(caption: str, header: str, unit: str, counts: dict[str, int]) -> Table:
     """The first rows of counts, in the order that they have."""
-    rows = [[_short(name), n] for name, n in list(counts.items())[:SHOWN]]
+    rows: list[list[str | int]] = [[_short(name), n] for name, n in list(counts.items())[:SHOWN]]
     return Table([header, unit], rows, caption)
 
 

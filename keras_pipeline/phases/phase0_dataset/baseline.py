@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import write_json
@@ -17,6 +20,7 @@ from keras_pipeline.models import heads
 def run(run: Run) -> None:
     settings, path = run.config.phase0.baseline, run.path("baseline")
     info = records.load_info(run.path("dataset"))
+    extract: Callable[..., np.ndarray]
     if settings.features == "colour-histogram":
         extract = baseline.colour_histogram
     else:

@@ -108,12 +108,12 @@ def _take_in(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
 
 def _fetch_on_beam(run: Run, ledger: Ledger, base_url: str | None) -> None:
     raw = raw_folder(run)
-    own_host = fetch.host_of(base_url) if run.config.source.uri == "embedded" else ""
+    own_host = fetch.host_of(base_url) if base_url and run.config.source.uri == "embedded" else ""
     work = export_beam.Fetching(raw, run.config.phase0.export, run.config.dataset, base_url, own_host)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=raw.parent) as scratch:
         queues = export_beam.write_queues(ledger, Path(scratch), own_host)
         waiting = ledger.count("waiting")
-        beam.each(functools.partial(export_beam.fetch_queue, work), queues, run.beam, Path(scratch))
+        beam.each(functools.partial(export_beam.fetch_queue, work), queues, run.beam or (), Path(scratch))
     export_beam.take_in(ledger, raw)
     if ledger.count("waiting") == waiting:
         raise SourceError("Beam's workers brought nothing; do they see this folder under the same path?")

@@ -169,8 +169,10 @@ def _write_shards(run: Run, table: pd.DataFrame) -> tuple[Path, dict]:
         for name in (*SPLITS, "")
     }
     left_out = entries.pop("")
-    info = {"name": run.config.dataset_name, "classes": classes, "class_hash": class_hash(classes)}
-    info |= {"splits": entries, "left_out": left_out}
+    info = {
+        "name": run.config.dataset_name, "classes": classes, "class_hash": class_hash(classes), "splits": entries,
+        "left_out": left_out,
+    }  # fmt: skip
     places = table.sort_values("sample_id")[assignment.COLUMNS]
     places.attrs |= {"made_with": _made_with(run), "stored_as": stored_as(run)}
     places.to_parquet(made / run.path("assignment").name, index=False)

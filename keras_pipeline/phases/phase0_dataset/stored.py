@@ -39,7 +39,7 @@ def open_source(run: Run) -> Iterator[tuple[Iterator[Document], str | None]]:
     """
     source = run.config.source
     curation = Curation.load(source)
-    with run.open_source(run.config) as (uri, base_url), mongo.open_collection(source, uri) as collection:
+    with run.source() as (uri, base_url), mongo.open_collection(source, uri) as collection:
         documents = mongo.documents(collection, source)
         documents = itertools.chain([next(documents)], documents)
         yield download.rows(progress(documents, description="read", unit="documents"), curation, base_url), base_url

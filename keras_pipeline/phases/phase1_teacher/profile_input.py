@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -63,7 +64,7 @@ def _inputs(run: Run, spec: train.TeacherSpec, info, repeats) -> dict:
     }
     if data.augmentation != "none":
         views[f"+ augmentation: {data.augmentation}"] = pipeline.training_view(data.augmentation, preprocessing)
-    options = {"batch_size": settings.training.batch_size, "seed": run.config.seed, "epochs": ENDLESS}
+    options: dict[str, Any] = {"batch_size": settings.training.batch_size, "seed": run.config.seed, "epochs": ENDLESS}
     made = {
         name: pipeline.training_batches(info, view, region=spec.region, repeats=repeats, **options)
         for name, view in views.items()

@@ -28,7 +28,7 @@ def verdict(region: str, entry: dict | None) -> str:
 
 def run(run: Run) -> None:
     """As every model; on the test split also against the global teacher."""
-    size, region, compared = run.config.phase2.data.image_size, run.config.phase2.region, run.split == "test"
+    size, region, compared = run.config.regional.data.image_size, run.config.regional.region, run.split == "test"
     # Read first: where they can't be, nothing is done in vain.
     rival = load_answers(run.path("teacher_predictions")) if compared else {}
     beside = {"global teacher": run.read("teacher_metrics")} if compared else {}

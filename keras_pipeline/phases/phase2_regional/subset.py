@@ -14,7 +14,7 @@ from keras_pipeline.data import records
 
 def run(run: Run) -> None:
     """Which train photos are the region's and where they lie; training reads them there, without a second copy."""
-    region = run.config.phase2.region
+    region = run.config.regional.region
     info = records.load_info(run.path("dataset"))
     tables = [
         records.index_shard(shard, lambda photo: {"latin_name": photo.latin_name, "region": photo.region})

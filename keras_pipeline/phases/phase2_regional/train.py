@@ -7,7 +7,7 @@ from keras_pipeline.phases.phase1_teacher import train
 
 
 def spec_of(run: Run) -> train.TeacherSpec:
-    return train.TeacherSpec("regional", run.config.phase2, run.config.phase2.region)
+    return train.TeacherSpec("regional", run.config.regional, run.config.regional.region)
 
 
 def run(run: Run) -> None:

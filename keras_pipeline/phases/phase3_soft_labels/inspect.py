@@ -28,8 +28,8 @@ def inspect(run: Run, sample_id: str) -> dict:
     sample = int(augment.sample_hash(sample_id))
     # Of the soft labels a shard is some MB, of the photos a thousand times that.
     found = ((at, np.flatnonzero(combined.read(s)["sample"] == sample)) for at, s in enumerate(combined.shards))
-    position, rows = next(((at, rows) for at, rows in found if len(rows)), (None, None))
-    if position is None:
+    position, rows = next(((at, rows) for at, rows in found if len(rows)), (0, np.empty(0, int)))
+    if not len(rows):
         raise ValueError(f"--sample-id: received {sample_id!r}, which no train photo has; only those have soft labels")
     row = int(rows[0])
     photo = records.decode(next(islice(records.read_shard(info.shards("train")[position]), row, None)))

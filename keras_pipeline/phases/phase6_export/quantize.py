@@ -41,7 +41,7 @@ def run(run: Run) -> None:
     quantize.check_finite(model)
     folded, photos = quantize.fold_batch_norm(model), _representative(run, info)
     table = assignment.places(run.path("assignment"))
-    variants = {}
+    variants: dict[str, dict] = {}
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=run.path("quantization").parent) as scratch:
         costs = _Costs(run, info, Path(scratch))
         for way in dict.fromkeys([settings.quantization, *settings.compare]):

@@ -114,7 +114,9 @@ class _Originals:
 
 def _draw_worst(run: Run, result: dict, records: _Records, originals: _Originals) -> None:
     """The photos on which page and Python differ most, of each stage of the first backend."""
-    stages = next((figures["stages"] for figures in result["backends"].values() if figures["stages"]), {})
+    stages: dict[str, dict] = next(
+        (figures["stages"] for figures in result["backends"].values() if figures["stages"]), {}
+    )
     rows = [(stage, worst) for stage, found in stages.items() for worst in found.get("worst", [])]
     wanted = {worst["photo"] for _, worst in rows}
     files = {sample.name: sample.photo for sample in records if sample.name in wanted}

@@ -10,7 +10,7 @@ from keras_pipeline.core import environment, redaction
 from keras_pipeline.core import manifest as schema
 from keras_pipeline.core.artifacts import ARTEFACTS, Run
 from keras_pipeline.core.schema import SPLITS
-from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.core.sidecars import required, sidecar
 from keras_pipeline.evaluation import gates
 
 
@@ -29,7 +29,7 @@ def run(run: Run) -> None:
             # Of the audit: the config may name another server by now.
             "source": run.read("audit").get("source", "unknown"),
             "query": redaction.redact_values(config.source.query),
-            "dataset_hash": sidecar(run.path("dataset"))["content_hash"],
+            "dataset_hash": required(run.path("dataset"))["content_hash"],
             "class_hash": dataset["class_hash"],
             "total_samples": sum(counts.values()),
             "total_species": len(dataset["classes"]),
@@ -98,9 +98,9 @@ def _phases(run: Run) -> dict:
 
 
 def _regional(run: Run) -> dict:
-    metrics, region = run.read("regional_metrics"), run.config.phase2.region
+    metrics, region = run.read("regional_metrics"), run.config.regional.region
     return {
-        "teacher": run.config.phase2.model.name,
+        "teacher": run.config.regional.model.name,
         "region": region,
         f"top1_{region.lower()}": (metrics["per_region"].get(region) or {}).get("top1"),
         "top1": metrics["top1_accuracy"],
@@ -122,7 +122,7 @@ def _status(run: Run, phase: str) -> dict:
 def _checkpoint(run: Run, name: str) -> dict:
     return {
         "checkpoint": ARTEFACTS[name].split("/", 2)[2],
-        "checkpoint_hash": sidecar(run.path(name))["content_hash"],
+        "checkpoint_hash": required(run.path(name))["content_hash"],
     }
 
 
