@@ -8,10 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.core.files import aside
-from keras_pipeline.evaluation import intervals, metrics
-from keras_pipeline.evaluation.predictions import Predictions
-from keras_pipeline.evaluation.scores import score
+from keras_pipeline.evaluation import intervals
 
 TITLES = {"teacher": "global teacher", "regional": "regional teacher", "student": "student"}
 ANSWERS = ("sample_id", "region", "group_id", "label", "answer", "confidence")
@@ -49,16 +46,3 @@ def load_answers(path: Path) -> dict[str, np.ndarray]:
         raise BrokenArtefact(
             f"{path}: no answers can be read from it ({error}); run `evaluate --force`, of phase 0 `baseline --force`"
         ) from error
-
-
-def write_answers(path: Path, predictions: Predictions) -> dict[str, np.ndarray]:
-    """What each photo was taken for, and with which probability, before calibration, see `load_answers`."""
-    confidence = score(predictions.logits, predictions.labels).confidence
-    columns = (
-        predictions.sample_ids, predictions.regions, predictions.group_ids, predictions.labels,
-        metrics.first_guesses(predictions.logits), confidence.astype(np.float32),
-    )  # fmt: skip
-    answers = dict(zip(ANSWERS, columns, strict=True))
-    with aside(path) as temporary:
-        np.savez_compressed(temporary, **answers)
-    return answers

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv
 
 TAIL = 0.025  # on either side of a 95 % interval
 REPLICATES = 1000
@@ -105,6 +104,8 @@ def share_interval(share: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
     Raises:
         ValueError: a share outside [0, 1] where there are groups.
     """
+    from scipy.special import betaincinv  # slow to import: a run that only compares two models does without
+
     share, groups = np.asarray(share, np.float64), np.asarray(groups, np.float64)
     if not np.all((groups == 0) | ((share >= 0) & (share <= 1))):
         raise ValueError(f"Shares must lie in [0, 1], received {share}: give hits / photos, not percentages.")

@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.files import aside
+from keras_pipeline.evaluation import metrics
+from keras_pipeline.evaluation.answers import ANSWERS
+from keras_pipeline.evaluation.scores import score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,3 +42,16 @@ def load(folder: Path, name: str) -> Predictions:
         raise BrokenArtefact(
             f"{folder / name}.npz, .npy: no predictions can be read from them ({error}); run `phase5 calibrate --force`"
         ) from error
+
+
+def write_answers(path: Path, predictions: Predictions) -> dict[str, np.ndarray]:
+    """What each photo was taken for, and with which probability, before calibration, see `load_answers`."""
+    confidence = score(predictions.logits, predictions.labels).confidence
+    columns = (
+        predictions.sample_ids, predictions.regions, predictions.group_ids, predictions.labels,
+        metrics.first_guesses(predictions.logits), confidence.astype(np.float32),
+    )  # fmt: skip
+    answers = dict(zip(ANSWERS, columns, strict=True))
+    with aside(path) as temporary:
+        np.savez_compressed(temporary, **answers)
+    return answers

@@ -12,8 +12,9 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import write_json
 from keras_pipeline.data import pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
-from keras_pipeline.evaluation import answers, baseline
+from keras_pipeline.evaluation import baseline
 from keras_pipeline.evaluation.predict import inference
+from keras_pipeline.evaluation.predictions import write_answers
 from keras_pipeline.models import heads
 
 
@@ -40,7 +41,7 @@ def run(run: Run) -> None:
         tables, predictions = baseline.compare(
             train, test, info.classes, epochs=settings.probe_epochs, seed=run.config.seed, folder=Path(folder)
         )
-        answers.write_answers(run.path("baseline_predictions"), predictions)
+        write_answers(run.path("baseline_predictions"), predictions)
     probe, majority = tables["linear_probe"], tables["majority"]["top1_accuracy"]
     headline = {key: probe[key] for key in ("n", "top1_accuracy", "top5_accuracy")}
     result = {"features": settings.features, "method": "linear probe", **headline, "majority_top1": majority}

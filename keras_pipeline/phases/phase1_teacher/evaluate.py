@@ -16,9 +16,9 @@ from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation import confusion, metrics
-from keras_pipeline.evaluation.answers import TITLES, write_answers
+from keras_pipeline.evaluation.answers import TITLES
 from keras_pipeline.evaluation.predict import predict
-from keras_pipeline.evaluation.predictions import Predictions
+from keras_pipeline.evaluation.predictions import Predictions, write_answers
 from keras_pipeline.evaluation.report import pictures
 from keras_pipeline.models import trained
 
