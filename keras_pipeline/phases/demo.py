@@ -7,7 +7,6 @@ import argparse
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config import load
 from keras_pipeline.phases import run as chain
-from keras_pipeline.phases.phase6_export import visit
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
@@ -21,6 +20,8 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     result, code = chain.main(run, options)
     if options.dry_run or run.assists or not run.path("web").exists():
         return result, code
+    from keras_pipeline.phases.phase6_export import visit  # with pandas, which a dry run does without
+
     visits = visit.visit(run)
     for row in visits:
         verdict = "right" if row["answer"] == row["truth"] else "wrong"

@@ -1,45 +1,18 @@
-"""The report: what was made and what it is worth, from the artefacts that are there."""
+"""`report`: write report.html and model_card.md, where something has happened since."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import yaml
-from PIL import Image, ImageOps
-
-from keras_pipeline.core import manifest
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.core.progress import duration
-from keras_pipeline.core.schema import MIN_PHOTOS
 from keras_pipeline.core.sidecars import sidecar
-from keras_pipeline.data import records
 from keras_pipeline.evaluation import gates
-from keras_pipeline.evaluation.report import calibration
-from keras_pipeline.evaluation.report.html import (
-    Block,
-    Details,
-    Figure,
-    KeyValues,
-    Paragraph,
-    Table,
-    interval,
-    write_markdown,
-    write_report,
-)
-from keras_pipeline.evaluation.report.pictures import photo_grid, worst_classes
-from keras_pipeline.phases import model_card, status
+from keras_pipeline.phases import status
 from keras_pipeline.phases.steps import STEPS
-
-WORST = 10  # species, and pairs of them, named in a table
-EXAMPLES = 24  # photos
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
@@ -51,11 +24,17 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     return {"report": str(path), "not_up_to_date": stale}, 0
 
 
-def write(run: Run, *, again: bool = False) -> Path:
-    """Writes report.html, and model_card.md. Sections whose artefacts aren't there yet are left out; where nothing has
-    happened since it was written, it stays, unless `again`.
+def write(run: Run, *, verdicts: list[dict] | None = None, again: bool = False) -> Path:
+    """Write report.html and model_card.md; return the report's path.
 
-    Raises BrokenArtefact where nothing is made yet, or an artefact does not hold what its step writes.
+    Sections whose artefacts aren't there yet are left out. Where nothing has happened since it was written, it stays,
+    unless `again`.
+
+    Args:
+        verdicts: of all gates, where a whole run has just judged them.
+
+    Raises:
+        BrokenArtefact: nothing is made yet, or an artefact does not hold what its step writes.
     """
     done = {step.title for step in STEPS if all(sidecar(run.path(name)) for name in step.outputs)}
     if not done:
@@ -63,10 +42,13 @@ def write(run: Run, *, again: bool = False) -> Path:
     rows, path = status.rows(run), run.path("report")
     made = done | {row["step"] for row in rows if row["state"] == "not applicable"}  # all there will be of them
     try:
-        verdicts = gates.judge(run, made)
+        verdicts = verdicts or gates.judge(run, made)
         made_from = hashlib.sha256(json.dumps([rows, verdicts]).encode()).hexdigest()
         if again or not path.exists() or made_from.encode() not in path.read_bytes()[:1000]:
-            _write(run, made, rows, verdicts, made_from)
+            # Its pandas, SciPy and Pillow take longer to import than all else in a run that has nothing to do.
+            from keras_pipeline.phases import report_sections
+
+            report_sections.write_sections(run, made, rows, verdicts, made_from)
         return path
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         changed = [f"{row['step']} ({row['reason']})" for row in rows if row["state"] == "stale"]
@@ -76,448 +58,3 @@ def write(run: Run, *, again: bool = False) -> Path:
             f"{run.folder}: an artefact does not hold what its step writes ({error!r}); not up to date are "
             f"{', '.join(changed)}: run them again"
         ) from error
-
-
-def _write(run: Run, made: set[str], rows: list[dict], verdicts: list[dict], made_from: str) -> None:
-    sections = []
-    for title, phases, needed, blocks in (
-        ("Phase 0: data", ("phase0",), "phase0 baseline", _data),
-        ("Phases 1 and 2: teachers", ("phase1", "phase2"), "phase1 evaluate", _teachers),
-        ("Phases 3 and 4: student", ("phase3", "phase4"), "phase4 plot", _student),
-        ("Phase 5: calibration", ("phase5",), "phase5 threshold", _calibration),
-        ("Phase 6: the page against Python", ("phase6",), "phase6 validate", _export),
-    ):
-        if needed in made:
-            sections.append((title, [*_warnings(rows, phases), *blocks(run)]))
-    if "phase6 validate" in made:
-        (first, its), *others = model_card.sections(run)
-        card = [(first, [*_warnings(rows, ("phase",)), *its]), *others]
-        sections.append(("Model card", [block for _, own in card for block in own]))
-        write_markdown(run.folder / "model_card.md", f"Model card: {run.config.experiment}", card)
-    sections.append(("Time taken", [_timings(rows)]))
-    if "phase7 manifest" in made:
-        sections.append(("Phase 7: how to make it again", _manifest(run)))
-    summary = _headline(run) if "phase6 validate" in made else {}
-    write_report(
-        run.path("report"),
-        experiment=run.config.experiment,
-        summary=summary,
-        gates=verdicts,
-        sections=sections,
-        made_from=made_from,
-    )
-
-
-def _headline(run: Run) -> dict:
-    return {
-        "photos": sum(entry["n"] for entry in run.read("dataset")["splits"].values()),
-        "species": len(run.read("dataset")["classes"]),
-        "teacher, top-1": _measured(run, gates.metric("teacher_metrics"), "{:.1%}"),
-        "student, top-1": _measured(run, gates.metric("student_metrics"), "{:.1%}"),
-        **_over_probe(run),
-        "ECE as shipped": _measured(run, gates.ece, "{:.3f}"),
-        "page says what Python says": _measured(run, gates.compared("top1_agreement"), "{:.1%}"),
-        "model": f"{run.read('export')['bytes'] / 1e6:.1f} MB",
-    }
-
-
-def _measured(run: Run, value: Callable[[Run], float], form: str) -> str:
-    try:
-        return form.format(value(run))
-    except gates.Unmeasurable:
-        return "not measurable"
-
-
-_OVER_PROBE = {
-    "better": "student over the linear probe, which needs no training",
-    "worse": "student BELOW the linear probe, which needs no training",
-    "no difference shown": "student and linear probe: no difference shown",
-}
-
-
-def _over_probe(run: Run) -> dict[str, str]:
-    """A tile: what the student's top-1 has over the linear probe's."""
-    try:
-        found = gates.over_probe(run, "student")
-    except gates.Unmeasurable as why:
-        return {f"student over the linear probe: {why}": "not measurable"}
-    low, high = found["interval"]
-    return {f"{_OVER_PROBE[found['verdict']]} [{low:+.3f}, {high:+.3f}]": f"{found['difference']:+.3f}"}
-
-
-def _data(run: Run) -> list[Block]:
-    dataset, baseline = run.read("dataset"), run.read("baseline")
-    urls, leaks = run.read("url_check"), run.read("leak_audit")
-    regions = sorted({name for entry in dataset["splits"].values() for name in entry["per_region"]})
-    rows = [
-        [split, entry["n"], len(entry["per_class"]), *(entry["per_region"].get(name, 0) for name in regions)]
-        for split, entry in dataset["splits"].items()
-    ]
-    trivial = gates.trivial(run)
-    return [
-        *([Paragraph(trivial)] if trivial else []),
-        KeyValues(
-            {
-                "URLs that failed, of those asked": f"{urls['failed']} of {urls['checked']}",
-                "groups that stay together": leaks["groups"],
-                "photos in the largest group": leaks["largest_group"]["n"],
-                "near-duplicate pairs": leaks["links"].get("near-duplicate"),
-                "photos whose picture has two names (only trained on)": leaks["label_conflicts"],
-                "leaks between splits": len(leaks["leaks"]),
-            }
-        ),
-        Table(["photos", ""], _losses(run), "From documents to photos: what was lost on the way, and why"),
-        Table(
-            ["classifier", "top-1", "top-5"],
-            [
-                [name.replace("_", " "), baseline[name]["top1_accuracy"], baseline[name]["top5_accuracy"]]
-                for name in ("majority", "nearest_class_mean", "linear_probe")
-            ],
-            f"Baselines on the test split; frozen features: {baseline['features']}",
-        ),
-        Table(["split", "photos", "species", *regions], rows, "Photos by split and region"),
-        *_examples(run),
-        Figure(run.path("audit").with_name("class_histogram.png"), "Photos per species in the collection, log scale"),
-    ]
-
-
-def _losses(run: Run) -> list[list]:
-    """[photos, what became of them]"""
-    audit, leaks = run.read("audit"), run.read("leak_audit")
-    ledger = pd.read_parquet(run.path("url_ledger"), columns=["state", "reason"])
-    lost = ledger[ledger.state != "ok"].groupby("reason").size().sort_values(ascending=False)
-    since = len(ledger) - audit["documents"]
-    return [
-        [audit["documents"], "documents"],
-        *([[since, "documents of one photo more than once, or that came or went after the audit"]] if since else []),
-        *([-int(n), f"not stored: {reason}"] for reason, n in lost.items()),
-        *([-n, f"left out by the split: {reason}"] for reason, n in leaks["left_out"].items()),
-        [leaks["photos"], "photos in the four splits"],
-    ]
-
-
-def _examples(run: Run) -> list[Block]:
-    """One train photo each of as many species as there is room for: the first that come, which is a seeded order."""
-    info = records.load_info(run.path("dataset"))
-    first: dict[str, np.ndarray] = {}
-    for photo in map(records.decode, records.read_shard(info.shards("train")[0])):
-        if photo.latin_name not in first:
-            picture = Image.open(io.BytesIO(photo.image)).convert("RGB")
-            first[photo.latin_name] = np.asarray(ImageOps.fit(picture, (192, 192)))
-        if len(first) == min(EXAMPLES, len(info.classes)):
-            break
-    names = sorted(first)
-    file = run.path("audit").with_name("examples.png")
-    photo_grid(np.stack([first[name] for name in names]), names, file)
-    return [Figure(file, "A train photo each of some of the species")]
-
-
-def _teachers(run: Run) -> list[Block]:
-    settings = run.config.phase1
-    return [
-        Paragraph(f"Global teacher: {settings.model.name} at {settings.data.image_size} px."),
-        *_figures_of(run, "teacher", "Global teacher"),
-        *_regional(run),
-    ]
-
-
-def _regional(run: Run) -> list[Block]:
-    if absent := run.why_not_applicable("phase2"):
-        return [Paragraph(f"No regional teacher: {absent}.")]
-    if sidecar(run.path("regional_comparison")) is None:
-        return []
-    comparison, settings = run.read("regional_comparison"), run.config.regional
-    rows = [
-        [area, entry["n"], entry["groups"], entry["first"], entry["second"], entry["difference"],
-         interval(entry["interval"]), entry["verdict"]]
-        for area, entry in comparison["by_region"].items()
-    ]  # fmt: skip
-    return [
-        Paragraph(
-            f"Regional teacher: {settings.model.name} at {settings.data.image_size} px on {settings.region}. "
-            f"{comparison['verdict']}."
-        ),
-        Table(
-            ["region", "photos", "groups", "global", "regional", "difference", "95 % interval", "regional is"],
-            rows,
-            "The two teachers on the test split, top-1 by region; intervals by paired bootstrap over groups",
-        ),
-        Figure(run.path("regional_pictures") / "regions.png", "Test top-1 by region, both teachers"),
-        *_figures_of(run, "regional", "Regional teacher"),
-    ]
-
-
-def _figures_of(run: Run, prefix: str, title: str) -> list[Block]:
-    """What one network learnt and where it errs."""
-    metrics, pictures = run.read(f"{prefix}_metrics"), run.path(f"{prefix}_pictures")
-    shown = run.path(prefix).parent / "full/augmented_batch.png"
-    worst = [
-        [name, entry["n"], entry["groups"], entry["recall"], interval(entry["interval"])]
-        for name, entry in worst_classes(metrics["per_class_recall"])[:WORST]
-    ]
-    pairs = [[pair["truth"], pair["answer"], pair["n"], pair["share"]] for pair in metrics["confused_pairs"][:WORST]]
-    blocks: list[Block] = [
-        Table(
-            ["figure", "value", "95 % interval"],
-            [
-                ["top-1", metrics["top1_accuracy"], interval(metrics["top1_interval"])],
-                ["top-5", metrics["top5_accuracy"], interval(metrics["top5_interval"])],
-                ["macro recall", metrics["macro_recall"], interval(metrics["macro_recall_interval"])],
-                ["loss", metrics["loss"], ""],
-            ],
-            f"{title} on {metrics['n']} test photos in {metrics['groups']} groups",
-        ),
-        *([Figure(shown, f"{title}: a batch as it is trained on")] if shown.exists() else []),
-        *([Figure(run.path(f"{prefix}_curves"), f"{title}: training")] if prefix != "student" else []),
-        Table(
-            ["species", "photos", "groups", "recall", "95 % interval"],
-            worst,
-            f"{title}: the lowest recalls; species with 20 test photos or more come first",
-        ),
-        Figure(pictures / "recall.png", f"{title}: recall by species"),
-        Figure(pictures / "confusion.png", f"{title}: what was taken for what, test split"),
-    ]
-    if pairs:
-        blocks += [
-            Table(["truth", "answer", "photos", "share of the truth"], pairs, f"{title}: most confused"),
-            Figure(pictures / "confused.png", f"{title}: most confused, the photos it was surest of"),
-        ]
-    return blocks
-
-
-def _student(run: Run) -> list[Block]:
-    check = run.read("soft_label_check")
-    rows = []
-    for split in ("train", "val", "test"):
-        metrics = run.read("student_metrics" if split == "test" else f"student_metrics_{split}")
-        rows.append([split, metrics["n"], metrics["top1_accuracy"], metrics["top5_accuracy"], metrics["loss"]])
-    return [
-        KeyValues(
-            {
-                "student": f"mobilenetv2, alpha {run.config.phase3.model.alpha:g}, "
-                f"{run.config.phase4.data.image_size} px",
-                "parameters": check["student"]["parameters"],
-                "soft labels": f"{check['shape'][0]} x {check['shape'][1]}, {check['bytes_per_photo']} bytes a photo",
-                "ensemble top-1 on train": check["ensemble"]["train_top1"],
-            }
-        ),
-        _distillation(run, check),
-        Table(["split", "photos", "top-1", "top-5", "loss"], rows, "Student (train: first shard, clean views)"),
-        Figure(run.path("curves"), "Training of the student: distillation, then fine-tuning"),
-        *_figures_of(run, "student", "Student"),
-        Figure(run.path("student_pictures") / "regions.png", "Student: test top-1 by region"),
-    ]
-
-
-def _distillation(run: Run, check: dict) -> Table:
-    """What the student has kept of its teachers, and what it has over what needs no training."""
-    probe, student = run.read("baseline")["linear_probe"]["top1_accuracy"], run.read("student_metrics")
-    teachers = [*check["teachers"], check["ensemble"]]
-    rows = [["linear probe of frozen features", probe, None]]
-    rows += [[each["name"], each["test_top1"], None] for each in teachers]
-    agreement = run.read("distill_history")["epochs"][-1].get("val_agreement")
-    rows.append(["student", student["top1_accuracy"], agreement])
-    best = max(each["test_top1"] for each in teachers)
-    return Table(
-        ["classifier", "test top-1", "agrees with the ensemble (val)"],
-        rows,
-        f"What distillation brings: student {student['top1_accuracy'] - probe:+.3f} to the probe, "
-        f"{student['top1_accuracy'] - best:+.3f} to the best teacher or ensemble",
-    )
-
-
-def _calibration(run: Run) -> list[Block]:
-    floating, rows = run.read("calibration"), []
-    if sidecar(run.path("shipped_calibration")):
-        columns = {"float student": floating, "as shipped": run.read("shipped_calibration")}
-    else:
-        columns = {"float student": floating}
-    rows.append(["temperature", *(column["temperature"] for column in columns.values())])
-    for moment in ("before", "after"):
-        for name in ("ece", "ece_equal_mass", "mce", "nll", "brier"):
-            cells = [_with_interval(column[moment][name]) for column in columns.values()]
-            rows.append([f"{_FIGURES[name]}, {moment}", *cells])
-    rows.append(["ECE of perfect calibration at this n", *(column["ece_null"] for column in columns.values())])
-    for key in ("threshold", "precision", "coverage", "best_threshold", "precision_lower_bound", "aurc"):
-        rows.append([_FIGURES.get(key, key), *(column[key] for column in columns.values())])
-    title, last = list(columns.items())[-1]
-    scan = [[row["threshold"], row["accuracy"], row["coverage"]] for row in last["threshold_scan"]]
-    return [
-        Paragraph(
-            f"Fitted on {last['n_fit']} calibration photos, measured on {last['n']} test photos. "
-            f"{calibration.promise(last)} The target is {last['target_precision']:g}, at a confidence of "
-            f"{run.config.phase5.confidence_level:.0%}, the search for the threshold included."
-        ),
-        Table(["figure", *columns], rows, "Calibration, test split; 95 % intervals over groups"),
-        Table(
-            [
-                "region",
-                "test photos",
-                "ECE before",
-                "ECE after",
-                "by chance",
-                "threshold",
-                "best promise",
-                "precision",
-                "coverage",
-            ],
-            [_region(name, last) for name in last["per_region"]],
-            f"By region, {title}: calibrated together, each with a threshold of its own where photos allow",
-        ),
-        *map(Paragraph, calibration.describe_additions(last)),
-        Figure(run.path("reliability"), "Reliability before and after temperature scaling, test split"),
-        Figure(run.path("reliability_regions"), "The same by region"),
-        Figure(run.path("risk_coverage"), "Share of wrong answers against share of photos answered, test split"),
-        Table(["threshold", "accuracy", "coverage"], scan, "Threshold scan, test split"),
-    ]
-
-
-_FIGURES = {
-    "ece": "ECE", "ece_equal_mass": "ECE, bins of equal mass", "mce": "MCE", "nll": "NLL", "brier": "Brier",
-    "threshold": "threshold in force", "best_threshold": "best threshold",
-    "precision_lower_bound": "precision promised there", "aurc": "AURC",
-}  # fmt: skip
-
-
-def _region(name: str, calibration: dict) -> list:
-    """A row; what a region has too few photos for is a dash."""
-    entry, chosen = calibration["per_region"][name], calibration["threshold_per_region"][name]
-    figures: list[str | float | None] = [None] * 3
-    if "why" not in entry:
-        figures = [_with_interval(entry[moment]["ece"]) for moment in ("before", "after")]
-        figures.append(entry["after"]["ece"]["null"])
-    keys = ("threshold", "precision_lower_bound", "precision", "coverage")
-    n = entry["n"] if "why" in entry else entry["after"]["n"]
-    return [name, n, *figures, *(chosen.get(key) for key in keys)]
-
-
-def _with_interval(figure: dict) -> str:
-    low, high = figure["interval"]
-    return f"{figure['value']:.3f} [{low:.3f}, {high:.3f}]"
-
-
-_VERDICTS = {
-    "passed": "The page says what Python says.",
-    "failed": "The page does not say what Python says.",
-    "not judged": "Not judged.",
-}
-
-
-def _export(run: Run) -> list[Block]:
-    verdict, cost = run.read("equivalence"), run.read("quantization")
-    backends = verdict["backends"]
-    browser = verdict["browser"]
-    keys = (
-        "n", "top1_agreement", "top5_agreement", "conclusive_agreement", "max_abs_diff", "mean_abs_diff",
-        "correlation", "median_ms",
-    )  # fmt: skip
-    rows = [
-        [backend, name, *(stage.get(key) for key in keys), "passed" if stage["passed"] else "FAILED"]
-        for backend, figures in backends.items()
-        for name, stage in figures["stages"].items()
-    ]
-    speed = [
-        [backend, figures.get("renderer"), figures.get("load_ms"), figures.get("first_ms"), figures["median_ms"],
-         figures.get("timing", {}).get("peak_memory_mb"), figures.get("leaked_tensors")]
-        for backend, figures in backends.items()
-    ]  # fmt: skip
-    accuracy = [
-        f"Of {found['n']} test photos the page names {found['original']:.3f} right from the originals, "
-        f"{found['record']:.3f} from the records made of them ({backend})."
-        for backend, figures in backends.items()
-        if (found := figures.get("accuracy")) and found["n"] >= MIN_PHOTOS
-    ]
-    return [
-        Paragraph(_VERDICTS[verdict["status"]] + "".join(f" {reason}." for reason in verdict["reasons"])),
-        Table(
-            [
-                "backend",
-                "stage",
-                "photos",
-                "same top-1",
-                "same top-5",
-                "same 'conclusive'",
-                "max |Δp|",
-                "mean |Δp|",
-                "correlation",
-                "ms a photo",
-                "verdict",
-            ],
-            rows,
-            "Python against the browser, same weights",
-        ),
-        Table(
-            ["backend", "runs on", "load, ms", "first answer, ms", "then, ms", "peak memory, MB", "tensors leaked"],
-            speed,
-            f"The page in headless {browser['name']} {browser['version']}; a median is of the same tensors, without "
-            "decoding",
-        ),
-        *map(Paragraph, accuracy),
-        *map(Paragraph, verdict["notes"]),
-        Figure(
-            run.path("equivalence_worst"),
-            "The photos on which they differ most: stage and difference, name, probability by Python / by the page",
-        ),
-        KeyValues({"model and shards, bytes": run.read("export")["bytes"]}),
-        _rounding_table(cost),
-    ]
-
-
-def _rounding_table(cost: dict) -> Table:
-    before = cost["float32"]
-    rows = [["float32", before["megabytes"], before["top1"], "", "", None, before["ece"], None, None]]
-    for way, found in cost["variants"].items():
-        top1, flips = found["top1"], found["flips"]
-        low, high = flips["interval"]
-        largest = max((entry["max_abs_error"] for entry in found["tensors"]), default=None)
-        rows.append(
-            [way + (" (shipped)" if way == cost["type"] else ""), found["megabytes"], top1["second"],
-             f"{top1['difference']:+.3f} [{top1['interval'][0]:+.3f}, {top1['interval'][1]:+.3f}]",
-             f"{flips['n']}, {flips['share']:.2%} [{low:.2%}, {high:.2%}]", found["delta_nll"], found["ece"],
-             found["max_abs_dp"], largest]
-        )  # fmt: skip
-    return Table(
-        ["weights", "MB", "top-1", "paired difference", "answers changed", "ΔNLL", "ECE", "max |Δp|", "max |Δw|"],
-        rows,
-        f"What rounding costs, {before['n']} test photos; each way with a temperature of its own for the ECE",
-    )
-
-
-def _warnings(rows: list[dict], phases: tuple[str, ...]) -> list[Block]:
-    """Says which of the phases' figures may not belong together."""
-    stale = [
-        f"{row['step']} ({row['reason']})" for row in rows if row["state"] == "stale" and row["step"].startswith(phases)
-    ]
-    if not stale:
-        return []
-    return [Paragraph(f"Not up to date, so that these figures may not belong together: {'; '.join(stale)}.")]
-
-
-def _timings(rows: list[dict]) -> Table:
-    taken = [[row["step"], row["state"], duration(row["seconds"])] for row in rows if row["seconds"] is not None]
-    total = sum(row["seconds"] for row in rows if row["seconds"] is not None)
-    return Table(["step", "state", "took"], [*taken, ["together", "", duration(total)]], "Steps, when they last ran")
-
-
-def _manifest(run: Run) -> list[Block]:
-    found = manifest.read(run.path("manifest"))
-    environment = found.environment
-    dirty = " with changes that are not committed" if found.git_dirty else ""
-    return [
-        KeyValues(
-            {
-                "manifest": str(run.path("manifest").relative_to(run.folder)),
-                "code": f"commit {found.git_commit}{dirty}" if found.git_commit else "no repository",
-                "dataset hash": found.data.dataset_hash,
-                "weights hash": found.phases["phase_6"].checkpoint_hash,
-                "seed": str(environment.seed),
-                "deterministic": environment.deterministic,
-                "python, tensorflow, keras": f"{environment.python_version}, {environment.tensorflow_version}, "
-                f"{environment.keras_version} ({len(environment.packages)} packages in the manifest)",
-                "processor": environment.cpu,
-                "GPUs": ", ".join(environment.gpu) or "none",
-            }
-        ),
-        Paragraph("python -m keras_pipeline phase7 reproduce --manifest manifest.yaml makes it again and compares."),
-        Details("The whole config", yaml.safe_dump(found.config, sort_keys=False, allow_unicode=True)),
-    ]

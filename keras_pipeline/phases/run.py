@@ -7,7 +7,8 @@ from typing import Any
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.progress import duration
-from keras_pipeline.phases import forecast, preflight, runner
+from keras_pipeline.evaluation import gates
+from keras_pipeline.phases import forecast, preflight, report, runner
 from keras_pipeline.phases.steps import BY_NAME, Step, steps_between
 
 
@@ -19,9 +20,8 @@ def main(run: Run, options: argparse.Namespace) -> tuple[Any, int]:
     result, code = gated(run, steps, options.force)
     if run.assists:
         return result, code
-    from keras_pipeline.phases import report  # a dry run, and a phase alone, need none of its libraries
-
-    print(f"report: {report.write(run)}")
+    whole = options.first is None and options.last is None
+    print(f"report: {report.write(run, verdicts=result['gates'] if whole else None)}")
     if run.path("web").exists():
         other = "".join(f" --set {each}" for each in options.set if each.startswith(("root=", "experiment=")))
         print(f"page: {run.path('web')}; see it with `python -m keras_pipeline serve --config {options.config}{other}`")
@@ -75,8 +75,6 @@ def gated(run: Run, steps: list[Step], force: bool) -> tuple[dict, int]:
     runner.execute(run, steps, force=force)
     if run.assists:  # the chief judges
         return {"gates": []}, 0
-    from keras_pipeline.evaluation import gates  # SciPy, which a dry run does without
-
     verdicts = gates.judge(run, {step.title for step in steps})
     for verdict in verdicts:
         print(gates.describe(verdict))
