@@ -10,8 +10,9 @@ from PIL import Image
 from support import web_example as example
 
 from keras_pipeline.core.taxonomy import class_hash
-from keras_pipeline.export import equivalence
-from keras_pipeline.export.equivalence import Sample, validate_bundle
+from keras_pipeline.export import agreement
+from keras_pipeline.export.agreement import PythonAnswers, Question, Sample, Tally, tolerance_of
+from keras_pipeline.export.equivalence import validate_bundle
 from keras_pipeline.export.saved_model import load_classifier
 from keras_pipeline.export.tfjs import write_file_list
 
@@ -48,7 +49,7 @@ def test_the_bundle_passes(copy):
 
 
 def test_only_a_temperature_below_one_widens_the_largest_difference():
-    limits = [equivalence._tolerance("tensor", "wasm", temperature) for temperature in (2.0, 1.0, 0.1)]
+    limits = [tolerance_of("tensor", "wasm", temperature) for temperature in (2.0, 1.0, 0.1)]
     assert [limit["max_abs_diff"] for limit in limits] == pytest.approx([1e-5, 1e-5, 1e-4])
     assert {limit["top1_agreement"] for limit in limits} == {1.0}
 
@@ -94,12 +95,12 @@ def test_a_page_that_shrinks_photos_without_a_filter_fails_on_originals_alone(co
 
 def test_a_tally_adds_up_what_numpy_finds_at_once():
     random = np.random.default_rng(3)
-    tally = equivalence._Tally(load_classifier(example.saved()))
+    tally = Tally(load_classifier(example.saved()))
     python, page = random.dirichlet([1] * 4, (2, 30)).astype(np.float32)
     for rows in (slice(0, 20), slice(20, 30)):
         asked = [Sample(str(i), b"", 0) for i in range(30)[rows]]
         found = {"probabilities": page[rows], "ms": [1.0] * len(asked), "names": [None] * len(asked)}
-        tally.add(equivalence._Question("tensor", [], python[rows], asked), found)
+        tally.add(Question("tensor", [], python[rows], asked), found)
     figures, difference = tally.judge({"top1_agreement": 1.0}), np.abs(python.astype(float) - page)
     assert figures["correlation"] == pytest.approx(np.corrcoef(python.ravel(), page.ravel())[0, 1], abs=1e-9)
     assert figures["max_abs_diff"] == difference.max() and not figures["passed"]
@@ -111,11 +112,11 @@ def test_a_tally_adds_up_what_numpy_finds_at_once():
 
 @pytest.mark.parametrize(("apart", "agreement"), [(1e-7, 1.0), (1e-4, 0.8)])
 def test_species_as_likely_as_the_fifth_may_take_its_place(monkeypatch, apart, agreement):
-    tally = equivalence._Tally(load_classifier(example.saved()))
+    tally = Tally(load_classifier(example.saved()))
     monkeypatch.setattr(tally, "classifier", SimpleNamespace(labels=list("abcdef")))
     python = np.array([[0.3, 0.3, 0.2, 0.1, 0.05 + apart, 0.05]], np.float32)
     page = python[:, [0, 1, 2, 3, 5, 4]]
-    question = equivalence._Question("tensor", [], python, [Sample("a", b"")])
+    question = Question("tensor", [], python, [Sample("a", b"")])
     tally.add(question, {"probabilities": page, "ms": [1.0], "names": [None]})
     assert tally.judge({})["top5_agreement"] == pytest.approx(agreement)
 
@@ -132,9 +133,9 @@ def test_species_as_likely_as_the_fifth_may_take_its_place(monkeypatch, apart, a
     ],
 )
 def test_conclusive_is_judged_where_some_answers_are_and_some_are_not(python, page, agreement, passed):
-    tally = equivalence._Tally(load_classifier(example.saved()))
+    tally = Tally(load_classifier(example.saved()))
     said = np.array([[p, 0.94 - p, 0.04, 0.02] for p in python], np.float32)  # the example's threshold is 0.89
-    question = equivalence._Question("record", [], said, [Sample(name, b"") for name in "ab"])
+    question = Question("record", [], said, [Sample(name, b"") for name in "ab"])
     words = {"names": [example.SPECIES[0]] * 2, "conclusive": page}
     tally.add(question, {"probabilities": said, "ms": [1.0, 1.0], **words})
     figures = tally.judge({"name_agreement": 0.995, "conclusive_agreement": 0.995})
@@ -148,16 +149,16 @@ def test_where_conclusive_is_not_judged_is_told_with_the_reason():
     found = {"wasm": {"stages": stages | {"record": stages["png"]}}, "cpu": {"stages": {}}}
     found["webgl"] = {"stages": {"png": {"conclusive_agreement": None, "conclusive": 8}, "record": {
         "conclusive_agreement": 1.0, "conclusive": 7}}}  # fmt: skip
-    assert equivalence._unjudged_verdicts(found) == [
+    assert agreement._unjudged_verdicts(found) == [
         "'conclusive' not judged, no answer is: wasm png, wasm record",
         "'conclusive' not judged, all answers are: webgl png",
     ]
 
 
 def test_an_answer_that_is_not_a_number_fails():
-    tally = equivalence._Tally(load_classifier(example.saved()))
+    tally = Tally(load_classifier(example.saved()))
     found = {"probabilities": np.full((1, 4), np.nan, np.float32), "ms": [1.0], "names": [None]}
-    tally.add(equivalence._Question("tensor", [], np.full((1, 4), 0.25, np.float32), [Sample("a", b"")]), found)
+    tally.add(Question("tensor", [], np.full((1, 4), 0.25, np.float32), [Sample("a", b"")]), found)
     assert tally.judge({})["error"] == "1 of 1 answers are missing or not finite"
 
 
@@ -247,7 +248,7 @@ def test_missing_and_added_files_are_named(copy):
     ],
 )
 def test_a_degenerate_model_is_told(logits, labels, match):
-    python = equivalence._Python(logits.shape[1])
+    python = PythonAnswers(logits.shape[1])
     python.add(logits, [Sample("", b"", label) for label in labels])
     reason = python.degenerate()
     assert match in reason if match else reason is None

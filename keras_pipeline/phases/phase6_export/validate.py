@@ -10,15 +10,15 @@ from PIL import ImageOps
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import aside, write_json
-from keras_pipeline.core.hashing import file_hash
+from keras_pipeline.core.hashing import ADDED_LATER, file_hash
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.schema import MIN_PHOTOS
 from keras_pipeline.data import records
 from keras_pipeline.data.photo import upright_rgb
 from keras_pipeline.evaluation.report import pictures
 from keras_pipeline.export import equivalence
+from keras_pipeline.export.agreement import Sample
 from keras_pipeline.export.browser import photos_in
-from keras_pipeline.export.equivalence import Sample
 
 SHOWN = 160  # pixels of a photo in the picture of the worst
 
@@ -31,7 +31,7 @@ def run(run: Run) -> None:
     result = equivalence.validate_bundle(bundle, run.path("saved_model"), stored, originals=originals)
     _draw_worst(run, result, stored, originals)
     write_json(run.path("equivalence"), result)
-    with aside(bundle / "equivalence.json") as temporary:
+    with aside(bundle / ADDED_LATER) as temporary:
         shutil.copyfile(run.path("equivalence"), temporary)
     lines = ["asked {name} {version}".format(**result["browser"])]
     lines += [line for name, figures in result["backends"].items() for line in _describe_backend(name, figures)]
