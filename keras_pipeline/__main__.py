@@ -35,6 +35,7 @@ OS_REMEDIES = {
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return its exit code."""
     options = commands.parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of child processes too
     if "tensorflow" not in sys.modules and not any(isinstance(each, quiet.QuietImport) for each in sys.meta_path):

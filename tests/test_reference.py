@@ -9,7 +9,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_the_reference_is_up_to_date():
-    assert (DOCS / "config.md").read_text() == reference(), "python -m keras_pipeline.core.reference > docs/config.md"
+    assert (DOCS / "config.md").read_text() == reference(), (
+        "python -m keras_pipeline.core.config.reference > docs/config.md"
+    )
 
 
 def test_the_commands_are_up_to_date():

@@ -14,12 +14,15 @@ EXAMPLE = (
 
 
 class Task(NamedTuple):
+    """This process's place in TF_CONFIG."""
+
     address: str  # host:port, of this machine
     chief: str  # of the one that writes: the cluster's `chief`, or else its worker 0
     others: tuple[str, ...]  # all but this one
 
     @property
     def is_chief(self) -> bool:
+        """Whether this process writes artefacts."""
         return self.address == self.chief
 
 

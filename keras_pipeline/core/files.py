@@ -14,6 +14,7 @@ from keras_pipeline.core.errors import BrokenArtefact
 
 
 def read_json(path: Path) -> dict:
+    """Read a JSON file. Raises BrokenArtefact where it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -24,6 +25,7 @@ def read_json(path: Path) -> dict:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, atomically. Raises ValueError for NaN and infinity."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with aside(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -31,6 +31,7 @@ def content_hash(path: Path) -> str:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
+    """Content hash of each file in a folder, by its relative path; files that hold dates are left out."""
     files = sorted(file for file in files_in(folder) if file.name not in VOLATILE)
     return {file.relative_to(folder).as_posix(): content_hash(file) for file in files}
 
@@ -43,10 +44,12 @@ def byte_hashes(path: Path) -> dict[str, str]:
 
 
 def folder_hash(files: dict[str, str]) -> str:
+    """sha256 of a folder from the hashes of its files."""
     return hashlib.sha256("".join(f"{name}\0{digest}\n" for name, digest in files.items()).encode()).hexdigest()
 
 
 def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -81,4 +84,5 @@ def _weights_hash(path: Path) -> str:
 
 
 def files_in(folder: Path) -> list[Path]:
+    """All files below a folder, except the one that a later step adds."""
     return [path for path in folder.rglob("*") if path.is_file() and path.name != ADDED_LATER]

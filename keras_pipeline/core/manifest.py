@@ -14,6 +14,8 @@ HASH = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Part(BaseModel):
+    """A part of the manifest: typed, no unknown keys."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -47,6 +49,8 @@ class Phase(BaseModel):
 
 
 class Environment(Part):
+    """Packages, processor, GPUs and flags of the run."""
+
     python_version: str
     tensorflow_version: str
     keras_version: str
@@ -61,6 +65,8 @@ class Environment(Part):
 
 
 class Gate(Part):
+    """A gate's verdict."""
+
     name: str
     words: str
     step: str
@@ -71,6 +77,8 @@ class Gate(Part):
 
 
 class Artefact(Part):
+    """What a sidecar says of an artefact."""
+
     content_hash: str = HASH
     producer: str
     code_version: int
@@ -80,6 +88,8 @@ class Artefact(Part):
 
 
 class Manifest(Part):
+    """phase7/manifest.yaml."""
+
     manifest_version: Literal[1]
     timestamp: str
     git_commit: str | None

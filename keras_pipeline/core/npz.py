@@ -24,6 +24,7 @@ class NpzWriter:
         self._archive.close()
 
     def add(self, name: str, array: np.ndarray) -> None:
+        """Write one array."""
         import numpy as np
 
         with self._archive.open(f"{name}.npy", "w", force_zip64=True) as out:

@@ -30,6 +30,7 @@ class _Lines:
 
 
 def progress(iterable=None, *, total: int | None = None, description: str = "", unit: str = "photos") -> tqdm:
+    """A tqdm progress bar on standard error, see tqdm for the options."""
     live = sys.stderr.isatty()
     return tqdm(
         iterable,

@@ -53,8 +53,10 @@ class DatasetInfo:
     splits: dict[str, dict]  # {split: {n, shards: [{name, n, bytes, sha256}], per_region, per_class}}
 
     def count(self, split: str, region: str | None = None) -> int:
+        """Photos of a split, all or of one region."""
         entry = self.splits[split]
         return entry["n"] if region is None else entry["per_region"].get(region, 0)
 
     def shards(self, split: str) -> list[Path]:
+        """Paths of a split's shards."""
         return [self.folder / shard["name"] for shard in self.splits[split]["shards"]]

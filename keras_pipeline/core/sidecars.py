@@ -33,14 +33,17 @@ def changed_files(path: Path, meta: dict) -> list[str]:
 
 
 def path_of(path: Path) -> Path:
+    """Where an artefact's sidecar lies."""
     return path.with_name(path.name + ".meta.json")
 
 
 def has_unreadable_sidecar(path: Path) -> bool:
+    """Whether there is a sidecar that can't be read."""
     return sidecar(path) is None and path_of(path).exists()
 
 
 def sidecar(path: Path) -> dict | None:
+    """Read an artefact's sidecar; None where there is none that can be read."""
     file = path_of(path)
     try:
         found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None  # a pipe would never end
@@ -103,6 +106,7 @@ def _has_content(path: Path, content: str) -> bool:
 
 
 def present_hash(path: Path) -> str | None:
+    """Content hash of what is there now; None where nothing is known of it."""
     if is_altered(path):
         with contextlib.suppress(*UNREADABLE):
             return content_hash(path)

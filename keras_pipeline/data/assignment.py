@@ -16,6 +16,11 @@ COLUMNS = [
 
 
 def read(path: Path, remedy: str, **wanted: str) -> pd.DataFrame:
+    """Read a table of phase 0, or the rows where columns have these values.
+
+    Raises:
+        BrokenArtefact: naming the file, and the command that makes it again.
+    """
     try:
         return pd.read_parquet(path, filters=[(column, "==", value) for column, value in wanted.items()] or None)
     except pa.ArrowException as error:

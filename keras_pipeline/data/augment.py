@@ -17,6 +17,8 @@ from keras_pipeline.data.preprocess import resize_antialiased
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
+    """Strengths of the random operations of a view."""
+
     area: tuple[float, float]  # share of the photo's area that the crop covers
     aspect: float  # crop width / height lies in [1/aspect, aspect], log-uniform
     flip: float  # probability of a mirrored view

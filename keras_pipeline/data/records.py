@@ -75,6 +75,7 @@ class ShardWriter:
         return self._writer.size
 
     def add(self, example: bytes) -> None:
+        """Append one record."""
         self._writer.add(example)
 
     def finish(self) -> dict:

@@ -22,6 +22,7 @@ MAX_RECORD = 1 << 30  # bytes; a longer length is damage that its CRC happens to
 
 
 def masked_crc(data: bytes) -> int:
+    """CRC-32C of the data, masked as the TFRecord format asks."""
     crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -59,15 +60,18 @@ class Writer:
         self.size = 0  # bytes
 
     def add(self, data: bytes) -> None:
+        """Append one record."""
         self.size += self._file.write(frame(data))
         self.n += 1
 
     def close(self) -> None:
+        """Flush to the disk and close."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
 
     def abandon(self) -> None:
+        """Close and remove the file, where it is still open."""
         with contextlib.suppress(OSError):  # A full disk lets nothing be flushed.
             self._file.close()
 

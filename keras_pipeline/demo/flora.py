@@ -67,6 +67,7 @@ class Species:
 
     @property
     def genus(self) -> str:
+        """First word of the Latin name."""
         return self.latin_name.split()[0]
 
 

@@ -35,6 +35,8 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
+    """One criterion of the run."""
+
     name: str  # of the config's limit
     words: str  # what is judged, for readers
     step: str  # the step after which it can be judged

@@ -197,6 +197,7 @@ def by_blocks(shape: tuple[int, ...], work: Callable[[slice], T]) -> list[T]:
 
 
 def check_temperature(temperature: float) -> None:
+    """Raise ValueError unless the temperature is finite and above 0."""
     if not (np.isfinite(temperature) and temperature > 0):
         raise ValueError(f"Temperature must be finite and above 0, received {temperature}: 1.0 leaves logits alone.")
 

@@ -51,7 +51,7 @@ def write_answers(path: Path, predictions: Predictions) -> dict[str, np.ndarray]
         predictions.sample_ids, predictions.regions, predictions.group_ids, predictions.labels,
         metrics.first_guesses(predictions.logits), confidence.astype(np.float32),
     )  # fmt: skip
-    answers = dict(zip(ANSWERS, columns, strict=True))
+    answers: dict[str, np.ndarray] = dict(zip(ANSWERS, columns, strict=True))
     with aside(path) as temporary:
         np.savez_compressed(temporary, **answers)
     return answers

@@ -27,6 +27,7 @@ class Prior:
     row: NDArray[np.intp]  # [n], the row of `added` that is due to each photo
 
     def of(self, rows: slice | NDArray) -> NDArray[np.float64]:
+        """The prior's log-ratios of these photos."""
         return self.added[self.row[rows]]
 
 
@@ -74,6 +75,7 @@ def score(
     member = csr_array((np.ones(len(genera)), (np.arange(len(genera)), genera)))  # [C, G]
 
     def of(rows: slice) -> tuple[NDArray, ...]:
+        """The prior's log-ratios of these photos."""
         label = labels[rows]
         block = logits[rows].astype(np.float64) / temperature
         if prior is not None:

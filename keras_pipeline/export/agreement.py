@@ -71,6 +71,7 @@ class PythonAnswers:
         self.answers, self.labels = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
 
     def add(self, logits: np.ndarray, samples: Iterable[Sample]) -> None:
+        """Count one question's answers."""
         labels = np.array([sample.label for sample in samples])
         self.spread += float(logits.std(1, dtype=np.float64).sum())
         self.right += int((logits.argmax(1) == labels).sum())
@@ -78,6 +79,7 @@ class PythonAnswers:
         self.labels += np.bincount(labels, minlength=len(self.labels))
 
     def figures(self) -> dict:
+        """How many photos were asked, their accuracy, and the spread of the logits."""
         n = int(self.answers.sum())
         return {"n": n} | ({"top1_accuracy": self.right / n, "logit_spread": self.spread / n} if n else {})
 
@@ -117,6 +119,7 @@ class Tally:
         self.worst: list[dict] = []
 
     def add(self, question: Question, answers: dict) -> None:
+        """Count one question's answers."""
         expected, found = question.expected, answers["probabilities"]
         self.megapixels = max(self.megapixels, question.megapixels)
         self.n += len(expected)
@@ -181,6 +184,7 @@ class Tally:
 
 
 def tolerance_of(stage: str, backend: str, temperature: float) -> dict[str, float]:
+    """Limits of a stage: {metric: limit}."""
     limits = TOLERANCES[stage]
     if stage in LOSSLESS:
         return {**limits, "max_abs_diff": LOSSLESS[stage] * ARITHMETIC[backend] * max(1.0, 1 / temperature)}
@@ -201,6 +205,7 @@ def accuracy_of_both(tallies: dict[str, Tally]) -> dict:
 
 
 def reasons_of(verdict: dict) -> list[str]:
+    """Why a verdict is not passed, a sentence each."""
     reasons = [f"{name}: {why}" for name, why in verdict["files"]["wrong"].items()]
     reasons += [f"{name}: differs from the SavedModel's" for name in verdict["assets"]["different"]]
     reasons += [f"the page asked another host: {url}" for url in verdict["foreign_requests"]]

@@ -90,7 +90,8 @@ def validate_bundle(
         received = f"{'no' if none else 'some'} samples for {backends}"
         raise ValueError(f"received {received}, expected one or more for some of {sorted(ARITHMETIC)}")
     classifier = load_classifier(saved_model_folder)
-    python, skipped = PythonAnswers(len(classifier.labels)), []
+    python = PythonAnswers(len(classifier.labels))
+    skipped: list[str] = []
     asked = _ask_browser(bundle_folder, classifier, samples, originals, backends, python, skipped)
     doubt = python.degenerate()
     verdict = {

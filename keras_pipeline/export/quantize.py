@@ -168,6 +168,7 @@ def _kl(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def copy(model: keras.Model) -> keras.Model:
+    """A copy of the model with its own weights."""
     result = keras.models.clone_model(model)
     result.set_weights(model.get_weights())
     return result

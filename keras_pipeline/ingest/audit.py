@@ -77,6 +77,7 @@ class Tally(dict):
     """How often each text was seen. Beyond 10,000 different ones, new ones count as `(other)`."""
 
     def add(self, value: str) -> None:
+        """Count a text."""
         try:
             self[value] += 1
         except KeyError:
@@ -84,6 +85,7 @@ class Tally(dict):
             self[name] = self.get(name, 0) + 1
 
     def ranked(self) -> dict[str, int]:
+        """Largest count first, equal ones by name."""
         return dict(sorted(self.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -113,6 +113,7 @@ class Host:
         self._over.set()
 
     def come_again(self, task: Task, tries: int, due: float) -> None:
+        """Put a task back, to be asked again after a pause."""
         heapq.heappush(self._retries, (due, task.rowid, tries, task))
 
 

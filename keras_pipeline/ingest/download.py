@@ -39,10 +39,17 @@ class Shard(Protocol):
     """A file that grows; see data.records.ShardWriter."""
 
     @property
-    def size(self) -> int: ...  # bytes
-    def add(self, example: bytes) -> None: ...
-    def finish(self) -> dict: ...
-    def abandon(self) -> None: ...
+    def size(self) -> int:
+        """Bytes so far."""
+
+    def add(self, example: bytes) -> None:
+        """Append one record."""
+
+    def finish(self) -> dict:
+        """Complete the file; return its entry."""
+
+    def abandon(self) -> None:
+        """Drop the file, where it is not complete."""
 
 
 def rows(documents: Iterable[dict], curation: Curation, base_url: str | None) -> Iterator[Document]:

@@ -256,6 +256,7 @@ class Ledger:
         self._db.executemany("INSERT OR IGNORE INTO elsewhere VALUES (?, ?)", photos)
 
     def count(self, state: str) -> int:
+        """Documents in a state."""
         return self._db.execute("SELECT COUNT(*) FROM photos WHERE state = ?", (state,)).fetchone()[0]
 
     def copy(self, path: Path) -> None:

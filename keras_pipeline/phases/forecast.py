@@ -38,6 +38,8 @@ class Device:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
+    """Time and disk of one step."""
+
     seconds: float
     bytes: float = 0.0
 

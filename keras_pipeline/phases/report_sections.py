@@ -38,6 +38,7 @@ EXAMPLES = 24  # photos
 
 
 def write_sections(run: Run, made: set[str], rows: list[dict], verdicts: list[dict], made_from: str) -> None:
+    """Write report.html and model_card.md from what is made."""
     sections = []
     for title, phases, needed, blocks in (
         ("Phase 0: data", ("phase0",), "phase0 baseline", _data),

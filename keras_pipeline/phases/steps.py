@@ -43,6 +43,7 @@ class Step:
 
     @property
     def title(self) -> str:
+        """The command: `phase4 distill`."""
         return f"{self.phase} {self.name}"
 
     @property

@@ -98,6 +98,7 @@ class Distiller(keras.Model):
         return dist(y_pred, dense, temperature=self.temperature), answer
 
     def save(self, filepath: str | Path, overwrite: bool = True, **kwargs) -> None:
+        """Save the student alone, as a Keras model of its own."""
         self.student.save(filepath, overwrite=overwrite, **kwargs)
 
     def get_config(self) -> dict:

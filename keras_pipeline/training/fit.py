@@ -51,6 +51,7 @@ class Stage:
 
     @property
     def best(self) -> Path:
+        """The checkpoint of the best epoch."""
         return self.folder / "best.keras"
 
     @property
@@ -63,6 +64,7 @@ class Stage:
 
     @property
     def backup(self) -> Path:
+        """Folder of what a killed training goes on from."""
         return self.folder / "backup"
 
 

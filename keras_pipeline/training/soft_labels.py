@@ -67,6 +67,7 @@ class Layout:
 
     @property
     def dtype(self) -> np.dtype:
+        """The structured dtype of one photo's record."""
         k = self.top_k
         view = np.dtype([("seed", "<i8"), ("ids", "<u2", (k,)), ("logits", "<f2", (k,)), ("tail", "<f4")])
         return np.dtype([("sample", "<i8"), ("views", view, (self.views,))])
@@ -205,6 +206,7 @@ def write_store(
 
 
 def begin_store(folder: Path) -> None:
+    """Make the folder, and remove an index of an earlier store."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.json").unlink(missing_ok=True)  # An older store must not vouch for new shards.
 

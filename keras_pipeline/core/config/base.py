@@ -10,6 +10,8 @@ class ConfigError(ValueError):
 
 
 class Section(BaseModel):
+    """A section of the YAML file: frozen, typed, no unknown keys."""
+
     model_config = ConfigDict(
         extra="forbid",
         strict=True,

@@ -18,6 +18,8 @@ class RegionPriors(Section):
 
 
 class Phase5(Section):
+    """Calibration, and the threshold of conclusive answers."""
+
     bins: int = Field(15, ge=2, le=1000, description="confidence bins of ECE and MCE (Guo 2017)")
     target_precision: float = Field(0.95, gt=0, lt=1, description="promised for conclusive answers")
     confidence_level: float = Field(0.95, gt=0, lt=1, description="of the promise (one-sided)")
@@ -40,6 +42,8 @@ class Qat(Section):
 
 
 class Phase6(Section):
+    """The shipped weights, and the proof in a browser."""
+
     quantization: Rounding = Field(
         "fp16",
         description="of the shipped weights; int8: kernels that bear it in a byte a value, the rest fp16; int8-qat: "

@@ -48,6 +48,8 @@ def _without_regional(values: Any) -> Any:
 
 
 class Config(Section):
+    """One experiment."""
+
     experiment: str = Field(description="name of the folders; the file's stem unless given")
     seed: int = Field(42, ge=0, lt=2**31, description="of splits, weights, shuffles and views")
     deterministic: bool = Field(False, description="bit-identical repeats, at some cost in speed")
@@ -118,6 +120,7 @@ class Config(Section):
 
     @property
     def dataset_name(self) -> str:
+        """Name of the folder below tfrecords/."""
         return self.dataset.name or self.experiment
 
     @property

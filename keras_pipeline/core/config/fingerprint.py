@@ -18,10 +18,12 @@ FILE_KEYS = {"labels", "pretrained", "weights", "synonyms", "exclude"}
 
 
 def config_hash(config: Config, sections: tuple[str, ...]) -> str:
+    """sha256 of all settings in these sections."""
     return settings_hash(settings_of(config, sections))
 
 
 def settings_hash(settings: dict[str, Any]) -> str:
+    """sha256 of settings as `settings_of` returns them."""
     # A query may hold dates and bytes.
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=repr).encode()).hexdigest()
 

@@ -13,14 +13,20 @@ from keras_pipeline.core.config.teachers import Model
 
 
 class Audit(Section):
+    """What the audit lists."""
+
     min_per_species: int = Field(20, ge=1, description="photos; species below it are listed")
 
 
 class ValidateUrls(Section):
+    """How many URLs are checked."""
+
     sample: int | None = Field(5000, ge=1, description="documents, a seeded choice; null asks for every URL")
 
 
 class HostLimits(Section):
+    """Limits for one photo host."""
+
     concurrency: int = Field(4, ge=1, le=1000, description="requests under way at one host")
     requests_per_second: float | None = Field(10.0, gt=0, description="to one host; null: as fast as it answers")
 
@@ -68,6 +74,8 @@ SameGroup = Literal["observation", "session", "sha256", "near-duplicate"]
 
 
 class Split(Section):
+    """Shares of the splits, and which photos stay together."""
+
     train: float = Field(0.80, gt=0, lt=1, description="share of the groups")
     val: float = Field(0.05, gt=0, lt=1, description="share of the groups; early stopping")
     calibration: float = Field(0.05, gt=0, lt=1, description="share of the groups; temperature and threshold")
@@ -91,6 +99,8 @@ class Split(Section):
 
 
 class Baseline(Section):
+    """Frozen features and the linear probe on them."""
+
     features: Literal["imagenet", "file", "colour-histogram"] = Field(
         "imagenet", description="frozen features that class means and a linear probe stand on; imagenet: download"
     )
@@ -111,6 +121,8 @@ class Baseline(Section):
 
 
 class Phase0(Section):
+    """From the collection to TFRecords."""
+
     audit: Audit = Audit()
     validate_urls: ValidateUrls = ValidateUrls()
     export: Export = Export()

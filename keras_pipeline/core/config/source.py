@@ -57,6 +57,8 @@ def _with_datetimes(value: Any) -> Any:
 
 
 class Source(Section):
+    """The collection."""
+
     uri: str = Field("embedded", description="mongodb://… or `embedded`, which starts a server of its own")
     database: str = Field("plants", min_length=1, description="MongoDB database")
     collection: str = Field("photos", min_length=1, description="MongoDB collection, one document a photo")
@@ -87,6 +89,8 @@ class Source(Section):
 
 
 class Dataset(Section):
+    """The stored photos."""
+
     name: str | None = Field(None, description="folder below tfrecords/; none: the experiment's name")
     short_side: int = Field(256, ge=32, le=1024, description="pixels; stored photos are shrunk to it, never enlarged")
     min_short_side: int = Field(100, ge=1, description="pixels; smaller photos are filtered and counted (the plan)")

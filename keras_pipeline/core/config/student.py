@@ -17,6 +17,8 @@ TRAINED_HERE = {GLOBAL_PATH: "teacher", REGIONAL_TEACHER: "regional"}  # prefixe
 
 # Not the plan's values (one view, T 3, weights 0.7 and 0.3): benchmark distillation_gain compares them.
 class LossWeights(Section):
+    """Weights of the two terms of the distillation loss."""
+
     kl_divergence: float = Field(1.0, ge=0, description="weight of the teachers' term: T² · KL(teacher || student)")
     cross_entropy: float = Field(0.0, ge=0, description="weight of the hard labels' cross-entropy")
 
@@ -28,12 +30,16 @@ class LossWeights(Section):
 
 
 class Distillation(Section):
+    """The distillation loss."""
+
     temperature: float = Field(2.0, gt=0, le=100, description="softens both sides of the KL (Hinton 2015)")
     loss: Literal["kl", "dist"] = Field("kl", description="the teachers' term: KL, or DIST (arXiv 2205.10536)")
     loss_weights: LossWeights = LossWeights()
 
 
 class EnsembleMember(Section):
+    """One teacher of the ensemble."""
+
     path: str = Field(
         description="a teacher's .keras, relative to the experiment's folder; soft_labels/ lies beside it"
     )
@@ -47,11 +53,15 @@ class EnsembleMember(Section):
 
 
 class SoftLabels(Section):
+    """What is stored of the teachers' answers."""
+
     top_k: int = Field(128, ge=1, le=16384, description="logits kept a photo; the rest as one tail sum")
     views: int = Field(8, ge=1, le=64, description="stored views a photo; the first is clean, the others augmented")
 
 
 class Phase3(Section):
+    """Soft labels, and the student's network."""
+
     model: Model = Model(name="mobilenetv2")
     distillation: Distillation = Distillation()
     teachers: list[EnsembleMember] = [
@@ -74,6 +84,8 @@ class Phase3(Section):
 
 
 class StudentTraining(Section):
+    """What both stages of the student's training share."""
+
     batch_size: int = Field(128, ge=1, description="photos a step")
     warmup_epochs: float = Field(1.0, ge=0, description="linear warm-up of each stage, then cosine to 0")
     weight_decay: float = Field(0.0, ge=0, description="only with optimizer: adamw")
@@ -87,12 +99,16 @@ class StudentTraining(Section):
 
 
 class Stage(Section):
+    """Fine-tuning on the hard labels."""
+
     epochs: int = Field(10, ge=1, description="passes over the train split")
     learning_rate: float = Field(1e-4, gt=0, lt=10, description="peak, after warm-up")
     augmentation: Augmentation = Field("aggressive", description="none | moderate | aggressive")
 
 
 class Distill(Section):
+    """Distillation from the soft labels."""
+
     epochs: int = Field(10, ge=1, description="passes over the train split, on the views the teachers saw")
     learning_rate: float = Field(1e-4, gt=0, lt=10, description="peak, after warm-up")
     live: bool = Field(False, description="the teachers answer the student's own views as it trains; none are stored")
@@ -111,10 +127,14 @@ class Distill(Section):
 
 
 class StudentData(Section):
+    """The student's input."""
+
     image_size: int = Field(224, ge=32, le=512, description="pixels; the student's and the page's input")
 
 
 class Phase4(Section):
+    """Training of the student."""
+
     data: StudentData = StudentData()
     training: StudentTraining = StudentTraining()
     distill: Distill = Distill()

@@ -30,6 +30,8 @@ GLOBAL_TEACHER = "global_teacher"  # as phase2.model.pretrained
 
 
 class Model(Section):
+    """A network and the weights that it starts from."""
+
     name: str = Field(
         "vit_base_patch16_224", description="mobilenetv2 or vit_{tiny,small,base,large,huge}_patch{8,14,16,32}"
     )
@@ -84,6 +86,8 @@ Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 
 
 class Training(Section):
+    """A teacher's training."""
+
     learning_rate: float = Field(1e-5, gt=0, lt=10, description="peak, after warm-up")
     batch_size: int = Field(64, ge=1, description="photos a step")
     epochs: int = Field(15, ge=1, description="passes over the train split")
@@ -114,6 +118,8 @@ Sampling = Literal["natural", "sqrt", "balanced"]
 
 
 class Data(Section):
+    """A teacher's input."""
+
     sampling: Sampling = Field(
         "natural", description="a class comes as often as it has photos, as their root, or as all"
     )
@@ -122,6 +128,8 @@ class Data(Section):
 
 
 class Regularization(Section):
+    """What keeps a teacher from learning its photos by heart."""
+
     dropout: float = Field(0.2, ge=0, lt=1, description="before the head")
     mixup_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 is off (arXiv 1710.09412)")
     cutmix_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 is off (arXiv 1905.04899)")
@@ -130,6 +138,8 @@ class Regularization(Section):
 
 
 class Callbacks(Section):
+    """Early stopping, checkpoints and backups."""
+
     early_stopping: bool = Field(True, description="stop when val loss no longer falls")
     early_stopping_patience: int = Field(3, ge=1, description="epochs without a better val loss")
     save_best: bool = Field(True, description="best.keras is the epoch of lowest val loss; false: the last epoch")

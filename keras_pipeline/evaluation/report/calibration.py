@@ -30,12 +30,14 @@ def draw_reliability(test: Predictions, before: Scores, after: Scores, bins: int
 
 
 def draw_risk(result: dict, tested: Scores, file: Path) -> None:
+    """Draw the risk-coverage curve with the threshold in force."""
     coverage, risk, area = threshold.risk_coverage(tested.confidence, tested.correct)
     chosen = None if result["precision"] is None else (result["coverage"], 1 - result["precision"])
     plots.risk_coverage(coverage, risk, file, chosen=chosen, target=result["target_precision"], area=area)
 
 
 def describe_temperature(result: dict) -> str:
+    """The temperature and the probabilities' quality before and after it, in lines of text."""
     lines = [f"fitted on {result['n_fit']} calibration photos, test n {result['n']}"]
     for moment, value in (("before", 1.0), ("after", result["temperature"])):
         lines.append(f"{moment} (T {value:.3f}): {_describe_quality(result[moment])}")
@@ -53,6 +55,7 @@ def describe_raw(evidence: Evidence) -> str:
 
 
 def describe(result: dict) -> str:
+    """The threshold, its promise and what genus, region and further photos add, in lines of text."""
     lines = [f"{_describe_threshold(result)}; AURC {result['aurc']:.4f}"]
     if not result["target_met"]:
         lines.append(shortfall(result))

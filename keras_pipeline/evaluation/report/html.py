@@ -154,6 +154,7 @@ def format_cell(value: Cell) -> str:
 
 
 def interval(ends: Sequence[float]) -> str:
+    """An interval as text; empty for None."""
     return "{:.3f} to {:.3f}".format(*ends)
 
 

@@ -46,15 +46,18 @@ def open_source(run: Run) -> Iterator[tuple[Iterator[Document], str | None]]:
 
 
 def plan(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
+    """Bring the ledger in accord with the collection."""
     ledger.ask_with(config_hash(run.config, ASKED))
     ledger.plan(documents, seed=run.config.seed)
 
 
 def raw_folder(run: Run) -> Path:
+    """Where raw shards lie until the split."""
     return run.path("dataset").parent / "raw"
 
 
 def database(run: Run) -> Path:
+    """The ledger's SQLite file."""
     return run.path("dataset").with_name("ledger.sqlite")
 
 

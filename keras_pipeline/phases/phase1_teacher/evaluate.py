@@ -72,6 +72,7 @@ def evaluate_model(
 
 
 def describe(split: str, result: dict) -> str:
+    """Metrics of a split in one line of text."""
     low, high = result["top1_interval"]
     regions = ", ".join(f"{name} {entry['top1']:.3f} (n {entry['n']})" for name, entry in result["per_region"].items())
     worst = result["min_recall"]

@@ -36,6 +36,7 @@ class TeacherSpec:
 
 
 def spec_of(run: Run) -> TeacherSpec:
+    """The global teacher."""
     return TeacherSpec("teacher", run.config.phase1)
 
 
@@ -44,6 +45,11 @@ def run(run: Run) -> None:
 
 
 def fit_teacher(run: Run, spec: TeacherSpec) -> None:
+    """Train a teacher in one or two stages; write its weights, history and curves.
+
+    Raises:
+        ValueError: before anything is built, where photos or batches are too few.
+    """
     devices = distribute.strategy(run.config.distribute)
     keras.utils.set_random_seed(run.config.seed)
     info = records.load_info(run.path("dataset"))

@@ -7,6 +7,7 @@ from keras_pipeline.phases.phase1_teacher import train
 
 
 def spec_of(run: Run) -> train.TeacherSpec:
+    """The regional teacher."""
     return train.TeacherSpec("regional", run.config.regional, run.config.regional.region)
 
 

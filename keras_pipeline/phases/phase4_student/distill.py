@@ -37,11 +37,13 @@ def run(run: Run) -> None:
 
 
 def write_history(run: Run, name: str, rows: list[dict]) -> None:
+    """Write the epochs of a stage, where this machine writes."""
     if not run.assists:
         write_json(run.path(name), {"epochs": rows})
 
 
 def stage_of(run: Run, info, name: str):
+    """A stage of the student's training, `distill` or `finetune`."""
     settings = run.config.phase4
     steps = pipeline.steps_per_epoch(info, settings.training.batch_size)
     return Stage(
@@ -57,6 +59,7 @@ def stage_of(run: Run, info, name: str):
 
 
 def compile_student(run: Run, model, stage, learning_rate: float, loss=None) -> None:
+    """Compile with the config's optimizer, top-1, top-5 and macro recall."""
     training = run.config.phase4.training
     optimizer = build_optimizer(
         training.optimizer,

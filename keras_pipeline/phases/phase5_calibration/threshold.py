@@ -28,6 +28,7 @@ def run(run: Run) -> None:
 
 
 def priors_of(run: Run, info: DatasetInfo, table: pd.DataFrame) -> dict | None:
+    """Region priors from the train split's counts, see `calibration_report.priors`."""
     return calibration_report.priors(table, info.classes, info.class_hash, run.config.phase5.region_priors)
 
 
