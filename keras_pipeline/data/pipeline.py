@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,21 +138,24 @@ def training_batches(
         already = tf.where(epoch == epochs.start, tf.constant(done * batch_size, tf.int64), 0)
         return records.take(per_epoch).skip(already).map(lambda *record: (epoch, *record))
 
-    def prepare(epoch, copy, example, *record):
-        photo = parse(example)
-        if companion:
-            extra = companion.select(record[0], photo, epoch)
-        else:
-            sample = augment.sample_hash(photo["sample_id"])
-            extra = {"number": epoch, "seed": augment.view_seed(sample, epoch, seed + copy * 7919)}
-        seen = view(photo["image"], extra["seed"], extra.pop("number"))
-        seen = seen if isinstance(seen, dict) else {"image": seen}
-        return {**seen, "label": photo["label"], "region": photo["region"], **extra}
-
+    prepare = functools.partial(_prepare, view, companion, seed)
     epoch_numbers = tf.data.Dataset.range(epochs.start, epochs.stop)
     dataset = epoch_numbers.flat_map(one_epoch).map(prepare, tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(batch_size, drop_remainder=True)
     return dataset.map(lambda batch: {**batch, "seed": batch["seed"][0]}).prefetch(4)
+
+
+def _prepare(view: View, companion: Companion | None, seed: int, epoch, copy, example, *record) -> dict:
+    """A record's view, label, region and what the companion knows of it."""
+    photo = parse(example)
+    if companion:
+        extra = companion.select(record[0], photo, epoch)
+    else:
+        sample = augment.sample_hash(photo["sample_id"])
+        extra = {"number": epoch, "seed": augment.view_seed(sample, epoch, seed + copy * 7919)}
+    seen = view(photo["image"], extra["seed"], extra.pop("number"))
+    seen = seen if isinstance(seen, dict) else {"image": seen}
+    return {**seen, "label": photo["label"], "region": photo["region"], **extra}
 
 
 def class_repeats(counts: np.ndarray, sampling: str) -> np.ndarray | None:

@@ -40,11 +40,9 @@ def accuracy_intervals(
     everything wrong, one group), the bootstrap knows no doubt: `share_interval` of the groups takes its place.
 
     Args:
-        right: bool [n], the first guess is the label.
-        right_in_5: bool [n], the label is among the first five guesses.
+        right, right_in_5: bool [n], the first guess is the label; the label is among the first five.
         labels: integer [n], >= 0.
-        regions: n names.
-        group_ids: n names.
+        regions, group_ids: n names.
         replicates: >= 100.
         seed: of the draws.
 

@@ -14,7 +14,8 @@ from keras_pipeline.core.config.experiment import Config
 HEAD = """# Every key of a config
 
 Made from the classes in `keras_pipeline/core/config/` by
-`python -m keras_pipeline.core.config.reference > docs/config.md`; a test compares. Defaults are the training plan's where it names one. Any key can be given on the command line:
+`python -m keras_pipeline.core.config.reference > docs/config.md`; a test compares. Defaults are the
+training plan's where it names one. Any key can be given on the command line:
 `--set phase1.training.learning_rate=1e-5`, an entry of a list by its number: `--set phase3.teachers.1.weight=0.3`.
 `${NAME}` and `${NAME:-default}` in strings come from the environment.
 """
