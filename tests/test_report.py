@@ -33,3 +33,18 @@ def test_a_headline_shows_no_number_that_could_not_have_been_another(make_config
     assert report_sections._over_probe(run) == {
         "student over the linear probe: all 16 test photos are of one species": "not measurable"
     }
+
+
+def test_what_is_out_of_date_is_named_in_short():
+    rows = [{"step": f"phase{n} x", "state": "stale", "reason": "because " * 40} for n in range(6)]
+    (told,) = report_sections._warnings(rows, ("phase",))
+    assert told.text.startswith("Out of date: phase0 x (because because") and "; and 3 more. " in told.text
+    assert len(told.text) < 450
+    assert report_sections._warnings([rows[0] | {"state": "done"}], ("phase",)) == []
+
+
+def test_the_first_missed_gates_are_what_to_do_next(make_config):
+    missed = {"status": "missed", "words": "teacher", "reason": "raise phase1.training.epochs"}
+    told = report_sections._advice(Run(make_config(), None), [missed] * 5)
+    assert told == ["teacher: raise phase1.training.epochs"] * 3 + ["2 more gates are missed: see Gates."]
+    assert report_sections._advice(Run(make_config(), None), [missed | {"status": "met"}]) == []

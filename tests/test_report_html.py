@@ -1,10 +1,13 @@
 """The report and its figures: self-contained, escaped, the same bytes for the same numbers."""
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_pipeline.evaluation.calibration import equal_width, reliability_bins
 from keras_pipeline.evaluation.report import html, plots
@@ -73,7 +76,7 @@ def test_page_is_well_formed_and_needs_no_network(tmp_path, figure):
     parser.feed(page)
     assert parser.open == []
     links = [attrs.get("src") or attrs.get("href") for _, attrs in parser.seen if {"src", "href"} & attrs.keys()]
-    assert links and all(link.startswith(("data:image/png;base64,", "#")) for link in links)
+    assert links and all(link.startswith(("data:image/webp;base64,", "#")) for link in links)
     assert "http" not in page and "@import" not in page and "url(" not in page
 
 
@@ -192,6 +195,33 @@ def test_markdown_has_the_same_numbers_and_no_figures(tmp_path, figure):
     )
 
 
+def test_a_link_opens_the_folded_section_it_leads_to(tmp_path, chromium):
+    written(tmp_path / "r.html", gates=[GATE], sections=[("Data", [html.Paragraph("rows")])], folded=True)
+    page = chromium.new_page(viewport={"width": 1280, "height": 800})
+    page.goto((tmp_path / "r.html").as_uri())
+    assert not page.get_by_text("rows").is_visible()
+    page.click("nav a >> text=Data")
+    assert page.get_by_text("rows").is_visible()
+    page.close()
+
+
+def test_the_verdict_is_a_sentence_and_advice_stands_below_it(tmp_path):
+    missed = [GATE, GATE | {"status": "missed"}, GATE | {"status": "not measurable here"}]
+    page = written(tmp_path / "r.html", gates=missed, advice=["raise epochs"], folded=True)
+    assert "<strong>1 of 2 gates are missed.</strong>" in page and "<li>raise epochs</li>" in page
+    assert "<strong>All 1 gates are met.</strong>" in written(tmp_path / "r.html", gates=[GATE])
+
+
+def test_pictures_are_no_larger_than_they_are_shown(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1920, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.png")
+    page = written(tmp_path / "r.html", sections=[("x", [html.Figure(tmp_path / "photo.png", "c")])])
+    assert 'width="960" height="750"' in page and len(page) < 900_000
+    data = re.search('base64,([^"]+)', page)[1]
+    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+        assert picture.size == (960, 750) and picture.format == "WEBP"
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light")])
 def test_axe_finds_nothing_and_a_phone_needs_no_scrolling_sideways(tmp_path, figure, chromium, width, scheme):
     long = ["Region", "a rather long header", "another one of them", "and one more", "the last of these"]
@@ -204,10 +234,11 @@ def test_axe_finds_nothing_and_a_phone_needs_no_scrolling_sideways(tmp_path, fig
     ]
     gates = [GATE | {"status": status} for status in ("met", "missed", "not measurable here")]
     file = tmp_path / "r.html"
-    written(file, gates=gates, summary={"Top-1": 0.9, "photos": 1360}, sections=[("Data", blocks)])
+    first = {"picture": html.Figure(figure, "The page"), "advice": ["Publish it."], "folded": True}
+    written(file, gates=gates, summary={"Top-1": 0.9, "photos": 1360}, sections=[("Data", blocks)], **first)
     page = chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page.goto(file.as_uri())
-    page.click("summary")
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true })")
     page.add_script_tag(path=str(AXE))
     violations = page.evaluate("axe.run().then(({ violations }) => violations.map((v) => [v.id, v.nodes[0].html]))")
     assert violations == []

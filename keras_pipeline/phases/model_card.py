@@ -129,8 +129,22 @@ def _quality(run: Run) -> list[Block]:
             f"conclusive{right}. ECE {calibration['ece_after']:.3f}; a perfectly calibrated model would show "
             f"{calibration['ece_null']:.3f} by chance at {calibration['n']} photos.{rounding}"
         ),
+        Paragraph(_over_probe(run)),
         Paragraph(_proof(run.read("equivalence"))),
     ]
+
+
+def _over_probe(run: Run) -> str:
+    try:
+        found = gates.over_probe(run, "student")
+    except gates.Unmeasurable as why:
+        return f"Not compared with a linear probe on frozen features: {why}."
+    low, high = found["interval"]
+    return (
+        f"A linear probe on frozen features ({run.read('baseline')['features']}), which trains no network, has a top-1 "
+        f"of {found['first']:.3f} on these photos; the student's is {found['difference']:+.3f} to it "
+        f"[{low:+.3f}, {high:+.3f}]."
+    )
 
 
 def _proof(verdict: dict) -> str:

@@ -32,6 +32,10 @@ WORST = 10  # species, and pairs of them, named in a table
 
 EXAMPLES = 24  # photos
 
+ADVICE = 3  # missed gates whose advice stands on the first screen
+
+NAMED, LETTERS = 3, 80  # steps that are out of date, and of the reason
+
 
 def write_sections(run: Run, made: set[str], rows: list[dict], verdicts: list[dict], made_from: str) -> None:
     """Write report.html and model_card.md from what is made."""
@@ -46,34 +50,49 @@ def write_sections(run: Run, made: set[str], rows: list[dict], verdicts: list[di
         if needed in made:
             sections.append((title, [*_warnings(rows, phases), *blocks(run)]))
     if "phase6 validate" in made:
-        (first, its), *others = model_card.sections(run)
-        card = [(first, [*_warnings(rows, ("phase",)), *its]), *others]
+        # A card of today's config would describe another model than the one that is there.
+        outdated = _warnings(rows, ("phase",))
+        card = [("Out of date", outdated)] if outdated else model_card.sections(run)
         sections.append(("Model card", [block for _, own in card for block in own]))
         write_markdown(run.folder / "model_card.md", f"Model card: {run.config.experiment}", card)
     sections.append(("Time taken", [_timings(rows)]))
     if "phase7 manifest" in made:
         sections.append(("Phase 7: how to make it again", manifest_blocks(run)))
-    summary = _headline(run) if "phase6 validate" in made else {}
+    page = run.folder / "page.png"
     write_report(
         run.path("report"),
         experiment=run.config.experiment,
-        summary=summary,
+        summary=_headline(run) if "phase6 validate" in made else {},
         gates=verdicts,
         sections=sections,
         made_from=made_from,
+        picture=Figure(page, "The page on a test photo") if page.exists() else None,
+        advice=_advice(run, verdicts),
+        folded=True,
     )
 
 
+def _advice(run: Run, verdicts: list[dict]) -> list[str]:
+    """What to try for the first missed gates; where none is missed, where the page is."""
+    missed = [verdict for verdict in verdicts if verdict["status"] == "missed"]
+    told = [f"{verdict['words']}: {verdict['reason']}" for verdict in missed[:ADVICE]]
+    if len(missed) > ADVICE:
+        told.append(f"{len(missed) - ADVICE} more gates are missed: see Gates.")
+    if not missed and run.path("web").exists():
+        told = [f"Publish the folder {run.path('web')}, or look at it with the command serve."]
+    return told
+
+
 def _headline(run: Run) -> dict:
+    photos = sum(entry["n"] for entry in run.read("dataset")["splits"].values())
+    species = len(run.read("dataset")["classes"])
     return {
-        "photos": sum(entry["n"] for entry in run.read("dataset")["splits"].values()),
-        "species": len(run.read("dataset")["classes"]),
         "teacher, top-1": _measured(run, gates.metric("teacher_metrics"), "{:.1%}"),
         "student, top-1": _measured(run, gates.metric("student_metrics"), "{:.1%}"),
         **_over_probe(run),
         "ECE as shipped": _measured(run, gates.ece, "{:.3f}"),
         "page says what Python says": _measured(run, gates.compared("top1_agreement"), "{:.1%}"),
-        "model": f"{run.read('export')['bytes'] / 1e6:.1f} MB",
+        f"model, of {photos:,} photos of {species:,} species": f"{run.read('export')['bytes'] / 1e6:.1f} MB",
     }
 
 
@@ -284,12 +303,12 @@ def _distillation(run: Run, check: dict) -> Table:
 
 def _warnings(rows: list[dict], phases: tuple[str, ...]) -> list[Block]:
     """Says which of the phases' figures may not belong together."""
-    stale = [
-        f"{row['step']} ({row['reason']})" for row in rows if row["state"] == "stale" and row["step"].startswith(phases)
-    ]
+    stale = [row for row in rows if row["state"] == "stale" and row["step"].startswith(phases)]
     if not stale:
         return []
-    return [Paragraph(f"Not up to date, so that these figures may not belong together: {'; '.join(stale)}.")]
+    named = "; ".join(f"{row['step']} ({row['reason'][:LETTERS]})" for row in stale[:NAMED])
+    more = f"; and {len(stale) - NAMED} more" if len(stale) > NAMED else ""
+    return [Paragraph(f"Out of date: {named}{more}. These metrics may come from different runs; `run` renews them.")]
 
 
 def _timings(rows: list[dict]) -> Table:

@@ -5,6 +5,7 @@ The figures are inlined, so that the file can be mailed. Nothing in it changes f
 
 import base64
 import html
+import io
 import math
 import re
 from collections.abc import Sequence
@@ -12,9 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
+from PIL import Image
+
 from keras_pipeline.core.files import aside
 
 Cell = str | int | float | bool | None
+
+WIDTH = 960  # pixels; the widest that a picture is shown
+PHOTOGRAPHIC = 100_000  # bytes; what takes more without loss is of photos, which bear some
 
 # A gate's three states (DESIGN section 3), each with a sign, so that colour is not the only carrier.
 _STATUS = {"met": ("good", "✓"), "missed": ("bad", "✗"), "not measurable here": ("unknown", "–")}
@@ -38,7 +44,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A PNG on disk, inlined; the caption is also what a screen reader says."""
+    """A PNG on disk, inlined as large as it is shown; the caption is also what a screen reader says."""
 
     png: Path
     caption: str
@@ -71,8 +77,11 @@ def write_report(
     sections: Sequence[tuple[str, Sequence[Block]]],
     kind: str = "Training report",
     made_from: str = "",
+    picture: Figure | None = None,
+    advice: Sequence[str] = (),
+    folded: bool = False,
 ) -> None:
-    """Writes the report, aside first and then renamed.
+    """Write the report, aside first and then renamed.
 
     Args:
         path: of the HTML file; its folder must exist.
@@ -83,6 +92,9 @@ def write_report(
         sections: `(title, blocks)` in order of reading.
         kind: what the page is, above its title.
         made_from: names what the page was made from; stands in its first thousand bytes.
+        picture: shown beside the summary.
+        advice: what to do next, a sentence each.
+        folded: whether gates and sections open on demand only.
 
     Raises:
         ValueError: an unknown gate status, a missing gate key, a table row of the wrong length, a file that is no PNG.
@@ -101,9 +113,14 @@ def write_report(
         kind=_escape(kind),
         verdict=_verdict(gates or []),
         summary=_tiles(summary),
-        gates="" if gates is None else f'<section id="gates"><h2>Gates</h2>{_gates(gates)}</section>',
+        picture=_figure(picture) if picture else "",
+        advice=_advice(advice),
+        gates="" if gates is None else _section("gates", "Gates", _gates(gates), folded),
         contents="".join(f'<a href="#{anchor}">{_escape(title)}</a>' for anchor, title in links),
-        sections="".join(_section(a, t, blocks) for a, (t, blocks) in zip(anchors, sections, strict=True)),
+        sections="".join(
+            _section(anchor, title, "".join(map(_block, blocks)), folded)
+            for anchor, (title, blocks) in zip(anchors, sections, strict=True)
+        ),
     )
     with aside(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -177,9 +194,17 @@ def _format_float(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _section(anchor: str, title: str, blocks: Sequence[Block]) -> str:
-    body = "".join(_block(block) for block in blocks)
-    return f'<section id="{anchor}"><h2>{_escape(title)}</h2>{body}</section>'
+def _section(anchor: str, title: str, body: str, folded: bool) -> str:
+    heading = f"<h2>{_escape(title)}</h2>"
+    if not folded:
+        return f'<section id="{anchor}">{heading}{body}</section>'
+    # A link to what is inside opens it.
+    return f'<details class="section"><summary>{heading}</summary><div id="{anchor}">{body}</div></details>'
+
+
+def _advice(sentences: Sequence[str]) -> str:
+    items = "".join(f"<li>{_escape(sentence)}</li>" for sentence in sentences)
+    return f"<h2>What to do next</h2><ul>{items}</ul>" if items else ""
 
 
 def _block(block: Block) -> str:
@@ -226,10 +251,26 @@ def _is_numeric(column: Sequence[Cell]) -> bool:
 def _figure(figure: Figure) -> str:
     data = Path(figure.png).read_bytes()
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise ValueError(f"{figure.png} is no PNG: write figures with keras_pipeline.evaluation.plots.")
+        raise ValueError(f"{figure.png} is no PNG: write figures with keras_pipeline.evaluation.report.plots.")
     caption = _escape(figure.caption)
-    source = f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
-    return f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+    with Image.open(io.BytesIO(data)) as picture:
+        shown = picture.convert("RGB")
+    if shown.width > WIDTH:
+        shown = shown.resize((WIDTH, round(shown.height * WIDTH / shown.width)), Image.Resampling.LANCZOS)
+    encoded = base64.b64encode(_webp(shown)).decode("ascii")
+    size = f'width="{shown.width}" height="{shown.height}"'
+    image = f'<img src="data:image/webp;base64,{encoded}" alt="{caption}" {size}>'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _webp(picture: Image.Image) -> bytes:
+    """Charts without loss, photos with what no one sees."""
+    for options in ({"lossless": True}, {"quality": 75}):
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", method=4, **options)
+        if buffer.tell() <= PHOTOGRAPHIC:
+            break
+    return buffer.getvalue()
 
 
 def _tiles(summary: dict[str, Cell]) -> str:
@@ -238,7 +279,13 @@ def _tiles(summary: dict[str, Cell]) -> str:
 
 
 def _verdict(gates: Sequence[dict]) -> str:
+    """A sentence, and how many gates are in which state."""
+    missed = sum(gate["status"] == "missed" for gate in gates)
+    measured = sum(gate["status"] != "not measurable here" for gate in gates)
     parts = []
+    if gates:
+        sentence = f"{missed} of {measured} gates are missed." if missed else f"All {measured} gates are met."
+        parts.append(f"<strong>{sentence}</strong>")
     for status, (kind, sign) in _STATUS.items():
         count = sum(gate["status"] == status for gate in gates)
         if count:
@@ -333,9 +380,17 @@ dl { display: grid; grid-template-columns: fit-content(60%) 1fr; gap: .35rem 1.4
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: 1rem 0; padding: .75rem; }
+.first { display: grid; grid-template-columns: 1fr minmax(0, 22rem); gap: 0 1.5rem; align-items: start; }
+.first figure { margin: 0; }
+.first h2, .section h2 { border: 0; margin: 0; padding: 0; }
+.first ul { margin: .4rem 0 0; padding-left: 1.2rem; font-size: .92rem; }
+.section { padding: .8rem 1.1rem; }
+.section h2 { display: inline; font-size: 1.1rem; color: var(--ink); }
+.section figure, .section dl, .section .scroll { background: var(--page); }
 img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff; border-radius: 6px; }
 figcaption { color: var(--soft); font-size: .88rem; padding: .6rem .2rem 0; }
 @media (max-width: 40rem) {
+  .first { grid-template-columns: 1fr; gap: 1.2rem; }
   .gates thead { position: absolute; clip-path: inset(50%); }
   .gates :is(caption, tbody, tr, th, td) { display: block; }
   .gates tr { border-top: 1px solid var(--line); padding: .5rem 0; }
@@ -343,7 +398,8 @@ figcaption { color: var(--soft); font-size: .88rem; padding: .6rem .2rem 0; }
   .gates td:empty { display: none; }
   .gates td[data-label]::before { content: attr(data-label) " "; color: var(--soft); }
 }
-@media print { body { background: #fff; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; } }
+@media print { body { background: #fff; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; }
+  details::details-content { content-visibility: visible; height: auto; } }
 """
 
 _PAGE = Template("""<!doctype html>
@@ -358,7 +414,7 @@ _PAGE = Template("""<!doctype html>
 <body>
 <main>
 <header><p class="eyebrow">$kind</p><h1>$headline</h1><p>$verdict</p></header>
-$summary
+<div class="first"><div>$summary$advice</div>$picture</div>
 <nav aria-label="Contents">$contents</nav>
 $gates
 $sections
