@@ -74,24 +74,27 @@ def _stored_as(config: Config) -> str:
     return lasting_hash(config, STORED, STORED_AT_FIRST)
 
 
-def _accepted(run: Run) -> tuple[str, ...]:
-    """Return the names that stand for today's way of storing: first today's, then the former one of a MongoDB.
+def _recorded(run: Run) -> list[str]:
+    """Return the names of the way in which ledger and raw shards are stored: today's, then a former one."""
+    file = run.path("dataset").with_name("stored_as")
+    return file.read_text(errors="replace").splitlines() if file.exists() else []
 
-    Until November 2026 `source.demo` counted for every source. Without the former name, all who have a MongoDB would
-    fetch their photos again.
+
+def _accepted(run: Run) -> set[str]:
+    """Return all names of the way in which photos are stored now.
+
+    Until November 2026 `source.demo` counted for every source, so a MongoDB has a former name as well: that of an
+    embedded source. Without it, everyone with a MongoDB would fetch all photos again.
     """
+    today, recorded = stored_as(run), _recorded(run)
     source = run.config.source.model_copy(update={"uri": "embedded"})
-    return stored_as(run), _stored_as(run.config.model_copy(update={"source": source}))
+    former = _stored_as(run.config.model_copy(update={"source": source}))
+    return {today, former, *(recorded if today in recorded else ())}
 
 
 def is_stored_alike(run: Run) -> bool:
     """Whether the ledger and the raw shards are of photos stored as they would be now."""
-    file = _name_file(run)
-    return file.exists() and file.read_bytes() in map(str.encode, _accepted(run))
-
-
-def _name_file(run: Run) -> Path:
-    return run.path("dataset").with_name("stored_as")
+    return not _accepted(run).isdisjoint(_recorded(run))
 
 
 def finished_shards(run: Run) -> list[Path]:
@@ -103,19 +106,18 @@ def finished_shards(run: Run) -> list[Path]:
 
 def discard_other_export(run: Run) -> None:
     """A ledger of other photos, or of photos stored otherwise, must not vouch for these."""
-    folder, raw, name = run.path("dataset").parent, raw_folder(run), _name_file(run)
+    folder, raw, names = run.path("dataset").parent, raw_folder(run), [stored_as(run)]
     records.finish_publishing(folder)
     if is_stored_alike(run):
-        if name.read_text() != stored_as(run):
-            print(
-                f"{name}: rewritten without source.demo, which fills embedded sources alone; nothing is fetched again"
-            )
+        names += [name for name in _recorded(run) if name not in names]  # finished shards may bear a former one
+        if names[0] not in _recorded(run):
+            print(f"{folder / 'stored_as'}: source.demo no longer counts for a MongoDB; nothing is fetched again")
     else:
         for file in folder.glob("ledger.sqlite*"):
             file.unlink()
         shutil.rmtree(raw, ignore_errors=True)
     raw.mkdir(parents=True, exist_ok=True)
-    name.write_text(stored_as(run))
+    (folder / "stored_as").write_text("\n".join(names))
 
 
 def remove_raw(run: Run) -> None:
