@@ -138,7 +138,7 @@ def _given(config: Config, settings: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _defaults() -> dict[str, Any]:
-    return _flat(Config(experiment="any").model_dump())
+    return _flat(Config.model_validate({"experiment": "any"}).model_dump())
 
 
 def _flat(sections: dict[str, Any]) -> dict[str, Any]:
