@@ -1,6 +1,7 @@
 """Sidecars, content hashes, and what makes a step stale."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -122,6 +123,134 @@ def test_a_sidecar_holds_no_password_but_a_new_one_counts(done, make_config):
     assert "s3cret" not in file.read_text() and "photos.example.org" in file.read_text()
     assert why_stale(with_password("s3cret"), step) is None
     assert why_stale(with_password("other"), step) == "its config changed"
+
+
+@pytest.fixture
+def since(done, make_config):
+    """(keys of a step, its settings in an older program's sidecar, sections of today's config) -> why it is stale."""
+
+    def since(keys, old, **sections):
+        run, step = Run(make_config(**sections), done.open_source), step_of(keys=tuple(keys.split()))
+        staleness.write_sidecars(run, step, 1.0)
+        file = sidecars.path_of(run.path("calibration"))
+        digest = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
+        write_json(file, json.loads(file.read_text()) | {"config": old, "config_hash": digest})
+        return why_stale(run, step)
+
+    return since
+
+
+OLD_MODEL = {
+    "phase3.model.name": "mobilenetv2", "phase3.model.pretrained": True, "phase3.model.alpha": 1.0,
+    "phase3.model.batch_norm_momentum": 0.9, "phase3.model.head_rank": None, "phase3.model.num_classes": None,
+}  # without dropout_rate, which is 0.2 unless given  # fmt: skip
+
+
+def test_a_key_that_is_new_changes_nothing_at_its_default(since):
+    assert since("phase3.model", OLD_MODEL) is None
+    assert since("phase3.model", OLD_MODEL, phase3={"model": {"dropout_rate": 0.2}}) is None
+    # 0.3 is the default in phase 2 alone.
+    assert since("phase2.regularization", {"phase2.regularization.label_smoothing": 0.0}) is None
+
+
+def test_a_key_that_is_new_counts_at_another_value_and_only_what_changed_is_named(since):
+    model = {"dropout_rate": 0.3}
+    reason = since("phase3.model", OLD_MODEL, phase3={"model": model})
+    assert reason == "its config changed (phase3.model.dropout_rate: 0.2 -> 0.3)"
+    reason = since("phase3.model", OLD_MODEL, phase3={"model": {"alpha": 0.5}})
+    assert reason == "its config changed (phase3.model.alpha: 1.0 -> 0.5)"
+
+
+def test_keys_of_list_entries_and_hosts_may_be_new_too(since):
+    old = {"phase3.teachers": [{"path": "phase1/best.keras", "weight": 1.0}]}
+    member = {"path": "phase1/best.keras", "weight": 1.0}
+    assert since("phase3.teachers", old, phase3={"teachers": [member]}) is None
+    assert "its config changed (phase3.teachers: " in since(
+        "phase3.teachers", old, phase3={"teachers": [member | {"weight": 0.5}]}
+    )
+    other = {"path": "other.keras", "weight": 1.0}
+    old = {"phase3.teachers": [member, other]}
+    assert since("phase3.teachers", old, phase3={"teachers": [member, other]}) is None
+    regional = other | {"region_filter": "EU"}
+    assert "its config changed (phase3.teachers: " in since(
+        "phase3.teachers", old, phase3={"teachers": [member, regional]}
+    )
+
+    def hosts(**limits):
+        return {"export": {"hosts": {"a.org": {"concurrency": 2, **limits}}}}
+
+    old = {"phase0.export.hosts.a.org.concurrency": 2}
+    assert since("phase0.export.hosts", old, phase0=hosts()) is None
+    assert since("phase0.export.hosts", old, phase0=hosts(requests_per_second=5.0)) == (
+        "its config changed (phase0.export.hosts.a.org.requests_per_second: null -> 5.0)"
+    )
+
+
+def test_a_new_condition_of_a_query_is_no_new_key(since):
+    old = {"source.query.$or": [{"license": "CC0"}, {"region": "EU"}]}
+    query = {"$or": [{"license": "CC0"}, {"region": "EU"}]}
+    assert since("source.query", old, source={"query": query}) is None
+    query["$or"][0]["day"] = 1
+    assert "its config changed (source.query.$or: " in since("source.query", old, source={"query": query})
+    assert "source.query.day: null -> 1" in since("source.query", {"source.query": {}}, source={"query": {"day": 1}})
+
+
+def test_a_key_that_is_gone_counts_unless_it_is_listed_with_its_value(since, monkeypatch):
+    old = OLD_MODEL | {"phase3.model.activation": "relu6"}
+    assert since("phase3.model", old) == 'its config changed (phase3.model.activation: "relu6" -> null)'
+    monkeypatch.setitem(fingerprint.REMOVED, "phase3.model.activation", "relu6")
+    assert since("phase3.model", old) is None
+    assert since("phase3.model", OLD_MODEL) is None
+    old = OLD_MODEL | {"phase3.model.activation": "swish"}
+    assert since("phase3.model", old) == 'its config changed (phase3.model.activation: "swish" -> "relu6")'
+
+
+def test_a_renamed_key_keeps_its_value(since, monkeypatch):
+    old = {"phase3.model.width" if key == "phase3.model.alpha" else key: value for key, value in OLD_MODEL.items()}
+    monkeypatch.setitem(fingerprint.RENAMED, "phase3.model.width", "phase3.model.alpha")
+    assert since("phase3.model", old) is None
+    assert since("phase3.model", OLD_MODEL) is None
+    reason = since("phase3.model", old, phase3={"model": {"alpha": 0.5}})
+    assert reason == "its config changed (phase3.model.width: 1.0 -> 0.5)"
+
+
+def test_a_changed_password_counts_beside_a_new_key(done, make_config):
+    def with_password(word):
+        return Run(make_config(source={"base_url": f"https://me:{word}@photos.example.org/"}), done.open_source)
+
+    staleness.write_sidecars(with_password("s3cret"), step_of(keys=("source.base_url",)), 1.0)
+    now = step_of(keys=("source.base_url", "source.exclude"))
+    assert why_stale(with_password("s3cret"), now) is None
+    assert why_stale(with_password("other"), now) == "its config changed"
+
+
+def test_source_demo_counts_where_the_source_is_embedded(since):
+    old = {
+        "source.database": "plants", "source.demo.images": None, "source.demo.labels": None, "source.demo.species": 14,
+        "source.demo.photos": 1100,
+    }  # without regional_shift  # fmt: skip
+    mongodb, other = "mongodb://127.0.0.1:9/", {"photos": 900, "regional_shift": True}
+
+    def reason(**source):
+        return since("source.database source.demo", old, source=source)
+
+    assert reason(uri="embedded") is None
+    assert reason(uri=mongodb) is None and reason(uri=mongodb, demo=other) is None
+    assert reason(uri="embedded", demo=other) == (
+        "its config changed (source.demo.photos: 1100 -> 900, source.demo.regional_shift: false -> true)"
+    )
+    assert reason(uri=mongodb, database="trees") == 'its config changed (source.database: "plants" -> "trees")'
+
+
+def test_a_lasting_hash_covers_new_keys_that_are_not_at_their_default(make_config):
+    known = ("phase5.bins", "phase5.target_precision")
+
+    def of(**phase5):
+        return fingerprint.lasting_hash(make_config(phase5=phase5), ("phase5",), known)
+
+    digest = hashlib.sha256(b'{"phase5.bins": 15, "phase5.target_precision": 0.95}').hexdigest()
+    assert of() == of(accept_unmet=False) == digest
+    assert of(bins=10) != digest != of(accept_unmet=True)
 
 
 def test_an_input_made_again_with_other_contents(done):

@@ -7,7 +7,7 @@ import json
 import time
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config.fingerprint import config_hash, difference, settings_hash, settings_of, shown
+from keras_pipeline.core.config.fingerprint import change_since, config_hash, settings_hash, settings_of, shown
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.hashing import byte_hashes, content_hash
 from keras_pipeline.core.sidecars import fingerprint, has_unreadable_sidecar, is_altered, path_of, present_hash, sidecar
@@ -47,7 +47,6 @@ def recipe(run: Run, step: Step) -> str:
 
 def why_stale(run: Run, step: Step) -> str | None:
     """None when the step is up to date, otherwise the reason in a few words."""
-    settings = settings_of(run.config, step.keys)
     made_of = []  # the inputs of each output, as its sidecar has them
     for name in step.outputs:
         path = run.path(name)
@@ -60,8 +59,9 @@ def why_stale(run: Run, step: Step) -> str | None:
             return f"{name} is not as its step left it (size or time)"
         if meta.get("code_version") != step.code_version:
             return "its code changed"
-        if meta.get("config_hash") != settings_hash(settings):
-            return f"its config changed{difference(meta['config'], shown(settings))}"
+        change = change_since(meta, run.config, step.keys)
+        if change is not None:
+            return f"its config changed{change}"
         made_of.append(meta["inputs"])
     wanted = step.needs(run.config)
     dropped = sorted({name for inputs in made_of for name in inputs} - {*wanted})

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config.fingerprint import config_hash
+from keras_pipeline.core.config.experiment import Config
+from keras_pipeline.core.config.fingerprint import config_hash, lasting_hash
 from keras_pipeline.core.files import table_attributes
 from keras_pipeline.core.progress import progress
 from keras_pipeline.data import records
@@ -22,6 +23,12 @@ from keras_pipeline.phases.phase0_dataset.shard_index import stored_photos
 STORED = (
     "source.database", "source.collection", "source.demo",
     "dataset.short_side", "dataset.min_short_side", "dataset.jpeg_quality",
+)  # fmt: skip
+# The keys in STORED when it was first hashed. Nothing is ever added here: it would make every project fetch again.
+STORED_AT_FIRST = (
+    "source.database", "source.collection", "source.demo.images", "source.demo.labels", "source.demo.species",
+    "source.demo.photos", "source.demo.regional_shift", "dataset.short_side", "dataset.min_short_side",
+    "dataset.jpeg_quality",
 )  # fmt: skip
 
 # What decides whether a URL can be had, besides the host: with other settings, all that failed is tried again.
@@ -62,33 +69,58 @@ def database(run: Run) -> Path:
 
 
 def stored_as(run: Run) -> str:
-    """Names the source and the way in which photos are stored now."""
-    return config_hash(run.config, STORED)
+    """Name the source and the way in which photos are stored now."""
+    return _stored_as(run.config)
+
+
+def _stored_as(config: Config) -> str:
+    return lasting_hash(config, STORED, STORED_AT_FIRST)
+
+
+def _recorded(run: Run) -> list[str]:
+    """Return the names of the way in which ledger and raw shards are stored: today's, then a former one."""
+    file = run.path("dataset").with_name("stored_as")
+    return file.read_text(errors="replace").splitlines() if file.exists() else []
+
+
+def _accepted(run: Run) -> set[str]:
+    """Return all names of the way in which photos are stored now.
+
+    Until November 2026 `source.demo` counted for every source, so a MongoDB has a former name as well: that of an
+    embedded source. Without it, everyone with a MongoDB would fetch all photos again.
+    """
+    today, recorded = stored_as(run), _recorded(run)
+    source = run.config.source.model_copy(update={"uri": "embedded"})
+    former = _stored_as(run.config.model_copy(update={"source": source}))
+    return {today, former, *(recorded if today in recorded else ())}
 
 
 def is_stored_alike(run: Run) -> bool:
     """Whether the ledger and the raw shards are of photos stored as they would be now."""
-    file = run.path("dataset").with_name("stored_as")
-    return file.exists() and file.read_bytes() == stored_as(run).encode()
+    return not _accepted(run).isdisjoint(_recorded(run))
 
 
 def finished_shards(run: Run) -> list[Path]:
     """The shards of the last split, if their photos are stored as they would be now."""
-    if table_attributes(run.path("assignment")).get("stored_as") != stored_as(run):
+    if table_attributes(run.path("assignment")).get("stored_as") not in _accepted(run):
         return []
     return sorted(run.path("dataset").parent.glob("*.tfrecord"))
 
 
 def discard_other_export(run: Run) -> None:
     """A ledger of other photos, or of photos stored otherwise, must not vouch for these."""
-    folder, raw = run.path("dataset").parent, raw_folder(run)
+    folder, raw, names = run.path("dataset").parent, raw_folder(run), [stored_as(run)]
     records.finish_publishing(folder)
-    if not is_stored_alike(run):
+    if is_stored_alike(run):
+        names += [name for name in _recorded(run) if name not in names]  # finished shards may bear a former one
+        if names[0] not in _recorded(run):
+            print(f"{folder / 'stored_as'}: source.demo no longer counts for a MongoDB; nothing is fetched again")
+    else:
         for file in folder.glob("ledger.sqlite*"):
             file.unlink()
         shutil.rmtree(raw, ignore_errors=True)
     raw.mkdir(parents=True, exist_ok=True)
-    (folder / "stored_as").write_text(stored_as(run))
+    (folder / "stored_as").write_text("\n".join(names))
 
 
 def remove_raw(run: Run) -> None:
