@@ -391,6 +391,8 @@ img { display: block; max-width: 100%; height: auto; margin: 0 auto; background:
 figcaption { color: var(--soft); font-size: .88rem; padding: .6rem .2rem 0; }
 @media (max-width: 40rem) {
   .first { grid-template-columns: 1fr; gap: 1.2rem; }
+  .section { padding: .7rem .6rem; }
+  .section dl { padding: .7rem .5rem; }
   .gates thead { position: absolute; clip-path: inset(50%); }
   .gates :is(caption, tbody, tr, th, td) { display: block; }
   .gates tr { border-top: 1px solid var(--line); padding: .5rem 0; }
