@@ -11,11 +11,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 
 from PIL import Image
 
 from keras_pipeline.core.files import aside
+from keras_pipeline.evaluation.report.template import PAGE, STYLE
 
 Cell = str | int | float | bool | None
 
@@ -105,8 +105,8 @@ def write_report(
     anchors = [f"section-{number}" for number, _ in enumerate(sections, start=1)]
     links = [("gates", "Gates")] if gates is not None else []
     links += [(anchor, title) for anchor, (title, _) in zip(anchors, sections, strict=True)]
-    page = _PAGE.substitute(
-        style=_STYLE,
+    page = PAGE.substitute(
+        style=STYLE,
         made_from=_escape(made_from),
         title=_escape(experiment),
         headline=_escape(experiment).replace("_", "_<wbr>"),  # and at hyphens, but nowhere inside a word
@@ -331,96 +331,3 @@ def _wrap_table(caption: str, inner: str, *, kind: str = "") -> str:
 
 def _escape(value: Cell) -> str:
     return html.escape(format_cell(value))
-
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2420; --soft: #5b665f; --line: #dfe4e0; --page: #f6f7f5; --card: #fff;
-  --accent: #2f6b46; --good: #1d6b3c; --good-bg: #def1e3; --bad: #a3240f; --bad-bg: #fbe3dc; --unknown: #5d5a3f;
-  --unknown-bg: #eeecd9; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6ebe7; --soft: #9daaa1; --line: #333b36; --page: #141815;
-  --card: #1c211e; --accent: #8cc9a1; --good: #9fdcb2; --good-bg: #1d3a28; --bad: #ffb4a2; --bad-bg: #4a2018;
-  --unknown: #d8d3a6; --unknown-bg: #37351f; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
-  Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-h1 { font-size: clamp(1.4rem, 7vw, 1.9rem); line-height: 1.3; margin: 0 0 .6rem; overflow-x: auto; }
-h2 { font-size: 1.25rem; margin: 2.6rem 0 .8rem; padding-bottom: .3rem; border-bottom: 2px solid var(--line); }
-p { max-width: 44rem; margin: .7rem 0; overflow-wrap: anywhere; }
-nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin: 1.4rem 0 0; font-size: .93rem; }
-a { color: var(--accent); }
-.eyebrow { color: var(--soft); font-size: .85rem; letter-spacing: .05em; text-transform: uppercase; margin: 0 0 .2rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr)); gap: .75rem; margin: 1.4rem 0; }
-.tiles div, .scroll, dl, figure { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
-.tiles div { padding: .8rem; display: flex; flex-direction: column; }
-.tiles b { font-size: clamp(1.05rem, 4.5vw, 1.3rem); font-variant-numeric: tabular-nums; overflow-wrap: anywhere;
-  line-height: 1.25; }
-.tiles span { color: var(--soft); font-size: .85rem; }
-.chip { display: inline-block; padding: .1rem .55rem; border-radius: 99px; font-size: .85rem; font-weight: 600;
-  white-space: nowrap; }
-.good { color: var(--good); background: var(--good-bg); }
-.bad { color: var(--bad); background: var(--bad-bg); }
-.unknown { color: var(--unknown); background: var(--unknown-bg); }
-.scroll { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-caption { text-align: left; color: var(--soft); padding: .7rem .9rem .3rem; font-size: .88rem; }
-caption span { position: sticky; left: .9rem; display: inline-block; max-width: calc(100vw - 5rem); }
-th, td { padding: .45rem .9rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
-thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .85rem; white-space: nowrap; }
-tbody th { font-weight: 600; min-width: 9rem; }
-code { display: block; font-size: .8rem; font-weight: 400; color: var(--soft); }
-details { background: var(--card); border: 1px solid var(--line); border-radius: 10px; margin: 1rem 0;
-  padding: .7rem 1rem; }
-summary { cursor: pointer; font-size: .92rem; color: var(--accent); }
-pre { overflow-x: auto; font-size: .82rem; margin: .7rem 0 0; }
-.gates td[data-label] { min-width: 5.5rem; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-dl { display: grid; grid-template-columns: fit-content(60%) 1fr; gap: .35rem 1.4rem; padding: .9rem 1rem;
-  margin: 1rem 0; font-size: .92rem; }
-dt { color: var(--soft); }
-dd { margin: 0; overflow-wrap: anywhere; }
-figure { margin: 1rem 0; padding: .75rem; }
-.first { display: grid; grid-template-columns: 1fr minmax(0, 22rem); gap: 0 1.5rem; align-items: start; }
-.first figure { margin: 0; }
-.first h2, .section h2 { border: 0; margin: 0; padding: 0; }
-.first ul { margin: .4rem 0 0; padding-left: 1.2rem; font-size: .92rem; }
-.section { padding: .8rem 1.1rem; }
-.section h2 { display: inline; font-size: 1.1rem; color: var(--ink); }
-.section figure, .section dl, .section .scroll { background: var(--page); }
-img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff; border-radius: 6px; }
-figcaption { color: var(--soft); font-size: .88rem; padding: .6rem .2rem 0; }
-@media (max-width: 40rem) {
-  .first { grid-template-columns: 1fr; gap: 1.2rem; }
-  .section { padding: .7rem .6rem; }
-  .section dl { padding: .7rem .5rem; }
-  .gates thead { position: absolute; clip-path: inset(50%); }
-  .gates :is(caption, tbody, tr, th, td) { display: block; }
-  .gates tr { border-top: 1px solid var(--line); padding: .5rem 0; }
-  .gates :is(th, td) { border: 0; padding: .15rem .9rem; }
-  .gates td:empty { display: none; }
-  .gates td[data-label]::before { content: attr(data-label) " "; color: var(--soft); }
-}
-@media print { body { background: #fff; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; }
-  details::details-content { content-visibility: visible; height: auto; } }
-"""
-
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="made-from" content="$made_from">
-<title>$title – $kind</title>
-<style>$style</style>
-</head>
-<body>
-<main>
-<header><p class="eyebrow">$kind</p><h1>$headline</h1><p>$verdict</p></header>
-<div class="first"><div>$summary$advice</div>$picture</div>
-<nav aria-label="Contents">$contents</nav>
-$gates
-$sections
-</main>
-</body>
-</html>
-""")
