@@ -187,7 +187,7 @@ def test_validation_knows_what_the_teachers_answer(taught, live):
     run, info = taught(phase4={"distill": {"live": live}})
     made = batches.live(run, info) if live else batches.stored(run, info)
     student = linear(32, seed=9)
-    model = Distiller(student, temperature=T, teacher=made.teacher)
+    model = Distiller(student, temperature=T, soft=0.7, cross_entropy=0.3, teacher=made.teacher)
     model.compile("sgd", metrics=[keras.metrics.SparseCategoricalAccuracy(name="top1")], jit_compile=False)
     result = model.evaluate(made.validation, verbose=0, return_dict=True)
     photos = photos_of(info, "val")

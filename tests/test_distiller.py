@@ -8,6 +8,7 @@ from keras_pipeline.training.distiller import Distiller
 from keras_pipeline.training.losses import EMPTY_TAIL
 
 CLASSES = 4
+WEIGHTS = {"temperature": 3.0, "soft": 0.7, "cross_entropy": 0.3}  # the plan's
 
 
 def linear_student(policy=None):
@@ -53,12 +54,12 @@ def log_softmax(z):
 
 
 def loss_of(x, y, **options):
-    model = Distiller(linear_student(), **options)
+    model = Distiller(linear_student(), **{**WEIGHTS, **options})
     return float(model.compute_loss(x, y, model(x)))
 
 
 def compiled(**options):
-    model = Distiller(linear_student(), **{"temperature": 2.0, **options})
+    model = Distiller(linear_student(), **{**WEIGHTS, "temperature": 2.0, **options})
     metrics = [keras.metrics.SparseCategoricalAccuracy(name="top1")]
     model.compile(keras.optimizers.SGD(1.0), metrics=metrics, jit_compile=False)
     return model
@@ -85,7 +86,7 @@ def test_weights_of_the_two_terms_act(weights):
 
 def test_sample_weight_zero_silences_a_photo():
     x, y = random_batch()
-    model = Distiller(linear_student())
+    model = Distiller(linear_student(), **WEIGHTS)
     alone = [float(model.compute_loss({k: v[i : i + 1] for k, v in x.items()}, y[i : i + 1], model(x)[i : i + 1]))
              for i in (0, 1)]  # fmt: skip
     pair = {k: v[:2] for k, v in x.items()}
@@ -97,8 +98,8 @@ def test_sample_weight_zero_silences_a_photo():
 
 def test_penalties_of_the_students_layers_are_added():
     x, y = random_batch()
-    plain = Distiller(linear_student())
-    penalised = Distiller(linear_student())
+    plain = Distiller(linear_student(), **WEIGHTS)
+    penalised = Distiller(linear_student(), **WEIGHTS)
     penalised.student.get_layer("logits").kernel.regularizer = keras.regularizers.L2(0.5)
     # 0.5 * Σ identity² = 0.5 * 4 = 2
     difference = penalised.compute_loss(x, y, penalised(x)) - plain.compute_loss(x, y, plain(x))
@@ -216,7 +217,7 @@ def test_fit_under_mixed_precision(jit, loss):
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
         x, y = random_batch()
-        model = Distiller(linear_student(), temperature=3.0, loss=loss)
+        model = Distiller(linear_student(), **WEIGHTS, loss=loss)
         model.compile(keras.optimizers.Adam(0.05), jit_compile=jit)
         history = model.fit(x, y, batch_size=6, epochs=8, verbose=0).history["loss"]
     finally:

@@ -178,7 +178,7 @@ def test_a_killed_distiller_goes_on_and_leaves_the_student(tmp_path):
     def distiller():
         keras.utils.set_random_seed(3)
         student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-        model = Distiller(student)
+        model = Distiller(student, temperature=3.0, soft=0.7, cross_entropy=0.3)
         model.compile(build_optimizer("adam", learning_rate=0.1, weight_decay=0, steps=6, warmup=1), run_eagerly=True)
         return model
 

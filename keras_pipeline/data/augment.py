@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from keras_pipeline.data.preprocess import resize_antialiased
@@ -37,7 +38,7 @@ PLAIN_SHRINK = 1.5
 ROTATION, SHEAR, ZOOM = math.radians(25), 0.15, 0.2
 
 # RGB <-> YIQ (NTSC): luma, and a chroma plane in which saturation is a scale and hue a rotation.
-_TO_YIQ = tf.constant([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], np.float32)
 
 
 def sample_hash(sample_id: tf.Tensor) -> tf.Tensor:

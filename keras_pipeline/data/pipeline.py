@@ -16,6 +16,7 @@ from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.data.records import INTEGERS, DatasetInfo
 
 # Serialized photos held for shuffling. Shards are already in random order, so that this is enough for any collection.
+EVALUATION_BATCH = 64  # photos; whatever is zipped with `evaluation_batches` comes in as many
 SHUFFLE_BUFFER = 4096
 
 # Everything is required: a missing feature is a broken record, never a silent default.
@@ -52,7 +53,7 @@ def evaluation_batches(
     *,
     region: str | None = None,
     max_shards: int | None = None,
-    batch_size: int = 64,
+    batch_size: int = EVALUATION_BATCH,
 ) -> tf.data.Dataset:
     """Every photo of the split's first `max_shards` shards once, in their order, the last batch as short as it comes.
 

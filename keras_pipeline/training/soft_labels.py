@@ -320,10 +320,11 @@ def selector(layout: Layout):
     {"number": int64, "seed": int64 [2], "teacher": uint8 [bytes of ids, logits and tail]}. Raises InvalidArgumentError
     where the record is another photo's.
     """
-    view_bytes = layout.dtype["views"].base.itemsize
+    view_dtype = layout.dtype["views"].base
+    first_view, told = _offset(layout.dtype, "views"), _offset(view_dtype, "ids")
 
     def select(record: tf.Tensor, photo: dict[str, tf.Tensor], epoch: tf.Tensor) -> dict[str, tf.Tensor]:
-        sample = tf.bitcast(record[:8], tf.int64)
+        sample = tf.bitcast(_field(record, layout.dtype, "sample"), tf.int64)
         check = tf.debugging.assert_equal(
             sample,
             sample_hash(photo["sample_id"]),
@@ -331,8 +332,10 @@ def selector(layout: Layout):
         )
         with tf.control_dependencies([check]):
             number = epoch % layout.views
-        view = tf.slice(record, [8 + tf.cast(number, tf.int32) * view_bytes], [view_bytes])
-        return {"number": number, "seed": tf.stack([sample, tf.bitcast(view[:8], tf.int64)]), "teacher": view[8:]}
+        start = first_view + tf.cast(number, tf.int32) * view_dtype.itemsize
+        view = tf.slice(record, [start], [view_dtype.itemsize])
+        seed = tf.bitcast(_field(view, view_dtype, "seed"), tf.int64)
+        return {"number": number, "seed": tf.stack([sample, seed]), "teacher": view[told:]}
 
     return select
 
@@ -341,10 +344,24 @@ def targets(teacher: tf.Tensor, layout: Layout) -> dict[str, tf.Tensor]:
     """Batch of `selector`'s "teacher", uint8 [N, bytes] -> {teacher_ids int32 [N, K], teacher_logits float32 [N, K],
     teacher_tail float32 [N]}.
     """
-    k = layout.top_k
-    ids, logits = (tf.reshape(teacher[:, at : at + 2 * k], [-1, k, 2]) for at in (0, 2 * k))
+    view_dtype = layout.dtype["views"].base
+    told = _offset(view_dtype, "ids")
+    ids, logits, tail = (_field(teacher, view_dtype, name, told) for name in ("ids", "logits", "tail"))
+    ids, logits = (tf.reshape(part, [-1, layout.top_k, 2]) for part in (ids, logits))
     return {
         "teacher_ids": tf.cast(tf.bitcast(ids, tf.uint16), tf.int32),
         "teacher_logits": tf.cast(tf.bitcast(logits, tf.float16), tf.float32),
-        "teacher_tail": tf.bitcast(teacher[:, 4 * k :], tf.float32),
+        "teacher_tail": tf.bitcast(tail, tf.float32),
     }
+
+
+def _field(data: tf.Tensor, dtype: np.dtype, name: str, start: int = 0) -> tf.Tensor:
+    """Bytes of one field, uint8 [..., size]; `data` begins at byte `start` of the dtype."""
+    offset = _offset(dtype, name) - start
+    return data[..., offset : offset + dtype[name].itemsize]
+
+
+def _offset(dtype: np.dtype, name: str) -> int:
+    """Bytes from the start of the dtype to a field."""
+    assert dtype.fields is not None
+    return dtype.fields[name][1]

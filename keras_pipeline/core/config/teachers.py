@@ -169,6 +169,19 @@ class Teacher(Section):
             raise ValueError("training.rematerialisation: true is for ViTs, received model.name mobilenetv2; remove it")
         return self
 
+    @model_validator(mode="after")
+    def _no_dead_knobs(self) -> Teacher:
+        """A key that would change nothing is refused; a full dump, as in a manifest, holds it at its default."""
+        if self.model.dropout_rate != Model.model_fields["dropout_rate"].default:
+            raise ValueError(
+                f"model.dropout_rate: received {self.model.dropout_rate:g}, which is the student's; set "
+                "regularization.dropout for a teacher"
+            )
+        for key in ("alpha", "batch_norm_momentum") if self.model.name != "mobilenetv2" else ():
+            if (value := getattr(self.model, key)) != Model.model_fields[key].default:
+                raise ValueError(f"model.{key}: received {value:g}, which {self.model.name} has no use for; remove it")
+        return self
+
 
 class RegionalTeacher(Teacher):
     """`phase2: null` instead of a section: no regional teacher, neither here nor in `phase3.teachers`."""

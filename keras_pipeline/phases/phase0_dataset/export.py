@@ -18,13 +18,16 @@ from keras_pipeline.ingest.ledger import Document, Ledger
 from keras_pipeline.phases.phase0_dataset import export_beam
 from keras_pipeline.phases.phase0_dataset.shard_index import stored_photos
 from keras_pipeline.phases.phase0_dataset.stored import (
+    RAW_SHARDS,
     database,
     discard_other_export,
     finished_shards,
     is_stored_alike,
+    next_raw_number,
     open_source,
     plan,
     raw_folder,
+    raw_shard_name,
 )
 
 
@@ -44,14 +47,13 @@ def run(run: Run) -> None:
 def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) -> tuple[int, dict[str, int]]:
     """Fetches all that waits and writes the ledger's file. Returns (photos stored, {reason: photos not stored})."""
     settings, raw, known = run.config.dataset, raw_folder(run), ledger.shards()
-    for shard in raw.glob("photos-*.tfrecord"):
+    for shard in raw.glob(RAW_SHARDS):
         if shard.name not in known:  # renamed into place just before a kill
             shard.unlink()
-    # Those of Beam's workers have names of another kind.
-    numbers = itertools.count(max((int(name[7:12]) for name in known if len(name) == 21), default=-1) + 1)
+    numbers = itertools.count(next_raw_number(known))
 
     def open_shard() -> tuple[str, records.ShardWriter]:
-        name = f"photos-{next(numbers):05d}.tfrecord"
+        name = raw_shard_name(next(numbers))
         return name, records.ShardWriter(raw / name)
 
     estimate = _estimate(run, ledger)
@@ -127,7 +129,7 @@ def _choose(run: Run, ledger: Ledger) -> None:
 def _estimate(run: Run, ledger: Ledger) -> dict:
     """Photos, hosts, and bytes."""
     waiting, stored, counts = ledger.count("waiting"), ledger.count("ok"), ledger.shards()
-    raw = {shard.name: shard.stat().st_size for shard in raw_folder(run).glob("photos-*.tfrecord")}
+    raw = {shard.name: shard.stat().st_size for shard in raw_folder(run).glob(RAW_SHARDS)}
     final = sum(shard.stat().st_size for shard in run.path("dataset").parent.glob("*.tfrecord"))
     if in_raw := sum(counts.get(name, 0) for name in raw):
         each = sum(raw.values()) / in_raw

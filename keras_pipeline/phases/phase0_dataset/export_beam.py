@@ -21,6 +21,7 @@ from keras_pipeline.core.files import aside
 from keras_pipeline.data import photo, records
 from keras_pipeline.ingest import download
 from keras_pipeline.ingest.ledger import Document, Ledger, Outcome
+from keras_pipeline.phases.phase0_dataset.stored import beam_shard_name
 
 PIECE = 2000  # documents after which a worker's outcomes are on the disk
 PARTS = 64  # of our own server's queue
@@ -86,7 +87,7 @@ def _fetch(work: Fetching, piece: list[Document], name: str, outcomes: Path, giv
     numbers = itertools.count()
 
     def open_shard() -> tuple[str, records.ShardWriter]:
-        shard = f"photos-{name}-{next(numbers):05d}.tfrecord"
+        shard = beam_shard_name(name, next(numbers))
         return shard, records.ShardWriter(work.raw / shard)
 
     for old in work.raw.glob(f"photos-{name}-*.tfrecord"):  # of a worker that was lost

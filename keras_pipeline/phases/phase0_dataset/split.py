@@ -20,6 +20,7 @@ from keras_pipeline.ingest.duplicates import near_duplicates
 from keras_pipeline.ingest.split import NONE, Ties, ties_of
 from keras_pipeline.phases.phase0_dataset.shard_index import hashes_of, index_shards
 from keras_pipeline.phases.phase0_dataset.stored import (
+    RAW_SHARDS,
     finished_shards,
     is_stored_alike,
     raw_folder,
@@ -84,7 +85,7 @@ def _stored_photos(run: Run) -> pd.DataFrame:
     none.
     """
     folder = run.path("dataset").parent
-    shards = [*sorted(raw_folder(run).glob("photos-*.tfrecord")), *finished_shards(run)]
+    shards = [*sorted(raw_folder(run).glob(RAW_SHARDS)), *finished_shards(run)]
     ledger = assignment.read(run.path("url_ledger"), "`phase0 export --force`, which fetches nothing twice", state="ok")
     if ledger.empty:
         raise SourceError(f"no photo is stored; run `phase0 export`: {run.path('url_ledger')} says what became of each")

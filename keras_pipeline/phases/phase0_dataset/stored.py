@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run
@@ -36,6 +37,26 @@ ASKED = (
     "source.base_url", "phase0.export.contact", "phase0.export.max_megabytes", "phase0.export.max_redirects",
     "phase0.export.allow_networks",
 )  # fmt: skip
+
+
+RAW_SHARDS = "photos-*.tfrecord"
+_OURS = re.compile(r"photos-(\d{5})\.tfrecord")  # those of Beam's workers have names of another kind
+
+
+def raw_shard_name(number: int) -> str:
+    """Name of a raw shard of the local engine."""
+    return f"photos-{number:05d}.tfrecord"
+
+
+def next_raw_number(names: Iterable[str]) -> int:
+    """The first number that no shard of the local engine has, among these names."""
+    numbers = [int(match[1]) for match in map(_OURS.fullmatch, names) if match]
+    return max(numbers, default=-1) + 1
+
+
+def beam_shard_name(piece: str, number: int) -> str:
+    """Name of a raw shard of one of Beam's workers, for one piece of its queue."""
+    return f"photos-{piece}-{number:05d}.tfrecord"
 
 
 @contextlib.contextmanager
@@ -126,7 +147,7 @@ def discard_other_export(run: Run) -> None:
 def remove_raw(run: Run) -> None:
     """Removes the raw shards whose photos all lie in finished ones; those fetched since the last split stay."""
     raw = raw_folder(run)
-    shards = list(raw.glob("photos-*.tfrecord"))
+    shards = list(raw.glob(RAW_SHARDS))
     if run.config.phase0.split.keep_raw or not shards or not is_stored_alike(run):
         return
     with Ledger(database(run)) as ledger:

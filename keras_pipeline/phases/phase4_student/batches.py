@@ -37,7 +37,9 @@ def stored(run: Run, info) -> Teaching:
         return {name: pair(value) for name, value in soft_labels.targets(batch["teacher"], store.layout).items()}
 
     with np.load(run.path("ensemble_val"), allow_pickle=False) as table:
-        answers = tf.data.Dataset.from_tensor_slices((table["sample_id"], table["answer"])).batch(64)
+        answers = tf.data.Dataset.from_tensor_slices((table["sample_id"], table["answer"])).batch(
+            pipeline.EVALUATION_BATCH
+        )
 
     def validated(batch: dict, answer: tuple) -> tuple:
         ids, answer = answer
