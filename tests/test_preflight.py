@@ -1,11 +1,13 @@
 """What stops a run in its first seconds instead of hours later, and what it says then."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from keras_pipeline import __main__ as cli
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.load import from_file
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import write_json
 from keras_pipeline.export import browser
@@ -311,6 +313,14 @@ def test_one_host_is_asked_once(monkeypatch):
 def test_the_region_that_a_folder_can_teach(make_config, photos, region):
     config = make_config(phase2={"training": {"batch_size": 8}})  # of 5 % val
     assert counts.choose_region(config, photos) == region
+
+
+def test_the_photos_that_the_docs_ask_for_are_those_of_the_demo():
+    config = from_file("configs/demo.yaml")
+    # max(8 / 0.62, 5 / 0.08), and 20 / 0.13
+    assert counts.photos_for_region(config) == 63 and counts.photos_for(20, config.phase0.split.calibration) == 154
+    text = Path("docs/your-data.md").read_text()
+    assert "a folder needs 154" in text and "A regional teacher needs 63 photos" in text
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ def main(run: Run, options: argparse.Namespace) -> tuple[Any, int]:
     if why := page_out_of_date(run):
         print(f"page: {run.path('web')} is out of date ({why}); `run` without --until renews it")
     elif run.path("web").exists():
->>>>>>> 7c8bbe3 (Count photos before the audit, check the whole chain, keep folders apart)
         other = "".join(f" --set {each}" for each in options.set if each.startswith(("root=", "experiment=")))
         print(f"page: {run.path('web')}; see it with `python -m keras_pipeline serve --config {options.config}{other}`")
     return result, code
