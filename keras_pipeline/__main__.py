@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error, 3)
     except OSError as error:
         _kept.append(error)
-        return _fail(f"{error}{OS_REMEDIES.get(error.errno, '')}", 3)
+        return _fail(f"{error}{OS_REMEDIES.get(error.errno or 0, '')}", 3)
     except ValueError as error:
         return _fail(error, 2)
     except KeyboardInterrupt:
@@ -198,6 +198,7 @@ def _open_source(config) -> Iterator[tuple[str, str | None]]:
 
     run = Run(config, None)
     folder, photos = run.folder / "source", run.embedded_photos
+    assert photos is not None  # of an embedded source
     if source.demo.images:
         documents = lambda: photo_folder.documents(photos, Path(source.demo.labels))  # noqa: E731
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -133,7 +134,7 @@ def choose(evidence: Evidence, scores: Scores, rows: np.ndarray | None = None) -
     settings = evidence.settings
     asked = np.arange(len(scores)) if rows is None else np.flatnonzero(rows)
     asked = asked[thresholds.one_of_each(evidence.fit.group_ids[asked], seed=evidence.seed)]
-    found = thresholds.choose_threshold(
+    found: dict[str, Any] = thresholds.choose_threshold(
         scores.confidence[asked], scores.correct[asked], target=settings.target_precision,
         confidence_level=settings.confidence_level,
     )  # fmt: skip

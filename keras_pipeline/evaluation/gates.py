@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Callable
+from typing import Any
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import read_json
@@ -105,10 +106,10 @@ def _refuse_one_species(species: int, photos: str) -> None:
         raise Unmeasurable(f"{photos} are of one species")
 
 
-def metric(artefact: str, key: str = "top1_accuracy") -> Callable[[Run], float]:
+def metric(artefact: str, key: str = "top1_accuracy") -> Callable[[Run], Any]:
     """Of a `metrics_<split>.json`."""
 
-    def value(run: Run) -> float:
+    def value(run: Run) -> Any:
         metrics = run.read(artefact)
         _refuse_one_species(metrics["species"], f"all {metrics['n']} {metrics['split']} photos")
         return metrics[key]
@@ -192,7 +193,7 @@ def _over_probe_advice(run: Run) -> str:
 
 
 def _region(run: Run, artefact: str) -> float:
-    region = run.config.phase2.region
+    region = run.config.regional.region
     entry = run.read(artefact)["per_region"].get(region)
     if entry is None:
         raise Unmeasurable(f"no test photo of {region}")
@@ -319,7 +320,7 @@ def _of(artefact: str, *keys: str) -> Callable[[Run], float]:
     """What stands in a JSON artefact."""
 
     def value(run: Run) -> float:
-        found = run.read(artefact)
+        found: Any = run.read(artefact)
         for key in keys:
             found = found[key]
         return found

@@ -34,12 +34,17 @@ class Counts:
         """What precedes a number of photos in a split."""
         return "" if self.splits else "about "
 
+    @property
+    def with_train_photos(self) -> dict[str, int] | None:
+        """Train photos by region; before the split all photos, of which each region will have some."""
+        return self.splits["train"] if self.splits else self.regions
+
     def photos(self, split: str, region: str | None = None) -> int:
         """Return the photos in a split, of one region or of all: counted or, before the split, expected."""
         if self.splits:
             found = self.splits[split]
             return sum(found.values()) if region is None else found.get(region, 0)
-        n = self.total if region is None else self.regions.get(region, 0)
+        n = self.total if region is None else (self.regions or {}).get(region, 0)
         return int(n * getattr(self.shares, split) + 1e-9)
 
 
@@ -65,7 +70,7 @@ def _counted_source(run: Run, shares: Split) -> Counts | None:
     demo = run.config.source.demo
     if run.config.source.uri != "embedded":
         return None
-    if demo.images is None:
+    if demo.images is None or demo.labels is None:
         return Counts("source.demo.photos", demo.species, demo.photos, shares)
     documents = photo_folder.documents(Path(demo.images), Path(demo.labels))
     species, regions = (Counter(each[name] for each in documents) for name in ("latin_name", "region"))
@@ -86,7 +91,7 @@ def commonest(regions: dict[str, int]) -> str:
 def photos_for_region(config: Config) -> int:
     """Return how many photos of its region a regional teacher needs: a batch to train on, some to validate with."""
     split = config.phase0.split
-    batch_size = config.phase2.training.batch_size
+    batch_size = config.regional.training.batch_size
     return max(photos_for(batch_size, split.train), photos_for(EXPECTED_VAL, split.val))
 
 
@@ -102,5 +107,5 @@ def choose_region(config: Config, photos: dict[str, int]) -> str | None:
 
     The config's where it has enough, else the commonest that has; None where none can be told from the rest.
     """
-    enough = regions_with_enough(config, photos)
-    return config.phase2.region if config.phase2.region in enough else next(iter(enough), None)
+    wanted, enough = config.regional.region, regions_with_enough(config, photos)
+    return wanted if wanted in enough else next(iter(enough), None)

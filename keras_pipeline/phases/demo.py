@@ -18,7 +18,7 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     Of a folder of photos the config is written out, so that `status`, `serve` and the phases can be asked about it.
     """
     if options.images:
-        _refuse_other_folder(run)
+        _refuse_other_folder(run, options.images)
     if options.images and not options.dry_run:
         options.config, options.set = load.write(run.folder / "config.yaml", run.config), []
         print(f"config: {options.config}; every other command takes it: --config {options.config}")
@@ -37,9 +37,9 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     return {**result, "page": visits}, code if named else 1
 
 
-def _refuse_other_folder(run: Run) -> None:
+def _refuse_other_folder(run: Run, images: str) -> None:
     """Folders of one name would share an experiment, where the photos of the second would replace the first's."""
-    file, images, earlier = run.folder / "config.yaml", run.config.source.demo.images, None
+    file, earlier = run.folder / "config.yaml", None
     with contextlib.suppress(ConfigError):  # none yet, or one of an older version
         earlier = load.from_file(file).source.demo.images
     if earlier and Path(earlier).resolve() != Path(images).resolve():

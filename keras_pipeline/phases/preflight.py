@@ -50,7 +50,7 @@ def check_split(run: Run, counts: Counts | None) -> None:
 def check_teacher(run: Run, counts: Counts | None, phase: str) -> None:
     settings = run.config.teachers[phase]
     check_model(settings.model, counts, f"{phase}.model")
-    region = settings.region if phase == "phase2" else None
+    region = run.config.regional.region if phase == "phase2" else None
     check_batch(counts, f"{phase}.training.batch_size", settings.training.batch_size, region)
 
 
@@ -85,7 +85,7 @@ def check_region(run: Run, counts: Counts | None) -> None:
     """Whether there is something for a regional teacher to learn from, and to tell it from."""
     if counts is None or counts.regions is None:
         return
-    region = run.config.phase2.region
+    region = run.config.regional.region
     n = counts.regions.get(region, 0)
     if n and n == sum(counts.regions.values()):
         raise ValueError(
@@ -118,14 +118,14 @@ def check_ensemble(run: Run, counts: Counts | None) -> None:
         if member.path not in TRAINED_HERE:
             # A dry run has made no folder yet for `..` to lead out of.
             _check_foreign(run, counts, f"{key}.path", Path(os.path.normpath(run.folder / member.path)))
-        if member.path == REGIONAL_TEACHER and region not in (None, run.config.phase2.region):
+        if member.path == REGIONAL_TEACHER and region not in (None, run.config.regional.region):
+            its = repr(run.config.regional.region)
             raise ValueError(
-                f"{key}.region_filter: received {region!r}, and {member.path} learns from phase2.region "
-                f"{run.config.phase2.region!r}; set it to {run.config.phase2.region!r}, or to null to have it speak "
-                "for every photo"
+                f"{key}.region_filter: received {region!r}, and {member.path} learns from phase2.region {its}; set it "
+                f"to {its}, or to null to have it speak for every photo"
             )
-        known = counts and (counts.splits["train"] if counts.splits else counts.regions)
-        if known and region not in (None, *known):
+        known = counts.with_train_photos if counts else None
+        if counts and known and region not in (None, *known):
             raise ValueError(
                 f"{key}.region_filter: received {region!r}, which no train photo has by {counts.origin}; there are "
                 f"{commonest(known)}; set it to one of these"
@@ -169,10 +169,9 @@ def check_calibration(run: Run, counts: Counts | None) -> None:
 
 
 def check_region_priors(run: Run, counts: Counts | None) -> None:
-    known = counts and (counts.splits["train"] if counts.splits else counts.regions)
-    if known is None or not run.config.phase5.region_priors.ship:
+    if counts is None or counts.with_train_photos is None or not run.config.phase5.region_priors.ship:
         return
-    n = len(set(known) - {UNKNOWN_REGION})
+    n = len(set(counts.with_train_photos) - {UNKNOWN_REGION})
     if n < 2:
         raise ValueError(
             f"phase5.region_priors.ship: received true, and the photos are of {n} known regions by "
@@ -244,10 +243,10 @@ CHECKS: dict[str, Callable[[Run, Counts | None], None]] = {
     "phase6 validate": check_photos,
 }
 # What the machine and its network lack, by the step that needs it.
-NEEDS: dict[str, Callable[[Run], None]] = {
+NEEDS: dict[str, Callable[[Run], object]] = {
     "phase0 baseline": check_features_download,
     "phase1 train": lambda run: check_download(run.config.phase1.model, "phase1.model"),
-    "phase2 train": lambda run: check_download(run.config.phase2.model, "phase2.model"),
+    "phase2 train": lambda run: check_download(run.config.regional.model, "phase2.model"),
     "phase3 check": lambda run: check_download(run.config.phase3.model, "phase3.model"),
     "phase6 export": lambda run: check_libraries(),
     "phase6 validate": lambda run: browser.find_chromium(),
