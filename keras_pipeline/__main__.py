@@ -12,7 +12,10 @@ import importlib
 import json
 import logging
 import os
+import re
 import sys
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error, 3)
     except OSError as error:
         _kept.append(error)
-        return _fail(f"{error}{OS_REMEDIES.get(error.errno, '')}", 3)
+        return _fail(f"{error}{OS_REMEDIES.get(error.errno or 0, '')}", 3)
     except ValueError as error:
         return _fail(error, 2)
     except KeyboardInterrupt:
@@ -99,11 +102,19 @@ def _config(options: argparse.Namespace):
     if not (images or labels):
         return load.from_file(options.config, options.set)
     own = [f"source.demo.{key}={json.dumps(value)}" for key, value in (("images", images), ("labels", labels))]
-    own.append(f"experiment={json.dumps('demo-' + Path(images or '.').resolve().name)}")
+    own.append(f"experiment={json.dumps(_experiment_of(Path(images or '.')))}")
     # The config knows how many photos it draws, and which regions those have; not so of a folder.
     own += ["gates.valid_photos_min=null", "gates.valid_photos_max=null"]
     loaded = load.from_file(options.config, own + options.set)
     return load.from_file(options.config, own + _regional(loaded, options) + options.set)
+
+
+def _experiment_of(images: Path) -> str:
+    """Return `demo-` and the folder's name, in the letters that the name of an experiment may have."""
+    letters = unicodedata.normalize("NFKD", images.resolve().name)
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-") or "photos"
+    return f"demo-{name[:95]}"
 
 
 def _shorthands(options: argparse.Namespace) -> Iterator[str]:
@@ -120,11 +131,11 @@ def _shorthands(options: argparse.Namespace) -> Iterator[str]:
 
 
 def _installed_demo() -> str:
-    """The copy that an installed package carries, else the place in the sources, which the error then names."""
+    """The file beside the package's sources, or the copy that an installed package carries."""
     from importlib import metadata
 
-    copy = f"share/keras_pipeline/{commands.DEMO}"
-    places = [Path(__file__).parents[1] / copy]  # pip's --target
+    above, copy = Path(__file__).parents[1], f"share/keras_pipeline/{commands.DEMO}"
+    places = [above / commands.DEMO, above / copy]  # of an editable install; of pip's --target
     with contextlib.suppress(metadata.PackageNotFoundError):
         found = metadata.files("keras_pipeline") or ()
         places += [Path(file.locate()).resolve() for file in found if file.match(copy)]
@@ -134,21 +145,29 @@ def _installed_demo() -> str:
 def _regional(config, options: argparse.Namespace) -> list[str]:
     """What a folder's regions change in the config, as `--set` would: a regional teacher of one of them, or none."""
     from keras_pipeline.core.config.student import REGIONAL_TEACHER
-    from keras_pipeline.demo import herbarium
-    from keras_pipeline.phases import preflight
+    from keras_pipeline.ingest import photo_folder
+    from keras_pipeline.phases import counts
 
-    photos = herbarium.regions(Path(options.images), Path(options.labels))
+    typed = ("--images (source.demo.images)", "--labels (source.demo.labels)")
+    documents = photo_folder.documents(Path(options.images), Path(options.labels), keys=typed)
     if config.phase2 is None:
         return []
-    region = config.phase2.region
+    photos, wanted = Counter(document["region"] for document in documents), config.phase2.region
+    needed = counts.photos_for_region(config)
+    region = wanted
     if not any(each.startswith("phase2.region=") for each in options.set):
-        region = preflight.choose_region(config, photos)
+        region = counts.choose_region(config, photos)
     if region is None:
-        counted = ", ".join(f"{name} {n:,}" for name, n in photos.items())
-        print(f"{options.labels}: no region with photos enough to tell from the rest ({counted}): no regional teacher")
+        print(
+            f"{options.labels}: a regional teacher needs {needed:,} photos of its region and {needed:,} of others; "
+            f"there are {counts.commonest(photos)}: no regional teacher"
+        )
         return ["phase2=null"]
-    if region != config.phase2.region:
-        print(f"{options.labels}: too few photos of {config.phase2.region}; the regional teacher learns from {region}")
+    if region != wanted:
+        print(
+            f"{options.labels}: {photos[wanted]:,} photos of {wanted}, and a regional teacher needs {needed:,}; it "
+            f"learns from {region} ({photos[region]:,})"
+        )
     filters = [
         f"phase3.teachers.{i}.region_filter={json.dumps(region)}"
         for i, member in enumerate(config.phase3.teachers)
@@ -175,11 +194,13 @@ def _open_source(config) -> Iterator[tuple[str, str | None]]:
         return
     from keras_pipeline.core.artifacts import Run
     from keras_pipeline.demo import embedded, herbarium
+    from keras_pipeline.ingest import photo_folder
 
     run = Run(config, None)
     folder, photos = run.folder / "source", run.embedded_photos
+    assert photos is not None  # of an embedded source
     if source.demo.images:
-        documents = lambda: herbarium.folder_documents(photos, Path(source.demo.labels))  # noqa: E731
+        documents = lambda: photo_folder.documents(photos, Path(source.demo.labels))  # noqa: E731
     else:
         photos.mkdir(parents=True, exist_ok=True)
         wanted = source.demo.model_dump(include={"species", "photos", "regional_shift"})

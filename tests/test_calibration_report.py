@@ -256,6 +256,17 @@ def test_an_accepted_promise_is_in_force_and_said(run, capsys):
     assert "the promise falls short of the target by 0." in capsys.readouterr().out
 
 
+def test_a_promise_of_nothing_is_never_in_force(run, capsys):
+    # The sure answers are all wrong: no threshold has a bound above 0.
+    labels = np.array(predictions.load(run.path("logits"), "calibration").labels)
+    change(run, "calibration", logits=np.eye(6, dtype=np.float32)[(labels + 1) % 6] * 9)
+    found = out_of_reach(run, accept_unmet=True)
+    assert (found["best_threshold"], found["precision_lower_bound"], found["threshold"]) == (1.0, 0.0, None)
+    assert (found["precision"], found["coverage"]) == (None, 0.0)
+    assert calibration.promise(found).startswith("No answer is conclusive: the promise falls short of the target by 0.")
+    assert "nothing is conclusive: the best threshold, 1.000, promises only >= 0.000" in capsys.readouterr().out
+
+
 def test_a_promise_that_is_kept_is_in_force_whatever_is_accepted(whole):
     priors = whole[1]["region_priors"]
     assert priors["target_met"] and priors["threshold"] == priors["best_threshold"]

@@ -21,13 +21,14 @@ from conftest import jpeg_of
 from keras_pipeline import __main__ as cli
 from keras_pipeline import commands
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config.load import from_file
+from keras_pipeline.core.config.load import from_file, write
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.demo import embedded
 from keras_pipeline.evaluation import gates
 from keras_pipeline.models import pretrained
+from keras_pipeline.phases import report, runner, status
 from keras_pipeline.phases import run as chain
-from keras_pipeline.phases import runner, status
+from keras_pipeline.phases.phase6_export import visit
 from keras_pipeline.phases.staleness import write_sidecars
 from keras_pipeline.phases.steps import BY_NAME, PHASES, STEPS
 
@@ -239,7 +240,7 @@ def test_exit_codes(experiment, monkeypatch, capsys, error, code):
 @pytest.mark.parametrize("verdict_is, code", [("met", 0), ("not measurable here", 0), ("missed", 1)])
 def test_only_a_missed_gate_exits_1(experiment, monkeypatch, capsys, verdict_is, code):
     verdict = {"name": "ece", "step": "x", "status": verdict_is, "value": 0.5, "target": "< 0.1", "reason": ""}
-    monkeypatch.setattr(runner, "execute", lambda run, steps, force: None)
+    monkeypatch.setattr(runner, "execute", lambda run, steps, **_: None)
     monkeypatch.setattr(gates, "judge", lambda run, steps: [verdict])
     assert cli.main(["phase5", "--json", "--config", str(experiment())]) == code
     captured = capsys.readouterr()
@@ -365,13 +366,141 @@ def test_demo_on_a_folder_without_the_region_takes_the_commonest(folder, experim
     assert (found.phase2.region, found.phase3.teachers[1].region_filter) == ("NA", "NA")
     assert found.experiment == f"demo-{tmp_path.name}"
     assert (found.gates.valid_photos_min, found.gates.valid_photos_max) == (None, None)
-    assert "too few photos of EU_SW; the regional teacher learns from NA" in capsys.readouterr().out
+    said = "labels.csv: 0 photos of EU_SW, and a regional teacher needs 100; it learns from NA (100)"
+    assert said in capsys.readouterr().out
 
 
 def test_demo_on_a_folder_of_one_region_has_no_regional_teacher(folder, experiment, capsys):
     found = config_of([*folder(*["EU"] * 200), "--config", str(experiment())])
     assert found.phase2 is None and [each.path for each in found.phase3.teachers] == ["phase1/best.keras"]
-    assert "no region with photos enough to tell from the rest (EU 200): no regional teacher" in capsys.readouterr().out
+    said = "needs 100 photos of its region and 100 of others; there are EU 200: no regional teacher"
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("folder_name", "experiment_name"),
+    [
+        ("Pflanzenföto", "demo-Pflanzenfoto"),
+        ("my flora", "demo-my-flora"),
+        ("a + b (2)", "demo-a-b-2"),
+        ("C++", "demo-C"),
+        ("花", "demo-photos"),
+        ("x" * 120, "demo-" + "x" * 95),
+        ("photos_2.0", "demo-photos_2.0"),
+    ],
+)
+def test_the_experiment_is_named_by_the_folder_in_letters_that_a_name_may_have(
+    experiment, tmp_path, folder_name, experiment_name
+):
+    images = tmp_path / folder_name
+    images.mkdir()
+    (images / "a.jpg").write_bytes(b"photo")
+    (tmp_path / "labels.csv").write_text("image,latin_name\na.jpg,Viola odorata")
+    arguments = ["demo", "--images", str(images), "--labels", str(tmp_path / "labels.csv")]
+    assert config_of([*arguments, "--config", str(experiment())]).experiment == experiment_name
+
+
+def test_two_folders_of_one_name_do_not_share_an_experiment(experiment, tmp_path, capsys):
+    config, arguments = str(experiment()), {}
+    for above in ("first", "second"):
+        images = tmp_path / above / "photos"
+        images.mkdir(parents=True)
+        (images / "a.jpg").write_bytes(b"photo")
+        (tmp_path / above / "labels.csv").write_text("image,latin_name\na.jpg,Viola odorata")
+        labels = str(tmp_path / above / "labels.csv")
+        arguments[above] = ["demo", "--images", str(images), "--labels", labels, "--config", config]
+    written = tmp_path / "artifacts/demo-photos/config.yaml"
+    write(written, config_of(arguments["first"]))
+    before = written.read_text()
+    for dry in ([], ["--dry-run"]):
+        assert cli.main([*arguments["second"], *dry]) == 2
+        err = capsys.readouterr().err
+        assert f"experiment: received demo-photos for {tmp_path}/second/photos, expected a name of its own" in err
+        assert f"are of {tmp_path}/first/photos" in err and "--set experiment=NAME" in err
+    assert written.read_text() == before
+    # Another CSV for the same folder is a collection that grows, by whatever path it is called.
+    assert cli.main([*arguments["first"], "--dry-run"]) == 2  # one species
+    assert "experiment: received" not in capsys.readouterr().err
+    assert cli.main([*arguments["second"], "--set", "experiment=other", "--dry-run"]) == 2
+    assert "experiment: received" not in capsys.readouterr().err
+
+
+def test_demo_finds_its_config_beside_the_sources_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config_of(["demo"]).experiment == "demo"
+
+
+@pytest.fixture
+def finished(monkeypatch):
+    """(whether the page is up to date) -> nothing; every run ends at once and leaves a page."""
+
+    def make(state, reason):
+        rows = [{"step": "phase6 export", "state": state, "reason": reason}]
+        monkeypatch.setattr(runner, "execute", lambda run, steps, **_: run.path("web").mkdir(parents=True))
+        monkeypatch.setattr(gates, "judge", lambda run, steps: [])
+        monkeypatch.setattr(report, "write", lambda run, verdicts: "report.html")
+        monkeypatch.setattr(status, "rows", lambda run: rows)
+        monkeypatch.setattr(
+            visit, "visit", lambda run: [{"truth": "a", "answer": "a", "percent": "9", "conclusive": 1}]
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("command", ["run", "demo"])
+@pytest.mark.parametrize(
+    ("state", "reason", "said"),
+    [
+        ("stale", "its input shipped changed", "its input shipped changed"),
+        ("done", "until phase1 train ends otherwise than before", "a step before it is"),
+    ],
+)
+def test_a_page_that_is_out_of_date_is_not_shown(experiment, finished, capsys, command, state, reason, said, tmp_path):
+    finished(state, reason)
+    assert cli.main([command, "--config", str(experiment()), "--until", "phase1"]) == 0
+    out = capsys.readouterr().out
+    assert f"page: {tmp_path}/web_export/tiny is out of date ({said}); `run` without --until renews it" in out
+    assert "serve" not in out and "the page on a test photo" not in out
+
+
+@pytest.mark.parametrize("command", ["run", "demo"])
+def test_a_page_that_is_up_to_date_is_shown(experiment, finished, capsys, command):
+    finished("done", None)
+    assert cli.main([command, "--config", str(experiment())]) == 0
+    out = capsys.readouterr().out
+    assert "see it with `python -m keras_pipeline serve" in out and "out of date" not in out
+    assert ("the page on a test photo of a: a 9 (right)" in out) == (command == "demo")
+
+
+def test_a_missed_gate_is_shown_before_the_next_step(experiment, monkeypatch, capsys):
+    def execute(run, steps, *, force, after):
+        for step in steps:
+            print(step.title)
+            after(step)
+
+    def judge(run, titles):
+        common = {"step": "x", "value": -0.1, "target": ">= 0", "reason": "", "words": ""}
+        rows = [("teacher_over_probe", "missed"), ("teacher_top5", "met")] if "phase1 evaluate" in titles else []
+        return [{"name": name, "status": status, **common} for name, status in rows]
+
+    monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr(gates, "judge", judge)
+    assert cli.main(["phase1", "--config", str(experiment())]) == 1
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    missed, met = "missed  teacher_over_probe: -0.1 >= 0", "met  teacher_top5: -0.1 >= 0"
+    assert lines == ["phase1 train", "phase1 evaluate", missed, "phase1 logits", missed, met]
+
+
+def test_a_regional_teacher_that_nobody_learns_from_is_a_warning(experiment, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "execute", lambda run, steps, **_: None)
+    monkeypatch.setattr(gates, "judge", lambda run, steps: [])
+    alone = "phase3: {teachers: [{path: phase1/best.keras, weight: 1.0}]}"
+    said = "warning: phase3.teachers: phase2/best.keras is not among them, and phase 2 trains it: "
+    assert cli.main(["phase2", "--config", str(experiment(alone))]) == 0
+    assert capsys.readouterr().out.count(said) == 1
+    assert cli.main(["phase1", "--config", str(experiment(alone))]) == 0
+    assert cli.main(["phase2", "--config", str(experiment())]) == 0
+    assert said not in capsys.readouterr().out
 
 
 def test_demo_on_a_folder_needs_both(folder, experiment, capsys):

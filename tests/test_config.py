@@ -188,6 +188,10 @@ def test_a_wrong_value_is_shown_with_what_is_allowed(write, text, message):
         ),
         ("phase3: {teachers: []}", "phase3: teachers: received an empty list, expected at least one with weight > 0"),
         (
+            "phase2: null\nphase3: {teachers: [{path: phase2/best.keras, weight: 1.0}]}",
+            "teachers: received an empty list, .*; phase2/best.keras does not count where phase2 is null",
+        ),
+        (
             "phase3: {teachers: [{path: a, weight: 1, region_filter: EU}]}",
             "phase3: teachers: received none, expected at",
         ),

@@ -1,16 +1,18 @@
 """What stops a run in its first seconds instead of hours later, and what it says then."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from keras_pipeline import __main__ as cli
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.load import from_file
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import write_json
 from keras_pipeline.export import browser
 from keras_pipeline.models import pretrained
-from keras_pipeline.phases import forecast, preflight, status, steps
+from keras_pipeline.phases import counts, forecast, preflight, status, steps
 
 SMALL = {"model": {"name": "mobilenetv2", "pretrained": False}, "training": {"batch_size": 8}}
 BASE = {
@@ -20,8 +22,13 @@ BASE = {
     "phase3": {"model": {"pretrained": False}},
     "phase4": {"training": {"batch_size": 8}},
 }
+PLAIN = [  # nothing of it needs a download
+    part
+    for phase in ("phase1", "phase2", "phase3")
+    for part in ("--set", f"{phase}.model={{name: mobilenetv2, pretrained: false}}")
+] + ["--set", "phase0.baseline.features=colour-histogram"]
 TEACHER = {"path": "phase1/best.keras", "weight": 1.0}
-REGIONS = {"EU": 60, "EU_SW": 40}
+REGIONS = {"EU": 60, "EU_SW": 40}  # of the split; the audit counts five times as many
 
 
 def merged(below, above):
@@ -34,16 +41,19 @@ def merged(below, above):
 def project(make_config, tmp_path):
     """(sections, by="audit" | "dataset" | None, photos by region, train and val photos of them) -> a Run, counted."""
 
-    def make(sections=None, by="dataset", photos=REGIONS, train=None, val=None, calibration=None):
+    def make(sections=None, by="dataset", photos=None, train=None, val=None, calibration=None, species=5):
         run = Run(make_config(**merged(BASE, sections or {})), None)
         if by == "audit":
-            counts = {"usable": sum(photos.values()), "species": 5, "per_region": photos, "per_host": {"h": 1}}
-            write_made(run, "audit", counts)
+            photos = photos or {name: 5 * n for name, n in REGIONS.items()}
+            found = {"usable": sum(photos.values()), "species": species, "per_region": photos, "per_host": {"h": 1}}
+            write_made(run, "audit", found)
+        photos = photos or REGIONS
         if by == "dataset":
             parts = {"train": photos if train is None else train, "val": photos if val is None else val}
             splits = {name: parts.get(name, photos) for name in ("train", "val", "calibration", "test")}
             splits = {name: {"n": sum(own.values()), "per_region": own} for name, own in splits.items()}
-            splits["calibration"]["per_class"] = {"a": 50, "b": 50} if calibration is None else calibration
+            calibration = calibration or {"a": 50, "b": 50}
+            splits["calibration"] |= {"per_class": calibration, "per_region": {"EU": sum(calibration.values())}}
             write_made(run, "dataset", {"classes": list("abcde"), "splits": splits})
         return run
 
@@ -60,12 +70,12 @@ def remaining(by):
     return steps.steps_between({"dataset": "phase0 baseline", "audit": "phase0 validate-urls", None: None}[by], None)
 
 
-def met_by(run, steps, counts):
+def met_by(run, steps, known):
     """The first step whose check raises."""
     for step in status.applicable(run, steps):
         try:
             if step.title in preflight.CHECKS:
-                preflight.CHECKS[step.title](run, counts)
+                preflight.CHECKS[step.title](run, known)
         except (ValueError, OSError):
             return step.title
     return None
@@ -84,17 +94,36 @@ FAULTS = [
         "phase3 combine",
     ),
     (
+        {"phase3": {"teachers": [TEACHER, {"path": "../..", "weight": 1.0}]}}, EARLY,
+        r"phase3.teachers.1.path: \S+ is a folder; expected a .keras file below .*/tiny", "phase3 combine",
+    ),
+    (
+        {"phase1": {"training": {"batch_size": 881}}}, EARLY,
+        "phase1.training.batch_size: received 881, and there are about 880 train photos by source.demo.photos; set it",
+        "phase1 train",
+    ),
+    (
+        {"source": {"demo": {"photos": 399}}}, EARLY,
+        "phase0.split.calibration: received 0.05, which gives about 19 photos by source.demo.photos",
+        "phase5 temperature",
+    ),
+    (
         {"phase2": {"region": "EU"}}, EARLY,
         "phase3.teachers.1.region_filter: received 'EU_SW', and phase2/best.keras learns from phase2.region 'EU';",
         "phase3 combine",
     ),
     (
         {"phase2": {"region": "XX"}}, AUDIT,
-        "phase2.region: received 'XX', photos of it by the audit: 0, expected .* there are EU 60, EU_SW 40",
+        "phase2.region: received 'XX', photos of it by the audit: 0, expected .*; enough have EU 300, EU_SW 200; set",
         "phase2 subset",
     ),
     (
-        {}, {"by": "audit", "photos": {"EU": 99, "EU_SW": 1}},
+        {"phase2": {"region": "XX"}}, {"by": "audit", "photos": {"EU": 300, "NA": 100, "SA": 99, "unknown": 500}},
+        "phase2.region: received 'XX', .*; enough have EU 300, NA 100; set phase2.region to one of these, or phase2:",
+        "phase2 subset",
+    ),
+    (
+        {}, {"by": "audit", "photos": {"EU": 499, "EU_SW": 1}},
         "phase2.region: received 'EU_SW', photos of it by the audit: 1, expected some to train on", "phase2 subset",
     ),
     (
@@ -103,17 +132,38 @@ FAULTS = [
     ),
     (
         {}, {"val": {"EU": 9}},
-        r"phase2.region: received 'EU_SW', photos of it by the split: 120 \(40 train, 0 val\)", "phase2 subset",
+        r"phase2.region: received 'EU_SW', photos of it by the split: 80 \(40 train, 0 val\), .* none of EU 229, EU_S",
+        "phase2 subset",
     ),
     (
         {"phase3": {"teachers": [TEACHER, {**TEACHER, "region_filter": "XX"}]}}, AUDIT,
-        "phase3.teachers.1.region_filter: received 'XX', which no train photo has by the audit; there are EU 60, EU_SW",
+        "phase3.teachers.1.region_filter: received 'XX', which no train photo has by the audit; there are EU 300, EU_S",
         "phase3 combine",
     ),
     (
-        {"phase1": {"training": {"batch_size": 101}}}, AUDIT,
-        "phase1.training.batch_size: received 101, and there are at most 100 train photos by the audit; set it to 100",
+        {"phase1": {"training": {"batch_size": 401}}}, AUDIT,
+        "phase1.training.batch_size: received 401, and there are about 400 train photos by the audit; set it to 400 or",
         "phase1 train",
+    ),
+    (
+        {"phase2": {"training": {"batch_size": 161}}}, AUDIT,
+        "phase2.training.batch_size: received 161, and there are about 160 train photos of region EU_SW by the audit;",
+        "phase2 train",
+    ),
+    (
+        {}, {"by": "audit", "photos": {"EU": 300, "EU_SW": 200}, "species": 1},
+        r"source.fields.latin_name: received one species by the audit \(500 photos\), expected two or more; correct",
+        "phase0 split",
+    ),
+    (
+        {"phase0": {"split": {"train": 0.948, "val": 0.001, "calibration": 0.05, "test": 0.001}}}, AUDIT,
+        "phase0.split.val: received 0.001, less than a photo of 500 by the audit, expected one or more; raise it, or "
+        "have 1,000 photos", "phase0 split",
+    ),
+    (
+        {}, {"by": "audit", "photos": {"EU": 200, "EU_SW": 199}},
+        "phase0.split.calibration: received 0.05, which gives about 19 photos by the audit, expected 20 .* 400 in all",
+        "phase5 temperature",
     ),
     (
         {"phase1": {"training": {"batch_size": 64}}}, {"train": {"EU": 40, "EU_SW": 20}},
@@ -147,7 +197,7 @@ FAULTS = [
     ),
     (
         {"phase2": None, "phase5": {"region_priors": {"ship": True}}},
-        {"by": "audit", "photos": {"EU": 9, "unknown": 9}},
+        {"by": "audit", "photos": {"EU": 250, "unknown": 250}},
         "phase5.region_priors.ship: received true, and the photos are of 1 known regions by the audit, expected",
         "phase6 export",
     ),
@@ -159,7 +209,7 @@ def test_a_fault_is_told_before_any_work(project, sections, known, said, step):
     run, by = project(sections, **known), known.get("by", "dataset")
     with pytest.raises(ValueError, match=said):
         preflight.check_ahead(run, remaining(by))
-    assert met_by(run, remaining(by), by and preflight.counted(run, by)) == step
+    assert met_by(run, remaining(by), preflight.counted(run, by or "source")) == step
 
 
 @pytest.mark.parametrize("by", ["dataset", "audit", None])
@@ -262,20 +312,28 @@ def test_one_host_is_asked_once(monkeypatch):
 )
 def test_the_region_that_a_folder_can_teach(make_config, photos, region):
     config = make_config(phase2={"training": {"batch_size": 8}})  # of 5 % val
-    assert preflight.choose_region(config, photos) == region
+    assert counts.choose_region(config, photos) == region
+
+
+def test_the_photos_that_the_docs_ask_for_are_those_of_the_demo():
+    config = from_file("configs/demo.yaml")
+    # max(8 / 0.62, 5 / 0.08), and 20 / 0.13
+    assert counts.photos_for_region(config) == 63 and counts.photos_for(20, config.phase0.split.calibration) == 154
+    text = Path("docs/your-data.md").read_text()
+    assert "a folder needs 154" in text and "A regional teacher needs 63 photos" in text
 
 
 @pytest.fixture
 def folder(tmp_path, jpeg):
-    """(regions of its photos) -> the demo's arguments for a folder of these."""
+    """(regions of its photos, species) -> the demo's arguments for a folder of these."""
 
-    def make(regions):
+    def make(regions, species="ab"):
         photos = tmp_path / "photos"
         photos.mkdir()
         rows = []
         for i, region in enumerate(regions):
             (photos / f"{i}.jpg").write_bytes(jpeg(i, (120, 110)))
-            rows.append(f"{i}.jpg,Viola {'ab'[i % 2]},{region}")
+            rows.append(f"{i}.jpg,Viola {species[i % len(species)]},{region}")
         (tmp_path / "labels.csv").write_text("\n".join(["image,latin_name,region", *rows]))
         own = ["--images", str(photos), "--labels", str(tmp_path / "labels.csv"), "--set", f"root={tmp_path}"]
         return ["demo", *own, "--config", "configs/demo.yaml"]
@@ -283,20 +341,117 @@ def folder(tmp_path, jpeg):
     return make
 
 
-def test_a_region_that_nobody_has_stops_a_folder_after_the_audit(folder, tmp_path, capsys):
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("regions", "species", "sets", "said"),
+    [
+        (
+            ["EU"] * 40 + ["NA"] * 120,
+            "ab",
+            ["phase2.region=XX"],
+            "phase2.region: received 'XX', photos of it by {csv}: 0",
+        ),
+        (["EU"] * 80 + ["NA"] * 120, "ab", ["phase2.region=XX"], "enough have NA 120, EU 80; set phase2.region"),
+        (["EU"] * 160, "a", [], "source.fields.latin_name: received one species by {csv} (160 photos)"),
+        (["EU"] * 150, "ab", [], "phase0.split.calibration: received 0.13, which gives about 19 photos by {csv}"),
+        (["EU"] * 160, "ab", ["phase1.training.batch_size=100"], "there are about 99 train photos by {csv}"),
+        (["EU"] * 160, "ab", ["phase5.region_priors.ship=true"], "the photos are of 1 known regions by {csv}"),
+    ],
+)
+def test_what_a_csv_can_tell_is_told_before_the_audit(folder, tmp_path, capsys, dry, regions, species, sets, said):
+    arguments = [*folder(regions, species), *dry]
+    assert cli.main([*arguments, *(part for each in sets for part in ("--set", each))]) == 2
+    printed = capsys.readouterr()
+    assert said.format(csv=tmp_path / "labels.csv") in printed.err
+    assert "phase0 audit: " not in printed.out
+
+
+def test_what_the_audit_shows_does_not_prevent_it(folder, tmp_path, capsys):
+    # 16 photos are too few for a run, and the audit is how one looks at them.
     arguments = folder(["EU"] * 8 + ["NA"] * 8)
-    assert cli.main([*arguments, "--set", "phase2.region=XX"]) == 2
-    said = capsys.readouterr()
-    assert "phase2.region: received 'XX', photos of it by the audit: 0" in said.err and "EU 8, NA 8" in said.err
-    assert "phase0 audit: done" in said.out and "phase0 validate-urls" not in said.out
+    assert cli.main([*arguments, "--until", "phase0 audit"]) == 0
+    assert "phase0 audit: done" in capsys.readouterr().out
     # The config that the command stood for is there for the other commands.
     written = str(tmp_path / "artifacts/demo-photos/config.yaml")
     assert cli.main(["status", "--config", written]) == 0
     assert "phase0 audit          done" in capsys.readouterr().out
+    assert cli.main(["run", "--dry-run", "--config", written]) == 2
+    assert "which gives about 2 photos by the audit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("csv", "said"),
+    [
+        (None, "source.demo.labels: received labels"),
+        ("image,species\n0.jpg,Viola a", "source.demo.labels: received "),
+        ("image,latin_name\ngone.jpg,Viola a", "source.demo.labels: received 'gone.jpg' in "),
+    ],
+)
+@pytest.mark.parametrize("command", [["run"], ["run", "--dry-run"], ["phase0"], ["phase0", "audit"]])
+def test_faults_of_a_configs_csv_are_told_at_once(folder, tmp_path, capsys, command, csv, said):
+    _, _, images, _, labels, *_ = folder(["EU"])
+    (tmp_path / "labels.csv").unlink()
+    if csv:
+        (tmp_path / "labels.csv").write_text(csv)
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"root: {tmp_path}\nsource: {{demo: {{images: {images}, labels: {labels}}}}}\n")
+    assert cli.main([*command, "--config", str(config), *PLAIN]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {said}") and err.count("\n") == 1 and "--labels" not in err
+
+
+def test_a_folder_that_is_not_there_is_told_at_once(folder, tmp_path, capsys):
+    _, _, images, _, labels, *_ = folder(["EU"])
+    (tmp_path / "mine.yaml").write_text(f"source: {{demo: {{images: {tmp_path}/no, labels: {labels}}}}}\n")
+    assert cli.main(["run", "--dry-run", "--config", str(tmp_path / "mine.yaml"), *PLAIN]) == 2
+    assert f"source.demo.images: received photos {tmp_path}/no; expected a folder" in capsys.readouterr().err
+    assert cli.main(["demo", "--images", f"{tmp_path}/no", "--labels", labels]) == 2
+    assert "error: --images (source.demo.images): received photos" in capsys.readouterr().err
+
+
+def test_one_step_is_not_begun_for_a_chain_that_cannot_end(project):
+    run = project({"phase3": {"teachers": [TEACHER, {"path": "nope.keras", "weight": 1.0}]}})
+    with pytest.raises(ValueError, match=r"phase3.teachers.1.path: \S+nope.keras does not exist"):
+        preflight.check_ahead(run, steps.steps_between("phase1 train", "phase1 train"))
+    preflight.check_ahead(run, steps.steps_between("phase4", "phase4"))  # the teachers are asked no more
+    preflight.check_ahead(run, [])
+
+
+def test_expected_photos_do_not_prevent_a_dataset(project):
+    # It may be made for other settings, and the split tells how many photos there are.
+    run = project({"phase1": {"training": {"batch_size": 401}}}, by="audit")
+    preflight.check_ahead(run, steps.steps_between("phase0 validate-urls", "phase0"))
+    with pytest.raises(ValueError, match="phase1.training.batch_size: received 401, and there are about 400 train"):
+        preflight.check_ahead(run, steps.steps_between("phase0 validate-urls", "phase1"))
+    run = project({"phase1": {"training": {"batch_size": 101}}})
+    with pytest.raises(ValueError, match="phase1.training.batch_size: received 101, and there are 100 train"):
+        preflight.check_ahead(run, steps.steps_between("phase0 baseline", "phase0 baseline"))
+
+
+def test_photos_that_are_stored_are_left_to_the_split(project):
+    run = project(by="audit", photos={"EU": 12, "EU_SW": 7})
+    few = steps.steps_between("phase0 validate-urls", "phase0")
+    with pytest.raises(ValueError, match="phase0.split.val: received 0.05, less than a photo of 19 by the audit"):
+        preflight.check_ahead(run, few)
+    run.path("url_ledger").write_text("photos")
+    preflight.check_ahead(run, few)
+
+
+def test_what_the_machine_lacks_for_later_steps_does_not_block(project, monkeypatch, tmp_path):
+    monkeypatch.setattr(preflight, "PAGE", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CHROMIUM_PATH", "/nowhere/chromium")
+    monkeypatch.setattr(pretrained, "_reachable", lambda _: False)
+    monkeypatch.setattr(pretrained, "_source", lambda model: ("http://x", False))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 10_000_000))
+    run = project({"phase3": {"model": {"pretrained": True}}})
+    preflight.check_ahead(run, steps.steps_between("phase0 baseline", "phase0 baseline"))
+    with pytest.raises(ValueError, match="phase3.model.pretrained: True needs a download"):
+        preflight.check_ahead(run, steps.steps_between("phase0 baseline", "phase3"))
 
 
 def test_a_dry_run_looks_ahead_too(folder, capsys):
-    arguments = [*folder(["EU"] * 8), "--dry-run", "--set", "phase6.photos=nowhere"]
+    arguments = [*folder(["EU"] * 160), "--dry-run", "--set", "phase6.photos=nowhere"]
     assert cli.main(arguments) == 2
     said = capsys.readouterr()
     assert "phase6.photos: received nowhere" in said.err and "no regional teacher" in said.out

@@ -89,7 +89,8 @@ class Chain:
 @pytest.fixture
 def chain(make_config, monkeypatch):
     chain = Chain(Run(make_config(), lambda: contextlib.nullcontext()))
-    monkeypatch.setattr(preflight, "CHECKS", {})
+    for table in ("CHECKS", "NEEDS"):
+        monkeypatch.setattr(preflight, table, {})
     for module in (runner, status, forecast):
         monkeypatch.setattr(module, "STEPS", chain.steps)
     monkeypatch.setattr(gc, "collect", lambda *generation: 0)  # seconds each, in a process that holds many graphs
@@ -104,6 +105,14 @@ def test_a_second_run_does_nothing(chain):
     assert not chain.raw.exists()
     assert chain.execute() == []
     assert {row["state"] for row in status.rows(chain.run, chain.steps)} == {"done"}
+
+
+def test_each_step_that_ran_is_passed_on_at_once(chain):
+    seen = []
+    runner.execute(chain.run, chain.steps, after=lambda step: seen.append((step.name, list(chain.ran))))
+    assert seen == [(name, ALL[: i + 1]) for i, name in enumerate(ALL)]
+    runner.execute(chain.run, chain.steps, after=lambda step: seen.append(step))
+    assert len(seen) == 4
 
 
 def test_force_runs_everything(chain):

@@ -19,8 +19,7 @@ from keras_pipeline.core.config import base, experiment, load, source
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.schema import Photo
 from keras_pipeline.data import photo, records, tfrecord
-from keras_pipeline.demo import herbarium
-from keras_pipeline.ingest import curation, duplicates
+from keras_pipeline.ingest import curation, duplicates, photo_folder
 from keras_pipeline.phases import staleness, steps
 
 ALLOWED = (base.ConfigError, BrokenArtefact, SourceError, ValueError)
@@ -214,7 +213,7 @@ class Room:
     def labels_csv(self, chance: random.Random) -> None:
         (self.folder / "a.jpg").write_bytes(self.images[0])
         good = b'image,latin_name,region,observation_id\na.jpg,Bellis perennis,EU,1\na.jpg,"Viola, odorata",,2\n'
-        herbarium.folder_documents(self.folder, self._spoilt("l.csv", mutated(good, chance)))
+        photo_folder.documents(self.folder, self._spoilt("l.csv", mutated(good, chance)))
 
     def curation_files(self, chance: random.Random) -> None:
         synonyms = self._spoilt("s.csv", mutated(b"synonym,latin_name\nA b,C d\nC d,E f\n", chance))

@@ -1,10 +1,7 @@
-"""The demo's source: documents and photos, drawn or from a folder, with the faults that real collections have."""
+"""The demo's source: drawn photos and their documents, with the faults that real collections have."""
 
-import contextlib
-import csv
 import hashlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -12,7 +9,6 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
 
 import numpy as np
 from bson import ObjectId
@@ -27,7 +23,6 @@ Kind = Literal[
 ]
 DRAWING = 1  # raise when photos or documents change for the same arguments
 LEAST = 8  # photos of the rarest species, in 4 observations or more: enough for a split four ways by observation
-UNKNOWN_REGION = "unknown"  # of a folder's photos whose CSV names none
 _TAIL = 0.7  # photos of the k-th commonest species ~ k^-0.7
 _PHOTOS_A_SPECIES = 10  # fewer would leave no room for a tail above LEAST, nor for the faults
 # Together 2 %, well under the 5 % that a run may lose.
@@ -111,127 +106,6 @@ def _store_all(folder: Path, shots: list[_Shot]) -> None:
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for _ in progress(pool.map(store, shots, chunksize=8), total=len(shots), description="drawing"):
             pass
-
-
-def folder_documents(images: Path, labels: Path) -> list[dict]:
-    """MongoDB documents for a folder of photos, from a CSV with columns `image, latin_name[, region, observation_id]`.
-
-    `image` is a path below `images`, with its suffix; `image_url` is the same, percent-encoded; `_id` is a hash of it.
-    Where there is a column `region`, each row has one. Raises `ValueError`, naming file and line, for missing columns
-    or values, photos that are not there, lie outside `images` or are listed twice.
-    """
-    if not images.is_dir():
-        raise ValueError(f"received photos {images}; expected a folder that exists; correct --images")
-    if not labels.is_file():
-        raise ValueError(f"received labels {labels}; expected a CSV file that exists, no folder; correct --labels")
-    rows = dict(_rows(labels))
-    if not rows:
-        raise ValueError(f"received {labels} with no rows; expected one line a photo; fill it")
-    documents: dict[str, dict] = {}
-    for line, row in rows.items():
-        document = _row_document(row, images, f"{labels}, line {line}")
-        if document["image_url"] in documents:
-            raise ValueError(
-                f"received {row['image']!r} again in {labels}, line {line}; expected each photo once; "
-                "remove one of the two lines"
-            )
-        documents[document["image_url"]] = document
-    _check_regions(rows, labels)
-    _check_photos(rows, images, labels)
-    return list(documents.values())
-
-
-def regions(images: Path, labels: Path) -> dict[str, int]:
-    """{region: photos} of a folder. Raises as `folder_documents`."""
-    return Counter(document["region"] for document in folder_documents(images, labels))
-
-
-def _rows(labels: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV that has the columns wanted, each with its line number; no value has blanks around it."""
-    try:
-        text = labels.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"received {labels} in another encoding ({error}); expected UTF-8; save it as such") from error
-    head = text.partition("\n")[0]
-    separator = next((sign for sign in ";\t" if sign in head and "," not in head), None)
-    if separator:
-        raise ValueError(f"received {labels} with {separator!r} between values; expected commas; save it with those")
-    reader, line = csv.DictReader(text.splitlines(keepends=True), restval="", strict=True), 1
-    try:
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-        _check_columns(reader.fieldnames, labels)
-        for row in reader:
-            line = reader.line_num
-            if None in row:
-                raise ValueError(
-                    f"received {len(reader.fieldnames) + len(row[None])} values in {labels}, line {line}; expected "
-                    f"{len(reader.fieldnames)}, as its first line has; put what has a comma between double quotes"
-                )
-            yield line, {name: value.strip() for name, value in row.items()}
-    except csv.Error as error:
-        raise ValueError(
-            f"received {labels}, no CSV after line {line} ({error}); expected double quotes in pairs; correct it"
-        ) from error
-
-
-def _check_columns(columns: Sequence[str], labels: Path) -> None:
-    lacking = [name for name in ("image", "latin_name") if name not in columns]
-    if lacking:
-        raise ValueError(
-            f"received {labels} with columns {', '.join(columns) or 'none'}; expected image, latin_name[, region, "
-            f"observation_id]; add {', '.join(lacking)} to its first line"
-        )
-
-
-def _row_document(row: dict[str, str], images: Path, where: str) -> dict:
-    for name in ("image", "latin_name"):
-        if not row[name]:
-            raise ValueError(f"received no {name} in {where}; expected one on each line; fill it in or remove the line")
-    root, path = images.absolute(), (images.absolute() / row["image"])
-    if ".." in Path(row["image"]).parts or not path.is_relative_to(root):
-        raise ValueError(
-            f"received {row['image']!r} in {where}; expected a path inside {images}; move the photo or correct it"
-        )
-    relative = path.relative_to(root).as_posix()
-    document = {
-        "_id": _object_id("folder", relative),
-        "latin_name": row["latin_name"],
-        "image_url": quote(relative),
-        "region": row.get("region", UNKNOWN_REGION),
-    }
-    return document | ({"observation_id": row["observation_id"]} if row.get("observation_id") else {})
-
-
-def _check_regions(rows: dict[int, dict[str, str]], labels: Path) -> None:
-    empty = [line for line, row in rows.items() if row.get("region") == ""]
-    if empty:
-        first = ", ".join(map(str, empty[:3]))
-        raise ValueError(
-            f"received no region in {len(empty):,} of the {len(rows):,} rows of {labels} (line {first}"
-            f"{', …' if len(empty) > 3 else ''}); expected one in each row; write {UNKNOWN_REGION} where it is not "
-            "known, or remove the column"
-        )
-
-
-def _check_photos(rows: dict[int, dict[str, str]], images: Path, labels: Path) -> None:
-    absent = {line: row["image"] for line, row in rows.items() if not _is_file(images / row["image"])}
-    if not absent:
-        return
-    line, image = next(iter(absent.items()))
-    meant = Path(image).name.casefold()
-    there = (path for path in sorted(images.rglob("*")) if meant in (path.name.casefold(), path.stem.casefold()))
-    hint = next((f" such as {path.relative_to(images).as_posix()!r}, which is there" for path in there), "")
-    raise ValueError(
-        f"received {image!r} in {labels}, line {line}, but there is no such file in {images} ({len(absent):,} of "
-        f"{len(rows):,} not found, this is the first); expected a path below {images} with its suffix{hint}; correct "
-        "the column image, or remove those lines"
-    )
-
-
-def _is_file(path: Path) -> bool:
-    with contextlib.suppress(OSError):  # a name that no file system takes
-        return path.is_file()
-    return False
 
 
 def _number(*parts: object) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -125,20 +126,22 @@ def choose(evidence: Evidence, scores: Scores, rows: np.ndarray | None = None) -
         rows: bool [n], the photos that may be asked; None all.
 
     Returns:
-        `threshold`: the one in force, None where its promise falls short of the target and that is not accepted;
+        `threshold`: the one in force, None where its promise falls short of the target and that is not accepted, or
+        where nothing at all can be promised, accepted or not;
         `best_threshold`: the best reachable one, which `precision_lower_bound`, `target_met`, `shortfall`,
         `photos_needed` (see `threshold.choose_threshold`) and `n_promise`, the photos asked, are about.
     """
     settings = evidence.settings
     asked = np.arange(len(scores)) if rows is None else np.flatnonzero(rows)
     asked = asked[thresholds.one_of_each(evidence.fit.group_ids[asked], seed=evidence.seed)]
-    found = thresholds.choose_threshold(
+    found: dict[str, Any] = thresholds.choose_threshold(
         scores.confidence[asked], scores.correct[asked], target=settings.target_precision,
         confidence_level=settings.confidence_level,
     )  # fmt: skip
     kept = ("precision_lower_bound", "target_met", "shortfall", "photos_needed")
+    acceptable = settings.accept_unmet and found["precision_lower_bound"] > 0 and found["threshold"] < 1
     return {
-        "threshold": found["threshold"] if found["target_met"] or settings.accept_unmet else None,
+        "threshold": found["threshold"] if found["target_met"] or acceptable else None,
         "best_threshold": found["threshold"],
         **{key: found[key] for key in kept},
         "n_promise": len(asked),

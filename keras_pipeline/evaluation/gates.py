@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Callable
+from typing import Any
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import read_json
+from keras_pipeline.core.schema import MIN_PHOTOS
 from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.evaluation import answers
 
@@ -42,7 +44,7 @@ class Gate:
     step: str  # the step after which it can be judged
     rule: str
     value: Callable[[Run], float | Estimate]  # raises Unmeasurable
-    advice: str  # what to try where it is missed
+    advice: str | Callable[[Run], str]  # what to try where it is missed
     limit: float | None = None  # fixed limits, which no config may loosen
 
 
@@ -74,9 +76,14 @@ def _largest_group(run: Run) -> float:
     audit, limit = run.read("leak_audit"), run.config.gates.largest_group
     if not audit["links"]:
         raise Unmeasurable(NO_RULES)
-    if audit["photos"] * limit < 1:
-        raise Unmeasurable(f"of {audit['photos']} photos one alone is more than the limit")
-    return audit["largest_group"]["share"]
+    largest = audit["largest_group"]
+    # The limit is one of 850,000 photos. Of a few hundred, the photos of one plant are more than that.
+    if largest["share"] > limit and largest["n"] < MIN_PHOTOS:
+        raise Unmeasurable(
+            f"the largest group has {largest['n']} of {audit['photos']:,} photos: with fewer than {MIN_PHOTOS} it may "
+            "well be one plant, whatever its share"
+        )
+    return largest["share"]
 
 
 def _leaks(run: Run) -> int:
@@ -99,10 +106,10 @@ def _refuse_one_species(species: int, photos: str) -> None:
         raise Unmeasurable(f"{photos} are of one species")
 
 
-def metric(artefact: str, key: str = "top1_accuracy") -> Callable[[Run], float]:
+def metric(artefact: str, key: str = "top1_accuracy") -> Callable[[Run], Any]:
     """Of a `metrics_<split>.json`."""
 
-    def value(run: Run) -> float:
+    def value(run: Run) -> Any:
         metrics = run.read(artefact)
         _refuse_one_species(metrics["species"], f"all {metrics['n']} {metrics['split']} photos")
         return metrics[key]
@@ -170,8 +177,23 @@ def _teacher_over_probe(run: Run) -> Estimate:
     )
 
 
+def _over_probe_advice(run: Run) -> str:
+    """Only what this config leaves to try."""
+    baseline, teacher = run.config.phase0.baseline, run.config.phase1
+    histogram, weights = baseline.features == "colour-histogram", teacher.model.pretrained
+    found = ["colours alone do better:" if histogram else "frozen features do better:"]
+    if not weights:
+        these = "weights" if histogram else "the weights that phase0.baseline.features come from"
+        found.append(f"it starts from random weights: give phase1.model.pretrained {these};")
+    elif not teacher.training.head_epochs:
+        found.append("set phase1.training.head_epochs;")
+    if not histogram and teacher.data.image_size < baseline.image_size:
+        found.append("raise phase1.data.image_size towards phase0.baseline.image_size;")
+    return " ".join([*found, "raise phase1.training.epochs"])
+
+
 def _region(run: Run, artefact: str) -> float:
-    region = run.config.phase2.region
+    region = run.config.regional.region
     entry = run.read(artefact)["per_region"].get(region)
     if entry is None:
         raise Unmeasurable(f"no test photo of {region}")
@@ -210,6 +232,14 @@ def shipped(key: str) -> Callable[[Run], float]:
     return value
 
 
+def _precision(run: Run) -> float:
+    value, test = shipped("precision")(run), run.read("dataset")["splits"]["test"]
+    conclusive = round(run.read("shipped_calibration")["coverage"] * test["n"])
+    if conclusive < MIN_PHOTOS:
+        raise Unmeasurable(f"{conclusive} conclusive test photos are too few to judge, {MIN_PHOTOS} are the least")
+    return value
+
+
 def ece(run: Run) -> float:
     """Who knows nothing, and gives each species its share, has none."""
     value, test = shipped("ece_after")(run), run.read("dataset")["splits"]["test"]
@@ -220,6 +250,12 @@ def ece(run: Run) -> float:
             "say nothing"
         )
     return value
+
+
+def _coverage_advice(run: Run) -> str:
+    needed = run.read("shipped_calibration")["photos_needed"]
+    how_many = "" if needed is None else f"the promise needs about {needed:,} calibration photos of different plants: "
+    return f"{how_many}raise phase0.split.calibration, make the student better, or lower phase5.target_precision"
 
 
 def _judged(run: Run) -> dict:
@@ -284,7 +320,7 @@ def _of(artefact: str, *keys: str) -> Callable[[Run], float]:
     """What stands in a JSON artefact."""
 
     def value(run: Run) -> float:
-        found = run.read(artefact)
+        found: Any = run.read(artefact)
         for key in keys:
             found = found[key]
         return found
@@ -337,10 +373,7 @@ GATES = [
     ),
     Gate(
         "teacher_over_probe", "global teacher over the linear probe, top-1", "phase1 evaluate", ">=",
-        _teacher_over_probe,
-        "frozen features and no training do better: give phase1.model.pretrained the weights that "
-        "phase0.baseline.features come from, set phase1.training.head_epochs, raise phase1.data.image_size towards "
-        "phase0.baseline.image_size, or raise phase1.training.epochs",
+        _teacher_over_probe, _over_probe_advice,
     ),
     Gate(
         "regional_top1", "regional teacher in its region, top-1", "phase2 evaluate", ">=",
@@ -390,13 +423,12 @@ GATES = [
         "phase0.split.test, and phase0.split.calibration for a better temperature",
     ),
     Gate(
-        "precision", "precision of conclusive answers", "phase6 quantize", ">=", shipped("precision"),
+        "precision", "precision of conclusive answers", "phase6 quantize", ">=", _precision,
         "raise phase5.target_precision, or phase0.split.calibration so that more can be promised",
     ),
     Gate(
         "coverage", "share of conclusive answers", "phase6 quantize", ">=", shipped("coverage"),
-        "photos_needed in phase6/calibration.json says how many photos the promise needs: raise "
-        "phase0.split.calibration, make the student better, or lower phase5.target_precision",
+        _coverage_advice,
     ),
     Gate(
         "bundle_megabytes", "model of the page, MB", "phase6 export", "<=",
@@ -457,7 +489,8 @@ def _verdict(run: Run, gate: Gate, limit: float) -> dict:
     if not isinstance(found, Estimate):
         found = Estimate(found, [found], "")
     met = any(RULES[gate.rule](end, limit) for end in found.interval)
-    reason = "; ".join(filter(None, (found.words, "" if met else gate.advice)))
+    advice = "" if met else gate.advice if isinstance(gate.advice, str) else gate.advice(run)
+    reason = "; ".join(filter(None, (found.words, advice)))
     return {**verdict, "status": "met" if met else "missed", "value": found.value, "target": target, "reason": reason}
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config import load
+from keras_pipeline.core.config.base import ConfigError
 from keras_pipeline.phases import run as chain
 
 
@@ -14,11 +17,13 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
 
     Of a folder of photos the config is written out, so that `status`, `serve` and the phases can be asked about it.
     """
+    if options.images:
+        _refuse_other_folder(run, options.images)
     if options.images and not options.dry_run:
         options.config, options.set = load.write(run.folder / "config.yaml", run.config), []
         print(f"config: {options.config}; every other command takes it: --config {options.config}")
     result, code = chain.main(run, options)
-    if options.dry_run or run.assists or not run.path("web").exists():
+    if options.dry_run or run.assists or not run.path("web").exists() or chain.page_out_of_date(run):
         return result, code
     from keras_pipeline.phases.phase6_export import visit  # with pandas, which a dry run does without
 
@@ -30,3 +35,15 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     print(f"screenshot: {run.folder / 'page.png'}")
     named = any(row["answer"] == row["truth"] for row in visits)
     return {**result, "page": visits}, code if named else 1
+
+
+def _refuse_other_folder(run: Run, images: str) -> None:
+    """Folders of one name would share an experiment, where the photos of the second would replace the first's."""
+    file, earlier = run.folder / "config.yaml", None
+    with contextlib.suppress(ConfigError):  # none yet, or one of an older version
+        earlier = load.from_file(file).source.demo.images
+    if earlier and Path(earlier).resolve() != Path(images).resolve():
+        raise ValueError(
+            f"experiment: received {run.config.experiment} for {images}, expected a name of its own, as the photos of "
+            f"{run.folder} are of {earlier}; give another one: --set experiment=NAME"
+        )

@@ -5,7 +5,6 @@ A forecast to plan by: rates of CPUs measured once, of GPUs assumed. benchmark s
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 import shutil
@@ -17,6 +16,7 @@ from keras_pipeline.core.config.teachers import VIT_NAME, VIT_SIZES, Model
 from keras_pipeline.core.environment import nvidia
 from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.ingest import photo_folder
 from keras_pipeline.phases import staleness, status
 from keras_pipeline.phases.steps import STEPS, Step
 
@@ -122,8 +122,7 @@ def photos(run: Run) -> tuple[dict[str, int], str]:
         total, classes = config.gates.valid_photos_max or 1_000_000, config.phase1.model.num_classes or 9000
         origin = "gates.valid_photos_max, as nothing is counted yet"
     elif config.source.demo.labels:
-        with Path(config.source.demo.labels).open(newline="", encoding="utf-8") as file:
-            names = [row.get("latin_name") for row in csv.DictReader(file)]
+        names = photo_folder.names(Path(config.source.demo.labels))
         total, classes, origin = len(names), len(set(names)), config.source.demo.labels
     else:
         total, classes, origin = config.source.demo.photos, config.source.demo.species, "source.demo"

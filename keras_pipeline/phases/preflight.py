@@ -6,11 +6,10 @@ know: ValueError for the config, naming the key and the value to set; SourceErro
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from keras_pipeline import export
@@ -24,46 +23,34 @@ from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.export import browser
 from keras_pipeline.models.pretrained import check_available
 from keras_pipeline.phases import forecast, staleness, status
-from keras_pipeline.phases.steps import Step
+from keras_pipeline.phases.counts import Counts, commonest, counted, photos_for, photos_for_region, regions_with_enough
+from keras_pipeline.phases.steps import Step, steps_between
 
 PAGE = Path(export.__file__).parent / "page"
-LISTED = 10  # regions in a message
-EXPECTED_VAL = 5  # photos of a region; with so many expected, fewer than one split in a hundred leaves it none
 
 
-@dataclasses.dataclass(frozen=True)
-class Counts:
-    """Photos by region, as the audit or the split has counted them; the audit can't tell splits apart."""
-
-    origin: str
-    species: int
-    photos: dict[str, int]
-    train: dict[str, int]  # of the audit: no more than these
-    val: dict[str, int] | None = None
-    calibration: dict[str, int] | None = None  # by species
-
-    @property
-    def is_split(self) -> bool:
-        return self.val is not None
-
-
-def counted(run: Run, artefact: str) -> Counts:
-    """By `audit` or `dataset`."""
-    found = run.read(artefact)
-    if artefact == "audit":
-        return Counts("the audit", found["species"], found["per_region"], found["per_region"])
-    regions: Counter[str] = Counter()
-    for split in found["splits"].values():
-        regions.update(split["per_region"])
-    train, val = (found["splits"][name]["per_region"] for name in ("train", "val"))
-    per_class = found["splits"]["calibration"]["per_class"]
-    return Counts("the split", len(found["classes"]), dict(regions), train, val, per_class)
+def check_split(run: Run, counts: Counts | None) -> None:
+    """Whether photos suffice for the splits; of the calibration split see `check_calibration`."""
+    if counts is None or counts.splits or run.path("url_ledger").exists():  # downloaded: the split soon tells exactly
+        return
+    if counts.species < 2:
+        raise ValueError(
+            f"source.fields.latin_name: received one species by {counts.origin} ({counts.total:,} photos), expected "
+            "two or more; correct the field, or add photos of other species"
+        )
+    for split in ("train", "val", "test"):
+        if counts.photos(split) < 1:
+            share = getattr(counts.shares, split)
+            raise ValueError(
+                f"phase0.split.{split}: received {share:g}, less than a photo of {counts.total:,} by {counts.origin}, "
+                f"expected one or more; raise it, or have {photos_for(1, share):,} photos"
+            )
 
 
 def check_teacher(run: Run, counts: Counts | None, phase: str) -> None:
     settings = run.config.teachers[phase]
     check_model(settings.model, counts, f"{phase}.model")
-    region = settings.region if phase == "phase2" else None
+    region = run.config.regional.region if phase == "phase2" else None
     check_batch(counts, f"{phase}.training.batch_size", settings.training.batch_size, region)
 
 
@@ -73,8 +60,9 @@ def check_student(run: Run, counts: Counts | None) -> None:
 
 
 def check_model(model: Model, counts: Counts | None, key: str) -> None:
-    check_available(model, f"{key}.pretrained")
-    if counts and counts.is_split and model.num_classes not in (None, counts.species):
+    if not _is_download(model):
+        check_available(model, f"{key}.pretrained")
+    if counts and counts.splits and model.num_classes not in (None, counts.species):
         raise ValueError(
             f"{key}.num_classes: received {model.num_classes}, and there are {counts.species} species by "
             f"{counts.origin}; remove the key, or set it to {counts.species}"
@@ -82,60 +70,45 @@ def check_model(model: Model, counts: Counts | None, key: str) -> None:
 
 
 def check_batch(counts: Counts | None, key: str, batch_size: int, region: str | None = None) -> None:
-    if counts is None:
+    if counts is None or (region and counts.regions is None):
         return
-    n = counts.train.get(region, 0) if region else sum(counts.train.values())
-    if 1 < n < batch_size:  # `check_region` names a region of fewer
-        most = "" if counts.is_split else "at most "
+    n = counts.photos("train", region)
+    if 0 < n < batch_size:  # `check_split` and `check_region` name what has none
         of = f" of region {region}" if region else ""
         raise ValueError(
-            f"{key}: received {batch_size}, and there are {most}{n:,} train photos{of} by {counts.origin}; set it to "
-            f"{n} or less"
+            f"{key}: received {batch_size}, and there are {counts.about}{n:,} train photos{of} by {counts.origin}; "
+            f"set it to {n} or less"
         )
 
 
 def check_region(run: Run, counts: Counts | None) -> None:
     """Whether there is something for a regional teacher to learn from, and to tell it from."""
-    if counts is None:
+    if counts is None or counts.regions is None:
         return
-    region = run.config.phase2.region
-    n = counts.photos.get(region, 0)
-    if n and n == sum(counts.photos.values()):
+    region = run.config.regional.region
+    n = counts.regions.get(region, 0)
+    if n and n == sum(counts.regions.values()):
         raise ValueError(
             f"phase2.region: received {region}, which all {n:,} photos are of by {counts.origin}: a regional teacher "
             "would be the global one once more; set phase2: null for none"
         )
-    parts = [counts.train, counts.val] if counts.is_split else [counts.photos]
-    if n < 2 or not all(part.get(region) for part in parts):
-        split = f" ({counts.train.get(region, 0)} train, {counts.val.get(region, 0)} val)" if counts.is_split else ""
+    train, val = (counts.photos(split, region) for split in ("train", "val"))
+    if n < 2 or (counts.splits and not (train and val)):
+        split = f" ({train} train, {val} val)" if counts.splits else ""
         raise ValueError(
             f"phase2.region: received {region!r}, photos of it by {counts.origin}: {n}{split}, expected some to train "
-            f"on and some to validate with; there are {_commonest(counts.photos)}; set phase2.region to one of these, "
-            "or phase2: null for no regional teacher"
+            f"on and some to validate with; {_other_regions(run.config, counts.regions)}"
         )
 
 
-def _commonest(regions: dict[str, int]) -> str:
-    named = [f"{name} {n:,}" for name, n in Counter(regions).most_common()]
-    return ", ".join(named[:LISTED]) + (f" and {len(named) - LISTED} more" if len(named) > LISTED else "")
-
-
-def choose_region(config: Config, photos: dict[str, int]) -> str | None:
-    """The region for a regional teacher, of a folder with these photos by region.
-
-    The config's where it has photos enough, else the commonest that has; None where none can be told from the rest.
-    """
-    split, batch_size = config.phase0.split, config.phase2.training.batch_size
-
-    def is_enough(n: int) -> bool:
-        return n * split.train >= batch_size and n * split.val >= EXPECTED_VAL
-
-    def is_region(name: str) -> bool:
-        n = photos.get(name, 0)
-        return is_enough(n) and is_enough(sum(photos.values()) - n)
-
-    named = [config.phase2.region, *(name for name, _ in Counter(photos).most_common() if name != UNKNOWN_REGION)]
-    return next(filter(is_region, named), None)
+def _other_regions(config: Config, photos: dict[str, int]) -> str:
+    enough = regions_with_enough(config, photos)
+    if enough:
+        return f"enough have {commonest(enough)}; set phase2.region to one of these, or phase2: null for none"
+    return (
+        f"none of {commonest(photos)} has the {photos_for_region(config):,} photos that it takes, with as many of "
+        "others; set phase2: null for none"
+    )
 
 
 def check_ensemble(run: Run, counts: Counts | None) -> None:
@@ -145,23 +118,25 @@ def check_ensemble(run: Run, counts: Counts | None) -> None:
         if member.path not in TRAINED_HERE:
             # A dry run has made no folder yet for `..` to lead out of.
             _check_foreign(run, counts, f"{key}.path", Path(os.path.normpath(run.folder / member.path)))
-        if member.path == REGIONAL_TEACHER and region not in (None, run.config.phase2.region):
+        if member.path == REGIONAL_TEACHER and region not in (None, run.config.regional.region):
+            its = repr(run.config.regional.region)
             raise ValueError(
-                f"{key}.region_filter: received {region!r}, and {member.path} learns from phase2.region "
-                f"{run.config.phase2.region!r}; set it to {run.config.phase2.region!r}, or to null to have it speak "
-                "for every photo"
+                f"{key}.region_filter: received {region!r}, and {member.path} learns from phase2.region {its}; set it "
+                f"to {its}, or to null to have it speak for every photo"
             )
-        if counts and region not in (None, *counts.train):
+        known = counts.with_train_photos if counts else None
+        if counts and known and region not in (None, *known):
             raise ValueError(
                 f"{key}.region_filter: received {region!r}, which no train photo has by {counts.origin}; there are "
-                f"{_commonest(counts.train)}; set it to one of these"
+                f"{commonest(known)}; set it to one of these"
             )
 
 
 def _check_foreign(run: Run, counts: Counts | None, key: str, path: Path) -> None:
     if not path.is_file():
+        is_what = "is a folder" if path.is_dir() else "does not exist"
         raise ValueError(
-            f"{key}: {path} does not exist; expected a .keras file below {run.folder}, as "
+            f"{key}: {path} {is_what}; expected a .keras file below {run.folder}, as "
             f"{' or '.join(TRAINED_HERE)}, which phases 1 and 2 make"
         )
     labels = path.parent / "soft_labels"
@@ -171,7 +146,7 @@ def _check_foreign(run: Run, counts: Counts | None, key: str, path: Path) -> Non
         )
     learnt = (sidecar(path) or {}).get("inputs", {}).get("dataset")
     present = (sidecar(run.path("dataset")) or {}).get("content_hash")
-    if counts and counts.is_split and learnt and present and learnt != present:
+    if counts and counts.splits and learnt and present and learnt != present:
         raise ValueError(
             f"{key}: {path} was trained on another dataset (content hash {learnt[:12]}) than {run.path('dataset')} "
             f"({present[:12]}), whose classes may be others; expected a teacher of this dataset: set dataset.name to "
@@ -180,33 +155,50 @@ def _check_foreign(run: Run, counts: Counts | None, key: str, path: Path) -> Non
 
 
 def check_calibration(run: Run, counts: Counts | None) -> None:
-    if not (counts and counts.is_split):
+    if counts is None:
         return
-    n, species = sum(counts.calibration.values()), len(counts.calibration)
-    if n < MIN_PHOTOS or species < 2:
+    n, species, share = counts.photos("calibration"), counts.calibration_species, run.config.phase0.split.calibration
+    if n < MIN_PHOTOS or species == 1:
+        of_species = "" if species is None else f" of {species} species"
+        enough = f" (at this share {photos_for(MIN_PHOTOS, share):,} in all)" if n < MIN_PHOTOS else ""
         raise ValueError(
-            f"phase0.split.calibration: received {run.config.phase0.split.calibration:g}, which gives {n} photos of "
-            f"{species} species by {counts.origin}, expected {MIN_PHOTOS} or more of two or more: a temperature needs "
-            "them; raise it and lower phase0.split.train, or add photos"
+            f"phase0.split.calibration: received {share:g}, which gives {counts.about}{n} photos{of_species} by "
+            f"{counts.origin}, expected {MIN_PHOTOS} or more of two or more species: a temperature needs them; raise "
+            f"it and lower phase0.split.train, or add photos{enough}"
         )
 
 
 def check_region_priors(run: Run, counts: Counts | None) -> None:
-    known = set(counts.train if counts else ()) - {UNKNOWN_REGION}
-    if counts and run.config.phase5.region_priors.ship and len(known) < 2:
+    if counts is None or counts.with_train_photos is None or not run.config.phase5.region_priors.ship:
+        return
+    n = len(set(counts.with_train_photos) - {UNKNOWN_REGION})
+    if n < 2:
         raise ValueError(
-            f"phase5.region_priors.ship: received true, and the photos are of {len(known)} known regions by "
+            f"phase5.region_priors.ship: received true, and the photos are of {n} known regions by "
             f"{counts.origin}, expected two or more; set it to false"
         )
 
 
-def check_page(run: Run, counts: Counts | None) -> None:
-    check_region_priors(run, counts)
+def check_photos(run: Run, _: Counts | None) -> None:
+    if run.config.phase6.photos:
+        browser.photos_in(Path(run.config.phase6.photos))
+
+
+def check_libraries() -> None:
     if not (PAGE / "node_modules").is_dir() and shutil.which("npm") is None:
         raise SourceError(
             "npm: not found, and the page's TensorFlow.js is not installed yet; install Node with npm, or end before "
             "the page: --until 'phase6 quantize'"
         )
+
+
+def _is_download(model: Model) -> bool:
+    return model.pretrained in (True, "imagenet", "imagenet21k")
+
+
+def check_download(model: Model, key: str) -> None:
+    if _is_download(model):
+        check_available(model, f"{key}.pretrained")
 
 
 def check_disk(run: Run, steps: Iterable[Step]) -> None:
@@ -223,21 +215,22 @@ def check_disk(run: Run, steps: Iterable[Step]) -> None:
         )
 
 
+FEATURES = "phase0.baseline.weights (with features: file)"
+
+
 def check_features(run: Run, _: Counts | None) -> None:
-    baseline = run.config.phase0.baseline
-    if baseline.features != "colour-histogram":
-        check_available(baseline.model, "phase0.baseline.weights (with features: file)")
+    if run.config.phase0.baseline.features == "file":
+        check_available(run.config.phase0.baseline.model, FEATURES)
 
 
-def check_browser(run: Run, _: Counts | None) -> None:
-    """A browser, and photos where the config names a folder of them."""
-    browser.find_chromium()
-    if run.config.phase6.photos:
-        browser.photos_in(Path(run.config.phase6.photos))
+def check_features_download(run: Run) -> None:
+    if run.config.phase0.baseline.features == "imagenet":
+        check_available(run.config.phase0.baseline.model, FEATURES)
 
 
-# By the step that would meet the fault.
+# Faults of the config, by the step that would meet them.
 CHECKS: dict[str, Callable[[Run, Counts | None], None]] = {
+    "phase0 split": check_split,
     "phase0 baseline": check_features,
     "phase1 train": lambda run, counts: check_teacher(run, counts, "phase1"),
     "phase2 subset": check_region,
@@ -246,34 +239,77 @@ CHECKS: dict[str, Callable[[Run, Counts | None], None]] = {
     "phase3 check": lambda run, counts: check_model(run.config.phase3.model, counts, "phase3.model"),
     "phase4 distill": check_student,
     "phase5 temperature": check_calibration,
-    "phase6 export": check_page,
-    "phase6 validate": check_browser,
+    "phase6 export": check_region_priors,
+    "phase6 validate": check_photos,
+}
+# What the machine and its network lack, by the step that needs it.
+NEEDS: dict[str, Callable[[Run], object]] = {
+    "phase0 baseline": check_features_download,
+    "phase1 train": lambda run: check_download(run.config.phase1.model, "phase1.model"),
+    "phase2 train": lambda run: check_download(run.config.regional.model, "phase2.model"),
+    "phase3 check": lambda run: check_download(run.config.phase3.model, "phase3.model"),
+    "phase6 export": lambda run: check_libraries(),
+    "phase6 validate": lambda run: browser.find_chromium(),
 }
 
 
 def check_ahead(run: Run, steps: list[Step], *, force: bool = False) -> None:
     """Two days into a run is no time to learn that weights can't be had.
 
+    The config is checked for the whole chain from the first of `steps` that will run: what is trained for a chain that
+    can't end is trained for nothing. The machine is checked for `steps` alone: another one may go on.
+
+    Raises as `check`.
+    """
+    asked = status.applicable(run, steps)
+    first = 0 if force else next((i for i, step in enumerate(asked) if staleness.why_stale(run, step)), len(asked))
+    if pending := asked[first:]:
+        check(run, pending, status.applicable(run, steps_between(pending[0].title, None)))
+
+
+def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
+    """Check the steps asked for, and the config for the chain that they belong to.
+
     Raises ValueError with a line for each fault of the config; else what the machine lacks.
     """
-    steps = status.applicable(run, steps)
-    first = 0 if force else next((i for i, step in enumerate(steps) if staleness.why_stale(run, step)), len(steps))
-    pending = steps[first:]
-    made_anew = {name for step in pending for name in step.outputs}
-    by = "audit" if "dataset" in made_anew else "dataset"  # where neither is there, that is told as the step's input
-    known = by if by not in made_anew and run.path(by).exists() else None
-    counts, faults, lacks = known and counted(run, known), [], []
-    checks = [CHECKS[step.title] for step in pending if step.title in CHECKS]
-    for check in [*checks, lambda *_: check_disk(run, pending)]:
+    faults: list[str] = []
+    lacks: list[Exception] = []
+
+    @contextlib.contextmanager
+    def noted() -> Iterator[None]:
         try:
-            check(run, counts)
+            yield
         except BrokenArtefact:
             raise
         except ValueError as error:
             faults.append(str(error))
         except (SourceError, OSError) as error:
             lacks.append(error)
+
+    counts = None
+    with noted():
+        counts = _counts_before(run, chain)
+    for step in chain:
+        is_asked = step in asked
+        if step.title in CHECKS:
+            with noted():
+                # Phase 0 alone makes a dataset for other settings too: what is only expected must not prevent it.
+                CHECKS[step.title](run, counts if is_asked or (counts and counts.splits) else None)
+        if is_asked and step.title in NEEDS:
+            with noted():
+                NEEDS[step.title](run)
+    with noted():
+        check_disk(run, asked)
     if faults:
         raise ValueError("\n".join(dict.fromkeys([*faults, *map(str, lacks)])))
     if lacks:
         raise lacks[0]
+
+
+def _counts_before(run: Run, chain: list[Step]) -> Counts | None:
+    """Count by the last of source, audit and split that this chain does not make anew."""
+    made_anew = {name for step in chain for name in step.outputs}
+    if "audit" in made_anew:
+        return counted(run, "source")
+    by = "audit" if "dataset" in made_anew else "dataset"
+    return counted(run, by) if run.path(by).exists() else None  # a missing one is told as the step's input

@@ -6,9 +6,10 @@ import argparse
 from typing import Any
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.student import REGIONAL_TEACHER
 from keras_pipeline.core.progress import duration
 from keras_pipeline.evaluation import gates
-from keras_pipeline.phases import forecast, preflight, report, runner
+from keras_pipeline.phases import forecast, preflight, report, runner, status
 from keras_pipeline.phases.steps import BY_NAME, Step, steps_between
 
 
@@ -22,10 +23,22 @@ def main(run: Run, options: argparse.Namespace) -> tuple[Any, int]:
         return result, code
     whole = options.first is None and options.last is None
     print(f"report: {report.write(run, verdicts=result['gates'] if whole else None)}")
-    if run.path("web").exists():
+    if why := page_out_of_date(run):
+        print(f"page: {run.path('web')} is out of date ({why}); `run` without --until renews it")
+    elif run.path("web").exists():
         other = "".join(f" --set {each}" for each in options.set if each.startswith(("root=", "experiment=")))
         print(f"page: {run.path('web')}; see it with `python -m keras_pipeline serve --config {options.config}{other}`")
     return result, code
+
+
+def page_out_of_date(run: Run) -> str | None:
+    """Return why the page that is there is not what the chain would make now; None where it is, or where none is."""
+    if not run.path("web").exists():
+        return None
+    (row,) = (row for row in status.rows(run) if row["step"] == "phase6 export")
+    if row["state"] == "done":
+        return "a step before it is" if row["reason"] else None
+    return row["reason"]
 
 
 def phase(run: Run, options: argparse.Namespace) -> tuple[object, int]:
@@ -67,15 +80,33 @@ def dry_run(run: Run, steps: list[Step], force: bool) -> list[dict]:
         f"{forecast.device().name}, for {photos['train']:,} train photos by {origin}; a forecast"
     )
     preflight.check_ahead(run, steps, force=force)
+    _warn_of_unused_teacher(run, steps)
     return rows
 
 
 def gated(run: Run, steps: list[Step], force: bool) -> tuple[dict, int]:
     """Run the steps and print the verdicts of their gates; exit code 1 where one was missed."""
-    runner.execute(run, steps, force=force)
+    _warn_of_unused_teacher(run, steps)
+    runner.execute(run, steps, force=force, after=lambda step: _show_missed(run, step))
     if run.assists:  # the chief judges
         return {"gates": []}, 0
     verdicts = gates.judge(run, {step.title for step in steps})
     for verdict in verdicts:
         print(gates.describe(verdict))
     return {"gates": verdicts}, int(any(verdict["status"] == "missed" for verdict in verdicts))
+
+
+def _show_missed(run: Run, step: Step) -> None:
+    """Show a step's missed gates at once: what they advise is better done before hours of later training."""
+    for verdict in gates.judge(run, {step.title}):
+        if verdict["status"] == "missed":
+            print(gates.describe(verdict), flush=True)
+
+
+def _warn_of_unused_teacher(run: Run, steps: list[Step]) -> None:
+    trains = run.config.phase2 is not None and any(step.phase == "phase2" for step in steps)
+    if trains and REGIONAL_TEACHER not in [member.path for member in run.config.phase3.teachers]:
+        print(
+            f"warning: phase3.teachers: {REGIONAL_TEACHER} is not among them, and phase 2 trains it: no student learns "
+            "from it; add it, or set phase2: null"
+        )

@@ -8,6 +8,7 @@ import functools
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from keras_pipeline.core import files, sidecars
@@ -17,8 +18,10 @@ from keras_pipeline.phases import preflight, staleness, status
 from keras_pipeline.phases.steps import STEPS, Step
 
 
-def execute(run: Run, steps: list[Step], *, force: bool = False) -> None:
-    """Run what isn't up to date.
+def execute(
+    run: Run, steps: list[Step], *, force: bool = False, after: Callable[[Step], None] = lambda step: None
+) -> None:
+    """Run what isn't up to date, and call `after` with each step that ran.
 
     Of several machines (`distribute: multi_worker`), all of which call this, the chief does all of it; the others take
     part where it trains.
@@ -41,6 +44,7 @@ def execute(run: Run, steps: list[Step], *, force: bool = False) -> None:
                 continue
             print(f"{step.title}: {reason}", flush=True)
             _execute(run, step)
+            after(step)
             if step.phase == "phase0":  # now there may be counts to check against
                 preflight.check_ahead(run, todo[position:], force=force)
         _together(run, None, False)
@@ -103,7 +107,7 @@ def profile_train_input(run: Run, step: Step) -> dict:
     """`train --profile-input`: see `profile_input.profile`; nothing is made."""
     with lock(run):
         _check_inputs(run, step)
-        preflight.check_ahead(run, [step], force=True)
+        preflight.check(run, [step], [step])
         from keras_pipeline.phases.phase1_teacher import profile_input  # with TensorFlow
 
         return profile_input.profile(run, step.load().spec_of(run))

@@ -182,14 +182,14 @@ STEPS = [
     Step(
         "phase5", "threshold", "choose the 'not conclusive' threshold",
         ("dataset", "assignment", "logits", "temperature", "student"), ("calibration", "priors", "risk_coverage"),
-        ("seed", "phase5"), 3,
+        ("seed", "phase5"), 4,
     ),
     Step(
         "phase6", "quantize", "quantize the weights, and measure what it costs",
         ("dataset", "assignment", "student", "logits", "temperature"),
         ("shipped", "tflite", "quantization", "shipped_calibration"),
         ("seed", "dataset.short_side", "dataset.min_short_side", "phase4", "phase5", "phase6.quantization",
-         "phase6.compare", "phase6.qat", "phase6.max_top1_loss"), 4, flags=("type",),
+         "phase6.compare", "phase6.qat", "phase6.max_top1_loss"), 5, flags=("type",),
     ),
     Step(
         "phase6", "export", "write SavedModel, TF.js model and page",
@@ -207,7 +207,7 @@ STEPS = [
          "teacher_metrics", "teacher_predictions", "soft_label_check", "distilled", "distill_history", "student",
          "finetune_history", "student_metrics", "student_metrics_val", "student_metrics_train", "calibration",
          "shipped", "shipped_calibration", "quantization", "saved_model", "export", "web", "equivalence"),
-        ("manifest",), ("gates",), 4,
+        ("manifest",), ("gates",), 5,
         more_inputs=lambda config: (
             ("regional", "regional_metrics", "regional_comparison") if config.phase2 else ()
         ),

@@ -78,7 +78,8 @@ class Phase3(Section):
         if not any(t.weight > 0 and t.region_filter is None for t in self.teachers):
             raise ValueError(
                 f"teachers: received {'none' if self.teachers else 'an empty list'}, expected at least one with weight "
-                "> 0 and no region_filter, for photos of any region, such as {path: phase1/best.keras, weight: 1.0}"
+                "> 0 and no region_filter, for photos of any region, such as {path: phase1/best.keras, weight: 1.0}; "
+                f"{REGIONAL_TEACHER} does not count where phase2 is null: nothing makes it"
             )
         return self
 

@@ -1,0 +1,154 @@
+"""A folder of photos as a source: MongoDB documents from a CSV with `image, latin_name[, region, observation_id]`.
+
+`image` is a path below the folder, with its suffix. Where there is a column `region`, each row has one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from bson import ObjectId
+
+from keras_pipeline.core.schema import UNKNOWN_REGION
+
+IMAGES, LABELS = "source.demo.images", "source.demo.labels"  # how messages call the folder and its CSV
+NEEDED = ("image", "latin_name")  # columns
+
+
+def documents(images: Path, labels: Path, *, keys: tuple[str, str] = (IMAGES, LABELS)) -> list[dict]:
+    """Return a document for each row.
+
+    `image_url` is the percent-encoded `image`; `_id` is a hash of it.
+
+    Args:
+        keys: what messages call the two.
+
+    Raises:
+        ValueError: naming key, file and line, for a folder or CSV that is not there, missing columns or values, and
+            photos that are not there, lie outside `images` or are listed twice.
+    """
+    if not images.is_dir():
+        raise ValueError(f"{keys[0]}: received photos {images}; expected a folder that exists; correct it")
+    try:
+        return _documents(images, labels)
+    except ValueError as error:
+        raise ValueError(f"{keys[1]}: {error}") from None
+
+
+def names(labels: Path) -> list[str]:
+    """Return the latin name of each row, without a look at the photos. Raises as `documents`."""
+    try:
+        return [row["latin_name"] for _, row in _rows(labels)]
+    except ValueError as error:
+        raise ValueError(f"{LABELS}: {error}") from None
+
+
+def _documents(images: Path, labels: Path) -> list[dict]:
+    rows = dict(_rows(labels))
+    if not rows:
+        raise ValueError(f"received {labels} with no rows; expected one line a photo; fill it")
+    for name in NEEDED:
+        _check_filled(rows, labels, name, "fill it in, or remove those lines")
+    found: dict[str, dict] = {}
+    for line, row in rows.items():
+        document = _row_document(row, images, f"{labels}, line {line}")
+        if document["image_url"] in found:
+            raise ValueError(
+                f"received {row['image']!r} again in {labels}, line {line}; expected each photo once; "
+                "remove one of the two lines"
+            )
+        found[document["image_url"]] = document
+    _check_filled(rows, labels, "region", f"write {UNKNOWN_REGION} where it is not known, or remove the column")
+    _check_photos(rows, images, labels)
+    return list(found.values())
+
+
+def _rows(labels: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV that has the columns wanted, each with its line number; no value has blanks around it."""
+    if not labels.is_file():
+        raise ValueError(f"received labels {labels}; expected a CSV file that exists, no folder; correct it")
+    try:
+        text = labels.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"received {labels} in another encoding ({error}); expected UTF-8; save it as such") from error
+    head = text.partition("\n")[0]
+    separator = next((sign for sign in ";\t" if sign in head and "," not in head), None)
+    if separator:
+        raise ValueError(f"received {labels} with {separator!r} between values; expected commas; save it with those")
+    reader, line = csv.DictReader(text.splitlines(keepends=True), restval="", strict=True), 1
+    try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        _check_columns(reader.fieldnames, labels)
+        for row in reader:
+            line = reader.line_num
+            if None in row:
+                raise ValueError(
+                    f"received {len(reader.fieldnames) + len(row[None])} values in {labels}, line {line}; expected "
+                    f"{len(reader.fieldnames)}, as its first line has; put what has a comma between double quotes"
+                )
+            yield line, {name: value.strip() for name, value in row.items()}
+    except csv.Error as error:
+        raise ValueError(
+            f"received {labels}, no CSV after line {line} ({error}); expected double quotes in pairs; correct it"
+        ) from error
+
+
+def _check_columns(columns: Sequence[str], labels: Path) -> None:
+    lacking = [name for name in NEEDED if name not in columns]
+    if lacking:
+        raise ValueError(
+            f"received {labels} with columns {', '.join(columns) or 'none'}; expected image, latin_name[, region, "
+            f"observation_id]; add {', '.join(lacking)} to its first line"
+        )
+
+
+def _row_document(row: dict[str, str], images: Path, where: str) -> dict:
+    root, path = images.absolute(), (images.absolute() / row["image"])
+    if ".." in Path(row["image"]).parts or not path.is_relative_to(root):
+        raise ValueError(
+            f"received {row['image']!r} in {where}; expected a path inside {images}; move the photo or correct it"
+        )
+    relative = path.relative_to(root).as_posix()
+    document = {
+        "_id": ObjectId(hashlib.sha256(repr(("folder", relative)).encode()).digest()[:12]),
+        "latin_name": row["latin_name"],
+        "image_url": quote(relative),
+        "region": row.get("region", UNKNOWN_REGION),
+    }
+    return document | ({"observation_id": row["observation_id"]} if row.get("observation_id") else {})
+
+
+def _check_filled(rows: dict[int, dict[str, str]], labels: Path, column: str, remedy: str) -> None:
+    empty = [line for line, row in rows.items() if row.get(column) == ""]
+    if empty:
+        first = ", ".join(map(str, empty[:3]))
+        raise ValueError(
+            f"received no {column} in {len(empty):,} of the {len(rows):,} rows of {labels} (line {first}"
+            f"{', …' if len(empty) > 3 else ''}); expected one in each row; {remedy}"
+        )
+
+
+def _check_photos(rows: dict[int, dict[str, str]], images: Path, labels: Path) -> None:
+    absent = {line: row["image"] for line, row in rows.items() if not _is_file(images / row["image"])}
+    if not absent:
+        return
+    line, image = next(iter(absent.items()))
+    meant = Path(image).name.casefold()
+    there = (path for path in sorted(images.rglob("*")) if meant in (path.name.casefold(), path.stem.casefold()))
+    hint = next((f" such as {path.relative_to(images).as_posix()!r}, which is there" for path in there), "")
+    raise ValueError(
+        f"received {image!r} in {labels}, line {line}, but there is no such file in {images} ({len(absent):,} of "
+        f"{len(rows):,} not found, this is the first); expected a path below {images} with its suffix{hint}; correct "
+        "the column image, or remove those lines"
+    )
+
+
+def _is_file(path: Path) -> bool:
+    with contextlib.suppress(OSError):  # a name that no file system takes
+        return path.is_file()
+    return False
