@@ -20,6 +20,7 @@ from conftest import jpeg_of
 
 from keras_pipeline import __main__ as cli
 from keras_pipeline import commands
+from keras_pipeline import experiment as opening
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.load import from_file, write
 from keras_pipeline.core.static_server import serve_folder
@@ -350,7 +351,7 @@ def folder(tmp_path):
 
 
 def config_of(arguments):
-    return cli._config(commands.parser().parse_args(arguments))
+    return opening._config(commands.parser().parse_args(arguments))
 
 
 def test_demo_on_a_folder_keeps_the_region_where_the_folder_has_it(folder, experiment):

@@ -10,7 +10,7 @@ import pytest
 
 from keras_pipeline.core.artifacts import ARTEFACTS, Run
 from keras_pipeline.core.files import write_json
-from keras_pipeline.evaluation import gates
+from keras_pipeline.evaluation import gate_metrics, gates
 
 BESIDE = ("phase0/audit.html", "phase0/tables/", "phase1/pictures_test/", "phase7/reproduction.json")  # by-products
 
@@ -278,16 +278,16 @@ def test_what_could_not_have_come_out_otherwise_is_said_in_words(judge, make_con
     regions = "All test photos of NA, SA are of one species: shares of them say nothing."
     run = Run(make_config(), None)
     judge("phase0 baseline", {"baseline": {"linear_probe": probe}})
-    assert gates.trivial(run) == regions
+    assert gate_metrics.trivial(run) == regions
     judge(
         "phase0 baseline", {"baseline": {"linear_probe": {**probe, "species": 1, "per_class_recall": {"a": 1, "b": 2}}}}
     )
-    assert gates.trivial(run) == (
+    assert gate_metrics.trivial(run) == (
         "All test photos are of one species: shares of them, ECE and precision say nothing. Of 2 species the right one "
         "is always among the first five."
     )
     judge("phase0 baseline", {"baseline": {"linear_probe": TEACHER}})
-    assert gates.trivial(run) == ""
+    assert gate_metrics.trivial(run) == ""
 
 
 def test_a_page_that_differs_is_missed_on_one_species_too(judge):
@@ -345,8 +345,8 @@ def test_a_probe_that_saw_other_photos_is_no_rival(over_probe, make_config):
     )
     run = Run(make_config(), None)
     run.path("baseline_predictions").unlink()
-    with pytest.raises(gates.Unmeasurable, match="is missing: run `phase0 baseline`"):
-        gates.over_probe(run, "teacher")
+    with pytest.raises(gate_metrics.Unmeasurable, match="is missing: run `phase0 baseline`"):
+        gate_metrics.over_probe(run, "teacher")
 
 
 def test_of_five_species_the_first_five_answers_are_always_right(judge):

@@ -1,6 +1,8 @@
 """Imports point one way.
 
-__main__ -> commands -> phases, demo -> training, export, evaluation/report -> evaluation, ingest, data, models -> core.
+__main__ -> experiment -> commands -> phases, demo -> training, export, evaluation/report
+-> evaluation, ingest, data, models -> core.
+
 Folders of one level don't import each other. Inside phases/: phase N may use phases up to N, the files beside the
 phases may use everything, and steps.py imports nothing of ours.
 """
@@ -20,6 +22,7 @@ LEVELS = [
     {"training", "export", "evaluation/report"},
     {"phases", "demo"},
     {"commands"},
+    {"experiment"},
     {"__main__"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}

@@ -3,7 +3,7 @@
 import pytest
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.evaluation import gates
+from keras_pipeline.evaluation import gate_metrics
 from keras_pipeline.phases import report_sections
 
 
@@ -17,16 +17,16 @@ from keras_pipeline.phases import report_sections
 )
 def test_a_student_below_the_probe_is_said_in_words(make_config, monkeypatch, difference, verdict, words):
     found = {"difference": difference, "interval": [difference - 0.02, difference + 0.02], "verdict": verdict}
-    monkeypatch.setattr(gates, "over_probe", lambda run, model: {"student": found}[model])
+    monkeypatch.setattr(gate_metrics, "over_probe", lambda run, model: {"student": found}[model])
     ((label, value),) = report_sections._over_probe(Run(make_config(), None)).items()
     assert (label, value) == (f"{words} [{difference - 0.02:+.3f}, {difference + 0.02:+.3f}]", f"{difference:+.3f}")
 
 
 def test_a_headline_shows_no_number_that_could_not_have_been_another(make_config, monkeypatch):
     def one_species(*_):
-        raise gates.Unmeasurable("all 16 test photos are of one species")
+        raise gate_metrics.Unmeasurable("all 16 test photos are of one species")
 
-    monkeypatch.setattr(gates, "over_probe", one_species)
+    monkeypatch.setattr(gate_metrics, "over_probe", one_species)
     run = Run(make_config(), None)
     assert report_sections._measured(run, one_species, "{:.1%}") == "not measurable"
     assert report_sections._measured(run, lambda run: 0.5, "{:.1%}") == "50.0%"

@@ -10,7 +10,7 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.student import TRAINED_HERE
 from keras_pipeline.core.schema import MIN_PHOTOS, SPLITS, UNKNOWN_REGION
 from keras_pipeline.core.sidecars import required
-from keras_pipeline.evaluation import gates
+from keras_pipeline.evaluation import gate_metrics
 from keras_pipeline.evaluation.answers import TITLES
 from keras_pipeline.evaluation.report.calibration import promise
 from keras_pipeline.evaluation.report.html import Block, KeyValues, Paragraph, Table, interval
@@ -116,7 +116,7 @@ def _quality(run: Run) -> list[Block]:
         ["all", metrics["n"], metrics["top1_accuracy"], interval(metrics["top1_interval"]), metrics["top5_accuracy"]]
     ]
     rows += [[name, r["n"], r["top1"], interval(r["top1_interval"]), r["top5"]] for name, r in regions.items()]
-    trivial = gates.trivial(run)
+    trivial = gate_metrics.trivial(run)
     return [
         *([Paragraph(trivial)] if trivial else []),
         Table(
@@ -136,8 +136,8 @@ def _quality(run: Run) -> list[Block]:
 
 def _over_probe(run: Run) -> str:
     try:
-        found = gates.over_probe(run, "student")
-    except gates.Unmeasurable as why:
+        found = gate_metrics.over_probe(run, "student")
+    except gate_metrics.Unmeasurable as why:
         return f"Not compared with a linear probe on frozen features: {why}."
     low, high = found["interval"]
     return (

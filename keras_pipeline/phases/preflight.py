@@ -48,6 +48,7 @@ def check_split(run: Run, counts: Counts | None) -> None:
 
 
 def check_teacher(run: Run, counts: Counts | None, phase: str) -> None:
+    """Weights, class list and batch size of a teacher."""
     settings = run.config.teachers[phase]
     check_model(settings.model, counts, f"{phase}.model")
     region = run.config.regional.region if phase == "phase2" else None
@@ -55,11 +56,13 @@ def check_teacher(run: Run, counts: Counts | None, phase: str) -> None:
 
 
 def check_student(run: Run, counts: Counts | None) -> None:
+    """Weights, class list and batch size of the student."""
     check_model(run.config.phase3.model, counts, "phase3.model")
     check_batch(counts, "phase4.training.batch_size", run.config.phase4.training.batch_size)
 
 
 def check_model(model: Model, counts: Counts | None, key: str) -> None:
+    """A network's weights file and class list."""
     if not _is_download(model):
         check_available(model, f"{key}.pretrained")
     if counts and counts.splits and model.num_classes not in (None, counts.species):
@@ -70,6 +73,7 @@ def check_model(model: Model, counts: Counts | None, key: str) -> None:
 
 
 def check_batch(counts: Counts | None, key: str, batch_size: int, region: str | None = None) -> None:
+    """Whether there are train photos for a batch."""
     if counts is None or (region and counts.regions is None):
         return
     n = counts.photos("train", region)
@@ -155,6 +159,7 @@ def _check_foreign(run: Run, counts: Counts | None, key: str, path: Path) -> Non
 
 
 def check_calibration(run: Run, counts: Counts | None) -> None:
+    """Whether a temperature can be fitted."""
     if counts is None:
         return
     n, species, share = counts.photos("calibration"), counts.calibration_species, run.config.phase0.split.calibration
@@ -169,6 +174,7 @@ def check_calibration(run: Run, counts: Counts | None) -> None:
 
 
 def check_region_priors(run: Run, counts: Counts | None) -> None:
+    """Whether there are regions for the priors to be shipped."""
     if counts is None or counts.with_train_photos is None or not run.config.phase5.region_priors.ship:
         return
     n = len(set(counts.with_train_photos) - {UNKNOWN_REGION})
@@ -180,11 +186,13 @@ def check_region_priors(run: Run, counts: Counts | None) -> None:
 
 
 def check_photos(run: Run, _: Counts | None) -> None:
+    """The folder of original photos."""
     if run.config.phase6.photos:
         browser.photos_in(Path(run.config.phase6.photos))
 
 
 def check_libraries() -> None:
+    """Whether the page's TensorFlow.js can be installed."""
     if not (PAGE / "node_modules").is_dir() and shutil.which("npm") is None:
         raise SourceError(
             "npm: not found, and the page's TensorFlow.js is not installed yet; install Node with npm, or end before "
@@ -197,6 +205,7 @@ def _is_download(model: Model) -> bool:
 
 
 def check_download(model: Model, key: str) -> None:
+    """Whether weights that have to be downloaded can be."""
     if _is_download(model):
         check_available(model, f"{key}.pretrained")
 
@@ -219,11 +228,13 @@ FEATURES = "phase0.baseline.weights (with features: file)"
 
 
 def check_features(run: Run, _: Counts | None) -> None:
+    """The weights file of the baseline's features."""
     if run.config.phase0.baseline.features == "file":
         check_available(run.config.phase0.baseline.model, FEATURES)
 
 
 def check_features_download(run: Run) -> None:
+    """Whether the baseline's features can be downloaded."""
     if run.config.phase0.baseline.features == "imagenet":
         check_available(run.config.phase0.baseline.model, FEATURES)
 

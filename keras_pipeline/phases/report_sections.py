@@ -13,7 +13,7 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.progress import duration
 from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.data import records
-from keras_pipeline.evaluation import gates
+from keras_pipeline.evaluation import gate_metrics
 from keras_pipeline.evaluation.report.html import (
     Block,
     Figure,
@@ -87,11 +87,11 @@ def _headline(run: Run) -> dict:
     photos = sum(entry["n"] for entry in run.read("dataset")["splits"].values())
     species = len(run.read("dataset")["classes"])
     return {
-        "teacher, top-1": _measured(run, gates.metric("teacher_metrics"), "{:.1%}"),
-        "student, top-1": _measured(run, gates.metric("student_metrics"), "{:.1%}"),
+        "teacher, top-1": _measured(run, gate_metrics.metric("teacher_metrics"), "{:.1%}"),
+        "student, top-1": _measured(run, gate_metrics.metric("student_metrics"), "{:.1%}"),
         **_over_probe(run),
-        "ECE as shipped": _measured(run, gates.ece, "{:.3f}"),
-        "page says what Python says": _measured(run, gates.compared("top1_agreement"), "{:.1%}"),
+        "ECE as shipped": _measured(run, gate_metrics.ece, "{:.3f}"),
+        "page says what Python says": _measured(run, gate_metrics.compared("top1_agreement"), "{:.1%}"),
         f"model, of {photos:,} photos of {species:,} species": f"{run.read('export')['bytes'] / 1e6:.1f} MB",
     }
 
@@ -99,7 +99,7 @@ def _headline(run: Run) -> dict:
 def _measured(run: Run, value: Callable[[Run], float], form: str) -> str:
     try:
         return form.format(value(run))
-    except gates.Unmeasurable:
+    except gate_metrics.Unmeasurable:
         return "not measurable"
 
 
@@ -113,8 +113,8 @@ _OVER_PROBE = {
 def _over_probe(run: Run) -> dict[str, str]:
     """A tile: what the student's top-1 has over the linear probe's."""
     try:
-        found = gates.over_probe(run, "student")
-    except gates.Unmeasurable as why:
+        found = gate_metrics.over_probe(run, "student")
+    except gate_metrics.Unmeasurable as why:
         return {f"student over the linear probe: {why}": "not measurable"}
     low, high = found["interval"]
     return {f"{_OVER_PROBE[found['verdict']]} [{low:+.3f}, {high:+.3f}]": f"{found['difference']:+.3f}"}
@@ -128,7 +128,7 @@ def _data(run: Run) -> list[Block]:
         [split, entry["n"], len(entry["per_class"]), *(entry["per_region"].get(name, 0) for name in regions)]
         for split, entry in dataset["splits"].items()
     ]
-    trivial = gates.trivial(run)
+    trivial = gate_metrics.trivial(run)
     return [
         *([Paragraph(trivial)] if trivial else []),
         KeyValues(

@@ -1,0 +1,292 @@
+"""What each gate measures, from the artefacts: a number, or why it says nothing here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.files import read_json
+from keras_pipeline.core.schema import MIN_PHOTOS
+from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.evaluation import answers
+
+FIVE = "Of {} species the right one is always among the first five."
+
+NO_RULES = "phase0.split.group_by is empty: nothing holds photos together"
+
+
+class Unmeasurable(Exception):
+    """Why a gate's metric says nothing here: it is missing, or could only come out perfect."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A metric that is missed only where the whole of its 95 % interval is beyond the limit."""
+
+    value: float
+    interval: list[float]  # [low, high]
+    words: str  # what it was made from
+
+
+def url_failure_rate(run: Run) -> float:
+    """Share of URLs that fail; not measurable where the sample's interval holds the limit."""
+    check, limit = run.read("url_check"), run.config.gates.url_failure_rate
+    if check["failure_rate"] is None:
+        raise Unmeasurable("no URL to check")
+    low, high = check["interval"]
+    if not check["complete"] and (low < limit) != (high < limit):
+        raise Unmeasurable(
+            f"the sample's interval, {low:.3g} to {high:.3g}, holds the limit: raise phase0.validate_urls.sample"
+        )
+    return check["failure_rate"]
+
+
+def largest_group(run: Run) -> float:
+    """Share of the photos in the largest group."""
+    audit, limit = run.read("leak_audit"), run.config.gates.largest_group
+    if not audit["links"]:
+        raise Unmeasurable(NO_RULES)
+    largest = audit["largest_group"]
+    # The limit is one of 850,000 photos. Of a few hundred, the photos of one plant are more than that.
+    if largest["share"] > limit and largest["n"] < MIN_PHOTOS:
+        raise Unmeasurable(
+            f"the largest group has {largest['n']} of {audit['photos']:,} photos: with fewer than {MIN_PHOTOS} it may "
+            "well be one plant, whatever its share"
+        )
+    return largest["share"]
+
+
+def leaks(run: Run) -> int:
+    """Leaks between splits."""
+    audit = run.read("leak_audit")
+    if not audit["leaks"] and not audit["links"]:
+        raise Unmeasurable(NO_RULES)
+    return len(audit["leaks"])
+
+
+def counted_species(run: Run) -> int:
+    """Species that the audit has counted."""
+    species = len(run.read("audit")["per_class"])
+    if species == 1:
+        raise Unmeasurable("one species: nothing to balance; is source.fields.latin_name the right field?")
+    return species
+
+
+def _refuse_one_species(species: int, photos: str) -> None:
+    """Whoever always gives the one answer that is right there is perfect."""
+    if species < 2:
+        raise Unmeasurable(f"{photos} are of one species")
+
+
+def metric(artefact: str, key: str = "top1_accuracy") -> Callable[[Run], Any]:
+    """Of a `metrics_<split>.json`."""
+
+    def value(run: Run) -> Any:
+        metrics = run.read(artefact)
+        _refuse_one_species(metrics["species"], f"all {metrics['n']} {metrics['split']} photos")
+        return metrics[key]
+
+    return value
+
+
+def trivial(run: Run) -> str:
+    """Which metrics of the test photos could not have come out otherwise, in sentences; '' where all could."""
+    probe = run.read("baseline")["linear_probe"]  # every model's test photos and class list
+    lone = [name for name, entry in probe["per_region"].items() if entry["species"] < 2]
+    said, species = [], len(probe["per_class_recall"])
+    if probe["species"] < 2:
+        said.append("All test photos are of one species: shares of them, ECE and precision say nothing.")
+    elif lone:
+        said.append(f"All test photos of {', '.join(lone)} are of one species: shares of them say nothing.")
+    if species <= 5:
+        said.append(FIVE.format(species))
+    return " ".join(said)
+
+
+def probe(run: Run) -> float:
+    """Top-1 of the linear probe."""
+    probe = run.read("baseline")["linear_probe"]
+    _refuse_one_species(probe["species"], f"all {probe['n']} test photos")
+    return probe["top1_accuracy"]
+
+
+def teacher_top5(run: Run) -> float:
+    """Top-5 of the global teacher; trivial with five species or fewer."""
+    species = len(run.read("teacher_metrics")["per_class_recall"])
+    if species <= 5:
+        raise Unmeasurable(FIVE.format(species))
+    return metric("teacher_metrics", "top5_accuracy")(run)
+
+
+def smallest_recall(run: Run) -> float:
+    """The lowest recall of a species with photos enough."""
+    smallest = metric("teacher_metrics", "min_recall")(run)
+    if smallest is None:
+        raise Unmeasurable("no species has 20 test photos")
+    return smallest["recall"]
+
+
+def over_probe(run: Run, model: str) -> dict:
+    """`intervals.compare` over all test photos: phase 0's linear probe, then a model. Raises Unmeasurable."""
+    metric(f"{model}_metrics")(run)
+    path = run.path("baseline_predictions")
+    if not path.exists():
+        raise Unmeasurable("each test photo's answer by the linear probe is missing: run `phase0 baseline`")
+    probe, its = map(answers.load_answers, (path, run.path(f"{model}_predictions")))
+    if not answers.same_photos(probe, its):
+        raise Unmeasurable(f"linear probe and {model} were asked about other photos: run what `status` calls stale")
+    found = answers.compare(probe, its, by_region=False)["all"]
+    if found["interval"][1] < 0 and found["verdict"] != "worse":
+        raise Unmeasurable("too few groups of test photos on which it differs from the linear probe")
+    return found
+
+
+def teacher_over_probe(run: Run) -> Estimate:
+    """Top-1 of the global teacher less the linear probe's."""
+    found = over_probe(run, "teacher")
+    low, high = found["interval"]
+    return Estimate(
+        found["difference"],
+        found["interval"],
+        f"teacher {found['second']:.3f}, linear probe {found['first']:.3f}; judged by the upper end of their "
+        f"difference's 95 % interval, {low:+.3f} to {high:+.3f}",
+    )
+
+
+def region(run: Run, artefact: str) -> float:
+    """Top-1 in the regional teacher's region, of one of the metrics."""
+    region = run.config.regional.region
+    entry = run.read(artefact)["per_region"].get(region)
+    if entry is None:
+        raise Unmeasurable(f"no test photo of {region}")
+    _refuse_one_species(entry["species"], f"all {entry['n']} test photos of {region}")
+    return entry["top1"]
+
+
+def regional_gain(run: Run) -> float:
+    """Top-1 in the region, regional less global teacher."""
+    return region(run, "regional_metrics") - region(run, "teacher_metrics")
+
+
+def val_loss_ratio(run: Run) -> float:
+    """The last val loss over the best."""
+    losses = [row["val_loss"] for row in run.read("finetune_history")["epochs"]]
+    if len(losses) == 1:
+        raise Unmeasurable("one epoch: the last is the best")
+    if min(losses) == 0:
+        raise Unmeasurable("the best val loss is 0: nothing is a multiple of it")
+    return losses[-1] / min(losses)
+
+
+def _refuse_one_test_species(run: Run) -> None:
+    test = run.read("dataset")["splits"]["test"]
+    _refuse_one_species(len(test["per_class"]), f"all {test['n']} test photos")
+
+
+def shipped(key: str) -> Callable[[Run], float]:
+    """Of the shipped weights' `calibration.json`."""
+
+    def value(run: Run) -> float:
+        _refuse_one_test_species(run)
+        found = run.read("shipped_calibration")[key]
+        if found is None:
+            raise Unmeasurable("no test photo is conclusive")
+        return found
+
+    return value
+
+
+def precision(run: Run) -> float:
+    """Precision of conclusive test answers."""
+    value, test = shipped("precision")(run), run.read("dataset")["splits"]["test"]
+    conclusive = round(run.read("shipped_calibration")["coverage"] * test["n"])
+    if conclusive < MIN_PHOTOS:
+        raise Unmeasurable(f"{conclusive} conclusive test photos are too few to judge, {MIN_PHOTOS} are the least")
+    return value
+
+
+def ece(run: Run) -> float:
+    """Who knows nothing, and gives each species its share, has none."""
+    value, test = shipped("ece_after")(run), run.read("dataset")["splits"]["test"]
+    top1, commonest = run.read("shipped_calibration")["after"]["top1"], max(test["per_class"].values()) / test["n"]
+    if top1 <= commonest:
+        raise Unmeasurable(
+            f"top-1 is {top1:.3f}, and {commonest:.3f} for who always names one species: probabilities of such a model "
+            "say nothing"
+        )
+    return value
+
+
+def _judged(run: Run) -> dict:
+    """equivalence.json of a model that could be compared with its page."""
+    verdict = run.read("equivalence")
+    if verdict["status"] == "not judged":
+        raise Unmeasurable("; ".join(verdict["reasons"]))
+    return verdict
+
+
+def wasm(run: Run, key: str) -> float:
+    """One of the page's metrics on WebAssembly."""
+    found = _judged(run)["backends"].get("wasm", {}).get(key)
+    if found is None:
+        raise Unmeasurable("the browser has no WebAssembly, or gave no answer: see phase6/equivalence.json")
+    return found
+
+
+def compared(key: str) -> Callable[[Run], float]:
+    """Of the page's answers against Python's, which differ little where all photos are of one species."""
+
+    def value(run: Run) -> float:
+        _refuse_one_test_species(run)
+        return wasm(run, key)
+
+    return value
+
+
+def equivalent(run: Run) -> float:
+    """1 where the page was shown to say what Python says, else 0."""
+    passed = _judged(run)["passed"]
+    if passed:
+        _refuse_one_test_species(run)
+    return float(passed)
+
+
+def gpu_seconds(run: Run) -> float:
+    """Of the faster of the backends that a graphics card has run."""
+    backends = _judged(run)["backends"].values()
+    found = [each["median_ms"] for each in backends if not each["software"] and each["median_ms"] is not None]
+    if not found:
+        raise Unmeasurable("no backend ran on a graphics card")
+    return min(found) / 1000
+
+
+def completed_phases(run: Run) -> int:
+    """Phases that the manifest calls completed, or not applicable."""
+    from keras_pipeline.core import manifest  # slow to import, and `status` judges nothing
+
+    phases = manifest.read(run.path("manifest")).phases.values()
+    return sum(phase.status in ("completed", "not applicable") for phase in phases)
+
+
+def reproduced(run: Run) -> float:
+    """Of a repetition of these very weights."""
+    file = run.path("manifest").with_name("reproduction.json")
+    found = read_json(file) if file.exists() else {"weights": {}}
+    mine = {name: (sidecar(run.path(name)) or {}).get("content_hash") for name in found["weights"]}
+    if not mine or mine != found["weights"]:
+        raise Unmeasurable("needs a second run of these weights: `phase7 reproduce`")
+    return float(found["same"])
+
+
+def value_of(artefact: str, *keys: str) -> Callable[[Run], float]:
+    """What stands in a JSON artefact."""
+
+    def value(run: Run) -> float:
+        found: Any = run.read(artefact)
+        for key in keys:
+            found = found[key]
+        return found
+
+    return value

@@ -1,0 +1,145 @@
+"""From a command line to a run: the config with its flags, and the source that it opens."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from keras_pipeline import commands
+from keras_pipeline.core import manifest
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config import load
+from keras_pipeline.core.config.experiment import Config
+from keras_pipeline.core.config.student import REGIONAL_TEACHER
+from keras_pipeline.ingest import photo_folder
+from keras_pipeline.phases import counts
+from keras_pipeline.phases.steps import PHASES
+
+
+def run_of(options: argparse.Namespace) -> Run:
+    """The run that a command line asks for: its config, and how to open its source."""
+    return Run(_config(options), _open_source, getattr(options, "split", "test"), beam=_beam(options))
+
+
+def _beam(options: argparse.Namespace) -> tuple[str, ...] | None:
+    arguments = getattr(options, "beam_args", [])
+    if getattr(options, "runner", "local") == "beam":
+        return tuple(arguments)
+    if arguments:
+        raise ValueError("--beam-args goes with --runner beam")
+    return None
+
+
+def _config(options: argparse.Namespace) -> Config:
+    options.set = [*options.set, *options.more_set, *_shorthands(options)]
+    if options.config == commands.DEMO and not Path(commands.DEMO).exists():
+        options.config = _installed_demo()
+    if not options.config:
+        return _config_of_manifest(options)
+    images, labels = getattr(options, "images", None), getattr(options, "labels", None)
+    if not (images or labels):
+        return load.from_file(options.config, options.set)
+    own = [f"source.demo.{key}={json.dumps(value)}" for key, value in (("images", images), ("labels", labels))]
+    own.append(f"experiment={json.dumps(_experiment_of(Path(images or '.')))}")
+    # The config knows how many photos it draws, and which regions those have; not so of a folder.
+    own += ["gates.valid_photos_min=null", "gates.valid_photos_max=null"]
+    loaded = load.from_file(options.config, own + options.set)
+    return load.from_file(options.config, own + _regional(loaded, options) + options.set)
+
+
+def _experiment_of(images: Path) -> str:
+    """Return `demo-` and the folder's name, in the letters that the name of an experiment may have."""
+    letters = unicodedata.normalize("NFKD", images.resolve().name)
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-") or "photos"
+    return f"demo-{name[:95]}"
+
+
+def _shorthands(options: argparse.Namespace) -> Iterator[str]:
+    """Flags of steps that stand for a config key, as `--set` gives it."""
+    if options.command in PHASES:
+        if getattr(options, "live", False):
+            yield "phase4.distill.live=true"
+        if getattr(options, "type", None):
+            yield f"phase6.quantization={options.type}"
+        if getattr(options, "photos", None) is not None:
+            yield f"phase6.photos={json.dumps(options.photos)}"
+        if getattr(options, "all", False):
+            yield "phase6.validation_photos=null"
+
+
+def _installed_demo() -> str:
+    """The file beside the package's sources, or the copy that an installed package carries."""
+    above, copy = Path(__file__).parents[1], f"share/keras_pipeline/{commands.DEMO}"
+    places = [above / commands.DEMO, above / copy]  # of an editable install; of pip's --target
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        found = metadata.files("keras_pipeline") or ()
+        places += [Path(file.locate()).resolve() for file in found if file.match(copy)]
+    return next((str(place) for place in places if place.exists()), commands.DEMO)
+
+
+def _regional(config: Config, options: argparse.Namespace) -> list[str]:
+    """What a folder's regions change in the config, as `--set` would: a regional teacher of one of them, or none."""
+    typed = ("--images (source.demo.images)", "--labels (source.demo.labels)")
+    documents = photo_folder.documents(Path(options.images), Path(options.labels), keys=typed)
+    if config.phase2 is None:
+        return []
+    photos, wanted = Counter(document["region"] for document in documents), config.phase2.region
+    needed = counts.photos_for_region(config)
+    region: str | None = wanted
+    if not any(each.startswith("phase2.region=") for each in options.set):
+        region = counts.choose_region(config, photos)
+    if region is None:
+        print(
+            f"{options.labels}: a regional teacher needs {needed:,} photos of its region and {needed:,} of others; "
+            f"there are {counts.commonest(photos)}: no regional teacher"
+        )
+        return ["phase2=null"]
+    if region != wanted:
+        print(
+            f"{options.labels}: {photos[wanted]:,} photos of {wanted}, and a regional teacher needs {needed:,}; it "
+            f"learns from {region} ({photos[region]:,})"
+        )
+    filters = [
+        f"phase3.teachers.{i}.region_filter={json.dumps(region)}"
+        for i, member in enumerate(config.phase3.teachers)
+        if member.path == REGIONAL_TEACHER and member.region_filter is not None
+    ]
+    return [f"phase2.region={json.dumps(region)}", *filters]
+
+
+def _config_of_manifest(options: argparse.Namespace) -> Config:
+    if not getattr(options, "manifest", None):
+        raise ValueError(f"{options.command}: --config is missing; expected a YAML file, see configs/")
+    return load.with_overrides(manifest.read(Path(options.manifest)).config, options.set, options.manifest)
+
+
+@contextlib.contextmanager
+def _open_source(config: Config) -> Iterator[tuple[str, str | None]]:
+    """(URI of the MongoDB, base URL of relative photo URLs) while the context is open."""
+    source = config.source
+    if source.uri != "embedded":
+        yield source.uri, source.base_url
+        return
+    from keras_pipeline.demo import embedded, herbarium  # MongoDB's driver and Pillow, which `status` does without
+
+    run = Run(config, None)
+    folder, photos = run.folder / "source", run.embedded_photos
+    assert photos is not None  # of an embedded source
+    if labels := source.demo.labels:
+        documents = lambda: photo_folder.documents(photos, Path(labels))  # noqa: E731
+    else:
+        photos.mkdir(parents=True, exist_ok=True)
+        wanted = source.demo.model_dump(include={"species", "photos", "regional_shift"})
+        documents = lambda: herbarium.draw(photos, seed=config.seed, **wanted)  # noqa: E731
+    with embedded.source(
+        folder / "mongo", documents=documents, photos=photos, database=source.database, collection=source.collection
+    ) as opened:
+        yield opened
