@@ -299,7 +299,7 @@ def test_a_host_that_asks_for_an_hour_waits_for_another_run(target):
     rows = target.run([document(f"late-{i}.jpg") for i in range(30)])
     assert target.host.asked.total() <= 16  # the requests that were under way
     assert {(row.state, row.may_succeed) for row in rows.values()} == {("failed", True)}
-    assert any("asked for 3600 s of peace" in row.reason for row in rows.values())
+    assert any("asked us to wait 3600 s" in row.reason for row in rows.values())
 
 
 def test_a_dead_host_is_given_up_and_the_others_are_not(target):

@@ -239,7 +239,7 @@ def test_another_machine_is_told(repeat, capsys):
         v["environment"]["cpu"] = "4 x Xeon"
 
     assert repeat(elsewhere)["environment"] == {"cpu": ["2 x EPYC", "4 x Xeon"], "numpy": ["2.1.3", "2.2.0"]}
-    assert "other than then: numpy: 2.1.3 -> 2.2.0" in capsys.readouterr().out
+    assert "changed since: numpy: 2.1.3 -> 2.2.0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

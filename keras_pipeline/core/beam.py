@@ -1,4 +1,4 @@
-"""Work that is dealt out by Apache Beam: the same functions, on whatever machines its runner has.
+"""Work distributed by Apache Beam: the same functions, on whatever machines its runner has.
 
 Every worker needs the project's folder under the same path (a shared disk) and this package with its extra `beam`; what
 they make lies there, only small answers travel back.

@@ -135,7 +135,7 @@ def find(info: DatasetInfo, split: str, sample_ids: Iterable[str]) -> dict[str, 
 
 def index_shard(path: Path, describe: Callable[[Photo], dict]) -> pd.DataFrame:
     """What lies where: a row a record with file, offset and length of its data in bytes, sample_id, group_id, sha256,
-    and what `describe` says of the photo. Raises BrokenArtefact on a corrupt shard.
+    and the columns of `describe`. Raises BrokenArtefact on a corrupt shard.
     """
     rows = []
     for offset, example in _records(path):

@@ -133,7 +133,7 @@ def null_errors(
 def quality(
     scores: Scores, group_ids: ArrayLike, *, bins: int = 15, replicates: int = REPLICATES, seed: int = 0
 ) -> dict[str, object]:
-    """What probabilities are worth on photos that fitted nothing, each figure with its 95 % interval over groups.
+    """Measure probabilities on photos that fitted nothing, each metric with its 95 % interval over groups.
 
     Args:
         scores: of n photos.

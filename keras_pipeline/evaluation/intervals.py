@@ -1,4 +1,4 @@
-"""How far could a figure be off, had other plants been photographed? 95 % intervals, and what two models' gap is worth.
+"""How far could a metric be off, had other plants been photographed? 95 % intervals, also of two models' gap.
 
 Photos of a group (one observation, one photographer's series) succeed and fail together, so that groups are resampled
 and counted, never photos: the percentile bootstrap over clusters (Efron & Tibshirani 1993, sections 8.5 and 13.3;

@@ -54,7 +54,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """Photos for the page, and what Python says of them."""
+    """Photos for the page, and Python's probabilities."""
 
     stage: str
     files: list[bytes]

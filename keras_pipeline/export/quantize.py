@@ -79,7 +79,7 @@ def round_to_float16(model: keras.Model) -> list[dict]:
 
 
 def round_to_uint8(model: keras.Model, photos: np.ndarray, *, most_kl: float = MOST_KL) -> list[dict]:
-    """Rounds, in place, each kernel to 256 steps (`affine`) where the answers bear it, and everything else to float16.
+    """Round, in place, each kernel to 256 steps (`affine`) where accuracy allows, and everything else to float16.
 
     Which kernels those are is measured: each is rounded alone, and KL(answers before || after) taken over the photos.
     From the least on they are taken while the sum stays within `most_kl`, and given up again, the last first, while

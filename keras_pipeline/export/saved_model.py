@@ -155,7 +155,7 @@ def _answers(
 
 @dataclasses.dataclass(frozen=True)
 class Promise:
-    """From which probability on an answer is conclusive, and what that is worth."""
+    """The probability above which an answer is conclusive, and the promise behind it."""
 
     threshold: float = NEVER  # where none is in force
     accepted: float | None = None  # the precision promised where it falls short of the target (phase5.accept_unmet)
@@ -342,7 +342,7 @@ def classify(folder: Path, photos: list[Path], region: str | None = None) -> lis
     """Names each photo, original or record, through the same path as the page; `region` as in `Classifier.classify`.
 
     Returns:
-        Per photo what `Classifier.classify` says of it, and {photo}; {photo, error} for a file that can't be read or is
+        Per photo the output of `Classifier.classify`, and {photo}; {photo, error} for a file that can't be read or is
         no photo: the others are named all the same.
     """
     classifier = load_classifier(folder)

@@ -4,7 +4,7 @@
     vendor/                       TensorFlow.js as published, and its licences
     model/model.json + shards     serving_default; float16 where that loses nothing, float32 elsewhere
     labels.json preprocessing.json calibration.json attribution.txt [priors.json]     the SavedModel's assets
-    selftest.png selftest.json    a picture, and what the SavedModel says of it: the page asks each backend at its start
+    selftest.png selftest.json    a picture and the SavedModel's output for it: the page asks each backend at its start
     files.json                    length and sha256 of every file above
 
 Two exports of the same weights give the same files, byte for byte.
@@ -97,7 +97,7 @@ def write_bundle(saved_model_folder: Path, bundle_folder: Path) -> dict:
 
 
 def _write_self_test(saved_model_folder: Path, folder: Path) -> None:
-    """A smooth picture of many colours, and what Python says of it; no photo: nobody has to be credited."""
+    """A smooth picture of many colours, and Python's output for it; it is no photo, so nobody has to be credited."""
     colours = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     picture = io.BytesIO()
     Image.fromarray(colours).resize((400, 300), Image.Resampling.BICUBIC).save(picture, "PNG")
@@ -238,7 +238,7 @@ def _check_shards(folder: Path, groups: list[list[dict]]) -> None:
 @functools.cache
 def _tensorflowjs() -> SimpleNamespace:
     """The converter's modules, imported on first use: the import takes seconds and prints warnings of its own."""
-    # Its import of decision forests otherwise greets the user, by way of IPython wherever stdout is captured.
+    # Its import of decision forests otherwise prints a banner, by way of IPython wherever stdout is captured.
     os.environ.setdefault("TFDF_DISABLE_WELCOME_MESSAGE", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

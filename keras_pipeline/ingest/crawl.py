@@ -101,7 +101,7 @@ class Host:
             # One that never answered is dead more often than not, and would keep a run alive for an hour.
             patience = self._settings.host_failures if self._has_answered else self._settings.attempts
             if wait > self._settings.max_wait_seconds:
-                self._give_up(f"{answer.reason}: asked for {wait:.0f} s of peace")
+                self._give_up(f"{answer.reason}: asked us to wait {wait:.0f} s")
             elif self._failures >= patience:
                 self._give_up(f"{answer.reason}: {self._failures} times in a row at this host")
             else:
@@ -123,7 +123,7 @@ async def crawl(
     """Returns when nothing waits any more: each task was done, or its host was given up until another run.
 
     Args:
-        own_host: our own photo server, which needs no mercy; "" where there is none.
+        own_host: our own photo server, which needs no rate limit; "" if there is none.
         given_up: {host: why} of an earlier crawl of this run; those of this one are added.
     """
     limits = {name.lower(): each for name, each in settings.hosts.items()}

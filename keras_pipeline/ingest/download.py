@@ -93,7 +93,7 @@ def fetch_photos(
     next run fetches that shard again.
 
     Args:
-        own: base_url is our own (embedded) server: on a private address, and in need of no mercy.
+        own: base_url is our own (embedded) server: on a private address, and without a rate limit.
         given_up: {host: why}, not asked again; hosts that are given up now are added.
     """
     _keep_freed_memory()

@@ -105,7 +105,7 @@ def device() -> Device:
 
 
 def photos(run: Run) -> tuple[dict[str, int], str]:
-    """({train, val, calibration, test, region, classes}, where from): counted, or as many as the config speaks of."""
+    """({train, val, calibration, test, region, classes}, where from): counted, or as the config gives them."""
     config, shares = run.config, run.config.phase0.split
     region = config.phase2 and config.phase2.region
     if run.path("dataset").exists():

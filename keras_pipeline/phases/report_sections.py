@@ -133,7 +133,7 @@ def _data(run: Run) -> list[Block]:
         *([Paragraph(trivial)] if trivial else []),
         KeyValues(
             {
-                "URLs that failed, of those asked": f"{urls['failed']} of {urls['checked']}",
+                "URLs that failed, of those checked": f"{urls['failed']} of {urls['checked']}",
                 "groups that stay together": leaks["groups"],
                 "photos in the largest group": leaks["largest_group"]["n"],
                 "near-duplicate pairs": leaks["links"].get("near-duplicate"),
@@ -302,7 +302,7 @@ def _distillation(run: Run, check: dict) -> Table:
 
 
 def _warnings(rows: list[dict], phases: tuple[str, ...]) -> list[Block]:
-    """Says which of the phases' figures may not belong together."""
+    """Name the phases' steps that are out of date."""
     stale = [row for row in rows if row["state"] == "stale" and row["step"].startswith(phases)]
     if not stale:
         return []

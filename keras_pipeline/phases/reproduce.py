@@ -43,12 +43,13 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
 
 
 def reproduce(run: Run, source: Path, *, force: bool = False) -> dict:
-    """Runs the manifest's config below `reproduction/` beside it, and compares.
+    """Run the manifest's config below `reproduction/` beside it, and compare.
 
-    A finished or unfinished repetition there goes on. Of a MongoDB, which moves on, the records are taken over where
-    they are still there and are those of the manifest: they are the snapshot.
+    A repetition there is resumed. A live MongoDB keeps changing, so the stored records serve as the snapshot while they
+    are there and are those of the manifest.
 
-    Returns what `reproduction.json` holds too: {same, deterministic, first_difference, different, also_different, …}.
+    Returns:
+        {same, deterministic, first_difference, different, also_different, …}, as in `reproduction.json`.
     """
     if run.config.distribute == "multi_worker":
         raise ValueError(
@@ -174,7 +175,7 @@ def _tell(result: dict, old: Manifest, folder: Path) -> None:
         verdict = "" if row["within"] else "  OUTSIDE"
         print(f"{row['figure']:<24}{row['then']:>8.4f} -> {row['now']:.4f} (± {row['tolerance']:.4f}){verdict}")
     for name, (then, now) in result["environment"].items():
-        print(f"other than then: {name}: {then} -> {now}")
+        print(f"changed since: {name}: {then} -> {now}")
     for name in result["different"]:
         maker = old.artefacts[name].producer if name in old.artefacts else "figure"
         print(f"{maker}: {name} differs")

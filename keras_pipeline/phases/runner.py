@@ -60,7 +60,7 @@ def _assist(run: Run, steps: list[Step]) -> None:
 
 @contextlib.contextmanager
 def _others_present(run: Run):
-    """Says in words what TensorFlow says of a machine that is gone."""
+    """Turn TensorFlow's error about a lost machine into a message of ours."""
     try:
         yield
     except Exception as error:

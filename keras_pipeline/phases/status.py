@@ -30,7 +30,7 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
 
 @contextlib.contextmanager
 def under_way(run: Run, step: Step) -> Iterator[None]:
-    """Leaves word of the step that runs inside, and of how it failed. A finished one speaks by its sidecars."""
+    """Record which step is running and how it failed; a finished step is described by its sidecars."""
     import psutil  # not needed, and slow to import, where nothing runs
 
     process = psutil.Process()

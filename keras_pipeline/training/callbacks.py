@@ -16,7 +16,7 @@ from keras_pipeline.training.schedule import mean_gradient_norm
 
 
 class DivergedError(ValueError):
-    """The loss is no number any more."""
+    """The loss became NaN or infinite."""
 
 
 class Backup(keras.callbacks.Callback):
@@ -102,7 +102,7 @@ def any_backup(folder: Path) -> dict | None:
 
 
 class StopOnNaN(keras.callbacks.Callback):
-    """Raises DivergedError saying at which step the loss was no number any more."""
+    """Raise DivergedError naming the step at which the loss became NaN or infinite."""
 
     def __init__(self, skipped: int = 0) -> None:
         super().__init__()

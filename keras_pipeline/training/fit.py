@@ -177,7 +177,7 @@ def _fit(
 
 
 def _change_places(stage: Stage) -> None:
-    """Unfinished training of other settings steps aside, and what these settings left unfinished comes back: a mistyped
+    """Set unfinished training with other settings aside; resume ours if there is any: a mistyped
     setting costs no day's work.
     """
     mine = _aside(stage, stage.made_from)

@@ -46,10 +46,10 @@ class Phase6(Section):
 
     quantization: Rounding = Field(
         "fp16",
-        description="of the shipped weights; int8: kernels that bear it in a byte a value, the rest fp16; int8-qat: "
-        "the same after training for it",
+        description="of the shipped weights; int8: kernels in one byte per weight where accuracy allows, the rest "
+        "fp16; int8-qat: the same after training for it",
     )
-    compare: list[Rounding] = Field([], description="other ways of rounding, measured beside the shipped one")
+    compare: list[Rounding] = Field([], description="other quantizations, measured beside the shipped one")
     qat: Qat = Qat()
     validation_photos: int | None = Field(
         1000, ge=20, description="seeded sample of the test split shown to the browser; null: all"

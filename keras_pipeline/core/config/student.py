@@ -44,7 +44,7 @@ class EnsembleMember(Section):
         description="a teacher's .keras, relative to the experiment's folder; soft_labels/ lies beside it"
     )
     weight: float = Field(ge=0, description="share in the ensemble, renormalised over the teachers that speak")
-    region_filter: str | None = Field(None, description="speaks only for photos of this region")
+    region_filter: str | None = Field(None, description="this teacher answers only for photos of this region")
 
     @property
     def soft_labels(self) -> Path:

@@ -1,8 +1,8 @@
-"""`phase0 export --runner beam`: the local engine's own fetching, a host's queue a worker.
+"""`phase0 export --runner beam`: the local engine's fetching, one host's queue per worker.
 
-Politeness is by host, so a host is the unit of work: whoever has its queue asks at its pace. (A redirect counts at the
-host it leads to in that worker alone.) Our own server, which needs no mercy, is dealt out in parts. A worker keeps each
-piece that it has finished: raw shards, and a file of outcomes that the ledger takes in, also after a kill.
+Rate limits are per host, so a host is the unit of work: its worker keeps its pace. (A redirect counts at its target host
+in that worker alone.) Our own server needs no rate limit: its queue is split into parts. A worker keeps each piece that
+it has finished: raw shards, and a file of outcomes that the ledger takes in, also after a kill.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def fetch_queue(work: Fetching, queue: str) -> dict:
         pieces += 1
         name = _short("\n".join(document.sample_id for document in piece))
         outcomes = work.raw / f"outcomes-{name}.jsonl"
-        if not outcomes.exists():  # else this queue is dealt out again: its first worker was lost
+        if not outcomes.exists():  # else this queue is assigned again: its first worker was lost
             _fetch(work, piece, name, outcomes, given_up)
     return {"queue": Path(queue).name, "pieces": pieces}
 

@@ -79,7 +79,7 @@ def run(run: Run) -> None:
 
 
 def _stored_photos(run: Run) -> pd.DataFrame:
-    """A row a stored photo ordered by sample_id: what the ledger says of it, where it lies, and its hashes.
+    """One row per stored photo, ordered by sample_id: its ledger entry, its place in a shard, and its hashes.
 
     Photos of an earlier split lie in the finished shards, new ones in the raw shards. Raises SourceError where there is
     none.

@@ -28,9 +28,7 @@ LEAST_AGREEMENT = 0.98  # float16 may turn round two answers that are as good as
 
 
 def run(run: Run) -> None:
-    """Shape, sums, what teachers and ensemble are worth on each split, whether the stored answers are the teachers',
-    and the student's size.
-    """
+    """Check shapes, sums and whose answers are stored; measure teachers, ensemble and the student's size."""
     info = records.load_info(run.path("dataset"))
     layout = Layout.of(run.config.phase3, info)
     store = Store.open(run.path("soft_labels"), layout)
