@@ -1,7 +1,7 @@
 """`phase0 export --runner beam`: the local engine's fetching, one host's queue per worker.
 
-Rate limits are per host, so a host is the unit of work: its worker keeps its pace. (A redirect counts at its target host
-in that worker alone.) Our own server needs no rate limit: its queue is split into parts. A worker keeps each piece that
+Rate limits are per host, so a host is the unit of work: its worker keeps its pace. (A redirect counts at its target in
+that worker alone.) Our own server needs no rate limit: its queue is split into parts. A worker keeps each piece that
 it has finished: raw shards, and a file of outcomes that the ledger takes in, also after a kill.
 """
 
