@@ -34,7 +34,15 @@ def resize_antialiased(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """Photo or record -> float32 [image_size, image_size, 3], RGB, 0..255."""
+    """Photo or record -> float32 [image_size, image_size, 3], RGB, 0..255.
+
+    Example:
+        A picture of 256 x 300 pixels, of one colour:
+
+        >>> tensor = Preprocessing(image_size=96).from_pixels(np.full((256, 300, 3), 200, np.uint8))
+        >>> tensor.shape.as_list(), round(float(tensor[0, 0, 0]), 3)
+        ([96, 96, 3], 200.0)
+    """
 
     image_size: int  # pixels; the model's input
     short_side: int = 256  # pixels; of a stored record

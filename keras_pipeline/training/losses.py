@@ -28,6 +28,15 @@ def distillation_kl(student_logits, teacher_ids, teacher_logits, teacher_tail, *
 
     Returns:
         float [N], >= 0.
+
+    Example:
+        A teacher that is sure of class 0 by a logit of 2, and a student that knows nothing:
+
+        >>> loss = distillation_kl(
+        ...     np.zeros((1, 2)), np.array([[0, 1]]), np.array([[2.0, 0.0]]), np.float32([EMPTY_TAIL]), temperature=1.0
+        ... )
+        >>> round(float(loss[0]), 3)  # ln 2 minus the teacher's entropy of 0.365
+        0.328
     """
     student = ops.log_softmax(ops.cast(student_logits, "float32") / temperature, axis=-1)
     student_top = ops.take_along_axis(student, ops.cast(teacher_ids, "int32"), axis=-1)

@@ -78,6 +78,14 @@ def encode_view(logits: np.ndarray, layout: Layout, seed: np.ndarray | int = 0) 
     class id.
 
     Raises ValueError for logits that aren't finite or have another number of classes.
+
+    Example:
+        Three classes, of which two are listed:
+
+        >>> layout = Layout("", "", num_classes=3, temperature=1.0, top_k=2, views=1)
+        >>> view = encode_view(np.array([[1.0, 3.0, 0.0]], np.float32), layout)[0]
+        >>> view["ids"].tolist(), view["logits"].tolist(), float(view["tail"])  # logits less the largest
+        ([1, 0], [0.0, -2.0], -3.0)
     """
     if logits.ndim != 2 or logits.shape[1] != layout.num_classes or not np.isfinite(logits).all():
         raise ValueError(
