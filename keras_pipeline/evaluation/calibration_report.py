@@ -247,8 +247,8 @@ def _with_priors(evidence: Evidence, without: Scores, known: dict | None) -> dic
         **chosen,
         "precision": judged["precision"],
         "coverage": judged["coverage"],
-        "top1": compared.pop("all"),
-        "top1_per_region": compared,
+        "top1": compared.overall,
+        "top1_per_region": compared.per_region,
         "without": evidence.quality(without, test.group_ids),
         "with": evidence.quality(tested, test.group_ids),
     }
