@@ -552,7 +552,7 @@ def test_a_report_of_an_artefact_that_was_edited_names_its_step(experiment, caps
     assert "does not hold what its step writes (KeyError" in err and "phase0 audit (audit is not as" in err
 
 
-def test_type_is_the_config_key_of_the_rounding(experiment, capsys, monkeypatch):
+def test_type_is_the_config_key_of_the_quantization(experiment, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr(chain, "phase", lambda run, options: (asked.append(run.config.phase6.quantization), 0))
     for given in ([], ["--type", "int8"], ["--type", "none"]):

@@ -102,7 +102,7 @@ def test_comparison_is_second_against_first_by_region(run, photos):
     regional = np.array([photo.region == "EU_SW" for photo in photos])
     write(run, "teacher_predictions", photos, np.where(regional, (truth + 1) % 3, truth))  # right elsewhere
     write(run, "regional_predictions", photos, np.where(regional, truth, (truth + 1) % 3))  # right at home
-    table = stored_answers.compare(*answers_of(run))
+    table = stored_answers.compare(*answers_of(run)).table()
     # The test photos are numbers 35 … 45: five even ones of EU_SW.
     assert {name: (e["n"], e["groups"], e["first"], e["second"]) for name, e in table.items()} == {
         "all": (11, 11, pytest.approx(6 / 11), pytest.approx(5 / 11)),
@@ -132,11 +132,11 @@ def test_photos_with_other_labels_are_other_photos(run, photos):
     assert not stored_answers.same_photos(*answers_of(run))
 
 
-def test_a_comparison_over_all_photos_knows_no_region(run, photos):
-    placed = [dataclasses.replace(photo, region="all") for photo in photos]  # which `compare` by region refuses
+def test_a_comparison_over_all_photos_bears_a_region_called_all(run, photos):
+    placed = [dataclasses.replace(photo, region="all") for photo in photos]
     for name, answers in (("teacher_predictions", 0), ("regional_predictions", 1)):
         write(run, name, placed, np.full(len(photos), answers))
-    found = stored_answers.compare(*answers_of(run), by_region=False)["all"]
+    found = stored_answers.compare(*answers_of(run)).overall
     share = [sum(photo.label == label for photo in photos) / len(photos) for label in (0, 1)]
     assert (found["first"], found["second"]) == tuple(map(pytest.approx, share))
 

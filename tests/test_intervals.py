@@ -133,7 +133,7 @@ def test_comparison_literal():
     # 100 photos, one a group: both right on 60, only the second on 20, only the first on 5. Difference 15 points, its
     # standard deviation sqrt((0.25 - 0.15 ** 2) / 100) = 0.0477: 0.15 +- 0.0935.
     first, second = np.arange(100) < 65, (np.arange(100) < 60) | (np.arange(100) >= 80)
-    entry = intervals.compare(first, second, ["EU"] * 100, ids_of(range(100)))["EU"]
+    entry = intervals.compare(first, second, ["EU"] * 100, ids_of(range(100))).per_region["EU"]
     low, high = entry.pop("interval")
     assert (low, high) == (pytest.approx(0.0565, abs=0.015), pytest.approx(0.2435, abs=0.015))
     assert entry == {
@@ -145,15 +145,15 @@ def test_comparison_the_other_way_round_is_the_mirror_image():
     rng = np.random.default_rng(0)
     first, second = rng.random(300) < 0.5, rng.random(300) < 0.8
     regions, group_ids = ["EU"] * 300, ids_of(np.arange(300) // 2)
-    forth = intervals.compare(first, second, regions, group_ids)["all"]
-    back = intervals.compare(second, first, regions, group_ids)["all"]
+    forth = intervals.compare(first, second, regions, group_ids).overall
+    back = intervals.compare(second, first, regions, group_ids).overall
     assert (forth["verdict"], back["verdict"]) == ("better", "worse")
     assert back["interval"] == pytest.approx([-end for end in forth["interval"][::-1]])
 
 
 def test_equal_classifiers_show_no_difference():
     right, _, _, regions, group_ids = random_case()
-    result = intervals.compare(right, right, regions, group_ids)
+    result = intervals.compare(right, right, regions, group_ids).table()
     assert list(result) == ["all", "EU", "EU_SW", "NA"]
     assert all(entry["verdict"] == "no difference shown" for entry in result.values())
     assert result["all"]["interval"] == [0.0, 0.0] and sum(result[r]["n"] for r in ("EU", "EU_SW", "NA")) == 400
@@ -163,7 +163,7 @@ def test_equal_classifiers_show_no_difference():
 def test_a_handful_of_groups_is_no_proof(groups, verdict):
     # All disagree in one direction, ten photos each: McNemar's exact p is 2 / 2 ** groups, 0.0625 at 5, 0.031 at 6.
     second = np.ones(10 * groups, bool)
-    result = intervals.compare(~second, second, ["EU"] * len(second), ids_of(np.arange(len(second)) // 10))
+    result = intervals.compare(~second, second, ["EU"] * len(second), ids_of(np.arange(len(second)) // 10)).per_region
     assert result["EU"]["verdict"] == verdict and result["EU"]["interval"] == [1.0, 1.0]
 
 
@@ -173,11 +173,19 @@ def test_a_comparison_of_equals_errs_one_time_in_twenty():
     for world in range(200):
         chance = np.repeat(rng.beta(2, 1, 100), 3)
         first, second = rng.random((2, 300)) < chance
-        verdict = intervals.compare(first, second, ["EU"] * 300, group_ids, replicates=300, seed=world)["all"][
-            "verdict"
-        ]
-        found += verdict != "no difference shown"
+        compared = intervals.compare(first, second, ["EU"] * 300, group_ids, replicates=300, seed=world)
+        found += compared.overall["verdict"] != "no difference shown"
     assert found / 200 < 0.10  # 0.05 with a standard error of 0.015
+
+
+def test_a_region_called_all_is_not_every_photo():
+    # 8 photos, one a group: right on the first 4 alone, which are those of the region.
+    second = np.arange(8) < 4
+    compared = intervals.compare(np.zeros(8, bool), second, ["all"] * 4 + ["EU"] * 4, ids_of(range(8)))
+    assert (compared.overall["n"], compared.overall["difference"]) == (8, 0.5)
+    region = compared.per_region["all"]
+    assert (region["n"], region["difference"], region["interval"]) == (4, 1.0, [1.0, 1.0])
+    assert {name: entry["n"] for name, entry in compared.table().items()} == {"all": 8, "EU": 4, "region all": 4}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +194,6 @@ def test_a_comparison_of_equals_errs_one_time_in_twenty():
         ({"right_second": np.ones(3, bool)}, r"'right_second': \(3,\).* expected one \[n\] for all"),
         ({"group_ids": ["a"]}, r"'group_ids': \(1,\)"),
         ({"right_first": np.ones(4)}, "right_first: received float64, expected bool"),
-        ({"regions": ["all"] * 4}, "a region called 'all'"),
     ],
 )
 def test_comparisons_that_do_not_fit_are_refused(changes, message):

@@ -1,4 +1,4 @@
-"""Training for 256 steps: the twin is the same function, and what comes back bears being rounded."""
+"""Quantization-aware training: the twin is the same function, and the trained kernels bear being quantized."""
 
 import keras
 import numpy as np
@@ -15,8 +15,8 @@ def batches(photos):
         yield photos[random.permutation(len(photos))[:16]]
 
 
-def rounded(model, bits):
-    """The kernels on 2^bits steps, whatever it costs."""
+def quantized(model, bits):
+    """A copy with each kernel on 2^bits evenly spaced values."""
     result = copy(model)
     for layer in result.layers:
         if layer.name in qat.kernels_of(model):
@@ -39,15 +39,15 @@ def test_the_twin_gives_the_same_logits():
     np.testing.assert_allclose(found, model(photos, training=False), atol=1e-5)
 
 
-def test_after_training_rounding_costs_less(monkeypatch):
-    monkeypatch.setattr(qat, "BITS", 4)  # of 256 steps so small a model hardly feels anything
+def test_after_training_quantization_costs_less(monkeypatch):
+    monkeypatch.setattr(qat, "BITS", 4)  # 8 bits hardly change so small a model
     model = fold_batch_norm(example.trained())
     before = [np.array(weight) for weight in model.weights]
     trained = qat.train(
         model, qat.kernels_of(model), batches(example.tensors(example.samples(16, 1000))), steps=60, learning_rate=2e-3
     )
     held_out = example.tensors(example.samples(10))
-    cost, cheaper = (divergence(model, rounded(each, 4), held_out) for each in (model, trained))
+    cost, cheaper = (divergence(model, quantized(each, 4), held_out) for each in (model, trained))
     assert cheaper < cost / 3, (cheaper, cost)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.weights, strict=True))
     assert [w.path for w in trained.weights] == [w.path for w in model.weights]

@@ -1,4 +1,4 @@
-"""What rounding did to the answers, in literal numbers."""
+"""The cost of quantization, in literal numbers."""
 
 import numpy as np
 import pytest

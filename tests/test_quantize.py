@@ -1,4 +1,4 @@
-"""Folding and rounding: literal numbers, equality of outputs, and refusals that name the layer."""
+"""Folding and quantization: literal numbers, equality of outputs, and refusals that name the layer."""
 
 import os
 from pathlib import Path
@@ -16,10 +16,10 @@ from keras_pipeline.export.quantize import (
     fold_batch_norm,
     keep_float32,
     megabytes,
+    quantize_kernels,
+    quantize_to_float16,
+    quantize_to_uint8,
     remaining_batch_norms,
-    round_kernels,
-    round_to_float16,
-    round_to_uint8,
 )
 
 layers = keras.layers
@@ -120,10 +120,10 @@ def test_folding_refuses_what_is_not_functional():
         fold_batch_norm(layers.Dense(2))
 
 
-def test_rounding_in_literal_numbers():
+def test_quantization_in_literal_numbers():
     model = functional(layers.Dense(1, name="head"), shape=(1,))
     model.get_layer("head").set_weights([np.array([[1 + 2.0**-12]]), np.array([0.5])])
-    kernel, bias = round_to_float16(model)
+    kernel, bias = quantize_to_float16(model)
     assert kernel == {"name": "head/kernel", "shape": [1, 1], "stored": "float16", "max_abs_error": 2.0**-12}
     assert bias["max_abs_error"] == 0.0
     assert model.get_layer("head").kernel[0, 0] == 1.0
@@ -132,24 +132,24 @@ def test_rounding_in_literal_numbers():
 def test_a_batch_norm_that_stayed_keeps_float32():
     model = functional(layers.BatchNormalization(name="norm"))
     model.get_layer("norm").set_weights([np.ones(3), np.zeros(3), np.zeros(3), np.full(3, 1e-9, np.float32)])
-    assert {entry["stored"] for entry in round_to_float16(model)} == {"float32"}
+    assert {entry["stored"] for entry in quantize_to_float16(model)} == {"float32"}
     assert np.all(np.asarray(model.get_layer("norm").moving_variance) == np.float32(1e-9))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -7e4])
-def test_rounding_refuses_and_changes_nothing(bad):
+def test_quantization_refuses_and_changes_nothing(bad):
     model = functional(layers.Dense(1, name="first"), layers.Dense(1, name="second"), shape=(1,))
     model.get_layer("first").set_weights([np.array([[0.1]]), np.zeros(1)])
     model.get_layer("second").set_weights([np.array([[bad]]), np.zeros(1)])
     with pytest.raises(ValueError, match="second/kernel"):
-        round_to_float16(model)
+        quantize_to_float16(model)
     assert model.get_layer("first").kernel[0, 0] == np.float32(0.1)
 
 
 def test_size_in_megabytes():
     model = functional(layers.Dense(1000, use_bias=False), shape=(250,))
     assert megabytes(keep_float32(model)) == 1.0
-    assert megabytes(round_to_float16(model)) == 0.5
+    assert megabytes(quantize_to_float16(model)) == 0.5
 
 
 def test_weights_that_are_no_numbers_are_named():
@@ -168,7 +168,7 @@ def test_real_weights_on_a_real_photo():
     folded = fold_batch_norm(model)
     before = np.asarray(model(x, training=False))
     assert np.abs(before - folded(x, training=False)).max() < 1e-4
-    round_to_float16(folded)
+    quantize_to_float16(folded)
     after = np.asarray(folded(x, training=False))
     assert np.abs(keras.ops.softmax(before) - keras.ops.softmax(after)).max() < 0.05
 
@@ -180,10 +180,10 @@ def test_the_example_has_learnt_something():
     assert np.mean(logits.argmax(1) == labels) > 0.9 and logits.std(1).mean() > 1
 
 
-def test_named_kernels_alone_are_rounded_to_steps():
+def test_named_kernels_alone_are_quantized_to_uint8():
     model = functional(layers.Conv2D(4, 3, name="first"), layers.Conv2D(4, 1, name="second"))
     exact = np.array(model.get_layer("first").kernel)
-    entries = {entry["name"]: entry for entry in round_kernels(model, {"first"})}
+    entries = {entry["name"]: entry for entry in quantize_kernels(model, {"first"})}
     stored = {name: entry["stored"] for name, entry in entries.items()}
     assert stored == dict.fromkeys(stored, "float16") | {"first/kernel": "uint8"}
     np.testing.assert_array_equal(model.get_layer("first").kernel, affine(exact))
@@ -202,12 +202,12 @@ def test_tensorflowjs_stores_the_very_values(seed):
     quantization = tfjs._tensorflowjs().quantization
     rng = np.random.default_rng(seed)
     values = ((rng.normal(size=500) + rng.uniform(-1, 1)) * 10 ** rng.uniform(-6, 3)).astype(np.float32)
-    rounded = affine(values)
-    assert len(np.unique(rounded)) <= 256 and 0 in affine(np.append(values, np.float32(0)))
-    stored, numbers = quantization.quantize_weights(rounded, np.uint8)
-    np.testing.assert_array_equal(quantization.dequantize_weights(stored, numbers), rounded)
-    assert np.abs(rounded - values).max() <= 0.51 * (values.max() - values.min()) / 255
-    np.testing.assert_array_equal(affine(rounded), rounded)
+    quantized = affine(values)
+    assert len(np.unique(quantized)) <= 256 and 0 in affine(np.append(values, np.float32(0)))
+    stored, numbers = quantization.quantize_weights(quantized, np.uint8)
+    np.testing.assert_array_equal(quantization.dequantize_weights(stored, numbers), quantized)
+    assert np.abs(quantized - values).max() <= 0.51 * (values.max() - values.min()) / 255
+    np.testing.assert_array_equal(affine(quantized), quantized)
 
 
 def test_values_on_one_side_of_zero_are_left_alone():
@@ -219,7 +219,7 @@ def test_kernels_are_stored_in_a_byte_where_the_answers_bear_it():
     model, photos = fold_batch_norm(web_example.trained()), web_example.tensors(web_example.samples())
     exact = {f"{layer.name}/{w.name}": np.array(w) for layer in model.layers for w in layer.weights}
     before = model.predict(photos, verbose=0)
-    entries = round_to_uint8(model, photos, most_kl=0.002)
+    entries = quantize_to_uint8(model, photos, most_kl=0.002)
     after = model.predict(photos, verbose=0)
     by_way = {way: [e for e in entries if e["stored"] == way] for way in ("uint8", "float16")}
     assert len(by_way["uint8"]) >= 5 and all(len(e["shape"]) > 1 for e in by_way["uint8"])
@@ -239,4 +239,4 @@ def test_kernels_are_stored_in_a_byte_where_the_answers_bear_it():
 
 def test_without_any_allowance_no_kernel_is_stored_in_a_byte():
     model, photos = fold_batch_norm(web_example.trained()), web_example.tensors(web_example.samples())
-    assert {entry["stored"] for entry in round_to_uint8(model, photos, most_kl=0.0)} == {"float16"}
+    assert {entry["stored"] for entry in quantize_to_uint8(model, photos, most_kl=0.0)} == {"float16"}

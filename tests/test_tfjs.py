@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from support import web_example as example
 
-from keras_pipeline.export.quantize import fold_batch_norm, round_to_uint8
+from keras_pipeline.export.quantize import fold_batch_norm, quantize_to_uint8
 from keras_pipeline.export.tfjs import PAGE, read_shards, write_bundle, write_graph_model
 
 
@@ -41,7 +41,7 @@ def test_size_is_two_bytes_a_weight(folder):
     assert report["bytes"] - topology == pytest.approx(2 * example.shipped().count_params(), abs=64)
 
 
-def test_weights_that_were_not_rounded_stay_float32(tmp_path):
+def test_weights_that_were_not_quantized_stay_float32(tmp_path):
     saved = example.export(fold_batch_norm(example.trained()), tmp_path / "saved")
     report = write_graph_model(saved, tmp_path / "model")
     assert len(report["float32"]) > 20
@@ -96,7 +96,7 @@ def test_versions_are_exact_and_the_lock_names_no_registry():
 
 def test_kernels_of_a_byte_each_arrive_bit_for_bit(tmp_path):
     model = fold_batch_norm(example.trained())
-    entries = round_to_uint8(model, example.tensors(example.samples()), most_kl=0.01)
+    entries = quantize_to_uint8(model, example.tensors(example.samples()), most_kl=0.01)
     saved = example.export(model, tmp_path / "saved")
     report = write_graph_model(saved, tmp_path / "model")  # checks that each tensor decodes to the SavedModel's values
     kernels = [entry for entry in entries if entry["stored"] == "uint8"]

@@ -7,7 +7,7 @@ its head is made of real photos' features: the first half of it is their 256 pri
 species is a photo's features, or those and as much of a random direction, all of one length, scaled until the likeliest
 of 9,000 has a probability of 0.7 on average. The int8 choice is by the KL on the same photos in the mirror.
 
-Prints model.json and shards in MB (10^6 bytes) for each way of rounding, and the KL it costs; the last line is the
+Prints model.json and shards in MB (10^6 bytes) for each way of quantizing, and the KL it costs; the last line is the
 lesser of 10 MB over fp16 and 6 MB over int8; exit 1 below 1. The plan's limit is 150 MB.
 """
 
@@ -74,9 +74,9 @@ def main() -> int:
     sizes = {}
     for way in LIMITS:
         model = quantize.copy(folded)
-        entries = quantize.round_to_float16(model) if way == "fp16" else quantize.round_to_uint8(model, shown)
-        rounded = softmax(np.asarray(model.predict(shown, batch_size=32, verbose=0), np.float64))
-        kl = float((exact * np.log(exact / rounded)).sum(1).mean())
+        entries = quantize.quantize_to_float16(model) if way == "fp16" else quantize.quantize_to_uint8(model, shown)
+        quantized = softmax(np.asarray(model.predict(shown, batch_size=32, verbose=0), np.float64))
+        kl = float((exact * np.log(exact / quantized)).sum(1).mean())
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             saved_model.write_saved_model(

@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.export.page_speed      (CPU only, 2 cores, two minutes, headless Chromium)
 
-MobileNetV2 1.0 at 224 px with 1,000 classes and its ImageNet weights, rounded to fp16, on WebAssembly. The recipe is
+MobileNetV2 1.0 at 224 px with 1,000 classes and its ImageNet weights, quantized to fp16, on WebAssembly. The recipe is
 what tutorials show, on the main thread: createImageBitmap, `fromPixels`, `resizeBilinear` to 224 x 224, `predict`,
 `data()`, on the same weights and the same build of TensorFlow.js. One real photo, enlarged to 4000 x 3000 pixels, is
 shown to both by turns; then 85 real ones of 500 px, whose names are held against Python's.
@@ -88,7 +88,7 @@ def export(folder: Path) -> Preprocessing:
     network.load_weights(DATA / "mobilenet_v2_1.0_224_imagenet.weights.h5")
     model = keras.Model(inputs, network(keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)))
     model = quantize.fold_batch_norm(model)
-    quantize.round_to_float16(model)
+    quantize.quantize_to_float16(model)
     preprocessing = Preprocessing(SIZE)
     saved_model.write_saved_model(
         model, folder / "model", labels=[f"Species {i}" for i in range(1000)], preprocessing=preprocessing,

@@ -1,4 +1,4 @@
-"""Each photo's answer by a model, stored and compared."""
+"""A model's answer to each photo: read from disk, and compared between two models."""
 
 from __future__ import annotations
 
@@ -9,20 +9,29 @@ import numpy as np
 
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.evaluation import intervals
+from keras_pipeline.evaluation.intervals import Comparison
 
 TITLES = {"teacher": "global teacher", "regional": "regional teacher", "student": "student"}
 ANSWERS = ("sample_id", "region", "group_id", "label", "answer", "confidence")
 
 
 def same_photos(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
-    """Whether two models were asked about the same photos, with the same labels (`load_answers`)."""
+    """Tell whether two models answered the same photos in the same order, with the same labels.
+
+    Args:
+        first, second: of `load_answers`.
+    """
     return all(np.array_equal(first[name], second[name]) for name in ("sample_id", "label"))
 
 
-def compare(first: dict[str, np.ndarray], second: dict[str, np.ndarray], *, by_region: bool = True) -> dict:
-    """`intervals.compare` of what two models answered (`load_answers`).
+def compare(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> Comparison:
+    """Compare two models' answers to the same photos, overall and by region, see `intervals.compare`.
 
-    Raises ValueError unless both answered the same photos.
+    Args:
+        first, second: of `load_answers`.
+
+    Raises:
+        ValueError: unless both answered the same photos.
     """
     if not same_photos(first, second):
         raise ValueError(
@@ -30,19 +39,23 @@ def compare(first: dict[str, np.ndarray], second: dict[str, np.ndarray], *, by_r
             "same, expected the same test split; run `phase1 evaluate --force`, then `phase2 evaluate --force`"
         )
     right_first, right_second = (each["label"] == each["answer"] for each in (first, second))
-    regions = first["region"] if by_region else np.zeros_like(first["region"])
-    return intervals.compare(right_first, right_second, regions, first["group_id"])
+    return intervals.compare(right_first, right_second, first["region"], first["group_id"])
 
 
 def load_answers(path: Path) -> dict[str, np.ndarray]:
-    """predictions_<split>.npz: sample_id, region, group_id str [n], label, answer int64 [n], confidence float32 [n].
+    """Read `predictions_<split>.npz`.
 
-    Raises BrokenArtefact naming a file that is none.
+    Returns:
+        `sample_id, region, group_id` str [n]; `label, answer` int64 [n]; `confidence` float32 [n], before calibration.
+
+    Raises:
+        BrokenArtefact: naming a file that can't be read.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in ANSWERS}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BrokenArtefact(
-            f"{path}: no answers can be read from it ({error}); run `evaluate --force`, of phase 0 `baseline --force`"
+            f"{path}: no answers can be read from it ({error}); run `evaluate --force`, or `phase0 "
+            "baseline --force` if it is phase 0's"
         ) from error

@@ -1,6 +1,7 @@
-"""Does a confidence of 0.8 mean right eight times in ten? Measured, and mended by one temperature.
+"""Measure whether a confidence of 0.8 is right eight times in ten, and correct it with one temperature.
 
-Guo et al. 2017, 'On Calibration of Modern Neural Networks' (arXiv 1706.04599), unless said otherwise.
+Equations and sections are those of Guo et al. 2017, 'On Calibration of Modern Neural Networks' (arXiv 1706.04599),
+unless another source is named.
 """
 
 from collections.abc import Callable
@@ -16,36 +17,43 @@ from keras_pipeline.evaluation.metrics import by_blocks, check_logits_and_labels
 from keras_pipeline.evaluation.scores import Prior, Scores, score
 
 TEMPERATURE_BOUNDS = (0.05, 20.0)  # beyond these a softmax over trained logits is one-hot or uniform
-SCOUTS = 1 << 26  # logits that are looked at first: a full pass over 9e8 of them takes seconds
-NULL_REPEATS = 200  # two digits
+SCOUTS = 1 << 26  # logits of the first, coarse search: a full pass over 9e8 of them takes seconds
+NULL_REPEATS = 200  # enough for two digits
 
 Bin = dict[str, float | int | None]
 
 
 def equal_width(bins: int) -> NDArray[np.float64]:
-    """The M + 1 edges of equal-width bins over [0, 1]. ValueError for bins below 1."""
+    """Return the M + 1 edges of equal-width bins over [0, 1]; raise ValueError for fewer than 1 bin."""
     if bins < 1:
         raise ValueError(f"bins must be at least 1, received {bins}: the literature uses 15.")
     return np.linspace(0.0, 1.0, bins + 1)
 
 
 def equal_mass(confidence: ArrayLike, bins: int) -> NDArray[np.float64]:
-    """Edges between which as good as equal numbers of photos lie (Nixon et al. 2019, arXiv 1904.01685, section 3.3).
+    """Return edges of bins with nearly equal numbers of photos (Nixon et al. 2019, arXiv 1904.01685, section 3.3).
 
-    Fewer than M bins where many photos share one confidence, or where there are fewer photos than bins.
+    There are fewer than M bins where many photos share one confidence, or where there are fewer photos than bins.
+
+    Args:
+        confidence: [n], in [0, 1].
+        bins: M >= 1.
+
+    Returns:
+        float64 [<= M + 1], rising from 0 to 1.
     """
     ranked = np.sort(confidence)
-    last = -(-len(ranked) * np.arange(1, bins) // bins) - 1  # in whole numbers: a quantile's 0.3 n may round up
+    last = -(-len(ranked) * np.arange(1, bins) // bins) - 1  # in integers: a quantile's 0.3 n may round up
     return np.unique(np.concatenate([[0.0], ranked[last], [1.0]]))
 
 
 def reliability_bins(confidence: ArrayLike, correct: ArrayLike, edges: ArrayLike) -> list[Bin]:
-    """Photos grouped by confidence into bins (e_{m-1}, e_m] (section 2, 'Reliability Diagrams').
+    """Group photos by confidence into bins (e_{m-1}, e_m] (section 2, 'Reliability Diagrams').
 
     Args:
         confidence: [n], in [0, 1].
         correct: bool or 0/1 [n].
-        edges: [M + 1] from 0 to 1, rising; of `equal_width` or `equal_mass`.
+        edges: [M + 1] from 0 to 1, rising; from `equal_width` or `equal_mass`.
 
     Returns:
         M dictionaries `{lower, upper, n, confidence, accuracy}` in ascending order; the means are None where n = 0.
@@ -72,14 +80,24 @@ def reliability_bins(confidence: ArrayLike, correct: ArrayLike, edges: ArrayLike
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, edges: ArrayLike) -> float:
-    """ECE (eq. 3): the mean of |accuracy - confidence| over bins, weighted by photos; in [0, 1]."""
+    """Return the ECE (eq. 3): the mean of |accuracy - confidence| over bins, weighted by photos; in [0, 1].
+
+    Arguments and errors as `reliability_bins`.
+
+    Example:
+        Ten photos at confidence 0.9, of which seven are right:
+
+        >>> round(expected_calibration_error([0.9] * 10, [1] * 7 + [0] * 3, equal_width(15)), 3)
+        0.2
+    """
     return _errors(confidence, correct, edges)[0]
 
 
 def maximum_calibration_error(confidence: ArrayLike, correct: ArrayLike, edges: ArrayLike) -> float:
-    """MCE (eq. 5): the largest |accuracy - confidence| of any bin that holds a photo; in [0, 1].
+    """Return the MCE (eq. 5): the largest |accuracy - confidence| of any bin that holds a photo; in [0, 1].
 
-    A bin with a single photo counts in full, as in the paper: read it beside the bins' counts.
+    A bin with a single photo counts in full, as in the paper, so read it together with the bins' counts. Arguments and
+    errors as `reliability_bins`.
     """
     return _errors(confidence, correct, edges)[1]
 
@@ -93,7 +111,7 @@ def _errors(confidence: ArrayLike, correct: ArrayLike, edges: ArrayLike) -> tupl
 def _gaps(
     gap: NDArray[np.float64], index: NDArray[np.intp], bins: int, weight: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """[ECE, MCE] from correct - confidence of each photo, its bin, and how often it counts."""
+    """Return [ECE, MCE] from each photo's correct - confidence, its bin, and how often it counts."""
     weight = np.ones(len(gap)) if weight is None else weight
     photos, gaps = np.bincount(index, weight, bins), np.abs(np.bincount(index, weight * gap, bins))
     return np.array([gaps.sum() / photos.sum(), (gaps[photos > 0] / photos[photos > 0]).max()])
@@ -102,21 +120,21 @@ def _gaps(
 def null_errors(
     confidence: ArrayLike, edges: ArrayLike, *, repeats: int = NULL_REPEATS, seed: int = 0
 ) -> NDArray[np.float64]:
-    """[ECE, MCE] that a perfectly calibrated model with these confidences would show, by chance alone.
+    """Draw the [ECE, MCE] that a perfectly calibrated model with these confidences would show by chance alone.
 
-    ECE is biased upwards in small samples, so an ECE says something only above this figure: `repeats` draws of correct
+    ECE is biased upwards in small samples, so only an ECE above these shows miscalibration: `repeats` draws of correct
     ~ Bernoulli(confidence), the 'consistency resampling' of Bröcker & Smith 2007 (doi 10.1175/WAF993.1). The standard
-    error of the mean ECE is below 1 / sqrt(n * repeats). Photos count as independent here; where several of a group
-    are right or wrong together, chance alone does more.
+    error of the mean ECE is below 1 / sqrt(n * repeats). Photos count as independent here; where photos of a group are
+    right or wrong together, chance alone gives larger errors.
 
     Args:
         confidence: [n], in [0, 1].
-        edges: as in the ECE that it is compared with.
+        edges: those of the ECE to compare with.
         repeats: >= 1.
         seed: of the draws.
 
     Returns:
-        float64 [repeats, 2]
+        float64 [repeats, 2].
 
     Raises:
         ValueError: no photos, confidence outside [0, 1], repeats below 1.
@@ -143,13 +161,13 @@ def quality(
         seed: of the draws.
 
     Returns:
-        `n, groups`; `nll` (nats), `brier`: {value, interval}, the percentile bootstrap's; `ece, mce` (equal-width bins)
-        and `ece_equal_mass`: {value, interval, null, null_interval}, null being what perfect calibration shows by
-        chance, mean and 95 % of it. An ECE lies above the truth by what chance adds, and a replicate's lies above it
-        twice: hence the basic bootstrap (Davison & Hinkley 1997, section 5.2), mirrored at the value. Truths near 0
-        can't be told from 0, and the interval begins there where the value lies inside the null's. In simulated worlds
-        of 170 to 10,000 photos the basic bootstrap held a true ECE of 0.03 to 0.05 in 84 to 92 % of them, the plain
-        percentiles in 0 to 94 %: read it as somewhat narrow. `fewer_photos_than_bins` is said where it is so.
+        `n, groups`; `nll` (nats), `brier`: {value, interval}, by the percentile bootstrap; `ece, mce` (equal-width
+        bins) and `ece_equal_mass`: {value, interval, null, null_interval}, where null is the mean, and null_interval
+        the middle 95 %, of what perfect calibration shows by chance; `fewer_photos_than_bins`, a sentence, only where
+        that is so.
+
+    Raises:
+        ValueError: no photos, too few replicates, fewer than 1 bin.
     """
     n = len(scores)
     check_confidence(scores.confidence, scores.correct)
@@ -157,12 +175,12 @@ def quality(
     layouts = {"ece": equal_width(bins), "ece_equal_mass": equal_mass(scores.confidence, bins)}
     places = {name: (_assign(scores.confidence, edges), len(edges) - 1) for name, edges in layouts.items()}
 
-    def figures(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    def statistics(weight: NDArray[np.float64]) -> NDArray[np.float64]:
         ece, mce = _gaps(gap, *places["ece"], weight)
         by_mass, _ = _gaps(gap, *places["ece_equal_mass"], weight)
         return np.array([ece, mce, by_mass, weight @ scores.nll / weight.sum(), weight @ scores.brier / weight.sum()])
 
-    values, samples = cluster_bootstrap(figures, group_ids, replicates, seed)
+    values, samples = cluster_bootstrap(statistics, group_ids, replicates, seed)
     limits = limits_of(samples)
     nulls = {name: null_errors(scores.confidence, edges, seed=seed) for name, edges in layouts.items()}
     by_chance = (nulls["ece"][:, 0], nulls["ece"][:, 1], nulls["ece_equal_mass"][:, 0])
@@ -185,15 +203,16 @@ def quality(
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, prior: Prior | None = None) -> float:
-    """The temperature T that minimises the negative log likelihood of softmax(logits / T + prior) (section 4.2, eq. 9).
+    """Fit the temperature T that minimises the negative log likelihood of softmax(logits / T + prior) (eq. 9).
 
     The NLL is convex in 1/T, so its only minimum is the zero of its derivative, found to a relative 1e-7. Where there
-    is none inside `TEMPERATURE_BOUNDS` the bound itself is returned: the lower one where every photo is right (the
-    likelihood then grows for ever as T falls), the upper one where the logits say no more than chance. A caller
-    should say so.
+    is none inside `TEMPERATURE_BOUNDS` the bound itself is returned, and the caller should report it: the lower one
+    where every photo is right (the likelihood then keeps growing as T falls), the upper one where the logits are no
+    better than chance.
 
     Args:
-        logits: [n, C], finite, n >= 20, from photos that chose neither the weights nor the epoch; may be memory-mapped.
+        logits: [n, C], finite, n >= 20, of photos used neither for the weights nor to choose the epoch; may be
+            memory-mapped.
         labels: integer [n], in [0, C), at least two different ones.
         prior: of each photo's region; None adds nothing.
 
@@ -215,43 +234,43 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, prior: Prior | None
     logits, labels = check_logits_and_labels(logits, labels)
     _check_fit_data(labels)
 
-    @cache  # a search asks for its two ends again, and at full size one pass over the logits takes seconds
+    @cache  # the search evaluates its two ends again, and at full size one pass over the logits takes seconds
     def slope(log_temperature: float) -> float:
         return _nll_slope(logits, labels, prior, float(np.exp(log_temperature)))
 
-    found = _zero(slope, *_bracket(logits, labels, prior, slope))
+    zero = _zero(slope, *_bracket(logits, labels, prior, slope))
     ends = dict(zip(np.log(TEMPERATURE_BOUNDS), TEMPERATURE_BOUNDS, strict=True))  # exp(log(20)) is a little less
-    temperature = ends.get(found, float(np.exp(found)))
+    temperature = ends.get(zero, float(np.exp(zero)))
     before, after = (score(logits, labels, t, prior=prior).nll.mean() for t in (1.0, temperature))
     return temperature if after < before else 1.0
 
 
 def _bracket(logits: NDArray, labels: NDArray, prior: Prior | None, slope: Callable[[float], float]) -> NDArray:
-    """Log-temperatures between which the zero lies: near that of evenly drawn photos where there are very many."""
+    """Return log-temperatures that enclose the zero; where there are very many photos, a subset narrows them first."""
     bounds = np.log(TEMPERATURE_BOUNDS)
     step = -(-logits.size // SCOUTS)
     if step == 1:
         return bounds
-    some = None if prior is None else Prior(prior.added, prior.row[::step])
-    scouts = np.asarray(logits[::step]), labels[::step], some
+    sparse_prior = None if prior is None else Prior(prior.added, prior.row[::step])
+    scouts = np.asarray(logits[::step]), labels[::step], sparse_prior
     near = _zero(cache(lambda log_temperature: _nll_slope(*scouts, float(np.exp(log_temperature)))), *bounds)
     closer = np.clip([near - 0.05, near + 0.05], *bounds)
     return closer if slope(closer[0]) > 0 > slope(closer[1]) else bounds
 
 
 def _zero(slope: Callable[[float], float], low: float, high: float) -> float:
-    """Where the slope, which falls from above 0 to below it, is 0; an end where it isn't."""
-    if slope(low) <= 0:  # still falling towards sharper: no minimum above the lower bound
+    """Return where the falling slope crosses 0, or the end nearer to it where it doesn't."""
+    if slope(low) <= 0:  # the NLL still falls towards sharper probabilities: no minimum above the lower bound
         return low
     return high if slope(high) >= 0 else brentq(slope, low, high, xtol=1e-7)
 
 
 def _nll_slope(logits: NDArray, labels: NDArray, prior: Prior | None, temperature: float) -> float:
-    """d NLL / d(1/T) = mean(E_p[z] - z_label), rising in 1/T since the NLL is convex there."""
+    """Return d NLL / d(1/T) = mean(E_p[z] - z_label), which rises in 1/T since the NLL is convex there."""
 
-    def of(rows: slice) -> float:
+    def block_sum(rows: slice) -> float:
         block = logits[rows].astype(np.float64)
-        block -= block.max(axis=1, keepdims=True)  # shifts both terms alike
+        block -= block.max(axis=1, keepdims=True)  # shifts both terms equally
         scaled = block / temperature
         if prior is not None:
             scaled += prior.of(rows)
@@ -260,16 +279,16 @@ def _nll_slope(logits: NDArray, labels: NDArray, prior: Prior | None, temperatur
         expected = np.einsum("ij,ij->i", weights, block) / weights.sum(axis=1)
         return float((expected - np.take_along_axis(block, labels[rows, None], axis=1)[:, 0]).sum())
 
-    return sum(by_blocks(logits.shape, of)) / len(labels)
+    return sum(by_blocks(logits.shape, block_sum)) / len(labels)
 
 
 def check_confidence(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """`(float64 [n], bool [n])`, or ValueError where they are malformed or do not fit each other."""
+    """Return `(float64 [n], bool [n])`; raise ValueError where they are malformed or do not fit each other."""
     confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct)
     if confidence.ndim != 1 or not len(confidence) or correct.shape != confidence.shape:
         raise ValueError(
             f"Confidence and correct must be two vectors of one length n >= 1, received shapes {confidence.shape} "
-            f"and {correct.shape}: give the highest probability and 'was it right' of each photo."
+            f"and {correct.shape}: give each photo's highest probability and whether its class is right."
         )
     if not np.all((confidence >= 0) & (confidence <= 1)):
         raise ValueError(
@@ -282,7 +301,7 @@ def check_confidence(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray
 
 
 def _assign(confidence: NDArray[np.float64], edges: ArrayLike) -> NDArray[np.intp]:
-    """The bin of each photo; 0.0 itself joins the first one, which the paper leaves open."""
+    """Return the bin of each photo; 0.0 joins the first one, which the paper leaves open."""
     return np.digitize(confidence, np.asarray(edges)[1:-1], right=True)
 
 

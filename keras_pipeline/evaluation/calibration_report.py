@@ -1,4 +1,4 @@
-"""Everything in calibration.json: fitted on the calibration split, measured on the test split."""
+"""The content of calibration.json: fitted on the calibration split, measured on the test split."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keras_pipeline.evaluation.scores import Prior, Scores, score, together
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """A model's predictions: on the calibration split, to fit on, and on the test split, to measure on."""
+    """A model's predictions: on the calibration split for fitting, and on the test split for measuring."""
 
     fit: Predictions
     test: Predictions
@@ -29,16 +29,19 @@ class Evidence:
     seed: int
 
     def quality(self, scores: Scores, group_ids: np.ndarray) -> dict:
-        """Top-1 and calibration errors of some of the test photos, see `calibration.quality`."""
+        """Measure top-1 and calibration errors on some of the test photos, see `calibration.quality`."""
         errors = calibration.quality(scores, group_ids, bins=self.settings.bins, seed=self.seed)
         return {"top1": float(scores.correct.mean()), **errors}
 
 
 def temperature(evidence: Evidence) -> tuple[dict, Scores, Scores]:
-    """Fit T, and measure the probabilities' quality before and after, overall and by region.
+    """Fit T, and measure the quality of the probabilities before and after, overall and by region.
 
     Returns:
-        `temperature.json`, and the test photos' scores before and after.
+        The content of `temperature.json`, and the test photos' scores before and after.
+
+    Raises:
+        ValueError: as `calibration.fit_temperature`.
     """
     fit, test = evidence.fit, evidence.test
     value = calibration.fit_temperature(fit.logits, fit.labels)
@@ -74,8 +77,9 @@ def temperature(evidence: Evidence) -> tuple[dict, Scores, Scores]:
 def _threshold(
     evidence: Evidence, value: float, table: pd.DataFrame, classes: list[str], known: dict | None
 ) -> tuple[dict, Scores]:
-    """(the other half of `calibration.json`: the threshold, the genus below it, what region and further photos add; the
-    test photos' scores).
+    """Return the other half of `calibration.json`, and the test photos' scores.
+
+    That half holds the threshold, the genus below it, and what region priors and further photos of a plant add.
 
     Args:
         value: T.
@@ -106,12 +110,13 @@ def _threshold(
 def report(
     evidence: Evidence, table: pd.DataFrame, classes: list[str], known: dict | None, fitted: dict | None = None
 ) -> tuple[dict, Scores]:
-    """All of a model's `calibration.json` but its name and hash, and the test photos' scores.
+    """Return a model's `calibration.json` without its name and hash, and the test photos' scores.
 
     Args:
         table: of `assignment.places`.
+        classes: C latin names.
         known: of `priors`.
-        fitted: of `temperature`, where that is known.
+        fitted: of `temperature`, if already computed.
     """
     fitted = fitted or temperature(evidence)[0]
     chosen, tested = _threshold(evidence, fitted["temperature"], table, classes, known)
@@ -154,7 +159,7 @@ def _in_force(chosen: dict) -> float:
 
 
 def by_region(*splits: Predictions) -> dict[str, list[np.ndarray]]:
-    """{region: whose photos are of it, bool [n] of each split}, of every region that one of the splits knows."""
+    """Return {region: [bool [n] of each split, whether a photo is of it]} for every region in one of the splits."""
     names = sorted({str(name) for photos in splits for name in set(photos.regions)})
     return {name: [photos.regions == name for photos in splits] for name in names}
 
@@ -164,7 +169,7 @@ def _too_few(n: int, of: str) -> dict:
 
 
 def _by_region(evidence: Evidence, fitted: Scores, tested: Scores) -> dict:
-    """A promise for each region's photos alone; where it can't be made, the one for all photos is what there is."""
+    """Choose a threshold for each region's photos alone; where that fails, only the overall one holds."""
     result = {}
     for region, (known, own) in by_region(evidence.fit, evidence.test).items():
         if min(known.sum(), own.sum()) < MIN_PHOTOS:
@@ -178,11 +183,11 @@ def _by_region(evidence: Evidence, fitted: Scores, tested: Scores) -> dict:
 
 
 def _genus(evidence: Evidence, fitted: Scores, tested: Scores, species_threshold: float, genera: np.ndarray) -> dict:
-    """The genus's own threshold, on photos whose species is not conclusive.
+    """Choose a threshold for the genus, on photos whose species is not conclusive.
 
-    That subset depends on the species' threshold, which the same photos have chosen: what made it stop is among them,
-    so that they err more, if anything, than others would. In 200 simulated worlds 12 such promises were false
-    (tests/test_threshold.py), no more than chance allows where 5 % are.
+    That subset depends on the species' threshold, which was chosen on the same photos: the errors that stopped the
+    search are among them, so that they err more, if anything, than new photos would. In 200 simulated worlds 12 such
+    guarantees were broken (tests/test_threshold.py), no more than chance allows where 5 % may be.
     """
     if genera.max() + 1 == len(genera):
         return {"why": f"each of the {len(genera)} species is the only one of its genus here"}
@@ -202,13 +207,17 @@ def _genus(evidence: Evidence, fitted: Scores, tested: Scores, species_threshold
 
 
 def region_counts(table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
-    """Train photos of each species (columns, in order) in each known region (rows, sorted)."""
+    """Count the train photos of each species (columns, in order) in each known region (rows, sorted)."""
     train = table[(table.split == "train") & (table.region != UNKNOWN_REGION)]
     return pd.crosstab(train.region, train.latin_name).reindex(columns=classes, fill_value=0)
 
 
 def priors(table: pd.DataFrame, classes: list[str], class_hash: str, settings: RegionPriors) -> dict | None:
-    """{class_hash, regions, smoothing, floor, log_ratios [R, C]}, or None where fewer than two regions are known."""
+    """Compute region priors from the train split's counts, see `priors.log_ratios`.
+
+    Returns:
+        {class_hash, regions, smoothing, floor, log_ratios [R, C]}, or None where fewer than two regions are known.
+    """
     counts = region_counts(table, classes)
     if len(counts) < 2:
         return None
@@ -223,14 +232,14 @@ def priors(table: pd.DataFrame, classes: list[str], class_hash: str, settings: R
 
 
 def _prior_of(known: dict, photos: Predictions) -> Prior:
-    """A photo of no known region gets nothing added."""
+    """Return each photo's row of the priors; a photo without a known region gets zeros."""
     rows = {region: row for row, region in enumerate(known["regions"])}
     added = np.vstack([known["log_ratios"], np.zeros(len(known["log_ratios"][0]))])
     return Prior(added, np.array([rows.get(region, len(rows)) for region in photos.regions.tolist()]))
 
 
 def _with_priors(evidence: Evidence, without: Scores, known: dict | None) -> dict:
-    """What the region adds, with a temperature and a threshold of its own."""
+    """Measure what region priors add, with a temperature and a threshold of their own."""
     fit, test, ship = evidence.fit, evidence.test, evidence.settings.region_priors.ship
     if known is None:
         return {"ship": ship, "why": "the train photos are of fewer than two known regions"}
@@ -247,8 +256,8 @@ def _with_priors(evidence: Evidence, without: Scores, known: dict | None) -> dic
         **chosen,
         "precision": judged["precision"],
         "coverage": judged["coverage"],
-        "top1": compared.pop("all"),
-        "top1_per_region": compared,
+        "top1": compared.overall,
+        "top1_per_region": compared.per_region,
         "without": evidence.quality(without, test.group_ids),
         "with": evidence.quality(tested, test.group_ids),
     }
@@ -257,7 +266,7 @@ def _with_priors(evidence: Evidence, without: Scores, known: dict | None) -> dic
 def _observations(
     evidence: Evidence, tested: Scores, table: pd.DataFrame, value: float, species_threshold: float
 ) -> dict:
-    """Several photos of one observation, asked together, against the same photos one by one."""
+    """Compare predictions combined over several photos of one observation with those of the single photos."""
     test = evidence.test
     photos = pd.DataFrame(
         {

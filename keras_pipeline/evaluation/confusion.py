@@ -1,4 +1,7 @@
-"""What is taken for what. All from (truth, answer) pairs that occur: a table of 9,000 x 9,000 cells has 81 million."""
+"""Which classes are confused with which.
+
+Computed from the (truth, answer) pairs that occur, because a full table of 9,000 classes would have 81 million cells.
+"""
 
 from collections.abc import Sequence
 
@@ -9,16 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 def confused_pairs(
     labels: ArrayLike, answers: ArrayLike, classes: Sequence[str], *, most: int = 20
 ) -> list[dict[str, str | int | float]]:
-    """The most frequent mistakes, `[{truth, answer, n, share}]`: n falling, equals by name.
+    """Return the most frequent mistakes, `[{truth, answer, n, share}]`: n falling, equals by name.
 
     Args:
         labels: integer [n], in [0, C).
         answers: integer [n], in [0, C), the first guesses.
         classes: C latin names.
-        most: entries at most.
+        most: number of entries at most.
 
     Returns:
-        Entries of which `share` = n / photos of the truth, in (0, 1].
+        Entries in which `share` = n / photos of the truth, in (0, 1].
 
     Raises:
         ValueError: lengths that differ, class indices outside the class list.
@@ -44,7 +47,7 @@ def examples(
     *,
     most: int = 4,
 ) -> list[NDArray[np.int64]]:
-    """Which photos show these mistakes: their indices, the most confident first, equals by index.
+    """Find photos that show these mistakes: their indices, the most confident first, equals by index.
 
     Args:
         labels: integer [n], in [0, C).
@@ -52,10 +55,10 @@ def examples(
         confidence: [n], of the first guesses.
         classes: C latin names.
         pairs: (truth, answer) latin names, as in `confused_pairs`; truth = answer finds right answers.
-        most: indices a pair.
+        most: indices per pair at most.
 
     Returns:
-        One int64 [<= most] a pair; empty where no photo shows it.
+        One int64 [<= most] per pair; empty where no photo shows it.
 
     Raises:
         ValueError: lengths that differ, class indices outside the class list, a pair with an unknown name.
@@ -63,34 +66,36 @@ def examples(
     labels, answers = check_answers(labels, answers, len(classes))
     confidence = np.asarray(confidence)
     if confidence.shape != labels.shape:
-        raise ValueError(f"confidence: received shape {confidence.shape}, expected {labels.shape}: one value a photo.")
+        raise ValueError(
+            f"confidence: received shape {confidence.shape}, expected {labels.shape}: one value per photo."
+        )
     index = {name: i for i, name in enumerate(classes)}
     unknown = sorted({name for pair in pairs for name in pair} - index.keys())
     if unknown:
         raise ValueError(f"pairs: received {unknown}, expected names of the class list: give the list they came from.")
-    found = []
+    result = []
     for truth, answer in pairs:
         rows = np.flatnonzero((labels == index[truth]) & (answers == index[answer]))
-        found.append(rows[np.argsort(-confidence[rows], kind="stable")][:most])
-    return found
+        result.append(rows[np.argsort(-confidence[rows], kind="stable")][:most])
+    return result
 
 
 def confusion_table(
     labels: ArrayLike, answers: ArrayLike, num_classes: int, *, most: int = 30
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Photos by truth and answer for the classes with the most mistakes, the rest added up.
+    """Count photos by truth and answer for the classes with the most mistakes, with the rest added up.
 
-    A mistake counts for its truth and for its answer, so that both of a confused pair are among those shown.
+    A mistake counts for its truth and for its answer, so that both classes of a confused pair are shown.
 
     Args:
         labels: integer [n], in [0, C).
         answers: integer [n], in [0, C), the first guesses.
         num_classes: C.
-        most: classes shown, >= 1; of equals the ones with more photos, then the first.
+        most: classes shown, >= 1; among equals those with more photos, then the first.
 
     Returns:
         shown: int64 [k], k = min(C, most), rising class indices.
-        table: int64 [k, k], rows are truths; where C > most [k + 1, k + 1], the rest being the last row and column.
+        table: int64 [k, k], rows are truths; [k + 1, k + 1] where C > most, with the rest as the last row and column.
 
     Raises:
         ValueError: lengths that differ, class indices outside the class list.
@@ -107,10 +112,10 @@ def confusion_table(
 
 
 def check_answers(labels: ArrayLike, answers: ArrayLike, num_classes: int) -> tuple[NDArray, NDArray]:
-    """Both as int64 [n], or ValueError where they are malformed or do not fit each other."""
+    """Return both as int64 [n]; raise ValueError where they are malformed or do not fit each other."""
     labels, answers = np.asarray(labels), np.asarray(answers)
     if labels.ndim != 1 or labels.shape != answers.shape:
-        raise ValueError(f"Received {labels.shape} labels and {answers.shape} answers, expected one of each a photo.")
+        raise ValueError(f"Received {labels.shape} labels and {answers.shape} answers, expected one of each per photo.")
     for name, values in (("labels", labels), ("answers", answers)):
         if len(values) and (values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= num_classes):
             raise ValueError(

@@ -1,11 +1,12 @@
 """How far could a metric be off, had other plants been photographed? 95 % intervals, also of two models' gap.
 
-Photos of a group (one observation, one photographer's series) succeed and fail together, so that groups are resampled
+Photos of a group (one observation, one photographer's series) succeed and fail together. Groups are therefore resampled
 and counted, never photos: the percentile bootstrap over clusters (Efron & Tibshirani 1993, sections 8.5 and 13.3;
 Field & Welsh 2007, doi 10.1111/j.1467-9868.2007.00593.x). The ends of an interval differ between seeds by about 4 % of
 its half-width: sqrt(0.025 * 0.975 / 1000) / normal density at 1.96.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -14,11 +15,25 @@ from numpy.typing import ArrayLike, NDArray
 TAIL = 0.025  # on either side of a 95 % interval
 REPLICATES = 1000
 MIN_REPLICATES = 100  # fewer leave two beyond each end
-# McNemar's exact two-sided test calls no smaller number of disagreements significant, even if all point one way:
-# 2 / 2**5 = 0.0625, 2 / 2**6 = 0.031. The bootstrap alone would from 4 on: exp(-4) of its replicates hold none of them.
+# By McNemar's exact two-sided test no smaller number of disagreements is significant, even if all point one way:
+# 2 / 2**5 = 0.0625, 2 / 2**6 = 0.031. The bootstrap alone accepts 4: only exp(-4) of its replicates hold none of them.
 MIN_DISAGREEMENTS = 6
 
 Entry = dict[str, object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two classifiers on the same photos; the entries are described at `compare`."""
+
+    overall: Entry
+    per_region: dict[str, Entry]  # by name
+
+    def table(self) -> dict[str, Entry]:
+        """Return `{'all': overall, region: entry …}`; a region called 'all' gets the key 'region all'."""
+        return {"all": self.overall} | {
+            "region all" if name == "all" else name: entry for name, entry in self.per_region.items()
+        }
 
 
 def accuracy_intervals(
@@ -31,16 +46,16 @@ def accuracy_intervals(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> Entry:
-    """95 % intervals of top-1, top-5, macro recall and the top-1 of every region, all from the same replicates.
+    """Return 95 % intervals of top-1, top-5, macro recall and each region's top-1, all from the same replicates.
 
     A replicate draws as many groups as there are, with replacement. Its macro recall is the mean over the classes that
-    it holds. Rare classes, and with them low recalls, are missing from many replicates: the interval is moved by what
-    that adds to their mean. It stays about 15 % too narrow where most classes have a single group, 5 % at two. A
+    it holds. Rare classes, which tend to have low recalls, are missing from many replicates; the interval is shifted by
+    the bias that this causes. It stays about 15 % too narrow where most classes have a single group, 5 % at two. A
     region's interval rests on the replicates that hold the region. Where all replicates agree (everything right,
-    everything wrong, one group), the bootstrap knows no doubt: `share_interval` of the groups takes its place.
+    everything wrong, one group), the bootstrap interval is a point; `share_interval` of the groups replaces it.
 
     Args:
-        right, right_in_5: bool [n], the first guess is the label; the label is among the first five.
+        right, right_in_5: bool [n], whether the first guess is the label, and whether the first five hold it.
         labels: integer [n], >= 0.
         regions, group_ids: n names.
         replicates: >= 100.
@@ -51,7 +66,8 @@ def accuracy_intervals(
         `per_region: {region: {groups, top1_interval}}` sorted by name.
 
     Raises:
-        ValueError: no photos, lengths that differ, `right` or `right_in_5` not bool, negative labels, too few draws.
+        ValueError: no photos, lengths that differ, `right` or `right_in_5` not bool, negative labels, too few
+            replicates.
     """
     right, right_in_5, labels, regions, group_ids = _aligned(
         right=right, right_in_5=right_in_5, labels=labels, regions=regions, group_ids=group_ids
@@ -60,14 +76,14 @@ def accuracy_intervals(
     groups = len(np.unique(group_ids))
     region_groups = groups_per(region, group_ids, len(names))
 
-    def figures(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    def statistics(weight: NDArray[np.float64]) -> NDArray[np.float64]:
         hits = weight * right
         recalls = _shares(np.bincount(labels, hits), np.bincount(labels, weight))
         by_region = _shares(np.bincount(region, hits), np.bincount(region, weight))
         photos = weight.sum()
         return np.array([hits.sum() / photos, weight @ right_in_5 / photos, np.nanmean(recalls), *by_region])
 
-    estimates, samples = cluster_bootstrap(figures, group_ids, replicates, seed)
+    estimates, samples = cluster_bootstrap(statistics, group_ids, replicates, seed)
     samples[:, 2] += estimates[2] - samples[:, 2].mean()
     limits = np.clip(limits_of(samples), 0.0, 1.0)
     certain = ~(limits[:, 0] < limits[:, 1])
@@ -84,12 +100,12 @@ def accuracy_intervals(
 
 
 def share_interval(share: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
-    """Clopper-Pearson 95 % interval of a share, e.g. a class's recall, with its groups for trials, elementwise.
+    """Return the Clopper-Pearson 95 % interval of a share, such as a recall, with groups as trials; elementwise.
 
-    A bootstrap of a class with few photos, or with all of them right or wrong, can't show a photo it never saw: its
-    interval is too narrow, or a point at 0 or 1. This one errs to the wide side: right in >= 95 % of worlds, and as
-    several photos of a group tell a little more than one. `share * groups` hits need not be whole: the Beta quantiles
-    of Brown, Cai & DasGupta 2001 (doi 10.1214/ss/1009213286), section 4.2.1, are defined between whole numbers too.
+    For a class with few photos, or with all of them right or wrong, the bootstrap is too narrow, or a point at 0 or 1.
+    This interval errs on the wide side: it holds in at least 95 % of worlds, and several photos of a group carry a
+    little more information than one. `share * groups` hits need not be whole: the Beta quantiles of Brown, Cai &
+    DasGupta 2001 (doi 10.1214/ss/1009213286), section 4.2.1, are defined between whole numbers too.
 
     Args:
         share: in [0, 1], any shape.
@@ -101,7 +117,7 @@ def share_interval(share: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
     Raises:
         ValueError: a share outside [0, 1] where there are groups.
     """
-    from scipy.special import betaincinv  # slow to import: a run that only compares two models does without
+    from scipy.special import betaincinv  # slow to import, and the gates, which every run judges, never come here
 
     share, groups = np.asarray(share, np.float64), np.asarray(groups, np.float64)
     if not np.all((groups == 0) | ((share >= 0) & (share <= 1))):
@@ -122,50 +138,46 @@ def compare(
     *,
     replicates: int = REPLICATES,
     seed: int = 0,
-) -> dict[str, Entry]:
-    """Is the second classifier better than the first? A paired bootstrap of groups over photos that both have seen.
+) -> Comparison:
+    """Tell whether the second classifier is better than the first, by a paired bootstrap of groups.
 
     Args:
         right_first: bool [n], whether the first classifier named the photo's class.
         right_second: bool [n], the second one over the same photos in the same order.
-        regions: n names, none of them 'all'.
-        group_ids: n names.
+        regions, group_ids: n names.
         replicates: >= 100.
         seed: of the draws.
 
     Returns:
-        `{'all': entry, region: entry …}`, regions by name; an entry is `{n, groups, first, second, difference,
-        interval, verdict}`: top-1 of each, second - first and its 95 % interval [low, high] in [-1, 1]. `verdict` is
-        'better' (the second one) or 'worse' where the interval leaves out 0 and the two differ on at least 6 groups,
-        and 'no difference shown' elsewhere. One verdict of 20 is wrong by chance, so mind how many regions there are.
+        Entries `{n, groups, first, second, difference, interval, verdict}`, overall and for each region: top-1 of each,
+        second - first and its 95 % interval [low, high] in [-1, 1]. `verdict` is 'better' (the second one) or 'worse'
+        where the interval excludes 0 and the two differ on at least 6 groups, 'no difference shown' elsewhere. One
+        verdict in 20 is wrong by chance, so mind how many regions there are.
 
     Raises:
-        ValueError: no photos, lengths that differ, answers that are not bool, a region called 'all', too few
-            replicates.
+        ValueError: no photos, lengths that differ, answers that are not bool, too few replicates.
     """
     first, second, regions, group_ids = _aligned(
         right_first=right_first, right_second=right_second, regions=regions, group_ids=group_ids
     )
     names, region = np.unique(regions, return_inverse=True)
-    if "all" in names:
-        raise ValueError("compare: received a region called 'all', expected another name: 'all' stands for every photo")
     gain = second.astype(np.float64) - first
 
-    def figures(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    def statistics(weight: NDArray[np.float64]) -> NDArray[np.float64]:
         gains = weight * gain
         by_region = _shares(np.bincount(region, gains), np.bincount(region, weight))
         return np.array([gains.sum() / weight.sum(), *by_region])
 
-    limits = limits_of(cluster_bootstrap(figures, group_ids, replicates, seed)[1])
-    areas = {"all": slice(None)} | {str(name): region == i for i, name in enumerate(names)}
-    return {
-        name: _comparison(first[own], second[own], group_ids[own], interval)
-        for (name, own), interval in zip(areas.items(), limits.tolist(), strict=True)
-    }
+    overall, *by_region = limits_of(cluster_bootstrap(statistics, group_ids, replicates, seed)[1]).tolist()
+    per_region = {}
+    for i, (name, interval) in enumerate(zip(names, by_region, strict=True)):
+        own = region == i
+        per_region[str(name)] = _entry(first[own], second[own], group_ids[own], interval)
+    return Comparison(_entry(first, second, group_ids, overall), per_region)
 
 
 def groups_per(index: ArrayLike, group_ids: ArrayLike, size: int) -> NDArray[np.int64]:
-    """Number of distinct groups with a photo of each class or region, int64 [size].
+    """Count the distinct groups that have a photo of each class or region, int64 [size].
 
     Args:
         index: integer [n], in [0, size), the photo's class or region.
@@ -177,41 +189,44 @@ def groups_per(index: ArrayLike, group_ids: ArrayLike, size: int) -> NDArray[np.
 
 
 def cluster_bootstrap(
-    figures: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    statistics: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     group_ids: ArrayLike,
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Draws as many groups as there are, with replacement, again and again.
+    """Compute statistics of the photos and of bootstrap replicates: as many groups as there are, with replacement.
 
     Args:
-        figures: how often each photo counts, float64 [n] -> figures [m].
+        statistics: how often each photo counts, float64 [n] -> float64 [m].
         group_ids: n names.
         replicates: >= 100.
         seed: of the draws.
 
     Returns:
-        Figures [m] of the photos as they are, and [replicates, m] of the replicates.
+        The statistics float64 [m] of the photos as they are, and [replicates, m] of the replicates.
+
+    Raises:
+        ValueError: too few replicates.
     """
     if replicates < MIN_REPLICATES:
-        raise ValueError(f"replicates: received {replicates}, expected at least {MIN_REPLICATES}: {REPLICATES} do well")
+        raise ValueError(f"replicates: received {replicates}, expected at least {MIN_REPLICATES}: give {REPLICATES}")
     names, group = np.unique(group_ids, return_inverse=True)
     rng = np.random.default_rng(seed)
 
     def weights() -> NDArray[np.float64]:
-        """How often each photo is drawn: one replicate at a time, for a table of them would take 700 MB."""
+        """Return how often each photo is drawn, one replicate at a time: all of them would take 700 MB."""
         drawn = rng.integers(0, len(names), len(names))
         return np.bincount(drawn, minlength=len(names)).astype(np.float64)[group]
 
-    return figures(np.ones(len(group))), np.stack([figures(weights()) for _ in range(replicates)])
+    return statistics(np.ones(len(group))), np.stack([statistics(weights()) for _ in range(replicates)])
 
 
 def limits_of(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[replicates, m] -> [m, 2], where the middle 95 % of the replicates lie; NaN among them don't count."""
+    """Return where the middle 95 % of the replicates lie, [replicates, m] -> [m, 2]; NaN don't count."""
     return np.nanpercentile(samples, [100 * TAIL, 100 * (1 - TAIL)], axis=0).T
 
 
-def _comparison(first: NDArray, second: NDArray, group_ids: NDArray, interval: list[float]) -> Entry:
+def _entry(first: NDArray, second: NDArray, group_ids: NDArray, interval: list[float]) -> Entry:
     names, group = np.unique(group_ids, return_inverse=True)
     gains = np.bincount(group, second.astype(np.float64) - first)
     verdict = "no difference shown"
@@ -228,7 +243,7 @@ def _shares(hits: NDArray, photos: NDArray) -> NDArray[np.float64]:
 
 
 def _aligned(**columns: ArrayLike) -> list[NDArray]:
-    """The columns as arrays [n], or ValueError where they are malformed or do not fit each other."""
+    """Return the columns as arrays [n], or raise ValueError where they are malformed or do not fit each other."""
     arrays = {name: np.asarray(column) for name, column in columns.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
     if len(set(shapes.values())) != 1 or any(len(shape) != 1 or 0 in shape for shape in shapes.values()):

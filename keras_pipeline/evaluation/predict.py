@@ -1,4 +1,4 @@
-"""A model over a split, each photo exactly once."""
+"""Run a model over a split, each photo exactly once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from keras_pipeline.evaluation.predictions import Predictions
 
 
 def inference(model: keras.Model) -> Callable[[tf.Tensor], np.ndarray]:
-    """The model in inference mode, as a function of a batch. Keras's own `predict` would compile it with XLA, which
-    on a CPU takes minutes and runs slower.
+    """Return the model in inference mode, as a function of a batch.
+
+    Keras's own `predict` would compile it with XLA, which on a CPU takes minutes and runs slower.
     """
-    batch = tf.TensorSpec((None, *model.input_shape[1:]))  # else a last, smaller batch would be traced by itself
+    batch = tf.TensorSpec((None, *model.input_shape[1:]))  # else a smaller last batch would be traced again
     call = tf.function(lambda image: model(image, training=False), input_signature=[batch])
     return lambda image: call(image).numpy()
 
@@ -31,13 +32,16 @@ def predict(
     *,
     file: Path | None = None,
 ) -> Predictions:
-    """Runs `model` (image -> logits) over batches of {"image", "label", "sample_id", "region", "group_id"}.
+    """Run `model` (image -> logits) over batches of {"image", "label", "sample_id", "region", "group_id"}.
 
     Args:
-        model: a Keras model, or what else answers float32 [N, C] and has an `output_shape` (None, C).
-        file: where the logits are to lie, as a memory-mapped `.npy`; None keeps them in memory.
+        model: a Keras model, or any callable that returns float32 [N, C] and has an `output_shape` (None, C).
+        n: number of photos expected.
+        description: of the progress bar and in messages.
+        file: where to write the logits, as a memory-mapped `.npy`; None keeps them in memory.
 
-    Raises ValueError unless exactly `n` photos came, or when a logit isn't finite.
+    Raises:
+        ValueError: unless exactly `n` photos came, or when a logit isn't finite.
     """
     infer = inference(model) if isinstance(model, keras.Model) else model
     shape = (n, model.output_shape[-1])
@@ -46,17 +50,18 @@ def predict(
     received = 0
     with progress(total=n, description=description) as bar:
         for batch in batches:
-            found = infer(batch["image"])
-            if received + len(found) <= n:
-                logits[received : received + len(found)] = found
-            received += len(found)
-            if not np.isfinite(found).all():
+            outputs = infer(batch["image"])
+            if received + len(outputs) <= n:
+                logits[received : received + len(outputs)] = outputs
+            received += len(outputs)
+            if not np.isfinite(outputs).all():
                 raise ValueError(
-                    f"{description}: the model answers NaN or infinity; train it again at a lower learning rate"
+                    f"{description}: the model returned NaN or infinity, expected finite logits; train it again at a "
+                    "lower learning rate"
                 )
             for name, parts in columns.items():
                 parts.append(batch[name].numpy())
-            bar.update(len(found))
+            bar.update(len(outputs))
     if received != n:
         raise ValueError(
             f"{description}: received {received} photos, expected {n}: the shards don't match dataset.json"
@@ -68,5 +73,5 @@ def predict(
 
 
 def decoded(texts: np.ndarray) -> np.ndarray:
-    """UTF-8 bytes [N], as TensorFlow gives texts -> str [N]; NumPy's own cast knows ASCII only."""
+    """Decode UTF-8 bytes [N], as TensorFlow returns texts, to str [N]; NumPy's own cast knows ASCII only."""
     return np.array([text.decode() for text in texts.tolist()], np.str_)

@@ -27,13 +27,17 @@ class Predictions:
 
 
 def save(predictions: Predictions, folder: Path, name: str) -> None:
-    """`<name>.npz` beside `<name>.npy`, where `predict` has put the logits."""
+    """Write all but the logits to `<name>.npz`, beside the `<name>.npy` into which `predict` wrote the logits."""
     columns = dataclasses.asdict(dataclasses.replace(predictions, logits=np.empty(0)))
     np.savez(folder / f"{name}.npz", **{key: values for key, values in columns.items() if key != "logits"})
 
 
 def load(folder: Path, name: str) -> Predictions:
-    """What `predict` and `save` left; the logits stay on disk. Raises BrokenArtefact where that can't be read."""
+    """Load what `predict` and `save` wrote; the logits stay on disk, memory-mapped.
+
+    Raises:
+        BrokenArtefact: naming files that can't be read.
+    """
     try:
         with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
             columns = {field.name: file[field.name] for field in dataclasses.fields(Predictions)[1:]}
@@ -45,7 +49,7 @@ def load(folder: Path, name: str) -> Predictions:
 
 
 def write_answers(path: Path, predictions: Predictions) -> dict[str, np.ndarray]:
-    """What each photo was taken for, and with which probability, before calibration, see `load_answers`."""
+    """Write and return each photo's first guess and its probability before calibration, see `load_answers`."""
     confidence = score(predictions.logits, predictions.labels).confidence
     columns = (
         predictions.sample_ids, predictions.regions, predictions.group_ids, predictions.labels,

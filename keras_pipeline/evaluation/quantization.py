@@ -1,4 +1,4 @@
-"""What rounding the weights did to the answers: the same photos, before and after."""
+"""The cost of quantization: a model's answers to the same photos before and after."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from keras_pipeline.evaluation.predictions import Predictions
 
 
 def cost(before: Predictions, after: Predictions) -> dict:
-    """Answers of two models to the same photos in the same order, at T = 1.
+    """Compare the predictions of two models on the same photos, at T = 1.
 
     Returns:
-        {n, groups, top1: entry of `intervals.compare` (first: before), flips: {n, share, interval (95 %, one trial a
-        group), to_right, to_wrong}, delta_nll (nats, after - before), max_abs_dp}
+        `n, groups`; `top1`, the overall entry of `intervals.compare` (first: before); `flips: {n, share, interval,
+        to_right, to_wrong}`, first guesses that changed, with a 95 % interval that counts one trial per group;
+        `delta_nll`, nats, after - before; `max_abs_dp`, the largest change of a probability.
 
     Raises:
-        ValueError: other photos, other classes, or none.
+        ValueError: photos or classes that differ, or no photos.
     """
     same = before.logits.shape == after.logits.shape and np.array_equal(before.sample_ids, after.sample_ids)
     if not same or not len(before.labels):
         raise ValueError(
-            f"received answers {before.logits.shape} and {after.logits.shape}, expected two of the same photos, one "
+            f"received logits {before.logits.shape} and {after.logits.shape}, expected both for the same photos, one "
             "or more, in the same order"
         )
 
-    def block(rows: slice) -> tuple[np.ndarray, ...]:
+    def changes(rows: slice) -> tuple[np.ndarray, ...]:
         first, second = (log_softmax(each.logits[rows]) for each in (before, after))
         at = np.arange(len(first)), before.labels[rows]
         return first.argmax(1), second.argmax(1), first[at] - second[at], np.abs(np.exp(first) - np.exp(second)).max(1)
 
-    blocks = by_blocks(before.logits.shape, block)
+    blocks = by_blocks(before.logits.shape, changes)
     first, second, delta, largest = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     was, now = first == before.labels, second == before.labels
-    compared: dict = compare(was, now, before.regions, before.group_ids)["all"]
+    compared: dict = compare(was, now, before.regions, before.group_ids).overall
     flipped = first != second
     share = float(flipped.mean())
     return {

@@ -1,10 +1,11 @@
-"""What calibration and thresholds have to know of each photo, from one pass over the logits.
+"""Each photo's confidence, correctness and losses, which calibration and thresholds need, in one pass over the logits.
 
-At full size the logits are [85,000, 9,000], lie on disk and are read in blocks of rows; the vectors kept of them fit
-anywhere.
+At full size the logits are [85,000, 9,000] on disk. They are read in blocks of rows; the vectors computed from them are
+small.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,13 +22,13 @@ from keras_pipeline.evaluation.metrics import (
 
 @dataclasses.dataclass(frozen=True)
 class Prior:
-    """What a photo's region adds to the log-probability of each class, see `priors.log_ratios`."""
+    """Each photo's region prior: what its region adds to the log-probability of each class, see `priors.log_ratios`."""
 
     added: NDArray[np.float64]  # [R, C]
-    row: NDArray[np.intp]  # [n], the row of `added` that is due to each photo
+    row: NDArray[np.intp]  # [n], each photo's row of `added`
 
     def of(self, rows: slice | NDArray) -> NDArray[np.float64]:
-        """The prior's log-ratios of these photos."""
+        """Return the log-ratios of these photos, float64 [m, C]."""
         return self.added[self.row[rows]]
 
 
@@ -41,6 +42,12 @@ class Scores:
     brier: NDArray[np.float64]  # Σ (p - onehot)^2 over classes, in [0, 2] (Brier 1950)
     genus_confidence: NDArray[np.float64]  # the highest sum of probabilities over the species of a genus
     genus_correct: NDArray[np.bool_]  # that genus is the label's
+
+    @classmethod
+    def concatenated(cls, blocks: "Sequence[Scores]") -> "Scores":
+        """Join the scores of consecutive photos."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: np.concatenate([getattr(block, name) for block in blocks]) for name in names})
 
     def __len__(self) -> int:
         return len(self.confidence)
@@ -57,66 +64,69 @@ def score(
     prior: Prior | None = None,
     genera: NDArray[np.intp] | None = None,
 ) -> Scores:
-    """Scores of softmax(logits / temperature + prior).
+    """Score the probabilities softmax(logits / temperature + prior).
 
     Args:
         logits: [n, C], finite; may be memory-mapped.
         labels: integer [n], in [0, C).
         temperature: > 0.
         prior: None adds nothing.
-        genera: the genus of each class, `taxonomy.genera_of`; None takes each class for a genus of its own.
+        genera: the genus of each class, `taxonomy.genera_of`; None treats each class as a genus of its own.
 
     Raises:
-        ValueError: shapes that do not match, no photos, NaN or infinite logits, labels out of range.
+        ValueError: shapes that do not match, no photos, NaN or infinite logits, labels out of range, temperature not
+            above 0.
     """
     logits, labels = check_logits_and_labels(logits, labels)
     check_temperature(temperature)
     genera = np.arange(logits.shape[1]) if genera is None else genera
     member = csr_array((np.ones(len(genera)), (np.arange(len(genera)), genera)))  # [C, G]
 
-    def of(rows: slice) -> tuple[NDArray, ...]:
-        """The prior's log-ratios of these photos."""
+    def block_scores(rows: slice) -> Scores:
         label = labels[rows]
         block = logits[rows].astype(np.float64) / temperature
         if prior is not None:
             block += prior.of(rows)
         block -= block.max(axis=1, keepdims=True)
         own = np.take_along_axis(block, label[:, None], axis=1)[:, 0]
-        # The class comes from the logits, not from the probabilities: those round to ties that the logits don't have.
+        # From the logits, because probabilities round to ties that the logits don't have.
         correct = block.argmax(axis=1) == label
         weight = np.exp(block)
         total = weight.sum(axis=1)
         by_genus = weight @ member
         brier = np.einsum("ij,ij->i", weight, weight) / total**2 - 2 * np.exp(own) / total + 1
-        return (
-            1 / total, correct, np.log(total) - own, brier,
-            # Sums of probabilities round above 1.
-            np.minimum(by_genus.max(axis=1) / total, 1.0), by_genus.argmax(axis=1) == genera[label],
-        )  # fmt: skip
+        return Scores(
+            confidence=1 / total,
+            correct=correct,
+            nll=np.log(total) - own,
+            brier=brier,
+            genus_confidence=np.minimum(by_genus.max(axis=1) / total, 1.0),  # sums of probabilities may round above 1
+            genus_correct=by_genus.argmax(axis=1) == genera[label],
+        )
 
-    return Scores(*map(np.concatenate, zip(*by_blocks(logits.shape, of), strict=True)))
+    return Scores.concatenated(by_blocks(logits.shape, block_scores))
 
 
 def together(logits: ArrayLike, temperature: float, member: ArrayLike, count: int) -> NDArray[np.float32]:
-    """What several photos of one plant say together: the mean of their log-probabilities.
+    """Combine several photos of one plant: the mean of their log-probabilities.
 
     Args:
         logits: [n, C], finite; may be memory-mapped.
-        temperature: > 0, divides them.
-        member: integer [n], in [0, count): the plant on each photo; -1 for photos that are left out.
-        count: m, plants; each has a photo.
+        temperature: > 0, divides the logits.
+        member: integer [n], in [0, count): the plant in each photo; -1 leaves the photo out.
+        count: m, number of plants; each has a photo.
 
     Returns:
-        float32 [m, C], logits of the plants; their temperature is 1.
+        float32 [m, C], logits of the plants, to be used at temperature 1.
     """
     logits, member = np.asanyarray(logits), np.asarray(member)  # a memory map stays one
     order = np.argsort(member, kind="stable")
     order = order[np.searchsorted(member[order], 0) :]
     firsts = np.searchsorted(member[order], np.arange(count + 1))
-    said = np.empty((count, np.shape(logits)[1]), np.float32)
-    for plants in row_blocks(said.shape):
+    combined = np.empty((count, np.shape(logits)[1]), np.float32)
+    for plants in row_blocks(combined.shape):
         begins = firsts[plants.start : plants.stop + 1]
         mean = log_softmax(logits[order[begins[0] : begins[-1]]], temperature)
         mean = np.add.reduceat(mean, begins[:-1] - begins[0], axis=0)
-        said[plants] = mean / np.diff(begins)[:, None]
-    return said
+        combined[plants] = mean / np.diff(begins)[:, None]
+    return combined

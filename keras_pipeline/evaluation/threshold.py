@@ -1,9 +1,9 @@
-"""Above which confidence may the app name the plant? The rest is 'not conclusive'.
+"""The confidence from which the app names the plant; answers below it are 'not conclusive'.
 
 The plan asks for precision >= 0.95 above the threshold. The smallest threshold whose precision on n photos happens to
-be 0.95 falls short of it on new photos about every second time (tests/test_threshold.py). So the threshold is chosen
-by tests in a fixed order, surest answers first: 'Learn then Test' (Angelopoulos et al. 2021, arXiv 2110.01052), with
-several starts that share the error, as the looks at a clinical trial do (Lan & DeMets 1983, doi
+be 0.95 falls short of it on new photos about half of the time (tests/test_threshold.py). So the threshold is chosen
+by tests in a fixed order, most confident answers first: 'Learn then Test' (Angelopoulos et al. 2021, arXiv 2110.01052),
+with several starts that share the error, like interim looks at a clinical trial (Lan & DeMets 1983, doi
 10.1093/biomet/70.3.659).
 """
 
@@ -17,23 +17,23 @@ from scipy.stats import beta, binom
 
 from keras_pipeline.evaluation.calibration import check_confidence
 
-# No answer below is ever conclusive. The plan's own scan begins here: below that an answer is more likely wrong than
-# right, whatever the average above says.
+# No answer below it is ever conclusive. The plan's own scan starts here: below it an answer is more likely wrong than
+# right, whatever the precision above it.
 LEAST = 0.4
 
 _SCAN = tuple(percent / 100 for percent in range(40, 95, 5))  # np.arange(0.4, 0.95, 0.05) without its rounding noise
-_POWER, _DRAWS = 0.8, 200  # of `photos_needed`; the power is the customary one
-_MOST_STARTS = 64  # 1,600 photos at 0.95: who has failed so far is hardly helped by one start more
+_POWER, _DRAWS = 0.8, 200  # of `photos_needed`; 0.8 is the customary power
+_MOST_STARTS = 64  # 1,600 photos at 0.95: after so many failures one more start hardly helps
 
 
 def choose_threshold(
     confidence: ArrayLike, correct: ArrayLike, *, target: float = 0.95, confidence_level: float = 0.95
 ) -> dict[str, float | int | bool | None]:
-    """The smallest threshold found that promises precision >= target on new photos.
+    """Choose the smallest threshold that guarantees precision >= target on new photos.
 
-    The promise: over repeated draws of the calibration photos, a threshold returned with `target_met` has a true
+    The guarantee: over repeated draws of the calibration photos, a threshold returned with `target_met` has a true
     precision below the target in at most 1 - confidence_level of the draws, the search included (why: see `_search`).
-    It holds for independent photos: of several photos of one plant give one, or the bound is too good.
+    It holds for independent photos: of several photos of one plant give only one, or the bound is too high.
 
     Args:
         confidence: [n], in [0, 1], the calibrated top-1 probability on photos that fitted nothing else.
@@ -43,10 +43,10 @@ def choose_threshold(
 
     Returns:
         `threshold`: an answer counts as conclusive where confidence >= threshold; `precision` (None where no photo
-        reaches it) and `coverage` measured there on these photos; `precision_lower_bound`: what is promised there, the
-        target where `target_met`; `shortfall` = target - bound, 0.0 where met; `n`; `photos_needed`, see the function
-        of this name, None where met. Where the target is missed, threshold and bound are those of the highest target,
-        in thousandths, that the same search meets: bound 0.0 and threshold 1.0 where it meets none.
+        reaches it) and `coverage` measured there on these photos; `precision_lower_bound`: the precision guaranteed
+        there, the target where `target_met`; `shortfall` = target - bound, 0.0 where met; `n`; `photos_needed`, see the
+        function of this name, None where met. Where the target is missed, threshold and bound are those of the highest
+        target, in thousandths, that the same search meets: bound 0.0 and threshold 1.0 where it meets none.
 
     Raises:
         ValueError: as `check_confidence`, or target or confidence_level outside (0, 1).
@@ -91,23 +91,25 @@ def choose_threshold(
 
 
 def one_of_each(group_ids: ArrayLike, *, seed: int) -> NDArray[np.intp]:
-    """Positions, rising, of one photo of each group, drawn by the seed: photos that are independent of one another."""
+    """Draw one photo of each group, so that the photos are independent; return their positions, rising."""
     groups = np.asarray(group_ids)
     order = np.random.default_rng(seed).permutation(len(groups))
     return np.sort(order[np.unique(groups[order], return_index=True)[1]])
 
 
 def photos_needed(covered: ArrayLike, wrong: ArrayLike, n: int, target: float, confidence_level: float) -> int | None:
-    """With how many photos the search would meet the target in 80 % of draws, if these photos are as others are.
+    """Estimate how many photos the search needs to meet the target in 80 % of draws, if new photos are like these.
 
-    By redrawing so many from these (the bootstrap; 200 draws), to within 5 %. None where not even 20 times as many
-    would do: the model errs too often even where it is surest. None as well where the photos can't tell: where one
-    answer more at the sure end, half right (Jeffreys's prior, by which three right answers out of three are no proof),
-    asks for over three times as many.
+    The estimate redraws photos from these (the bootstrap; 200 draws), and is good to within 5 %. None where even 20
+    times as many would not do: the model errs too often even where it is most confident. None too where these photos
+    are too few to estimate it: where one more answer at the confident end, half right (Jeffreys's prior, by which three
+    right answers out of three prove nothing), needs over three times as many.
 
     Args:
-        covered, wrong: integer [m], photos answered, and answered wrongly, at each threshold, surest first.
-        n: photos in all.
+        covered, wrong: integer [m], photos answered, and answered wrongly, at each threshold, most confident first.
+        n: number of all photos.
+        target: precision to guarantee, in (0, 1).
+        confidence_level: in (0, 1), one-sided.
     """
     covered, wrong = np.asarray(covered), np.asarray(wrong)
     wrongly = np.diff(wrong, prepend=0)
@@ -133,7 +135,10 @@ def photos_needed(covered: ArrayLike, wrong: ArrayLike, n: int, target: float, c
 
 
 def evaluate_threshold(confidence: ArrayLike, correct: ArrayLike, threshold: float) -> dict[str, float | int | None]:
-    """`{threshold, precision, coverage, n}` on any photos, e.g. the test split's; precision None where none is covered.
+    """Measure a threshold on any photos, such as the test split's.
+
+    Returns:
+        `{threshold, precision, coverage, n}`; precision is None where no photo reaches the threshold.
 
     Raises:
         ValueError: as `check_confidence`.
@@ -145,22 +150,24 @@ def evaluate_threshold(confidence: ArrayLike, correct: ArrayLike, threshold: flo
 
 
 def threshold_scan(confidence: ArrayLike, correct: ArrayLike) -> list[dict[str, float | None]]:
-    """The plan's table (5.3): `[{threshold, accuracy, coverage}]` for 0.40, 0.45 … 0.90; accuracy None if none covered.
+    """Return the plan's table (5.3): `[{threshold, accuracy, coverage}]` for 0.40, 0.45 … 0.90.
 
-    A description of these photos, not a promise: `choose_threshold` makes that.
+    It describes these photos and guarantees nothing; `choose_threshold` does. Accuracy is None where no photo is
+    covered. Raises as `check_confidence`.
     """
     rows = (evaluate_threshold(confidence, correct, threshold) for threshold in _SCAN)
     return [{"threshold": r["threshold"], "accuracy": r["precision"], "coverage": r["coverage"]} for r in rows]
 
 
 def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Share of wrong answers among the surest photos, as more and more are answered (Geifman & El-Yaniv
-    2017, arXiv 1705.08500).
+    """Return the share of wrong answers among the most confident photos, as more and more are answered.
+
+    See Geifman & El-Yaniv 2017, arXiv 1705.08500.
 
     Returns:
-        coverage: [m], rising to 1, one point for each distinct confidence: a threshold cannot part equal ones.
+        coverage: [m], rising to 1, one point for each distinct confidence: a threshold cannot separate equal ones.
         risk: [m], 1 - precision among the photos covered.
-        aurc: the mean of the risk over the n photos in that order, equal confidences sharing theirs
+        aurc: the mean of the risk over the n photos in that order, where equal confidences share theirs
             (Geifman, Uziel & El-Yaniv 2019, arXiv 1805.08206); lower is better.
 
     Raises:
@@ -173,7 +180,7 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np
 
 
 def precision_lower_bound(right: ArrayLike, covered: ArrayLike, *, confidence_level: float) -> NDArray[np.float64]:
-    """One-sided Clopper–Pearson bound on a precision, elementwise; 0.0 where nothing is right or covered.
+    """Return the one-sided Clopper–Pearson bound on a precision, elementwise; 0.0 where nothing is right or covered.
 
     beta.ppf(1 - confidence_level, right, covered - right + 1): Clopper & Pearson 1934 in the form of
     Brown, Cai & DasGupta 2001 (doi 10.1214/ss/1009213286), section 4.2.1.
@@ -182,6 +189,12 @@ def precision_lower_bound(right: ArrayLike, covered: ArrayLike, *, confidence_le
         right: photos answered correctly, 0 <= right <= covered.
         covered: photos answered.
         confidence_level: in (0, 1).
+
+    Example:
+        59 right answers out of 59 are the fewest that guarantee 0.95:
+
+        >>> precision_lower_bound([58, 59], [58, 59], confidence_level=0.95).round(4).tolist()
+        [0.9497, 0.9505]
     """
     right, covered = np.asarray(right, np.float64), np.asarray(covered, np.float64)
     bound = beta.ppf(1.0 - confidence_level, np.maximum(right, 1.0), covered - right + 1.0)
@@ -191,14 +204,14 @@ def precision_lower_bound(right: ArrayLike, covered: ArrayLike, *, confidence_le
 def _surest_first(
     confidence: NDArray[np.float64], correct: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """The distinct confidences, falling, with the photos that reach each, and the wrong answers among them."""
+    """Return the distinct confidences, falling, the photos that reach each, and the wrong answers among them."""
     values, group = np.unique(-confidence, return_inverse=True)
     covered = np.cumsum(np.bincount(group, minlength=len(values)))
     return -values, covered, np.cumsum(np.bincount(group[~correct], minlength=len(values)))
 
 
 def _between(lower: float, upper: float) -> float:
-    """The number of fewest decimals, three or more, that parts two confidences: above `lower`, at most `upper`."""
+    """Return the number of fewest decimals, three or more, that separates two confidences: in (lower, upper]."""
     for decimals in range(3, 17):
         rounded = math.floor(upper * 10**decimals) / 10**decimals
         if max(lower, LEAST - 1e-9) < rounded <= upper:
@@ -207,27 +220,26 @@ def _between(lower: float, upper: float) -> float:
 
 
 def _search(covered: NDArray[np.int64], wrong: NDArray[np.int64], schedule: tuple) -> int:
-    """Index of the lowest threshold that passes; -1 where none does.
+    """Return the index of the lowest threshold that passes; -1 where none does.
 
-    Surest answers first, thresholds are tested at the counts of the schedule, in that order. Where so many are covered
-    with few enough wrong answers, the search has started; from there on it goes down, with one more wrong answer
-    allowed at each test, until one fails. After a failure it may start again. From the last test passed it goes on
-    until one more answer than allowed is wrong.
+    Thresholds are tested at the counts of the schedule, most confident answers first. Once one of the starts is passed,
+    the search goes down, with one more wrong answer allowed at each test, until a test fails. After a failure it may
+    start again. From the last test passed it goes on until one more answer than allowed is wrong.
 
-    Why a promise is broken at most 1 - confidence_level of the time. Take precision not to rise as the threshold falls,
-    and J to be the first count at which it lies below the target: there and at all later ones. A broken promise is a
-    search that ends at J or later. For that, the first test from J on must be passed by a search under way, or a start
-    be passed from there on. Of the answers above a confidence that was fixed before, each is wrong with at least the
-    chance 1 - target, independently of the others; and so is, given those, each of the further answers. `_schedule`
-    computes how likely either is at exactly that chance, for every test, and keeps it at 1 - confidence_level. How the
-    wrong answers lie among those before J plays no part: a search under way counts as certain.
+    Why a guarantee is broken at most 1 - confidence_level of the time: assume that precision does not rise as the
+    threshold falls, and let J be the first count at which it lies below the target; it lies below at all later ones
+    too. A broken guarantee is a search that ends at J or later. Either a search under way passes the first test from J
+    on, or a start is passed from there on. Each answer above a confidence fixed beforehand is wrong with a chance of at
+    least 1 - target, independently of the others; so is, given those, each further answer. `_schedule` computes the
+    chance of either at exactly 1 - target, for every test, and keeps it at 1 - confidence_level. How the wrong answers
+    are placed before J does not matter: a search under way counts as certain.
 
-    Two things this argument leaves open, and simulation shows (benchmark threshold_search): J may lie between two
+    The argument leaves two things open, which simulation covers (benchmark threshold_search): J may lie between two
     tests, behind the last one passed; and precision may rise again below J.
 
     Args:
-        covered, wrong: integer [m], rising, photos answered and answered wrongly at each threshold, surest first. Where
-            confidences are equal, a test is made at the first count that is no less than the schedule's.
+        covered, wrong: integer [m], rising, photos answered and answered wrongly at each threshold, most confident
+            first. Where confidences are equal, a test is made at the first count that is no less than the schedule's.
         schedule: of `_schedule`.
     """
     start, go_on = schedule
@@ -249,14 +261,15 @@ def _search(covered: NDArray[np.int64], wrong: NDArray[np.int64], schedule: tupl
 
 @functools.lru_cache(256)
 def _schedule(n: int, target: float, confidence_level: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(start, go_on): [e] is the count at which e wrong answers are few enough, for a search to start, or to go on.
+    """Return (start, go_on): [e] is the count at which e wrong answers are few enough to start, or to go on.
 
     A start with e wrong answers is a binomial test at a level proportional to (1 + e) ** -sqrt(20 / (n (1 - target))),
-    at 0.95 and 400 photos 1 / (1 + e): of few photos only the surest can prove anything. The levels are as large as
-    lets one start or more be passed at most 1 - confidence_level of the time, where answers are right as often as the
-    target asks. Tests at counts where one more wrong answer begins to be few enough give none away: a test in between
-    would only be harder. In simulated worlds of 200 photos and more this shape was never worse than the search that
-    began at a third of the photos, and on average better than all others, not in each world (benchmarks/README.md).
+    at 0.95 and 400 photos 1 / (1 + e): of few photos only the most confident can prove anything. The levels are the
+    largest at which any start is passed at most 1 - confidence_level of the time, where answers are right exactly as
+    often as the target. Tests are made where one more wrong answer becomes acceptable, which loses nothing: a test in
+    between would only be harder. In simulated worlds of 200 photos and more this shape was never worse than the search
+    that began at a third of the photos, and better than all others on average, though not in each world
+    (benchmarks/README.md).
     """
     error, slip = 1.0 - confidence_level, 1.0 - target
     wrong = np.arange(min(_MOST_STARTS, n))
@@ -280,8 +293,9 @@ def _schedule(n: int, target: float, confidence_level: float) -> tuple[NDArray[n
 
 
 def _passed_later(start: NDArray[np.int64], slip: float) -> NDArray[np.float64]:
-    """[k, e]: the chance that a start at more than k photos is passed, if e of the k are wrong, and others with chance
-    `slip`; the last column, of too many wrong for any, is 0.
+    """Return the chance [k, e] that a start at more than k photos is passed, given that e of the k are wrong.
+
+    Further answers are wrong with chance `slip`; the last column, too many wrong for any start, is 0.
     """
     chance = np.zeros((start[-1] + 1 if len(start) else 1, len(start) + 1))
     allowed = dict(zip(start.tolist(), range(len(start)), strict=True))
@@ -293,7 +307,7 @@ def _passed_later(start: NDArray[np.int64], slip: float) -> NDArray[np.float64]:
 
 
 def _least_count(wrong: NDArray[np.int64], level: ArrayLike, slip: float) -> NDArray[np.int64]:
-    """The fewest photos among which so few wrong answers, each of chance `slip`, have at most the chance `level`."""
+    """Return the fewest photos among which so few wrong answers, each of chance `slip`, have chance `level` at most."""
     return np.ceil(bdtrin(wrong, level, slip) - 1e-9).astype(np.int64)
 
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-# Chromium's own calls home and HTTP/3 are off, so that whatever leaves the page shows up in the request log.
+# Chromium's own network calls and HTTP/3 are off, so that the request log shows every request of the page.
 FLAGS = (
     "--disable-quic",
     "--no-first-run",
@@ -16,7 +16,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# WebGL and WebGPU where no graphics card is; where one is, it is taken.
+# Emulates WebGL and WebGPU where there is no graphics card; a real one is preferred.
 SOFTWARE_GPU = ("--enable-unsafe-swiftshader", "--enable-unsafe-webgpu", "--enable-features=Vulkan")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 REMEDY = (
@@ -25,23 +25,31 @@ REMEDY = (
 )
 
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")  # what it shows
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")  # those that it displays
 
 
 class BrowserMissing(OSError):
-    """No Chromium here, or it does not start; the message says how to get one."""
+    """There is no Chromium, or it does not start; the message says how to get one."""
+
+
+class PageError(Exception):
+    """The page raised an error, or did not answer in time; the message is the first line of the browser's."""
 
 
 def find_chromium() -> Path:
-    """CHROMIUM_PATH, then the PATH, then Playwright's own download. Raises BrowserMissing."""
+    """Find Chromium: CHROMIUM_PATH, then the PATH, then Playwright's own download.
+
+    Raises:
+        BrowserMissing: where there is none.
+    """
     named = os.environ.get("CHROMIUM_PATH")
     if named:
         if not Path(named).is_file():
             raise BrowserMissing(f"CHROMIUM_PATH={named}: no such file; {REMEDY}")
         return Path(named)
     for name in NAMES:
-        if found := shutil.which(name):
-            return Path(found)
+        if path := shutil.which(name):
+            return Path(path)
     with _playwright() as playwright:
         own = Path(playwright.chromium.executable_path)
     if not own.is_file():
@@ -51,9 +59,16 @@ def find_chromium() -> Path:
 
 @contextlib.contextmanager
 def open_browser(*, software_gpu: bool = False) -> Iterator:
-    """Yields a playwright Browser, on request with emulated graphics where there are none. Raises BrowserMissing."""
+    """Open headless Chromium; yield a Playwright `Browser`.
+
+    Args:
+        software_gpu: emulate a graphics card where there is none.
+
+    Raises:
+        BrowserMissing: where there is no Chromium, or it does not start.
+    """
     executable = find_chromium()
-    # Chromium refuses its sandbox to root, as in most containers; only our own page is opened.
+    # Chromium refuses its sandbox to root, the user of most containers; only our own page is opened.
     sandbox = ("--no-sandbox",) if os.geteuid() == 0 else ()
     graphics = SOFTWARE_GPU if software_gpu else ()
     with _playwright() as playwright:
@@ -68,9 +83,20 @@ def open_browser(*, software_gpu: bool = False) -> Iterator:
 
 
 @contextlib.contextmanager
+def page_errors() -> Iterator[None]:
+    """Raise PageError where Playwright raises an error inside the block, in which a browser is open."""
+    from playwright.sync_api import Error  # an optional dependency; an open browser shows that it is there
+
+    try:
+        yield
+    except Error as error:
+        raise PageError(str(error).splitlines()[0]) from error
+
+
+@contextlib.contextmanager
 def _playwright() -> Iterator:
     try:
-        from playwright.sync_api import sync_playwright
+        from playwright.sync_api import sync_playwright  # an optional dependency
     except ImportError as error:
         raise BrowserMissing("the Python package `playwright` is missing; pip install playwright") from error
     with sync_playwright() as playwright:
@@ -78,10 +104,14 @@ def _playwright() -> Iterator:
 
 
 def photos_in(folder: Path) -> list[Path]:
-    """The photos in a folder, and below, that a browser can show. Raises ValueError where there is none."""
+    """List the photos below a folder that a browser can display.
+
+    Raises:
+        ValueError: for a path that is no folder, or a folder without photos.
+    """
     if not folder.is_dir():
         raise ValueError(f"phase6.photos: received {folder}, expected a folder of photos")
-    # A pipe would be waited for, a link may lead nowhere.
+    # Only files: reading a pipe would block, and a link may lead nowhere.
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
     if not files:
         raise ValueError(f"phase6.photos: no photo in {folder}, expected files that end in {', '.join(PHOTO_SUFFIXES)}")

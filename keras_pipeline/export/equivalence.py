@@ -1,11 +1,11 @@
-"""Proof that the page says what Python says: both answer the same photos, and every stage has its tolerance.
+"""Check that the page answers as Python does: both classify the same photos, and each stage has its tolerance.
 
-    tensor     the same float32 tensor into the SavedModel and into the page's model: the arithmetic alone
-    png        the same pixels without loss: the page's crop and resize too
-    record     the same JPEG as the dataset holds it: the browser's decoder too
+    tensor     the same float32 tensor into the SavedModel and into the page's model: arithmetic alone
+    png        the same pixels without loss: also the page's crop and resize
+    record     the same JPEG as in the dataset: also the browser's decoder
     original   photos as they were taken, by the page's whole path: orientation, colour, both resizes
 
-A model whose answers hardly depend on the photo would pass anything, so it is not judged; nor is 'conclusive'
+A model whose answers hardly depend on the photo would pass any check, so it is not judged. Neither is 'conclusive'
 where all answers are, or none is.
 """
 
@@ -41,16 +41,16 @@ from keras_pipeline.export.agreement import (
     reasons_of,
     tolerance_of,
 )
-from keras_pipeline.export.browser import open_browser
+from keras_pipeline.export.browser import PageError, open_browser, page_errors
 from keras_pipeline.export.probe import Probe
 from keras_pipeline.export.saved_model import Classifier, load_classifier
 from keras_pipeline.export.tfjs import FILE_LIST
 
-CHUNK = 32  # photos asked at once: 19 MB of tensors at 224 px
+CHUNK = 32  # photos per question: 19 MB of tensors at 224 px
 
-FEW = 8  # photos for a backend without hardware behind it, where each takes up to a second
+FEW = 8  # photos for an emulated backend, where each takes up to a second
 
-MEGAPIXELS = 12  # that one of them should have
+MEGAPIXELS = 12  # at least one original has so many
 
 HEADLINE = ("n", "top1_agreement", "max_abs_diff", "correlation", "median_ms")  # of the tensor stage
 
@@ -63,25 +63,25 @@ def validate_bundle(
     originals: Iterable[Sample] = (),
     backends: tuple[str, ...] = tuple(ARITHMETIC),
 ) -> dict:
-    """Serves the bundle on loopback, opens it in headless Chromium and compares its answers with the SavedModel's.
+    """Serve the bundle on loopback, open it in headless Chromium and compare its answers with the SavedModel's.
 
     Args:
-        bundle_folder: what `write_bundle` wrote.
-        saved_model_folder: what it was made from.
-        samples: records of the test split; gone through once for each backend.
+        bundle_folder: of `write_bundle`.
+        saved_model_folder: the SavedModel that the bundle was made from.
+        samples: records of the test split; read once for each backend.
         originals: photos as they were taken; one of them is enlarged where none has 12 megapixels.
-        backends: of TensorFlow.js, each judged by itself where the machine has it; the first is asked about all photos,
-            and so is each that has hardware, the others about `FEW`.
+        backends: of TensorFlow.js, each judged by itself where the machine has it; the first, and each with hardware,
+            gets all photos, the others `FEW`.
 
     Returns:
         {status: passed | failed | not judged, passed, reasons, notes, browser: {name, version}, backends: {name: {n,
         top1_agreement, max_abs_diff, correlation, median_ms, first_ms, load_ms, timing, renderer, software,
         leaked_tensors, stages: {tensor, png, record, original}, passed}}, missing_backends: {name: why}, files, assets,
         foreign_requests, python: {n, top1_accuracy, logit_spread}}. `reasons` says in words what failed; differences
-        are of calibrated probabilities; a model that is not judged has no backends.
+        are those of calibrated probabilities; a model that is not judged has no backends.
 
     Raises:
-        BrowserMissing: without a Chromium.
+        BrowserMissing: where there is no Chromium.
         ValueError: for a folder that is no bundle or no SavedModel, no samples, an unknown backend, a sample that is no
             photo.
     """
@@ -92,16 +92,18 @@ def validate_bundle(
     classifier = load_classifier(saved_model_folder)
     python = PythonAnswers(len(classifier.labels))
     skipped: list[str] = []
-    asked = _ask_browser(bundle_folder, classifier, samples, originals, backends, python, skipped)
+    found = _ask_browser(bundle_folder, classifier, samples, originals, backends, python, skipped)
     doubt = python.degenerate()
     verdict = {
-        **asked,
-        "backends": {} if doubt else asked["backends"],
+        **found,
+        "backends": {} if doubt else found["backends"],
         "assets": _compare_assets(bundle_folder, saved_model_folder),
-        "python": python.figures(),
+        "python": python.summary(),
     }
     reasons = [doubt] if doubt else reasons_of(verdict)
-    status = "not judged" if doubt else "failed" if reasons else "passed"
+    status = "passed"
+    if reasons:
+        status = "not judged" if doubt else "failed"
     return {"status": status, "passed": not reasons, "reasons": reasons, "notes": notes_of(verdict, skipped), **verdict}
 
 
@@ -121,11 +123,11 @@ def _ask_browser(
     missing: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
         stage = Path(scratch)
-        # A copy beside the samples: the page's policy lets it read from its own server only.
+        # Copied beside the samples, because the page's policy lets it read only from its own server.
         shutil.copytree(bundle_folder, stage / "page")
         with serve_folder(stage) as base, open_browser(software_gpu=True) as browser:
             files = _check_files(f"{base}page/", stage / "page", listed)
-            asked = {"name": browser.browser_type.name.capitalize(), "version": browser.version}
+            tested = {"name": browser.browser_type.name.capitalize(), "version": browser.version}
             for backend in backends:
                 with Probe.opened(browser, f"{base}page/", stage, requests) as probe:
                     renderer = probe.renderer(backend)
@@ -142,12 +144,16 @@ def _ask_browser(
                     results[backend] |= {"renderer": renderer.name, "software": renderer.software}
         foreign = sorted({url for url in requests if urlsplit(url).netloc not in (urlsplit(base).netloc, "")})
     return {
-        "browser": asked, "backends": results, "missing_backends": missing, "files": files, "foreign_requests": foreign,
-    }  # fmt: skip
+        "browser": tested,
+        "backends": results,
+        "missing_backends": missing,
+        "files": files,
+        "foreign_requests": foreign,
+    }
 
 
 def _records(classifier: Classifier, samples: Iterable[Sample], python: PythonAnswers | None) -> Iterator[Question]:
-    """Three questions on each chunk: what all must agree on is computed once."""
+    """Yield three questions for each chunk of photos; Python's answers to them are computed once."""
     remaining = iter(progress(samples, description="records", unit="photos"))
     while chunk := list(itertools.islice(remaining, CHUNK)):
         pictures = [_shrunk(classifier, sample) for sample in chunk]
@@ -163,7 +169,7 @@ def _records(classifier: Classifier, samples: Iterable[Sample], python: PythonAn
 
 
 def _originals(classifier: Classifier, originals: Iterable[Sample], skipped: list[str]) -> Iterator[Question]:
-    """Appends to `skipped` what is said of files that are no photo, or too small a one."""
+    """Yield a question for each original; append to `skipped` why a file is no photo, or too small a one."""
     largest, first = 0.0, None
     for sample in progress(originals, description="originals", unit="photos"):
         try:
@@ -191,21 +197,21 @@ def _shrunk(classifier: Classifier, sample: Sample) -> Image.Image:
 
 
 def _ask_python(classifier: Classifier, pictures: list[Image.Image]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(logits, probabilities, tensors)"""
+    """Return (logits [n, C], probabilities [n, C], tensors [n, S, S, 3]), float32."""
     tensors = np.stack([classifier.preprocessing.from_pixels(np.asarray(picture)).numpy() for picture in pictures])
     return *classifier.scores(tensors), tensors
 
 
 def _enlarged(sample: Sample) -> Sample:
-    """As a telephone would have taken it: 12 megapixels, lying on its side, with an EXIF tag that says so."""
+    """Return the photo as a phone stores it: 12 megapixels, turned on its side, with an EXIF tag that says so."""
     picture = upright_rgb(sample.photo)
     factor = (MEGAPIXELS * 1e6 / (picture.width * picture.height)) ** 0.5
     size = (int(picture.width * factor) + 1, int(picture.height * factor) + 1)
-    lying = picture.resize(size, Image.Resampling.BICUBIC).transpose(Image.Transpose.ROTATE_90)
+    turned = picture.resize(size, Image.Resampling.BICUBIC).transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     name = f"{sample.name}, enlarged to {MEGAPIXELS} megapixels and turned by EXIF"
-    photo = _encoded(lying, format="JPEG", quality=90, exif=exif)
+    photo = _encoded(turned, format="JPEG", quality=90, exif=exif)
     return dataclasses.replace(sample, name=name, photo=photo, record=None)
 
 
@@ -216,20 +222,19 @@ def _encoded(picture: Image.Image, **options) -> bytes:
 
 
 def _judge_backend(probe: Probe, classifier: Classifier, questions: Iterator[Question], backend: str) -> dict:
-    from playwright.sync_api import Error
-
     tallies: dict[str, Tally] = {}
     try:
-        loaded = probe.load(backend)
-        before = probe.tensors()
-        for question in questions:
-            task = "predict" if question.stage == "tensor" else "classify"
-            answers = probe.answers(task, question.files, question.expected.shape[1])
-            tallies.setdefault(question.stage, Tally(classifier)).add(question, answers)
-        leaked = probe.tensors() - before
-    except Error as error:
+        with page_errors():
+            loaded = probe.load(backend)
+            before = probe.tensors()
+            for question in questions:
+                task = "predict" if question.stage == "tensor" else "classify"
+                answers = probe.answers(task, question.files, question.expected.shape[1])
+                tallies.setdefault(question.stage, Tally(classifier)).add(question, answers)
+            leaked = probe.tensors() - before
+    except PageError as error:
         unknown = dict.fromkeys(HEADLINE[1:])
-        return {"n": 0, **unknown, "stages": {}, "passed": False, "error": str(error).splitlines()[0]}
+        return {"n": 0, **unknown, "stages": {}, "passed": False, "error": str(error)}
     stages = {name: tally.judge(tolerance_of(name, backend, classifier.temperature)) for name, tally in tallies.items()}
     return {
         **{key: stages["tensor"].get(key) for key in HEADLINE},
@@ -244,7 +249,7 @@ def _judge_backend(probe: Probe, classifier: Classifier, questions: Iterator[Que
 
 
 def _compare_assets(bundle_folder: Path, saved_model_folder: Path) -> dict:
-    """Whether names, threshold and preprocessing are the SavedModel's own."""
+    """Compare names, threshold and preprocessing with the SavedModel's own, byte for byte."""
     different = [
         file.name
         for file in sorted((saved_model_folder / "assets").iterdir())
@@ -254,8 +259,8 @@ def _compare_assets(bundle_folder: Path, saved_model_folder: Path) -> dict:
 
 
 def _check_files(url: str, folder: Path, listed: dict[str, dict]) -> dict:
-    """Fetches every listed file over HTTP; a file that is not listed is a finding too."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # A proxy would not know our loopback.
+    """Fetch every listed file over HTTP; a file that is not listed is an error too."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # A proxy can't reach our loopback.
     wrong = {}
     for name, expected in listed.items():
         try:
@@ -271,7 +276,7 @@ def _check_files(url: str, folder: Path, listed: dict[str, dict]) -> dict:
             wrong[name] = f"sha256 {digest[:12]}…, expected {expected['sha256'][:12]}…"
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     wrong |= dict.fromkeys(sorted(present - set(listed) - {FILE_LIST, ADDED_LATER}), f"not in {FILE_LIST}")
-    # By the list's own hash the page knows whether it is these files that were judged.
+    # By the list's own hash the page recognizes whether these are the files that were judged.
     return {
         "n": len(listed),
         "bytes": sum(f["bytes"] for f in listed.values()),

@@ -1,4 +1,4 @@
-"""Asks the page, in a real browser, what it makes of stored photos: through its own classifier.js and worker."""
+"""Ask the page, in a real browser, about stored photos, through its own classifier.js and worker."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pathlib import Path
 import numpy as np
 
 PROBE = Path(__file__).parent / "probe.js"
-PATIENCE_MS = 600_000
+TIMEOUT_MS = 600_000
 SOFTWARE = re.compile("swiftshader|llvmpipe|software|basic render", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Renderer:
-    """What a backend runs on."""
+    """The hardware that a backend runs on, or its emulation."""
 
     name: str
     software: bool  # no graphics card behind it
 
 
 class Probe:
-    """One page, opened for one backend."""
+    """A page opened for one backend."""
 
     def __init__(self, page, url: str, folder: Path):
         self._page, self._url, self._folder = page, url, folder
@@ -36,47 +36,59 @@ class Probe:
     @classmethod
     @contextlib.contextmanager
     def opened(cls, browser, url: str, folder: Path, requests: list[str]) -> Iterator[Probe]:
-        """The page at `url`, whose server serves `folder` one level above; appends to `requests` what it asks for."""
+        """Open the page in a context of its own; yield its Probe.
+
+        Args:
+            browser: of `open_browser`.
+            url: of the page's folder, with a slash at its end.
+            folder: served one level above `url`; photos are put there.
+            requests: the URLs that the page requests are appended to it.
+        """
         context = browser.new_context()
         try:
             context.on("request", lambda request: requests.append(request.url))
             page = context.new_page()
-            page.set_default_timeout(PATIENCE_MS)
+            page.set_default_timeout(TIMEOUT_MS)
             page.goto(f"{url}index.html")
             yield cls(page, url, folder)
         finally:
             context.close()
 
     def renderer(self, backend: str) -> Renderer | None:
-        """None where this browser can't run the backend at all."""
+        """Return the backend's renderer; None where this browser can't run the backend at all."""
         name = self._call("renderer", backend)
         return None if name is None else Renderer(name, backend in ("wasm", "cpu") or bool(SOFTWARE.search(name)))
 
     def load(self, backend: str) -> dict:
-        """{load_ms, first_ms, classes}"""
+        """Load the model on a backend; return {load_ms, first_ms, classes}."""
         return self._call("load", {"page": self._url, "backend": backend})
 
     def tensors(self) -> int:
-        """How many the page holds."""
+        """Return the number of tensors that the page holds."""
         return self._call("tensors")
 
     def answers(self, task: str, files: list[bytes], classes: int) -> dict:
-        """{probabilities float32 [N, C], ms [N], conclusive [N], names [N]}; `task` is predict (tensors) or classify
-        (photos).
+        """Return the page's answers {probabilities float32 [N, C], ms [N], conclusive [N], names [N]}.
+
+        Args:
+            task: predict, for tensors, which have no names, or classify, for photos.
+            files: N tensors (float32, little-endian, RGB 0..255) or photos.
+            classes: C.
         """
         stored = self._folder / f"samples-{next(self._numbers)}.bin"
         stored.write_bytes(b"".join(files))
         argument = {"task": task, "url": f"{self._url}../{stored.name}", "lengths": [len(file) for file in files]}
         try:
-            found = self._call("answers", argument)
+            answers = self._call("answers", argument)
         finally:
             stored.unlink()
-        raw = base64.b64decode(found.pop("probabilities"))
-        return {"probabilities": np.frombuffer(raw, "<f4").reshape(-1, classes), **found}
+        raw = base64.b64decode(answers.pop("probabilities"))
+        return {"probabilities": np.frombuffer(raw, "<f4").reshape(-1, classes), **answers}
 
     def peak_memory_mb(self) -> float | None:
-        """The most that the page's process has held, in MB (10^6 bytes), its share of the browser included; None where
-        the system doesn't tell.
+        """Return the peak memory of the page's process in MB (10^6 bytes), including its share of the browser.
+
+        None where the system doesn't report it.
         """
         session = self._page.context.browser.new_browser_cdp_session()
         processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
@@ -90,6 +102,6 @@ class Probe:
 
 def _peak_kib(pid: int) -> int | None:
     with contextlib.suppress(OSError):
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-        return int(found[1]) if found else None
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        return int(match[1]) if match else None
     return None

@@ -1,8 +1,8 @@
-"""Quantisation-aware training: kernels learn to answer as before although each is rounded to 256 steps.
+"""Quantization-aware training: kernels learn to keep the model's predictions although each is quantized to 8 bits.
 
-tensorflow-model-optimization works on tf_keras alone, so the model gets a twin there, with the same weights; the
-trained ones go back into a Keras model. What is rounded in the forward pass is what the bundle stores as a byte a
-value: each kernel, over one range of its own. Activations are floats in TensorFlow.js and stay so (Jacob et al. 2017,
+tensorflow-model-optimization supports tf_keras only, so the model gets a twin there with the same weights; the trained
+ones are copied back into a Keras model. The forward pass quantizes what the bundle stores in one byte per value: each
+kernel, over a range of its own. Activations are floats in TensorFlow.js and stay so (Jacob et al. 2017,
 arXiv 1712.05877, section 3, without them).
 """
 
@@ -22,59 +22,69 @@ from keras_pipeline.core.progress import progress
 from keras_pipeline.export.quantize import copy
 
 BITS = 8  # as `quantize.affine`
-SAME = 1e-4  # of the largest logit, by which the twin may differ: float32 sums in another order
-INITIAL = ("_initializer", "_regularizer", "_constraint", "dtype", "trainable")  # of a config; weights are set after
+SAME = 1e-4  # of the largest logit, by which the twin may differ: it sums float32 in another order
+# Endings of config keys that the twin does not need, because its weights are set afterwards.
+INITIAL = ("_initializer", "_regularizer", "_constraint", "dtype", "trainable")
 
 
 def train(
     model: keras.Model, kernels: Collection[str], batches: Iterable[np.ndarray], *, steps: int, learning_rate: float
 ) -> keras.Model:
-    """A copy of the model that answers as the model does once the kernels are rounded.
+    """Train a copy of the model to predict as the model does, once its kernels are quantized.
 
     Args:
-        model: functional, float32 [N, S, S, 3] -> logits [N, C], BatchNorm folded; its own answers are what is learnt.
+        model: functional, float32 [N, S, S, 3] -> logits [N, C], BatchNorm folded; its own predictions are the targets.
             Not changed.
-        kernels: names of the layers whose kernels are rounded, see `kernels_of`.
-        batches: float32 [N, S, S, 3] each; `steps` of them are taken.
+        kernels: names of the layers whose kernels are quantized, see `kernels_of`.
+        batches: float32 [N, S, S, 3] each; `steps` of them are used.
+        steps: number of training steps.
         learning_rate: of Adam, falling to 0 by a cosine. Small: without BatchNorm the kernels of some channels are
             hundreds of times those of others.
 
+    Returns:
+        The trained copy; its kernels are not quantized yet, see `quantize.quantize_kernels`.
+
     Raises:
-        ValueError: for a layer that tf_keras does not have, a twin that answers otherwise, or no batches.
+        ValueError: for a layer that tf_keras does not have, a twin that predicts differently, a loss that is not
+            finite, or no batches.
     """
     trained, stack = copy(model), _stack()
     student = twin(trained)
-    rounded = _rounding(student, kernels)
-    schedule = stack.keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-    rounded.compile(stack.keras.optimizers.Adam(schedule), stack.keras.losses.CategoricalCrossentropy(from_logits=True))
-    answer = tf.function(lambda images: tf.nn.softmax(model(images, training=False)), reduce_retracing=True)
+    quantized = _quantized(student, kernels)
+    adam = stack.keras.optimizers.Adam(stack.keras.optimizers.schedules.CosineDecay(learning_rate, steps))
+    quantized.compile(adam, stack.keras.losses.CategoricalCrossentropy(from_logits=True))
+    targets = tf.function(lambda images: tf.nn.softmax(model(images, training=False)), reduce_retracing=True)
     seen = 0
     for images in progress(batches, total=steps, description="int8-qat", unit="steps"):
         if seen == 0:
             _check_twin(student, trained, images)
-        loss = float(rounded.train_on_batch(images, answer(images)))
+        loss = float(quantized.train_on_batch(images, targets(images)))
         if not np.isfinite(loss):
-            raise ValueError(f"int8-qat: the loss is {loss} at step {seen}; lower phase6.qat.learning_rate")
+            raise ValueError(
+                f"int8-qat: the loss is {loss} at step {seen}, expected a finite one; lower phase6.qat.learning_rate"
+            )
         seen += 1
         if seen == steps:
             break
     if not seen:
         raise ValueError("int8-qat: received no batches, expected train photos")
-    _take_back(rounded, trained)
+    _copy_back(quantized, trained)
     return trained
 
 
 def kernels_of(model: keras.Model) -> set[str]:
-    """Names of the layers whose kernels training is for: not the depthwise ones, of which one range has to serve all
-    channels. They are a fiftieth of a MobileNet's weights, and rounded alike they end it (all of flowers17's kernels:
-    0.06 top-1, these alone 0.91, before training).
+    """Return the names of the layers whose kernels are quantized: all but the depthwise ones.
+
+    In a depthwise kernel one range has to serve all channels. These kernels are a fiftieth of a MobileNet's weights,
+    and quantizing them ruins it: before training, top-1 on flowers17 is 0.06 with all kernels quantized, and 0.91
+    without the depthwise ones.
     """
     kinds = (keras.layers.Conv2D, keras.layers.Dense)
     return {layer.name for layer in model.layers if isinstance(layer, kinds) and type(layer) in kinds}
 
 
 def twin(model: keras.Model) -> Any:
-    """The same graph of tf_keras layers with the same weights; without dropout, which is none in inference.
+    """Build the same graph of tf_keras layers with the same weights, without dropout, which inference does not use.
 
     Raises:
         ValueError: for a layer that tf_keras does not have, a nested model, or a layer used twice.
@@ -115,21 +125,21 @@ def _twin_of(layer: keras.layers.Layer, tf_keras: Any) -> Any:
     config = layer.get_config()
     kept = {key: config[key] for key in config if key in known and not key.endswith(INITIAL)}
     made = kind(**kept, name=layer.name)
-    made.trainable = not isinstance(layer, keras.layers.BatchNormalization)  # inference mode: its statistics stay
+    made.trainable = not isinstance(layer, keras.layers.BatchNormalization)  # inference mode: keeps its statistics
     return made
 
 
 def _check_twin(student: Any, model: keras.Model, images: np.ndarray) -> None:
-    expected, found = np.asarray(model(images, training=False)), np.asarray(student(images, training=False))
-    if np.abs(expected - found).max() > SAME * max(1.0, float(np.abs(expected).max())):
+    expected, received = np.asarray(model(images, training=False)), np.asarray(student(images, training=False))
+    largest = np.abs(expected - received).max()
+    if largest > SAME * max(1.0, float(np.abs(expected).max())):
         raise ValueError(
-            f"int8-qat: the tf_keras twin answers otherwise, by up to {np.abs(expected - found).max():.3g} in a logit; "
-            "use --type int8"
+            f"int8-qat: the tf_keras twin's logits differ by up to {largest:.3g}, expected the same; use --type int8"
         )
 
 
-def _rounding(student: Any, kernels: Collection[str]) -> Any:
-    """The twin with these kernels rounded in the forward pass; gradients pass as if they weren't."""
+def _quantized(student: Any, kernels: Collection[str]) -> Any:
+    """Return the twin with these kernels quantized in the forward pass; gradients pass as if they weren't."""
     stack = _stack()
     quantization = stack.quantization
 
@@ -145,12 +155,12 @@ def _kernel_of(layer: Any) -> str | None:
     return next((name for name in ("depthwise_kernel", "kernel") if hasattr(layer, name)), None)
 
 
-def _take_back(rounded: Any, model: keras.Model) -> None:
-    """The trained weights, unrounded, into the Keras model."""
+def _copy_back(quantized: Any, model: keras.Model) -> None:
+    """Copy the trained weights, not quantized, into the Keras model."""
     for layer in model.layers:
         if not layer.weights:
             continue
-        wrapped = next(made for made in rounded.layers if made.name in (layer.name, f"quant_{layer.name}"))
+        wrapped = next(made for made in quantized.layers if made.name in (layer.name, f"quant_{layer.name}"))
         trained = {weight.name.rpartition("/")[2].partition(":")[0]: weight for weight in wrapped.weights}
         names = [weight.name if weight.name in trained else f"depthwise_{weight.name}" for weight in layer.weights]
         layer.set_weights([trained[name].numpy() for name in names])
@@ -158,7 +168,8 @@ def _take_back(rounded: Any, model: keras.Model) -> None:
 
 @functools.cache
 def _stack() -> SimpleNamespace:
-    """tf_keras and tensorflow-model-optimization, imported where they are needed: they take seconds."""
+    """Return tf_keras, tensorflow-model-optimization and the classes made of them."""
+    # Imported on first use: they take seconds, which the other ways of quantizing do without.
     import tensorflow_model_optimization as optimization
     import tf_keras
 
@@ -168,14 +179,14 @@ def _stack() -> SimpleNamespace:
     base_transform: Any = quantization.QuantizeLayoutTransform
     base_scheme: Any = quantization.default_8bit.Default8BitQuantizeScheme
 
-    class KernelSteps(base_config):
-        """256 steps over one range for the whole kernel, as `quantize.affine`; nothing else is rounded."""
+    class KernelQuantization(base_config):
+        """Quantizes a kernel to 8 bits over one range, as `quantize.affine`, and nothing else."""
 
         def get_weights_and_quantizers(self, layer):
-            steps = quantization.quantizers.LastValueQuantizer(
+            quantizer = quantization.quantizers.LastValueQuantizer(
                 num_bits=BITS, per_axis=False, symmetric=False, narrow_range=False
             )
-            return [(getattr(layer, str(_kernel_of(layer))), steps)]
+            return [(getattr(layer, str(_kernel_of(layer))), quantizer)]
 
         def set_quantize_weights(self, layer, quantize_weights):
             setattr(layer, str(_kernel_of(layer)), quantize_weights[0])
@@ -193,7 +204,7 @@ def _stack() -> SimpleNamespace:
             return {}
 
     class NoTransforms(base_transform):
-        """Leaves the graph as it is: nothing but what is marked is rounded."""
+        """Leaves the graph unchanged: only annotated layers are quantized."""
 
         def apply(self, model, layer_quantize_map):
             return model, layer_quantize_map
@@ -202,4 +213,4 @@ def _stack() -> SimpleNamespace:
         def get_layout_transformer(self):
             return NoTransforms()
 
-    return SimpleNamespace(keras=tf_keras, quantization=quantization, config=KernelSteps, scheme=Scheme)
+    return SimpleNamespace(keras=tf_keras, quantization=quantization, config=KernelQuantization, scheme=Scheme)

@@ -1,7 +1,7 @@
-"""Weights made ready to leave Python: BatchNorm folded, values rounded to what the bundle stores, and what that costs.
+"""Prepare weights for export: fold BatchNorm, and quantize values to those that the bundle can store.
 
-Rounding happens here, in Keras, so that the SavedModel and the browser's shards hold the very same numbers and their
-comparison measures the arithmetic alone. `evaluation.rounding` measures the rounding.
+Quantization happens here, in Keras, so that the SavedModel and the browser's shards hold the same numbers and their
+comparison measures arithmetic alone. `evaluation.quantization` measures the cost of quantization.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pipeline.core.progress import progress
+from keras_pipeline.evaluation.metrics import log_softmax
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
-MOST_KL = 0.002  # nats a photo that 256 steps may cost
+MOST_KL = 0.002  # nats per photo that uint8 kernels may cost
 BATCH = 32
-BYTES = {"uint8": 1, "float16": 2, "float32": 4}  # a value
-SIGNIFICANT_BITS = 16  # of a step: times up to 255 of them, a number of float32's 24 bits
+BYTES = {"uint8": 1, "float16": 2, "float32": 4}  # per value
+SIGNIFICANT_BITS = 16  # of a step: up to 255 steps then fit float32's 24 bits
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
-    """A float32 copy of a functional model with each BatchNorm folded into the convolution or dense layer before it.
+    """Copy a functional model in float32, with each BatchNorm folded into the convolution or dense layer before it.
 
     Args:
         model: functional model (nested functional models are folded too). Not changed.
 
     Returns:
-        A model with the same inference outputs up to float32 rounding. A BatchNorm that has no layer of its own to
-        fold into (after an Add, after a shared or activated convolution, not over the last axis) stays;
-        `remaining_batch_norms` names those.
+        A model with the same inference outputs up to float32 rounding. A BatchNorm that can't be folded (after an Add,
+        after a shared or activated convolution, or not over the last axis) stays; `remaining_batch_norms` names those.
 
     Raises:
         ValueError: for a model that is not functional.
@@ -56,97 +56,100 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
 
 def remaining_batch_norms(model: keras.Model) -> list[str]:
-    """Names of the BatchNorm layers that are still in the model."""
+    """Return the names of the BatchNorm layers that are still in the model."""
     return [layer.name for layer in _layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
 
 
-def round_to_float16(model: keras.Model) -> list[dict]:
-    """Rounds every floating-point weight, in place, to the nearest float16 value.
+def quantize_to_float16(model: keras.Model) -> list[dict]:
+    """Quantize every floating-point weight, in place, to the nearest float16 value.
 
     A BatchNorm that could not be folded keeps float32: its variance may lie below float16's smallest number.
 
     Returns:
-        Per tensor {name: "layer/weight", shape, stored: "float16" | "float32", max_abs_error}.
+        For each tensor {name: "layer/weight", shape, stored: "float16" | "float32", max_abs_error}.
 
     Raises:
         ValueError: for a NaN, an infinity or a value beyond +-65504, naming layer and weight; nothing is changed then.
     """
     check_finite(model)
-    tensors = [(layer, weight) for layer in _layers(model) for weight in layer.weights if "float" in weight.dtype]
-    for layer, weight in tensors:
+    weights = _float_weights(model)
+    for layer, weight in weights:
         _check_range(np.asarray(weight), f"{layer.name}/{weight.name}")
-    return [_round(layer, weight) for layer, weight in tensors]
+    return [_to_float16(layer, weight) for layer, weight in weights]
 
 
 def round_to_uint8(model: keras.Model, photos: np.ndarray, *, most_kl: float = MOST_KL) -> list[dict]:
     """Round, in place, each kernel to 256 steps (`affine`) where accuracy allows, and everything else to float16.
 
-    Which kernels those are is measured: each is rounded alone, and KL(answers before || after) taken over the photos.
-    From the least on they are taken while the sum stays within `most_kl`, and given up again, the last first, while
-    all together exceed it. Depthwise kernels, of which one range has to serve all channels, tend to fall out
+    Each kernel is first quantized alone, and KL(predictions before || after) measured over the photos. Kernels are
+    then chosen in rising order while the sum stays within `most_kl`; while all of them together exceed it, the last one
+    is given up. Depthwise kernels, in which one range has to serve all channels, tend to stay float16
     (Krishnamoorthi 2018, arXiv 1806.08342, section 3.1).
 
     Args:
         model: float32 [N, S, S, 3] -> logits [N, C].
         photos: float32 [N, S, S, 3], of the train split.
-        most_kl: nats a photo.
+        most_kl: nats per photo.
 
     Returns:
-        As `round_to_float16`, some stored as "uint8"; of each kernel also `kl`, in nats, when it alone is rounded.
+        As `quantize_to_float16`, some stored as "uint8"; for each kernel also its `kl`, nats, quantized alone.
 
     Raises:
-        ValueError: as `round_to_float16`.
+        ValueError: as `quantize_to_float16`, and for logits that aren't finite.
     """
-    exact = {id(weight): np.array(weight) for layer in _layers(model) for weight in layer.weights}
-    entries = round_to_float16(model)
-    weights = [weight for layer in _layers(model) for weight in layer.weights if "float" in weight.dtype]
+    exact = {id(weight): np.array(weight) for _, weight in _float_weights(model)}
+    entries = quantize_to_float16(model)
+    weights = [weight for _, weight in _float_weights(model)]
     kernels = [(entry, weight) for entry, weight in zip(entries, weights, strict=True) if len(entry["shape"]) > 1]
-    answer = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
-    before = _answers(answer, photos)
-    for entry, weight in progress(kernels, description="rounding", unit="kernels"):
-        halved = np.array(weight)
+    predict = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
+    before = _log_probabilities(predict, photos)
+    for entry, weight in progress(kernels, description="quantization", unit="kernels"):
+        in_float16 = np.array(weight)
         weight.assign(affine(exact[id(weight)]))
-        entry["kl"] = _kl(before, _answers(answer, photos))
-        weight.assign(halved)
+        entry["kl"] = _kl(before, _log_probabilities(predict, photos))
+        weight.assign(in_float16)
     kernels.sort(key=lambda kernel: kernel[0]["kl"])
-    bearable = int((np.cumsum([entry["kl"] for entry, _ in kernels]) <= most_kl).sum())
-    taken = [(entry, dict(entry), weight, np.array(weight)) for entry, weight in kernels[:bearable]]
-    for entry, _, weight, _ in taken:
-        _put_on_steps(entry, weight, exact[id(weight)])
-    while taken and _kl(before, _answers(answer, photos)) > most_kl:
-        entry, in_float16, weight, halved = taken.pop()
-        weight.assign(halved)
-        entry |= in_float16
+    affordable = int((np.cumsum([entry["kl"] for entry, _ in kernels]) <= most_kl).sum())
+    chosen = [(entry, dict(entry), weight, np.array(weight)) for entry, weight in kernels[:affordable]]
+    for entry, _, weight, _ in chosen:
+        _to_uint8(entry, weight, exact[id(weight)])
+    while chosen and _kl(before, _log_probabilities(predict, photos)) > most_kl:
+        entry, float16_entry, weight, in_float16 = chosen.pop()
+        weight.assign(in_float16)
+        entry |= float16_entry
     return entries
 
 
-def round_kernels(model: keras.Model, names: Collection[str]) -> list[dict]:
-    """Rounds, in place, the kernels of the layers of these names to 256 steps and everything else to float16.
+def quantize_kernels(model: keras.Model, names: Collection[str]) -> list[dict]:
+    """Quantize, in place, the kernels of the layers of these names to uint8 (`affine`), everything else to float16.
 
-    Returns and raises as `round_to_float16`.
+    Returns and raises as `quantize_to_float16`.
     """
-    chosen = [weight for layer in _layers(model) if layer.name in names for weight in layer.weights]
+    chosen = [weight for layer, weight in _float_weights(model) if layer.name in names]
     exact = {id(weight): np.array(weight) for weight in chosen if len(weight.shape) > 1}
-    entries = round_to_float16(model)
-    weights = [weight for layer in _layers(model) for weight in layer.weights if "float" in weight.dtype]
-    for entry, weight in zip(entries, weights, strict=True):
+    entries = quantize_to_float16(model)
+    for entry, (_, weight) in zip(entries, _float_weights(model), strict=True):
         if id(weight) in exact:
-            _put_on_steps(entry, weight, exact[id(weight)])
+            _to_uint8(entry, weight, exact[id(weight)])
     return entries
 
 
-def _put_on_steps(entry: dict, weight: keras.Variable, exact: np.ndarray) -> None:
-    rounded = affine(exact)
-    weight.assign(rounded)
-    entry |= {"stored": "uint8", "max_abs_error": float(np.abs(rounded - exact).max())}
+def _float_weights(model: keras.Model) -> list[tuple[keras.layers.Layer, keras.Variable]]:
+    return [(layer, weight) for layer in _layers(model) for weight in layer.weights if "float" in weight.dtype]
+
+
+def _to_uint8(entry: dict, weight: keras.Variable, exact: np.ndarray) -> None:
+    quantized = affine(exact)
+    weight.assign(quantized)
+    entry |= {"stored": "uint8", "max_abs_error": float(np.abs(quantized - exact).max())}
 
 
 def affine(values: np.ndarray) -> np.ndarray:
-    """float32 values on 256 evenly spaced ones, 0 among them, that reach from the least to the largest.
+    """Quantize float32 values to 256 evenly spaced ones, including 0, from the smallest value to the largest.
 
-    TensorFlow.js stores such a tensor as uint8 with one scale and one minimum, and decodes it to the very same
-    float32 values: the step has `SIGNIFICANT_BITS`, so that no product with it is rounded. Values that don't reach to
-    both sides of 0 are returned as they are.
+    TensorFlow.js stores such a tensor as uint8 with one scale and one minimum, and decodes it to exactly the same
+    float32 values: the step has `SIGNIFICANT_BITS`, so that its multiples are exact. Values that lie on one side of 0
+    are returned unchanged.
     """
     low, high = float(values.min()), float(values.max())
     if not low < 0 < high:
@@ -157,25 +160,26 @@ def affine(values: np.ndarray) -> np.ndarray:
     return ((np.clip(np.round(values / step) + zero, 0, 255) - zero) * step).astype(np.float32)
 
 
-def _answers(model: Callable[[np.ndarray], tf.Tensor], photos: np.ndarray) -> np.ndarray:
-    """Log-probabilities, float64 [N, C]."""
-    batches = (model(photos[start : start + BATCH]) for start in range(0, len(photos), BATCH))
-    return _log_softmax(np.concatenate([np.asarray(batch) for batch in batches]))
+def _log_probabilities(predict: Callable[[np.ndarray], tf.Tensor], photos: np.ndarray) -> np.ndarray:
+    """Return log-probabilities, float64 [N, C]."""
+    batches = (predict(photos[start : start + BATCH]) for start in range(0, len(photos), BATCH))
+    return log_softmax(np.concatenate([np.asarray(batch) for batch in batches]))
 
 
 def _kl(before: np.ndarray, after: np.ndarray) -> float:
+    """Return KL(before || after) in nats, the mean over photos; log-probabilities [N, C]."""
     return float((np.exp(before) * (before - after)).sum(axis=1).mean())
 
 
 def copy(model: keras.Model) -> keras.Model:
-    """A copy of the model with its own weights."""
+    """Copy a model, with weights of its own."""
     result = keras.models.clone_model(model)
     result.set_weights(model.get_weights())
     return result
 
 
 def check_finite(model: keras.Model) -> None:
-    """Raises ValueError naming the first layer and weight with a NaN or an infinity."""
+    """Raise ValueError naming the first layer and weight with a NaN or an infinity."""
     for layer in _layers(model):
         for weight in layer.weights:
             values = np.asarray(weight)
@@ -187,27 +191,29 @@ def check_finite(model: keras.Model) -> None:
 
 
 def keep_float32(model: keras.Model) -> list[dict]:
-    """What `round_to_float16` returns, of weights that stay as they are."""
+    """Return the entries of `quantize_to_float16` for weights that stay float32."""
     return [
         {"name": f"{layer.name}/{weight.name}", "shape": list(weight.shape), "stored": "float32", "max_abs_error": 0.0}
-        for layer in _layers(model)
-        for weight in layer.weights
-        if "float" in weight.dtype
+        for layer, weight in _float_weights(model)
     ]
 
 
 def megabytes(tensors: list[dict]) -> float:
-    """Of the weights as they are stored, in MB (10^6 bytes)."""
+    """Return the size of the stored weights in MB (10^6 bytes).
+
+    Args:
+        tensors: of `quantize_to_float16` or a function like it.
+    """
     return sum(BYTES[entry["stored"]] * int(np.prod(entry["shape"])) for entry in tensors) / 1e6
 
 
 def _foldable(model: keras.Model) -> dict[str, str]:
-    """{BatchNorm's name: name of the layer that takes it in}."""
+    """Return {BatchNorm's name: name of the layer that it can be folded into}."""
     nodes = [node for depth in model._nodes_by_depth.values() for node in depth]
     uses = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
     uses.update(id(tensor) for tensor in model.outputs)
     calls = Counter(node.operation.name for node in nodes)
-    found = {}
+    targets = {}
     for node in nodes:
         layer = node.operation
         if not isinstance(layer, keras.layers.BatchNormalization) or calls[layer.name] > 1:
@@ -217,13 +223,13 @@ def _foldable(model: keras.Model) -> dict[str, str]:
         axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
         over_last_axis = axis in (-1, len(tensor.shape) - 1)
         if over_last_axis and uses[id(tensor)] == 1 and calls[producer.name] == 1 and _takes_scale(producer):
-            found[layer.name] = producer.name
-    return found
+            targets[layer.name] = producer.name
+    return targets
 
 
 def _takes_scale(layer: keras.layers.Layer) -> bool:
     kinds = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.DepthwiseConv2D)
-    # Exact types: SeparableConv2D and user classes inherit from these and keep their kernels elsewhere.
+    # Exact types, because SeparableConv2D and user classes inherit from these and store their kernels elsewhere.
     if type(layer) not in (*kinds, keras.layers.Dense):
         return False
     channels_last = getattr(layer, "data_format", "channels_last") == "channels_last"
@@ -231,7 +237,7 @@ def _takes_scale(layer: keras.layers.Layer) -> bool:
 
 
 def _folded_weights(layer: keras.layers.Layer, batch_norm: keras.layers.BatchNormalization) -> list[np.ndarray]:
-    """[kernel, bias] such that layer(x) = batch_norm(old layer(x)), summed in float64."""
+    """Return [kernel, bias] such that layer(x) = batch_norm(old layer(x)), computed in float64."""
     mean, variance = (np.asarray(w, np.float64) for w in (batch_norm.moving_mean, batch_norm.moving_variance))
     gamma = np.asarray(batch_norm.gamma, np.float64) if batch_norm.scale else 1.0
     beta = np.asarray(batch_norm.beta, np.float64) if batch_norm.center else 0.0
@@ -244,7 +250,7 @@ def _folded_weights(layer: keras.layers.Layer, batch_norm: keras.layers.BatchNor
 
 
 def _float32_copy(layer: keras.layers.Layer, *, add_bias: bool) -> keras.layers.Layer:
-    """A new layer of the same config; float32 even where training ran in mixed precision."""
+    """Return a new layer of the same config; float32 even where training ran in mixed precision."""
     if _is_functional(layer):
         return fold_batch_norm(layer)
     config = layer.get_config()
@@ -268,16 +274,11 @@ def _check_range(values: np.ndarray, name: str) -> None:
         raise ValueError(f"{name}: received {largest:.6g}, expected at most {FLOAT16_MAX:g} (float16's largest number)")
 
 
-def _round(layer: keras.layers.Layer, weight: keras.Variable) -> dict:
+def _to_float16(layer: keras.layers.Layer, weight: keras.Variable) -> dict:
     values = np.asarray(weight, np.float32)
     entry = {"name": f"{layer.name}/{weight.name}", "shape": list(values.shape)}
     if isinstance(layer, keras.layers.BatchNormalization):
         return {**entry, "stored": "float32", "max_abs_error": 0.0}
-    rounded = values.astype(np.float16).astype(np.float32)
-    weight.assign(rounded)
-    return {**entry, "stored": "float16", "max_abs_error": float(np.abs(rounded - values).max(initial=0))}
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    quantized = values.astype(np.float16).astype(np.float32)
+    weight.assign(quantized)
+    return {**entry, "stored": "float16", "max_abs_error": float(np.abs(quantized - values).max(initial=0))}

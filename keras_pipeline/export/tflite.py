@@ -1,10 +1,10 @@
-"""The student as a TensorFlow Lite file in 8-bit integers, for apps; the page does not use it.
+"""Convert the student to a TensorFlow Lite file in 8-bit integers, for apps; the page does not use it.
 
     image: float32 [1, S, S, 3], RGB 0..255  ->  logits, probabilities: float32 [1, C], calibrated
 
-Post-training quantisation: kernels in int8 with a range for each channel, activations in int8 with the ranges that a
-representative set shows (Jacob et al. 2017, arXiv 1712.05877). Scaling, temperature and softmax stay float32: in int8
-a probability would be one of 256.
+Post-training quantization: kernels in int8 with a range for each channel, activations in int8 with ranges measured on a
+representative set (Jacob et al. 2017, arXiv 1712.05877). Scaling, temperature and softmax stay float32: in int8 a
+probability could take only 256 values.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import tensorflow as tf
 
 from keras_pipeline.core.quiet import stderr_held_back
 
-FLOAT_OPERATIONS = ["SOFTMAX", "MUL"]  # a MobileNet multiplies nowhere but in scaling and in the temperature
+FLOAT_OPERATIONS = ["SOFTMAX", "MUL"]  # in a MobileNet only scaling and temperature multiply
 
 
 def convert(model: keras.Model, photos: np.ndarray, *, temperature: float) -> bytes:
-    """The file described above.
+    """Convert a model to the file described above; return its bytes.
 
     Args:
         model: float32 [N, S, S, 3] RGB 0..255 -> logits [N, C], BatchNorm folded.
         photos: float32 [n, S, S, 3], of the train split; their activations set the ranges.
-        temperature: > 0.
+        temperature: > 0, divides the logits.
     """
     size = model.input_shape[1]
 
@@ -50,7 +50,7 @@ def convert(model: keras.Model, photos: np.ndarray, *, temperature: float) -> by
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = representative
-        # The debugger is TensorFlow Lite's way of leaving some operations in float32.
+        # Only the debugger can leave some operations in float32.
         options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=FLOAT_OPERATIONS)
         with _without_notice(), stderr_held_back():
             debugger = tf.lite.experimental.QuantizationDebugger(
@@ -61,38 +61,38 @@ def convert(model: keras.Model, photos: np.ndarray, *, temperature: float) -> by
 
 @contextlib.contextmanager
 def _without_notice() -> Iterator[None]:
-    """TensorFlow says that its next version has the interpreter in another package; the pinned version has it here."""
+    """Silence the warning that a later TensorFlow moves the interpreter; the pinned version has it here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated")
         yield
 
 
 class LiteModel:
-    """A converted file, asked photo by photo on all cores: float32 [N, S, S, 3] -> logits float32 [N, C]."""
+    """A converted file, run photo by photo on all cores: float32 [N, S, S, 3] -> logits float32 [N, C]."""
 
     def __init__(self, content: bytes):
-        # An interpreter for each core: the threads of one busily wait for each other, which beside other work takes
-        # hundreds of times as long.
+        # One interpreter per core: the threads of a single one busy-wait for each other, which takes hundreds of times
+        # as long when the cores have other work.
         with _without_notice(), stderr_held_back():
             self._interpreters = [
                 tf.lite.Interpreter(model_content=content, num_threads=1) for _ in range(os.cpu_count() or 1)
             ]
             for each in self._interpreters:
-                each.allocate_tensors()  # tells of its delegate
+                each.allocate_tensors()  # writes about its delegate to stderr
         self._runners = [each.get_signature_runner("serving_default") for each in self._interpreters]
         self.output_shape = (None, self._runners[0].get_output_details()["logits"]["shape"][1])
 
     def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """logits and calibrated probabilities, float32 [N, C] each"""
+        """Return logits and calibrated probabilities, float32 [N, C] each."""
         with ThreadPoolExecutor(len(self._runners)) as pool:
-            parts = pool.map(_answers, self._runners, np.array_split(images, len(self._runners)))
-            answers = [answer for part in parts for answer in part]
-        logits, probabilities = (np.concatenate([a[key] for a in answers]) for key in ("logits", "probabilities"))
+            parts = pool.map(_outputs, self._runners, np.array_split(images, len(self._runners)))
+            outputs = [output for part in parts for output in part]
+        logits, probabilities = (np.concatenate([each[key] for each in outputs]) for key in ("logits", "probabilities"))
         return logits, probabilities
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return self.scores(images)[0]
 
 
-def _answers(runner, images: np.ndarray) -> list[dict[str, np.ndarray]]:
+def _outputs(runner, images: np.ndarray) -> list[dict[str, np.ndarray]]:
     return [runner(image=np.asarray(image, np.float32)[None]) for image in images]

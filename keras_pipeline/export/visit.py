@@ -1,11 +1,11 @@
-"""What a visitor sees: a photo put into the page's own file field, and the answer read off the screen."""
+"""Visit the page as a user would: put a photo into its file field, and read the answer off the screen."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from keras_pipeline.core.static_server import serve_folder
-from keras_pipeline.export.browser import open_browser
+from keras_pipeline.export.browser import PageError, open_browser, page_errors
 
 ANSWER_MS = 60_000
 
@@ -18,25 +18,23 @@ def show_photo(
     dark: bool = False,
     size: tuple[int, int] = (1120, 760),
 ) -> dict:
-    """Opens the page in headless Chromium, chooses the photo and waits for the answer.
+    """Open the page in headless Chromium, choose the photo and wait for the answer.
 
     Args:
-        bundle_folder: what `write_bundle` wrote.
-        photo: any file; one that is no photo gets the page's complaint.
-        screenshot: PNG of the whole page with the answer.
-        dark: the visitor's colour scheme.
+        bundle_folder: of `write_bundle`.
+        photo: any file; the page shows an error message for one that is no photo.
+        screenshot: path of a PNG of the whole page with the answer; None takes none.
+        dark: whether the visitor prefers dark colours.
         size: width and height of the window, CSS pixels.
 
     Returns:
         {state: "answered" | "failed", message, verdict, conclusive, species: [{latin_name, percent, probability}]}
-        as shown; `species` is empty when the page failed.
+        as displayed; `species` is empty when the page failed.
 
     Raises:
-        BrowserMissing: without a Chromium.
-        OSError: when the page gives no answer within a minute.
+        BrowserMissing: where there is no Chromium.
+        OSError: when the page breaks, or does not answer within a minute.
     """
-    from playwright.sync_api import TimeoutError as Late
-
     with serve_folder(bundle_folder) as base, open_browser() as browser:
         page = browser.new_page(
             viewport={"width": size[0], "height": size[1]},
@@ -46,12 +44,13 @@ def show_photo(
         page.set_default_timeout(ANSWER_MS)
         page.goto(base)
         try:
-            page.wait_for_selector("body:not([data-state=loading])")
-            if page.locator("body[data-state=ready]").count():
-                page.set_input_files("#choose", photo)
-                page.wait_for_selector("body[data-state=answered], body[data-state=failed]")
-        except Late as error:
-            raise OSError(f"{bundle_folder}: no answer for {photo} within {ANSWER_MS / 1000:.0f} s") from error
+            with page_errors():
+                page.wait_for_selector("body:not([data-state=loading])")
+                if page.locator("body[data-state=ready]").count():
+                    page.set_input_files("#choose", photo)
+                    page.wait_for_selector("body[data-state=answered], body[data-state=failed]")
+        except PageError as error:
+            raise OSError(f"{bundle_folder}: the page gave no answer for {photo}: {error}") from error
         if screenshot:
             page.screenshot(path=str(screenshot), full_page=True)
         return _read(page)

@@ -99,9 +99,9 @@ def normalised(x: keras.KerasTensor) -> keras.KerasTensor:
 
 @functools.cache
 def shipped() -> keras.Model:
-    """`trained` as it leaves Python: folded and rounded."""
+    """`trained` as it is exported: folded and quantized."""
     model = quantize.fold_batch_norm(trained())
-    quantize.round_to_float16(model)
+    quantize.quantize_to_float16(model)
     return model
 
 

@@ -34,7 +34,8 @@ def run(run: Run) -> None:
     beside = {"global teacher": run.read("teacher_metrics")} if compared else {}
     evaluate.evaluate_model(run, "regional", image_size=size, beside=beside)
     if compared:
-        by_region = compare(rival, load_answers(run.path("regional_predictions")))
-        sentence = verdict(region, by_region.get(region))
-        write_json(run.path("regional_comparison"), {"region": region, "verdict": sentence, "by_region": by_region})
+        comparison = compare(rival, load_answers(run.path("regional_predictions")))
+        sentence = verdict(region, comparison.per_region.get(region))
+        result = {"region": region, "verdict": sentence, "by_region": comparison.table()}
+        write_json(run.path("regional_comparison"), result)
         print(sentence)

@@ -118,11 +118,11 @@ def _quantized(
         settings, kernels = run.config.phase6.qat, qat.kernels_of(folded)
         views = _train_views(run, info)
         model = qat.train(folded, kernels, views, steps=settings.steps, learning_rate=settings.learning_rate)
-        return model, quantize.round_kernels(model, kernels)
+        return model, quantize.quantize_kernels(model, kernels)
     model = quantize.copy(folded)
     if way == "none":
         return model, quantize.keep_float32(model)
-    return model, quantize.round_to_float16(model) if way == "fp16" else quantize.round_to_uint8(model, photos)
+    return model, quantize.quantize_to_float16(model) if way == "fp16" else quantize.quantize_to_uint8(model, photos)
 
 
 def _write_lite(
