@@ -28,7 +28,7 @@ def each(function: Callable[[Any], dict], items: Sequence[Any], arguments: Seque
     read.
     """
     try:
-        import apache_beam as beam
+        import apache_beam as beam  # an extra that most installations lack
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
         from apache_beam.runners import create_runner
     except ImportError as error:

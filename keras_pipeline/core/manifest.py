@@ -1,14 +1,15 @@
-"""What a manifest holds: the plan's YAML (7.1) and all that a repetition needs; checked when written and when read."""
+"""Schema of the manifest: the plan's YAML (7.1) and all that a repetition needs; checked on writing and reading."""
 
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside
 
+PHASES = tuple(f"phase_{n}" for n in range(7))  # phase 7 writes the manifest
 LARGEST = 20_000_000  # bytes, twenty times what 10,000 shards need; YAML of more computes for minutes
 HASH = Field(pattern="^[0-9a-f]{64}$")
 
@@ -37,7 +38,7 @@ class Data(Part):
 
 
 class Phase(BaseModel):
-    """Figures differ from phase to phase; these all have."""
+    """Status and checkpoint, which every phase has; the metrics beside them differ from phase to phase."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
@@ -77,7 +78,7 @@ class Gate(Part):
 
 
 class Artefact(Part):
-    """What a sidecar says of an artefact."""
+    """The part of an artefact's sidecar that a manifest keeps."""
 
     content_hash: str = HASH
     producer: str
@@ -96,16 +97,23 @@ class Manifest(Part):
     git_dirty: bool | None
     experiment: str
     data: Data
-    phases: dict[str, Phase] = Field(min_length=7, max_length=7)
+    phases: dict[str, Phase]
     environment: Environment
     hyperparameters: dict[str, float]
     gates: list[Gate]
     artefacts: dict[str, Artefact] = Field(min_length=1)
     config: dict[str, Any]
 
+    @field_validator("phases")
+    @classmethod
+    def _all_phases(cls, phases: dict[str, Phase]) -> dict[str, Phase]:
+        if set(phases) != set(PHASES):
+            raise ValueError(f"received {', '.join(phases) or 'none'}, expected {', '.join(PHASES)}")
+        return phases
+
 
 def write(path: Path, value: dict) -> None:
-    """Raises BrokenArtefact, naming the fields, where it isn't what a manifest has to be."""
+    """Write a manifest. Raises BrokenArtefact, naming the fields, if it does not fit the schema."""
     checked = _validate(value, path)
     with aside(path) as temporary:
         text = yaml.safe_dump(checked.model_dump(exclude_none=False), sort_keys=False, allow_unicode=True)
@@ -113,7 +121,7 @@ def write(path: Path, value: dict) -> None:
 
 
 def read(path: Path) -> Manifest:
-    """Raises BrokenArtefact for what is no manifest, or one of another version."""
+    """Read a manifest. Raises BrokenArtefact if it is none, or of another version."""
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError(f"received {path.stat().st_size:,} bytes, expected at most {LARGEST:,}")
@@ -121,8 +129,8 @@ def read(path: Path) -> Manifest:
     except FileNotFoundError:
         raise BrokenArtefact(f"{path}: missing; run `phase7 manifest` first, or give another --manifest") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())  # YAML shows the place in lines of its own
-        raise BrokenArtefact(f"{path}: can't be read ({said}); expected what `phase7 manifest` writes") from error
+        reason = " ".join(str(error).split())  # YAML shows the place in lines of its own
+        raise BrokenArtefact(f"{path}: can't be read ({reason}); expected what `phase7 manifest` writes") from error
     return _validate(value, path)
 
 
@@ -133,5 +141,5 @@ def _validate(value: Any, path: Path) -> Manifest:
         faults = [f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in error.errors()]
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise BrokenArtefact(
-            f"{path}: is not what a manifest has to be: {'; '.join(faults[:5])}{more}; `phase7 manifest` writes one"
+            f"{path}: does not fit the manifest schema: {'; '.join(faults[:5])}{more}; `phase7 manifest` writes one"
         ) from None

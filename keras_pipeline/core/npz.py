@@ -1,14 +1,12 @@
-"""`.npz` files larger than the memory: NumPy's own `savez` wants each array whole."""
+"""`.npz` files larger than memory: NumPy's own `savez` needs each array whole."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 
 class NpzWriter:
@@ -25,15 +23,11 @@ class NpzWriter:
 
     def add(self, name: str, array: np.ndarray) -> None:
         """Write one array."""
-        import numpy as np
-
         with self._archive.open(f"{name}.npy", "w", force_zip64=True) as out:
             np.lib.format.write_array(out, array, allow_pickle=False)
 
     def add_blocks(self, name: str, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
-        """A float32 array of this shape whose rows come in blocks."""
-        import numpy as np
-
+        """Write a float32 array of this shape, whose rows come in blocks."""
         with self._archive.open(f"{name}.npy", "w", force_zip64=True) as out:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(out, header)

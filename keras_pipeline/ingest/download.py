@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from keras_pipeline.core.config.phase0 import Export
 from keras_pipeline.core.errors import BrokenArtefact
@@ -24,11 +24,9 @@ from keras_pipeline.core.redaction import without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION, Photo
 from keras_pipeline.ingest import fetch, fields
 from keras_pipeline.ingest.crawl import crawl
+from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Document, Ledger, Outcome, Task
-
-if TYPE_CHECKING:
-    from keras_pipeline.ingest.curation import Curation
 
 # photo bytes -> (JPEG bytes, height, width); ValueError says why it isn't a usable photo.
 Convert = Callable[[bytes], tuple[bytes, int, int]]
@@ -53,11 +51,12 @@ class Shard(Protocol):
 
 
 def rows(documents: Iterable[dict], curation: Curation, base_url: str | None) -> Iterator[Document]:
-    """Source documents (as `mongo.documents` gives them) -> what the ledger keeps of them."""
+    """Convert source documents (as `mongo.documents` yields them) to what the ledger keeps of them."""
     for document in documents:
-        said = Document(
+        url = fields.text_of(document["image_url"])
+        yield Document(
             sample_id=document["sample_id"],
-            url=fields.text_of(document["image_url"]),
+            url=url,
             region=fields.text_of(document["region"]) or UNKNOWN_REGION,
             observation_id=fields.id_of(document["observation_id"]),
             user_id=fields.id_of(document["user_id"]),
@@ -66,13 +65,18 @@ def rows(documents: Iterable[dict], curation: Curation, base_url: str | None) ->
             longitude=fields.degrees_of(document["longitude"], 180),
             license=fields.text_of(document["license"]),
             attribution=fields.text_of(document["attribution"]),
+            **_destination(document, url, curation, base_url),
         )
-        values = {"state": "skipped", "reason": curation.refusal(document) or ""}
-        if not values["reason"]:
-            url = fetch.resolve(said.url, base_url)
-            values = {"latin_name": curation.latin_name(document["latin_name"])}
-            values |= {"host": fetch.host_of(url)} if url else {"state": "failed", "reason": fetch.NO_URL}
-        yield Document(**vars(said) | values)
+
+
+def _destination(document: dict, url: str, curation: Curation, base_url: str | None) -> dict[str, str]:
+    """Return the name and host of a document to be fetched; of any other, the state and the reason."""
+    if reason := curation.refusal(document):
+        return {"state": "skipped", "reason": reason}
+    name = curation.latin_name(document["latin_name"])
+    if resolved := fetch.resolve(url, base_url):
+        return {"latin_name": name, "host": fetch.host_of(resolved)}
+    return {"latin_name": name, "state": "failed", "reason": fetch.NO_URL}
 
 
 def fetch_photos(

@@ -1,4 +1,9 @@
-"""What was seen before, at 5 or 10 bytes a key: a dict of a million texts takes a hundred."""
+"""Count or look up keys at 5 or 10 bytes each.
+
+Of 850,000 documents the audit keeps the URLs and observations in 13 MB. Dicts of 64-bit hashes take 144 MB and dicts
+of texts 176 MB, which would double the audit's peak memory; they save 2.5 of 6 seconds. Lists to be sorted at the end
+would be as small, but a repeated URL is reported with the names that both of its documents have, in one pass.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +12,16 @@ from array import array
 
 
 class HashTable:
-    """A small number for each key, in one slot of 8 (typecode Q) or 4 bytes (I): open addressing, linear probing.
+    """Small numbers by key, each in a slot of 8 (typecode Q) or 4 bytes (I): open addressing, linear probing.
 
-    A slot holds the number and the upper bits of the key's hash; the lower ones are its place (compact hashing, Cleary
-    1984, without his exactness). A look-up takes a new key for a known one with a probability of about 3 / 2**t, with
-    t the bits of a slot without the number's: among 850,000 keys, 2e-6 times for t = 40, 0.2 times for t = 24.
+    A slot holds the number and the upper bits of the key's hash; the lower bits give its place (compact hashing, Cleary
+    1984, but inexact). A look-up mistakes a new key for a known one with a probability of about 3 / 2**t, where t is
+    the number of hash bits in a slot: among 850,000 keys, 2e-6 times for t = 40, 0.2 times for t = 24.
 
     Args:
-        keys: how many are expected; more make another table.
-        typecode: of `array`, Q or I.
-        number_bits: of a slot, for the number.
+        keys: how many are expected; for more, further tables are added.
+        typecode: of `array`: Q or I.
+        number_bits: bits of a slot that hold the number.
     """
 
     def __init__(self, keys: int, typecode: str, number_bits: int) -> None:
@@ -24,10 +29,10 @@ class HashTable:
         self._tag_mask = (1 << (array(typecode).itemsize * 8 - number_bits)) - 1
         self._tables: list[array] = []
         self._size = self._room = 0
-        self._grow(keys + 1)  # the one more would begin another table
+        self._grow(keys + 1)  # a full table would add another
 
     def get(self, key: str, number: int) -> int:
-        """The number that the key has, or 0: it is new and has this one (at least 1) now."""
+        """Return the key's number. A new key gets `number` (at least 1), and 0 is returned."""
         slots, place, tag = self._find(key)
         if slots[place]:
             return slots[place] & ((1 << self._bits) - 1)
@@ -35,7 +40,7 @@ class HashTable:
         return 0
 
     def count(self, key: str) -> int:
-        """How often the key was counted before; the largest number means that or more, and stays."""
+        """Count the key and return how often it was counted before; the count stops at the largest number."""
         slots, place, tag = self._find(key)
         largest = (1 << self._bits) - 1
         before = slots[place] & largest
@@ -46,8 +51,8 @@ class HashTable:
         return before
 
     def _find(self, key: str) -> tuple[array, int, int]:
-        """The slots and the place that hold the key or, empty, wait for it; its tag."""
-        # Not `hash`, which is another one in each process: the same collection must give the same audit.
+        """Return the table and slot that hold the key, or the empty slot for it, and the key's tag."""
+        # Not `hash`, which differs between processes: the same collection must give the same audit.
         digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         hashed, bits = int.from_bytes(digest), self._bits
         for slots in self._tables:
@@ -65,11 +70,11 @@ class HashTable:
     def _set_new(self, slots: array, place: int, entry: int) -> None:
         slots[place] = entry
         self._room -= 1
-        if not self._room:  # more documents than were announced
+        if not self._room:  # more keys than expected
             self._grow(max(1000, self._size // 4))
 
     def _grow(self, keys: int) -> None:
-        # At most 80 % full: a look-up ends at an empty slot. And never moved, which would take two tables at once.
+        # At most 80 % full, because a look-up ends at an empty slot. Never moved, which would take two tables at once.
         self._tables.append(array(self._typecode, [0]) * (keys + keys // 4 + 1))
         self._size += keys
         self._room = keys

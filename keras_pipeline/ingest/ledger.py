@@ -13,6 +13,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
+
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import aside
 from keras_pipeline.core.redaction import without_credentials
@@ -273,9 +276,6 @@ class Ledger:
 
     def write_parquet(self, path: Path) -> None:
         """All rows ordered by sample_id, in row groups, so that memory does not grow with them; no URL's password."""
-        import pyarrow as pa  # slow: not for those who only ask for the status
-        import pyarrow.parquet
-
         schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
         rows = self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM photos ORDER BY sample_id")
         with aside(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
