@@ -137,7 +137,7 @@ def over_probe(run: Run, model: str) -> dict:
     probe, its = map(answers.load_answers, (path, run.path(f"{model}_predictions")))
     if not answers.same_photos(probe, its):
         raise Unmeasurable(f"linear probe and {model} were asked about other photos: run what `status` calls stale")
-    found = answers.compare(probe, its, by_region=False)["all"]
+    found: dict = answers.compare(probe, its).overall
     if found["interval"][1] < 0 and found["verdict"] != "worse":
         raise Unmeasurable("too few groups of test photos on which it differs from the linear probe")
     return found

@@ -58,16 +58,14 @@ def accuracy_intervals(
         right, right_in_5: bool [n], whether the first guess is the label, and whether the first five hold it.
         labels: integer [n], >= 0.
         regions, group_ids: n names.
-        replicates: >= 100.
-        seed: of the draws.
+        replicates, seed: of the draws, 100 or more.
 
     Returns:
         `groups`, their number; `top1_interval, top5_interval, macro_recall_interval`, each [low, high] in [0, 1];
         `per_region: {region: {groups, top1_interval}}` sorted by name.
 
     Raises:
-        ValueError: no photos, lengths that differ, `right` or `right_in_5` not bool, negative labels, too few
-            replicates.
+        ValueError: no photos, lengths that differ, `right` or `right_in_5` not bool, negative labels, too few draws.
     """
     right, right_in_5, labels, regions, group_ids = _aligned(
         right=right, right_in_5=right_in_5, labels=labels, regions=regions, group_ids=group_ids

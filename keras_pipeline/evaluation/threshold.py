@@ -38,8 +38,7 @@ def choose_threshold(
     Args:
         confidence: [n], in [0, 1], the calibrated top-1 probability on photos that fitted nothing else.
         correct: bool or 0/1 [n].
-        target: precision promised, in (0, 1).
-        confidence_level: in (0, 1), one-sided.
+        target, confidence_level: the precision guaranteed, and with which confidence (one-sided); in (0, 1).
 
     Returns:
         `threshold`: an answer counts as conclusive where confidence >= threshold; `precision` (None where no photo
@@ -52,8 +51,7 @@ def choose_threshold(
         ValueError: as `check_confidence`, or target or confidence_level outside (0, 1).
 
     Example:
-        400 photos: all right above 0.6, every second one wrong below.
-
+        >>> # 400 photos: all right above 0.6, every second one wrong below.
         >>> confidence = np.linspace(0.2, 1.0, 400)
         >>> correct = (confidence > 0.6) | (np.arange(400) % 2 == 0)
         >>> found = choose_threshold(confidence, correct, target=0.9)

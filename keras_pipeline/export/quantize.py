@@ -78,7 +78,7 @@ def quantize_to_float16(model: keras.Model) -> list[dict]:
     return [_to_float16(layer, weight) for layer, weight in weights]
 
 
-def round_to_uint8(model: keras.Model, photos: np.ndarray, *, most_kl: float = MOST_KL) -> list[dict]:
+def quantize_to_uint8(model: keras.Model, photos: np.ndarray, *, most_kl: float = MOST_KL) -> list[dict]:
     """Round, in place, each kernel to 256 steps (`affine`) where accuracy allows, and everything else to float16.
 
     Each kernel is first quantized alone, and KL(predictions before || after) measured over the photos. Kernels are
