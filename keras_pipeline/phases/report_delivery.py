@@ -37,7 +37,7 @@ def calibration_blocks(run: Run) -> list[Block]:
         ),
         Table(["metric", *columns], _metrics(columns), "Calibration on the test split; 95 % intervals over groups"),
         Figure(run.path("reliability"), "Reliability before and after temperature scaling, test split"),
-        *map(Paragraph, calibration.describe_additions(last)),
+        Details("Genus, region and further photos", [*map(Paragraph, calibration.describe_additions(last))]),
         Details(
             "By region",
             [

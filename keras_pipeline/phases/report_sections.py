@@ -74,7 +74,7 @@ def write_sections(
         gates=verdicts,
         sections=sections,
         made_from=made_from,
-        warning=report_summary.warning(rows, ("phase",)),
+        warning=report_summary.warning(rows, ("phase",)) or report_summary.unfinished(rows),
         picture=Figure(page, "The page on a test photo", BESIDE) if page.exists() else None,
         advice=report_summary.advice(run, rows, verdicts, commands),
         folded=True,
@@ -87,11 +87,13 @@ def _out_of_date(rows: list[dict], phases: tuple[str, ...]) -> list[Block]:
 
 
 def _card(run: Run, rows: list[dict]) -> list[Block]:
-    """Write model_card.md and return its blocks: nothing but a warning where today's config describes another model."""
+    """Write model_card.md and return its blocks: only a warning where today's config may describe another model."""
     warning = report_summary.warning(rows, BEFORE_CARD, (*report_summary.OUT_OF_DATE, "missing"))
-    card = [("Out of date", [Paragraph(warning)])] if warning else model_card.sections(run)
+    card: list[tuple[str, list[Block]]] = (
+        [("Out of date", [Paragraph(warning)])] if warning else model_card.sections(run)
+    )
     write_markdown(run.folder / "model_card.md", f"Model card: {run.config.experiment}", card)
-    return [block for _, blocks in card for block in blocks]
+    return [Paragraph(warning)] if warning else [Details(heading, blocks) for heading, blocks in card]
 
 
 def _data(run: Run) -> list[Block]:

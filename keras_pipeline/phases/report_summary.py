@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.evaluation import gate_metrics
+from keras_pipeline.evaluation.report.html import Cell
 
 ADVICE = 3  # missed gates whose advice is on the first screen
 NAMED, LETTERS = 3, 80  # steps named in a warning, and characters of each reason
@@ -28,11 +29,17 @@ def warning(rows: list[dict], phases: tuple[str, ...], states: tuple[str, ...] =
     return f"Out of date: {named}{more}. These metrics may come from different runs; `run` renews them."
 
 
+def unfinished(rows: list[dict]) -> str:
+    """Tell how many steps are not made yet, so that nobody takes the first gates for all; '' if all are made."""
+    missing = [row["step"] for row in rows if row["state"] == "missing"]
+    return f"Not finished: {len(missing)} of {len(rows)} steps are not made yet, {missing[0]} first." if missing else ""
+
+
 def _shortened(reason: str) -> str:
     return reason if len(reason) <= LETTERS else f"{reason[: LETTERS - 1]}…"
 
 
-def headline(run: Run) -> dict[str, str]:
+def headline(run: Run) -> dict[str, Cell]:
     """Return five metrics, `{label: value}`."""
     dataset = run.read("dataset")
     photos = sum(entry["n"] for entry in dataset["splits"].values())
@@ -42,7 +49,7 @@ def headline(run: Run) -> dict[str, str]:
         "teacher, test top-1": _measured(run, gate_metrics.metric("teacher_metrics"), "{:.1%}"),
         f"student, test top-1; {_over_probe(run)}": student,
         "calibration error (ECE), as shipped": _measured(run, gate_metrics.ece, "{:.3f}"),
-        "of the page's answers equal Python's": _measured(run, gate_metrics.compared("top1_agreement"), "{:.1%}"),
+        "page answers equal to Python's": _measured(run, gate_metrics.compared("top1_agreement"), "{:.1%}"),
     }
 
 

@@ -34,12 +34,12 @@ a { color: var(--accent); }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 caption { text-align: left; color: var(--soft); padding: .7rem .9rem .3rem; font-size: .88rem; }
-caption span { position: sticky; left: .9rem; display: inline-block; max-width: calc(100vw - 5rem); }
+caption span { position: sticky; left: .9rem; display: inline-block; max-width: min(100vw - 5rem, 50rem); }
 th, td { padding: .45rem .9rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
 thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .85rem; white-space: nowrap; }
 tbody th { font-weight: 600; min-width: 9rem; }
 code { font-size: .88em; overflow-wrap: anywhere; }
-th code { display: block; font-size: .8rem; font-weight: 400; color: var(--soft); }
+th code { display: block; font-size: .8rem; font-weight: 400; color: var(--soft); overflow-wrap: normal; }
 details { background: var(--card); border: 1px solid var(--line); border-radius: 10px; margin: 1rem 0;
   padding: .7rem 1rem; }
 summary { cursor: pointer; font-size: .92rem; color: var(--accent); }
