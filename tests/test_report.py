@@ -84,7 +84,7 @@ def test_a_report_of_an_unfinished_chain_says_so():
 
 def test_missed_gates_advise_what_to_do_next(run):
     found = report_summary.advice(run, [row()], [MISSED] * 5, COMMANDS)
-    gate = "teacher, top-1: 0.6123, target >= 0.65. raise phase1.training.epochs"
+    gate = "teacher, top-1 (0.6123, target >= 0.65): raise phase1.training.epochs"
     assert found == [gate] * 3 + ["2 more gates are missed: see Gates."]
 
 

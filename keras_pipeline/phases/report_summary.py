@@ -85,7 +85,7 @@ def advice(run: Run, rows: list[dict], verdicts: list[dict], commands: dict[str,
     steps = "1 step" if len(open_steps) == 1 else f"{len(open_steps)} steps"
     found = [f"Run what is missing or out of date, {steps}: `{commands['run']}`"] if open_steps else []
     found += [
-        f"{verdict['words']}: {verdict['value']:.4g}, target {verdict['target']}. {verdict['reason']}"
+        f"{verdict['words']} ({verdict['value']:.4g}, target {verdict['target']}): {verdict['reason']}"
         for verdict in missed[:ADVICE]
     ]
     if len(missed) > ADVICE:

@@ -51,10 +51,9 @@ dl { display: grid; grid-template-columns: fit-content(60%) 1fr; gap: .35rem 1.4
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: 1rem 0; padding: .75rem; }
-.first { display: grid; grid-template-columns: 1fr 22rem; grid-template-rows: auto 1fr; gap: 1.1rem 1.5rem;
-  align-items: start; margin: 1.2rem 0 0; }
-.first figure { margin: 0; grid-column: 2; grid-row: 1 / 3; }
-.first .next { grid-column: 1; }
+.first { display: grid; grid-template-columns: 1fr 22rem; gap: 1.1rem 1.5rem; align-items: start; margin: 1.2rem 0 0; }
+.first figure { margin: 0; grid-column: 2; grid-row: 1; }
+.first .next { grid-column: 1 / -1; }
 .first:not(:has(figure)) { grid-template-columns: 1fr; }
 .first:has(figure) .tiles { grid-template-columns: repeat(6, 1fr); }
 .first:has(figure) .tiles div { grid-column: span 2; }
@@ -75,7 +74,7 @@ figcaption { color: var(--soft); font-size: .88rem; padding: .6rem .2rem 0; }
   .first > *, .first figure, .first .next { grid-column: 1; grid-row: auto; }
   .first figure { padding: .3rem; }
   .first figcaption { padding: .2rem .4rem 0; font-size: .8rem; }
-  .first img { max-height: 13rem; width: auto; }
+  .first img { max-height: 10rem; width: auto; }
 }
 @media (max-width: 40rem) {
   main { padding: 1rem 1.1rem 3rem; }
