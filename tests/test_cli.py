@@ -439,7 +439,7 @@ def finished(monkeypatch):
         rows = [{"step": "phase6 export", "state": state, "reason": reason}]
         monkeypatch.setattr(runner, "execute", lambda run, steps, **_: run.path("web").mkdir(parents=True))
         monkeypatch.setattr(gates, "judge", lambda run, steps: [])
-        monkeypatch.setattr(report, "write", lambda run, verdicts: "report.html")
+        monkeypatch.setattr(report, "write", lambda run, options, verdicts: "report.html")
         monkeypatch.setattr(status, "rows", lambda run: rows)
         monkeypatch.setattr(
             visit, "visit", lambda run: [{"truth": "a", "answer": "a", "percent": "9", "conclusive": 1}]

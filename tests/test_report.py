@@ -1,50 +1,170 @@
-"""The report's headline, from stand-ins of what the gates measure."""
+"""The report's first screen and its card, from stand-ins of what the steps leave."""
+
+import argparse
+import json
 
 import pytest
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.sidecars import path_of
 from keras_pipeline.evaluation import gate_metrics
-from keras_pipeline.phases import report_sections
+from keras_pipeline.phases import model_card, report, report_sections, report_summary
+
+COMMANDS = {"run": "python -m keras_pipeline run", "serve": "python -m keras_pipeline serve"}
+MISSED = {
+    "status": "missed", "words": "teacher, top-1", "value": 0.61234, "target": ">= 0.65",
+    "reason": "raise phase1.training.epochs",
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(make_config):
+    return Run(make_config(), None)
+
+
+def row(step="phase4 finetune", state="done", reason=None):
+    return {"step": step, "state": state, "reason": reason}
+
+
+def one_species(*_):
+    raise gate_metrics.Unmeasurable("all 16 test photos are of one species")
 
 
 @pytest.mark.parametrize(
-    ("difference", "verdict", "words"),
+    ("verdict", "words"),
     [
-        (0.03, "better", "student over the linear probe, which needs no training"),
-        (-0.03, "worse", "student BELOW the linear probe, which needs no training"),
-        (-0.01, "no difference shown", "student and linear probe: no difference shown"),
+        ("better", "better than the linear probe's 69.2%"),
+        ("worse", "WORSE than the linear probe's 69.2%"),
+        ("no difference shown", "not shown to be better than the linear probe's 69.2%"),
     ],
 )
-def test_a_student_below_the_probe_is_said_in_words(make_config, monkeypatch, difference, verdict, words):
-    found = {"difference": difference, "interval": [difference - 0.02, difference + 0.02], "verdict": verdict}
-    monkeypatch.setattr(gate_metrics, "over_probe", lambda run, model: {"student": found}[model])
-    ((label, value),) = report_sections._over_probe(Run(make_config(), None)).items()
-    assert (label, value) == (f"{words} [{difference - 0.02:+.3f}, {difference + 0.02:+.3f}]", f"{difference:+.3f}")
+def test_the_student_is_compared_with_the_probe_in_words(run, monkeypatch, verdict, words):
+    monkeypatch.setattr(
+        gate_metrics, "over_probe", lambda _, model: {"student": {"first": 0.692, "verdict": verdict}}[model]
+    )
+    assert report_summary._over_probe(run) == words
 
 
-def test_a_headline_shows_no_number_that_could_not_have_been_another(make_config, monkeypatch):
-    def one_species(*_):
-        raise gate_metrics.Unmeasurable("all 16 test photos are of one species")
-
+def test_no_metric_is_shown_that_could_not_have_been_another(run, monkeypatch):
     monkeypatch.setattr(gate_metrics, "over_probe", one_species)
-    run = Run(make_config(), None)
-    assert report_sections._measured(run, one_species, "{:.1%}") == "not measurable"
-    assert report_sections._measured(run, lambda run: 0.5, "{:.1%}") == "50.0%"
-    assert report_sections._over_probe(run) == {
-        "student over the linear probe: all 16 test photos are of one species": "not measurable"
+    assert report_summary._measured(run, one_species, "{:.1%}") == "not measurable"
+    assert report_summary._measured(run, lambda _: 0.5, "{:.1%}") == "50.0%"
+    assert report_summary._over_probe(run) == "not compared with the linear probe"
+
+
+def test_the_headline_has_five_metrics(run, monkeypatch):
+    dataset = {"splits": {"train": {"n": 1500}, "test": {"n": 46}}, "classes": ["Iris", "Viola"]}
+    monkeypatch.setattr(Run, "read", lambda self, name: {"dataset": dataset}[name])
+    monkeypatch.setattr(report_summary, "_measured", lambda run, value, form: form.format(0.25))
+    monkeypatch.setattr(report_summary, "_over_probe", lambda run: "better than the linear probe's 20.0%")
+    assert report_summary.headline(run) == {
+        "photos of 2 species": "1,546",
+        "teacher, test top-1": "25.0%",
+        "student, test top-1; better than the linear probe's 20.0%": "25.0%",
+        "calibration error (ECE), as shipped": "0.250",
+        "page answers equal to Python's": "25.0%",
     }
 
 
-def test_what_is_out_of_date_is_named_in_short():
-    rows = [{"step": f"phase{n} x", "state": "stale", "reason": "because " * 40} for n in range(6)]
-    (told,) = report_sections._warnings(rows, ("phase",))
-    assert told.text.startswith("Out of date: phase0 x (because because") and "; and 3 more. " in told.text
-    assert len(told.text) < 450
-    assert report_sections._warnings([rows[0] | {"state": "done"}], ("phase",)) == []
+def test_a_warning_names_three_steps_in_short():
+    rows = [row(f"phase{n} x", "stale", "because " * 40) for n in range(6)]
+    text = report_summary.warning(rows, ("phase",))
+    reason = "because " * 9 + "because…"  # 80 characters
+    assert text.startswith(f"Out of date: phase0 x ({reason}); phase1 x ({reason}); phase2 x ({reason}); and 3 more. ")
+    assert len(text) < 450
+    assert report_summary.warning(rows, ("phase5",)).startswith("Out of date: phase5 x (")
+    assert report_summary.warning([row()], ("phase",)) == ""
 
 
-def test_the_first_missed_gates_are_what_to_do_next(make_config):
-    missed = {"status": "missed", "words": "teacher", "reason": "raise phase1.training.epochs"}
-    told = report_sections._advice(Run(make_config(), None), [missed] * 5)
-    assert told == ["teacher: raise phase1.training.epochs"] * 3 + ["2 more gates are missed: see Gates."]
-    assert report_sections._advice(Run(make_config(), None), [missed | {"status": "met"}]) == []
+def test_a_report_of_an_unfinished_chain_says_so():
+    rows = [row(), row("phase5 calibrate", "missing"), row("phase5 temperature", "missing")]
+    assert report_summary.unfinished(rows) == "Not finished: 2 of 3 steps are not made yet, phase5 calibrate first."
+    assert report_summary.unfinished([row()]) == ""
+
+
+def test_missed_gates_advise_what_to_do_next(run):
+    found = report_summary.advice(run, [row()], [MISSED] * 5, COMMANDS)
+    gate = "teacher, top-1 (0.6123, target >= 0.65): raise phase1.training.epochs"
+    assert found == [gate] * 3 + ["2 more gates are missed: see Gates."]
+
+
+def test_a_run_that_is_out_of_date_is_renewed_first(run):
+    run.path("web").mkdir(parents=True)
+    rows = [row(), row(state="stale", reason="its code changed"), row(state="not applicable")]
+    found = report_summary.advice(run, rows, [MISSED | {"status": "met"}], COMMANDS)
+    assert found == ["Run what is missing or out of date, 1 step: `python -m keras_pipeline run`"]
+
+
+def test_a_run_that_met_its_gates_is_looked_at(run):
+    assert report_summary.advice(run, [row()], [], COMMANDS) == []  # no page yet
+    run.path("web").mkdir(parents=True)
+    assert report_summary.advice(run, [row()], [], COMMANDS) == [
+        "Look at the page: `python -m keras_pipeline serve`",
+        f"Publish its folder: `{run.path('web')}`",
+    ]
+
+
+def test_commands_can_be_pasted_and_hold_no_password():
+    changes = ["root=/tmp/a b", "source.uri=mongodb://me:secret@host/db", "seed=7"]
+    options = argparse.Namespace(config="my.yaml", set=changes)
+    assert report.command("serve", options) == "python -m keras_pipeline serve --config my.yaml --set 'root=/tmp/a b'"
+    assert report.command("run", options) == (
+        "python -m keras_pipeline run --config my.yaml --set 'root=/tmp/a b' --set source.uri=mongodb://***@host/db "
+        "--set seed=7"
+    )
+
+
+@pytest.mark.parametrize("state", ["stale", "failed", "running", "missing"])
+def test_a_card_says_nothing_of_a_model_that_todays_config_does_not_describe(run, monkeypatch, state):
+    monkeypatch.setattr(model_card, "sections", lambda run: pytest.fail("today's config is another model's"))
+    run.folder.mkdir(parents=True)
+    (block,) = report_sections._card(run, [row(state=state, reason="its config changed")])
+    warning = (
+        "Out of date: phase4 finetune (its config changed). These metrics may come from different runs; `run` renews "
+        "them."
+    )
+    assert block.text == warning
+    name = run.config.experiment
+    card = (run.folder / "model_card.md").read_text()
+    assert card == f"# Model card: {name}\n\n## Out of date\n\n{warning.replace('`', chr(92) + '`')}\n"
+
+
+def test_a_card_needs_no_manifest(run, monkeypatch):
+    monkeypatch.setattr(model_card, "sections", lambda run: [("What it is", [])])
+    run.folder.mkdir(parents=True)
+    (block,) = report_sections._card(run, [row(), row("phase7 manifest", "stale", "its config changed")])
+    assert block.title == "What it is"
+
+
+def test_a_card_compares_student_and_teacher_with_the_probe(run, monkeypatch):
+    def over_probe(run, model):
+        if model == "teacher":
+            one_species()
+        return {
+            "first": 0.5, "second": 0.625, "difference": 0.125, "interval": [-0.25, 0.5],
+            "verdict": "no difference shown",
+        }  # fmt: skip
+
+    monkeypatch.setattr(gate_metrics, "over_probe", over_probe)
+    monkeypatch.setattr(Run, "read", lambda self, name: {"baseline": {"features": "imagenet"}}[name])
+    table, paragraph = model_card._over_probe(run)
+    assert table.rows == [["student", 0.625, 0.5, "+0.125", "-0.250 to +0.500", "no difference shown"]]
+    assert "frozen features (imagenet)" in table.caption
+    assert paragraph.text == (
+        "global teacher, not compared with the linear probe: all 16 test photos are of one species."
+    )
+
+
+def test_a_teacher_is_described_by_the_config_it_was_made_with(run, monkeypatch):
+    monkeypatch.setattr(report_sections, "_network", lambda *_: [])
+    teacher = run.path("teacher")
+    teacher.parent.mkdir(parents=True)
+    made_with = {"phase1.model.name": "vit_small", "phase1.data.image_size": 208}
+    meta = {
+        "content_hash": "", "size": 1, "mtime_ns": 1, "producer": "phase1 train", "code_version": 1, "config_hash": "",
+        "config": made_with, "inputs": {}, "seconds": 1.0, "finished": "",
+    }  # fmt: skip
+    path_of(teacher).write_text(json.dumps(meta))
+    assert (run.config.phase1.model.name, run.config.phase1.data.image_size) != ("vit_small", 208)
+    (block,) = report_sections._teacher(run)
+    assert block.text == "vit_small at 208 px."

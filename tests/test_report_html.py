@@ -95,10 +95,17 @@ def test_dollar_signs_and_braces_survive_the_template(tmp_path):
     assert "<p>${title} {x} $$</p>" in page and "<h2>$style</h2>" in page
 
 
+def test_backticks_mark_code_in_running_text_alone(tmp_path):
+    blocks = [html.Paragraph("`a<b` and ` alone"), html.KeyValues({"key": "`c`"})]
+    page = written(tmp_path / "r.html", sections=[("x", blocks)], advice=["run `d`"], warning="not `e`")
+    assert "<p><code>a&lt;b</code> and ` alone</p>" in page and "<dd>`c`</dd>" in page
+    assert "<li>run <code>d</code></li>" in page and "not <code>e</code></p>" in page
+
+
 def test_gates_are_counted_by_status(tmp_path):
     gates = [GATE, GATE | {"status": "missed"}, GATE | {"status": "met"}]
     page = written(tmp_path / "r.html", gates=gates)
-    assert re.findall(r"[✓✗–] \d [a-z ]+", page) == ["✓ 2 met", "✗ 1 missed"]
+    assert re.findall(r"[✓✗–] \d [a-z ]+", page) == ["✗ 1 missed", "✓ 2 met"]
 
 
 @pytest.mark.parametrize("gate", [GATE | {"status": "passed"}, {"name": "x"}])
@@ -125,7 +132,7 @@ def test_figures_must_be_png(tmp_path):
 
 
 def test_unknown_blocks_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="Unknown block str"):
+    with pytest.raises(ValueError, match="received a block str, expected Paragraph"):
         written(tmp_path / "r.html", sections=[("x", ["text"])])
 
 
@@ -205,11 +212,45 @@ def test_a_link_opens_the_folded_section_it_leads_to(tmp_path, chromium):
     page.close()
 
 
+def test_print_shows_what_is_folded(tmp_path, chromium):
+    blocks = [html.Details("More", [html.Paragraph("rows")])]
+    written(tmp_path / "r.html", sections=[("Data", blocks)], folded=True)
+    page = chromium.new_page()
+    page.goto((tmp_path / "r.html").as_uri())
+    assert not page.get_by_text("rows").is_visible()
+    page.emulate_media(media="print")
+    assert page.get_by_text("rows").is_visible()
+    page.close()
+
+
+def test_the_keyboard_opens_a_folded_section(tmp_path, chromium):
+    written(tmp_path / "r.html", sections=[("Data", [html.Paragraph("rows")])], folded=True)
+    page = chromium.new_page()
+    page.goto((tmp_path / "r.html").as_uri())
+    for key in ("Tab", "Tab", "Enter"):  # past the link to it
+        page.keyboard.press(key)
+    assert page.get_by_text("rows").is_visible()
+    page.close()
+
+
 def test_the_verdict_is_a_sentence_and_advice_stands_below_it(tmp_path):
     missed = [GATE, GATE | {"status": "missed"}, GATE | {"status": "not measurable here"}]
     page = written(tmp_path / "r.html", gates=missed, advice=["raise epochs"], folded=True)
-    assert "<strong>1 of 2 gates are missed.</strong>" in page and "<li>raise epochs</li>" in page
-    assert "<strong>All 1 gates are met.</strong>" in written(tmp_path / "r.html", gates=[GATE])
+    assert "<strong>1 gate missed</strong>" in page and "<li>raise epochs</li>" in page
+
+
+@pytest.mark.parametrize(
+    ("states", "sentence"),
+    [
+        (["met"], "All gates met"),
+        (["met", "not measurable here"], "All measurable gates met"),
+        (["not measurable here"], "No gate can be measured here"),
+        (["missed", "missed", "met"], "2 gates missed"),
+    ],
+)
+def test_the_verdict_claims_no_more_than_was_measured(tmp_path, states, sentence):
+    gates = [GATE | {"status": state} for state in states]
+    assert f"<strong>{sentence}</strong>" in written(tmp_path / "r.html", gates=gates)
 
 
 def test_pictures_are_no_larger_than_they_are_shown(tmp_path):
@@ -222,6 +263,13 @@ def test_pictures_are_no_larger_than_they_are_shown(tmp_path):
         assert picture.size == (960, 750) and picture.format == "WEBP"
 
 
+@pytest.mark.parametrize(("width", "shown"), [(1920, 1920), (1922, 960)])
+def test_charts_keep_their_pixels_up_to_twice_the_width(tmp_path, width, shown):
+    Image.new("RGB", (width, 100), "white").save(tmp_path / "chart.png")
+    page = written(tmp_path / "r.html", sections=[("x", [html.Figure(tmp_path / "chart.png", "c")])])
+    assert f'width="{shown}" height="' in page
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light")])
 def test_axe_finds_nothing_and_a_phone_needs_no_scrolling_sideways(tmp_path, figure, chromium, width, scheme):
     long = ["Region", "a rather long header", "another one of them", "and one more", "the last of these"]
@@ -230,11 +278,12 @@ def test_axe_finds_nothing_and_a_phone_needs_no_scrolling_sideways(tmp_path, fig
         html.Table(long, [["EU_SW", 0.5, 1, 2.25, "words that are many " * 5]], "By region"),
         html.Figure(figure, "Photos per class"),
         html.KeyValues({"hash": "0123456789abcdef" * 4, "a long key of several words, as they come": "0 of 1360"}),
-        html.Details("The config", "seed: 42\n" * 3 + "x" * 300),
+        html.Details("The config", [html.Code("seed: 42\n" * 3 + "x" * 300)]),
+        html.Table(["photos", ""], [[1, "a column without a header"]], "Photos"),
     ]
     gates = [GATE | {"status": status} for status in ("met", "missed", "not measurable here")]
     file = tmp_path / "r.html"
-    first = {"picture": html.Figure(figure, "The page"), "advice": ["Publish it."], "folded": True}
+    first = {"picture": html.Figure(figure, "The page"), "advice": ["Run `x`."], "warning": "Out.", "folded": True}
     written(file, gates=gates, summary={"Top-1": 0.9, "photos": 1360}, sections=[("Data", blocks)], **first)
     page = chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page.goto(file.as_uri())

@@ -1,4 +1,7 @@
-"""The model card (arXiv 1810.03993): what the shipped model is for, and where it errs, in numbers."""
+"""The model card (arXiv 1810.03993): what the shipped model is for, how good it is, and where it errs.
+
+Its facts on the model come from today's config: they are true only while the steps that made the model are up to date.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,11 @@ NAMED = 10
 
 
 def sections(run: Run) -> list[tuple[str, list[Block]]]:
-    """(heading, blocks), from the artefacts that `phase6 validate` and everything before it left."""
+    """Return (heading, blocks) from the artefacts of `phase6 validate` and all steps before it."""
     return [
         ("What it is", _model(run)),
         ("What it is for", _use(run)),
-        ("What it has learnt from", _data(run)),
+        ("What it was trained on", _data(run)),
         ("How good it is", _quality(run)),
         ("Where it errs", _limits(run)),
     ]
@@ -53,14 +56,15 @@ def _model(run: Run) -> list[Block]:
 
 
 def _teachers(run: Run) -> str:
-    """What the student has learnt from, first and then."""
-    weights, said = run.config.phase3.distillation.loss_weights, []
+    """Name what the student has learnt from, in order."""
+    weights, sources = run.config.phase3.distillation.loss_weights, []
     for member in run.config.phase3.teachers:
         made_here = TRAINED_HERE.get(member.path)
         title = TITLES[made_here] if made_here else f"teacher {member.path}"
-        said += [f"{title} (for {member.region_filter})" if member.region_filter else title] * bool(member.weight)
-    said = said * bool(weights.kl_divergence) + ["labels"] * bool(weights.cross_entropy)
-    return f"{', '.join(said)} (distillation), then labels (fine-tuning)"
+        if member.weight:
+            sources.append(f"{title} (for {member.region_filter})" if member.region_filter else title)
+    sources = sources * bool(weights.kl_divergence) + ["labels"] * bool(weights.cross_entropy)
+    return f"{', '.join(sources)} (distillation), then labels (fine-tuning)"
 
 
 def _use(run: Run) -> list[Block]:
@@ -69,13 +73,13 @@ def _use(run: Run) -> list[Block]:
     regions = [name for name, _ in counts.most_common(NAMED) if name != UNKNOWN_REGION]
     return [
         Paragraph(
-            "Naming a plant on a photo, as a suggestion to a person, for plants of these species as they are "
-            f"photographed in {', '.join(regions) or 'this collection'}."
+            "Suggesting to a person which plant a photo shows, for plants of these species as they are photographed in "
+            f"{', '.join(regions) or 'this collection'}."
         ),
         Paragraph(
-            "Not for deciding whether a plant may be eaten or touched. It knows no species but its own and has no "
-            "answer for what is no plant: of something else it names the species that looks most alike, often but not "
-            "always as not conclusive. It was measured on photos of the same collection; others may fare worse."
+            "Not for deciding whether a plant may be eaten or touched. It knows only these species. For anything else "
+            "it names the most similar of them, and marks that answer as not conclusive often, but not always. It was "
+            "measured on photos of the same collection; on other photos it may do worse."
         ),
     ]
 
@@ -93,7 +97,7 @@ def _data(run: Run) -> list[Block]:
             {
                 "source": where,
                 "photos": ", ".join(f"{dataset['splits'][split]['n']:,} {split}" for split in SPLITS),
-                "kept apart": f"{leaks['groups']:,} groups (same plant, same file, look-alikes), none in two splits",
+                "groups": f"{leaks['groups']:,} (same plant, same file, near-duplicates), none in two splits",
                 "train photos a species": f"{min(per_class.values()):,} to {max(per_class.values()):,}",
                 "licences of the train photos": ", ".join(f"{n:,} {name}" for name, n in licences.head(NAMED).items()),
                 "authors": "attribution.txt beside the page",
@@ -104,14 +108,8 @@ def _data(run: Run) -> list[Block]:
 
 def _quality(run: Run) -> list[Block]:
     metrics, calibration = run.read("student_metrics"), run.read("shipped_calibration")
-    quantization, regions = run.read("quantization"), metrics["per_region"]
-    shipped = quantization["variants"].get(quantization["type"])
-    rounding = ""
-    if shipped:
-        flips, n, change = shipped["flips"]["n"], shipped["n"], shipped["top1"]["difference"]
-        rounding = f" Rounding changed {flips} of {n} first answers ({change:+.3f} top-1)."
-    precision = calibration["precision"]
-    right = "" if precision is None else f", {precision:.1%} of them right"
+    precision, regions = calibration["precision"], metrics["per_region"]
+    correct = "" if precision is None else f", {precision:.1%} of them correct"
     rows = [
         ["all", metrics["n"], metrics["top1_accuracy"], interval(metrics["top1_interval"]), metrics["top5_accuracy"]]
     ]
@@ -122,38 +120,54 @@ def _quality(run: Run) -> list[Block]:
         Table(
             ["region", "photos", "top-1", "95 % interval", "top-5"],
             rows,
-            f"Test photos, by region, before rounding; {metrics['groups']} groups",
+            f"Test photos, by region, before quantization; {metrics['groups']} groups",
         ),
         Paragraph(
             f"{promise(calibration)} On the test split {calibration['coverage']:.1%} of the answers are "
-            f"conclusive{right}. ECE {calibration['ece_after']:.3f}; a perfectly calibrated model would show "
-            f"{calibration['ece_null']:.3f} by chance at {calibration['n']} photos.{rounding}"
+            f"conclusive{correct}. ECE {calibration['ece_after']:.3f}; a perfectly calibrated model would show "
+            f"{calibration['ece_null']:.3f} by chance at {calibration['n']} photos.{_quantization(run)}"
         ),
-        Paragraph(_over_probe(run)),
+        *_over_probe(run),
         Paragraph(_proof(run.read("equivalence"))),
     ]
 
 
-def _over_probe(run: Run) -> str:
-    try:
-        found = gate_metrics.over_probe(run, "student")
-    except gate_metrics.Unmeasurable as why:
-        return f"Not compared with a linear probe on frozen features: {why}."
-    low, high = found["interval"]
-    return (
-        f"A linear probe on frozen features ({run.read('baseline')['features']}), which trains no network, has a top-1 "
-        f"of {found['first']:.3f} on these photos; the student's is {found['difference']:+.3f} to it "
-        f"[{low:+.3f}, {high:+.3f}]."
+def _quantization(run: Run) -> str:
+    cost = run.read("quantization")
+    shipped = cost["variants"].get(cost["type"])
+    if not shipped:
+        return ""
+    flips, change = shipped["flips"]["n"], shipped["top1"]["difference"]
+    return f" Quantization changed {flips} of {shipped['n']} first answers ({change:+.3f} top-1)."
+
+
+def _over_probe(run: Run) -> list[Block]:
+    """Compare student and global teacher with the linear probe on the same test photos."""
+    rows, reasons = [], []
+    for model in ("student", "teacher"):
+        try:
+            found = gate_metrics.over_probe(run, model)
+        except gate_metrics.Unmeasurable as why:
+            reasons.append(Paragraph(f"{TITLES[model]}, not compared with the linear probe: {why}."))
+            continue
+        low, high = (f"{end:+.3f}" for end in found["interval"])
+        difference = f"{found['difference']:+.3f}"
+        rows.append([TITLES[model], found["second"], found["first"], difference, f"{low} to {high}", found["verdict"]])
+    headers = ["network", "top-1", "linear probe", "difference", "95 % interval", "verdict"]
+    caption = (
+        f"Against a linear probe on frozen features ({run.read('baseline')['features']}), which trains no network; "
+        "intervals by paired bootstrap over groups"
     )
+    return [*([Table(headers, rows, caption)] if rows else []), *reasons]
 
 
 def _proof(verdict: dict) -> str:
     if verdict["status"] != "passed":
-        return f"The page was not shown to say what Python says ({verdict['status']})."
+        return f"It was not shown that the page's answers equal Python's ({verdict['status']})."
     wasm, browser = verdict["backends"]["wasm"], verdict["browser"]
     return (
-        f"The page names {wasm['top1_agreement']:.1%} of {wasm['n']} photos as Python does; probabilities differ by "
-        f"{wasm['max_abs_diff']:.1e} at most (same tensors, {browser['name']} {browser['version']} on WebAssembly)."
+        f"The page gives Python's answer to {wasm['top1_agreement']:.1%} of {wasm['n']} photos; probabilities differ "
+        f"by {wasm['max_abs_diff']:.1e} at most (same tensors, {browser['name']} {browser['version']} on WebAssembly)."
     )
 
 
@@ -167,12 +181,15 @@ def _limits(run: Run) -> list[Block]:
         Table(
             ["species", "photos", "recall", "95 % interval"],
             [[name, e["n"], e["recall"], interval(e["interval"])] for name, e in worst_classes(recalls)[:NAMED]],
-            f"The lowest recalls on the test split; species of {MIN_PHOTOS} photos and more come first",
+            f"The lowest recalls on the test split; species with {MIN_PHOTOS} photos or more come first",
         )
     ]
     pairs = [[pair["truth"], pair["answer"], pair["n"], pair["share"]] for pair in metrics["confused_pairs"][:NAMED]]
     if pairs:
         blocks.append(Table(["truth", "answer", "photos", "share of the truth"], pairs, "Most confused"))
-    said = [f"Of {few:,} of {len(recalls):,} species there are fewer than {MIN_PHOTOS} test photos"] if few else []
-    said += [f"of {', '.join(small)} as well"] if small else []
-    return [*blocks, *([Paragraph("; ".join(said) + ": figures of their own say little.")] if said else [])]
+    too_few = [f"{few:,} of {len(recalls):,} species"] if few else []
+    too_few += [f"region {', '.join(small)}"] if small else []
+    if too_few:
+        names = " and ".join(too_few)
+        blocks.append(Paragraph(f"Fewer than {MIN_PHOTOS} test photos, too few for metrics of their own: {names}."))
+    return blocks

@@ -1,14 +1,16 @@
-"""`report`: write report.html and model_card.md, where something has happened since."""
+"""`report`: write report.html and model_card.md, unless they are up to date."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
 import json
+import shlex
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.redaction import redact
 from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.evaluation import gates
 from keras_pipeline.phases import status
@@ -16,7 +18,7 @@ from keras_pipeline.phases.steps import STEPS
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
-    path = write(run, again=True)
+    path = write(run, options, again=True)
     stale = [row["step"] for row in status.rows(run) if row["state"] == "stale"]
     if stale:
         print(f"out of date: {', '.join(stale)}; these metrics may come from different runs, see `status`")
@@ -24,14 +26,14 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     return {"report": str(path), "not_up_to_date": stale}, 0
 
 
-def write(run: Run, *, verdicts: list[dict] | None = None, again: bool = False) -> Path:
+def write(run: Run, options: argparse.Namespace, *, verdicts: list[dict] | None = None, again: bool = False) -> Path:
     """Write report.html and model_card.md; return the report's path.
 
-    Sections whose artefacts aren't there yet are left out. Where nothing has happened since it was written, it stays,
-    unless `again`.
+    Sections whose artefacts are missing are left out. A report of the same steps and verdicts is kept, unless `again`.
 
     Args:
-        verdicts: of all gates, where a whole run has just judged them.
+        options: the command line's, for the commands that the report recommends.
+        verdicts: of all gates, if a whole run has just judged them.
 
     Raises:
         BrokenArtefact: nothing is made yet, or an artefact does not hold what its step writes.
@@ -48,13 +50,23 @@ def write(run: Run, *, verdicts: list[dict] | None = None, again: bool = False) 
             # Its pandas, SciPy and Pillow take longer to import than all else in a run that has nothing to do.
             from keras_pipeline.phases import report_sections
 
-            report_sections.write_sections(run, made, rows, verdicts, made_from)
+            commands = {name: command(name, options) for name in ("run", "serve")}
+            report_sections.write_sections(run, made, rows, verdicts, made_from, commands)
         return path
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         changed = [f"{row['step']} ({row['reason']})" for row in rows if row["state"] == "stale"]
         if not changed:
             raise  # a fault of ours
         raise BrokenArtefact(
-            f"{run.folder}: an artefact does not hold what its step writes ({error!r}); not up to date are "
+            f"{run.folder}: an artefact does not hold what its step writes ({error!r}); out of date are "
             f"{', '.join(changed)}: run them again"
         ) from error
+
+
+def command(name: str, options: argparse.Namespace) -> str:
+    """Return the command line that does `name` for the same run, without passwords: reports are mailed."""
+    # The page is found by its folder alone; whatever else was set would only make the line long.
+    places = ("root=", "experiment=")
+    changes = [each for each in options.set if name != "serve" or each.startswith(places)]
+    words = ["python", "-m", "keras_pipeline", name, "--config", str(options.config)]
+    return redact(shlex.join([*words, *(word for change in changes for word in ("--set", change))]))

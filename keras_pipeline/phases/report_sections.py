@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -11,11 +10,14 @@ from PIL import Image, ImageOps
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.progress import duration
-from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.core.schema import MIN_PHOTOS
+from keras_pipeline.core.sidecars import required, sidecar
 from keras_pipeline.data import records
 from keras_pipeline.evaluation import gate_metrics
 from keras_pipeline.evaluation.report.html import (
+    BESIDE,
     Block,
+    Details,
     Figure,
     KeyValues,
     Paragraph,
@@ -25,99 +27,73 @@ from keras_pipeline.evaluation.report.html import (
     write_report,
 )
 from keras_pipeline.evaluation.report.pictures import photo_grid, worst_classes
-from keras_pipeline.phases import model_card
+from keras_pipeline.phases import model_card, report_summary
 from keras_pipeline.phases.report_delivery import calibration_blocks, export_blocks, manifest_blocks
 
 WORST = 10  # species, and pairs of them, named in a table
 
 EXAMPLES = 24  # photos
 
-ADVICE = 3  # missed gates whose advice stands on the first screen
+# What the model card describes; the manifest of phase 7 comes after it.
+BEFORE_CARD = tuple(f"phase{number}" for number in range(7))
 
-NAMED, LETTERS = 3, 80  # steps that are out of date, and of the reason
 
+def write_sections(
+    run: Run, made: set[str], rows: list[dict], verdicts: list[dict], made_from: str, commands: dict[str, str]
+) -> None:
+    """Write report.html and model_card.md from what is made.
 
-def write_sections(run: Run, made: set[str], rows: list[dict], verdicts: list[dict], made_from: str) -> None:
-    """Write report.html and model_card.md from what is made."""
-    sections = []
-    for title, phases, needed, blocks in (
-        ("Phase 0: data", ("phase0",), "phase0 baseline", _data),
-        ("Phases 1 and 2: teachers", ("phase1", "phase2"), "phase1 evaluate", _teachers),
-        ("Phases 3 and 4: student", ("phase3", "phase4"), "phase4 plot", _student),
-        ("Phase 5: calibration", ("phase5",), "phase5 threshold", calibration_blocks),
-        ("Phase 6: the page against Python", ("phase6",), "phase6 validate", export_blocks),
+    Args:
+        made: titles of the steps whose artefacts are there, or never will be.
+        rows: `status.rows`.
+        verdicts: `gates.judge`.
+        made_from: see `write_report`.
+        commands: `{name: command line}` of `run` and `serve`.
+    """
+    sections: list[tuple[str, list[Block]]] = []
+    for title, needed, blocks in (
+        ("Phase 0: data", "phase0 baseline", _data),
+        ("Phase 1: global teacher", "phase1 evaluate", _teacher),
+        ("Phase 2: regional teacher", "phase2 evaluate", _regional),
+        ("Phase 3: soft labels", "phase3 check", _soft_labels),
+        ("Phase 4: student", "phase4 plot", _student),
+        ("Phase 5: calibration", "phase5 threshold", calibration_blocks),
+        ("Phase 6: the page", "phase6 validate", export_blocks),
+        ("Phase 7: how to reproduce it", "phase7 manifest", manifest_blocks),
     ):
         if needed in made:
-            sections.append((title, [*_warnings(rows, phases), *blocks(run)]))
+            sections.append((title, [*_out_of_date(rows, (needed.split()[0],)), *blocks(run)]))
     if "phase6 validate" in made:
-        # A card of today's config would describe another model than the one that is there.
-        outdated = _warnings(rows, ("phase",))
-        card = [("Out of date", outdated)] if outdated else model_card.sections(run)
-        sections.append(("Model card", [block for _, own in card for block in own]))
-        write_markdown(run.folder / "model_card.md", f"Model card: {run.config.experiment}", card)
+        sections.append(("Model card", _card(run, rows)))
     sections.append(("Time taken", [_timings(rows)]))
-    if "phase7 manifest" in made:
-        sections.append(("Phase 7: how to make it again", manifest_blocks(run)))
     page = run.folder / "page.png"
     write_report(
         run.path("report"),
         experiment=run.config.experiment,
-        summary=_headline(run) if "phase6 validate" in made else {},
+        summary=report_summary.headline(run) if "phase6 validate" in made else {},
         gates=verdicts,
         sections=sections,
         made_from=made_from,
-        picture=Figure(page, "The page on a test photo") if page.exists() else None,
-        advice=_advice(run, verdicts),
+        warning=report_summary.warning(rows, ("phase",)) or report_summary.unfinished(rows),
+        picture=Figure(page, "The page on a test photo", BESIDE) if page.exists() else None,
+        advice=report_summary.advice(run, rows, verdicts, commands),
         folded=True,
     )
 
 
-def _advice(run: Run, verdicts: list[dict]) -> list[str]:
-    """What to try for the first missed gates; where none is missed, where the page is."""
-    missed = [verdict for verdict in verdicts if verdict["status"] == "missed"]
-    told = [f"{verdict['words']}: {verdict['reason']}" for verdict in missed[:ADVICE]]
-    if len(missed) > ADVICE:
-        told.append(f"{len(missed) - ADVICE} more gates are missed: see Gates.")
-    if not missed and run.path("web").exists():
-        told = [f"Publish the folder {run.path('web')}, or look at it with the command serve."]
-    return told
+def _out_of_date(rows: list[dict], phases: tuple[str, ...]) -> list[Block]:
+    warning = report_summary.warning(rows, phases)
+    return [Paragraph(warning)] if warning else []
 
 
-def _headline(run: Run) -> dict:
-    photos = sum(entry["n"] for entry in run.read("dataset")["splits"].values())
-    species = len(run.read("dataset")["classes"])
-    return {
-        "teacher, top-1": _measured(run, gate_metrics.metric("teacher_metrics"), "{:.1%}"),
-        "student, top-1": _measured(run, gate_metrics.metric("student_metrics"), "{:.1%}"),
-        **_over_probe(run),
-        "ECE as shipped": _measured(run, gate_metrics.ece, "{:.3f}"),
-        "page says what Python says": _measured(run, gate_metrics.compared("top1_agreement"), "{:.1%}"),
-        f"model, of {photos:,} photos of {species:,} species": f"{run.read('export')['bytes'] / 1e6:.1f} MB",
-    }
-
-
-def _measured(run: Run, value: Callable[[Run], float], form: str) -> str:
-    try:
-        return form.format(value(run))
-    except gate_metrics.Unmeasurable:
-        return "not measurable"
-
-
-_OVER_PROBE = {
-    "better": "student over the linear probe, which needs no training",
-    "worse": "student BELOW the linear probe, which needs no training",
-    "no difference shown": "student and linear probe: no difference shown",
-}
-
-
-def _over_probe(run: Run) -> dict[str, str]:
-    """A tile: what the student's top-1 has over the linear probe's."""
-    try:
-        found = gate_metrics.over_probe(run, "student")
-    except gate_metrics.Unmeasurable as why:
-        return {f"student over the linear probe: {why}": "not measurable"}
-    low, high = found["interval"]
-    return {f"{_OVER_PROBE[found['verdict']]} [{low:+.3f}, {high:+.3f}]": f"{found['difference']:+.3f}"}
+def _card(run: Run, rows: list[dict]) -> list[Block]:
+    """Write model_card.md and return its blocks: only a warning where today's config may describe another model."""
+    warning = report_summary.warning(rows, BEFORE_CARD, (*report_summary.OUT_OF_DATE, "missing"))
+    card: list[tuple[str, list[Block]]] = (
+        [("Out of date", [Paragraph(warning)])] if warning else model_card.sections(run)
+    )
+    write_markdown(run.folder / "model_card.md", f"Model card: {run.config.experiment}", card)
+    return [Paragraph(warning)] if warning else [Details(heading, blocks) for heading, blocks in card]
 
 
 def _data(run: Run) -> list[Block]:
@@ -133,15 +109,16 @@ def _data(run: Run) -> list[Block]:
         *([Paragraph(trivial)] if trivial else []),
         KeyValues(
             {
-                "URLs that failed, of those checked": f"{urls['failed']} of {urls['checked']}",
-                "groups that stay together": leaks["groups"],
+                "failed URLs": f"{urls['failed']} of {urls['checked']} checked",
+                "groups that stay in one split": leaks["groups"],
                 "photos in the largest group": leaks["largest_group"]["n"],
                 "near-duplicate pairs": leaks["links"].get("near-duplicate"),
-                "photos whose picture has two names (only trained on)": leaks["label_conflicts"],
+                "photos with two names (used for training only)": leaks["label_conflicts"],
                 "leaks between splits": len(leaks["leaks"]),
             }
         ),
-        Table(["photos", ""], _losses(run), "From documents to photos: what was lost on the way, and why"),
+        Table(["photos", "what became of them"], _losses(run), "From documents to photos"),
+        Table(["split", "photos", "species", *regions], rows, "Photos by split and region"),
         Table(
             ["classifier", "top-1", "top-5"],
             [
@@ -150,29 +127,31 @@ def _data(run: Run) -> list[Block]:
             ],
             f"Baselines on the test split; frozen features: {baseline['features']}",
         ),
-        Table(["split", "photos", "species", *regions], rows, "Photos by split and region"),
-        *_examples(run),
-        Figure(run.path("audit").with_name("class_histogram.png"), "Photos per species in the collection, log scale"),
+        Details("Example photos", [_examples(run)]),
+        Details(
+            "Photos per species",
+            [Figure(run.path("audit").with_name("class_histogram.png"), "The collection, on a log scale")],
+        ),
     ]
 
 
 def _losses(run: Run) -> list[list]:
-    """[photos, what became of them]"""
+    """Return rows of photos and what became of them."""
     audit, leaks = run.read("audit"), run.read("leak_audit")
     ledger = pd.read_parquet(run.path("url_ledger"), columns=["state", "reason"])
     lost = ledger[ledger.state != "ok"].groupby("reason").size().sort_values(ascending=False)
     since = len(ledger) - audit["documents"]
     return [
         [audit["documents"], "documents"],
-        *([[since, "documents of one photo more than once, or that came or went after the audit"]] if since else []),
+        *([[since, "repeated documents, or documents changed since the audit"]] if since else []),
         *([-int(n), f"not stored: {reason}"] for reason, n in lost.items()),
         *([-n, f"left out by the split: {reason}"] for reason, n in leaks["left_out"].items()),
         [leaks["photos"], "photos in the four splits"],
     ]
 
 
-def _examples(run: Run) -> list[Block]:
-    """One train photo each of as many species as there is room for: the first that come, which is a seeded order."""
+def _examples(run: Run) -> Figure:
+    """Draw one train photo each of the first species in the first shard, whose order is seeded."""
     info = records.load_info(run.path("dataset"))
     first: dict[str, np.ndarray] = {}
     for photo in map(records.decode, records.read_shard(info.shards("train")[0])):
@@ -184,15 +163,14 @@ def _examples(run: Run) -> list[Block]:
     names = sorted(first)
     file = run.path("audit").with_name("examples.png")
     photo_grid(np.stack([first[name] for name in names]), names, file)
-    return [Figure(file, "A train photo each of some of the species")]
+    return Figure(file, "One train photo of each species, or of some")
 
 
-def _teachers(run: Run) -> list[Block]:
-    settings = run.config.phase1
+def _teacher(run: Run) -> list[Block]:
+    made_with = required(run.path("teacher"))["config"]  # which today's config may not be
     return [
-        Paragraph(f"Global teacher: {settings.model.name} at {settings.data.image_size} px."),
-        *_figures_of(run, "teacher", "Global teacher"),
-        *_regional(run),
+        Paragraph(f"{made_with['phase1.model.name']} at {made_with['phase1.data.image_size']} px."),
+        *_network(run, "teacher", "Global teacher"),
     ]
 
 
@@ -201,7 +179,7 @@ def _regional(run: Run) -> list[Block]:
         return [Paragraph(f"No regional teacher: {absent}.")]
     if sidecar(run.path("regional_comparison")) is None:
         return []
-    comparison, settings = run.read("regional_comparison"), run.config.regional
+    comparison, made_with = run.read("regional_comparison"), required(run.path("regional"))["config"]
     rows = [
         [area, entry["n"], entry["groups"], entry["first"], entry["second"], entry["difference"],
          interval(entry["interval"]), entry["verdict"]]
@@ -209,31 +187,29 @@ def _regional(run: Run) -> list[Block]:
     ]  # fmt: skip
     return [
         Paragraph(
-            f"Regional teacher: {settings.model.name} at {settings.data.image_size} px on {settings.region}. "
-            f"{comparison['verdict']}."
+            f"{made_with['phase2.model.name']} at {made_with['phase2.data.image_size']} px, trained on "
+            f"{made_with['phase2.region']}. {comparison['verdict']}."
         ),
         Table(
             ["region", "photos", "groups", "global", "regional", "difference", "95 % interval", "regional is"],
             rows,
             "The two teachers on the test split, top-1 by region; intervals by paired bootstrap over groups",
         ),
-        Figure(run.path("regional_pictures") / "regions.png", "Test top-1 by region, both teachers"),
-        *_figures_of(run, "regional", "Regional teacher"),
+        *_network(run, "regional", "Regional teacher"),
+        Details(
+            "Top-1 by region",
+            [Figure(run.path("regional_pictures") / "regions.png", "Test top-1 by region, both teachers")],
+        ),
     ]
 
 
-def _figures_of(run: Run, prefix: str, title: str) -> list[Block]:
-    """What one network learnt and where it errs."""
-    metrics, pictures = run.read(f"{prefix}_metrics"), run.path(f"{prefix}_pictures")
-    shown = run.path(prefix).parent / "full/augmented_batch.png"
-    worst = [
-        [name, entry["n"], entry["groups"], entry["recall"], interval(entry["interval"])]
-        for name, entry in worst_classes(metrics["per_class_recall"])[:WORST]
-    ]
-    pairs = [[pair["truth"], pair["answer"], pair["n"], pair["share"]] for pair in metrics["confused_pairs"][:WORST]]
-    blocks: list[Block] = [
+def _network(run: Run, prefix: str, title: str) -> list[Block]:
+    """Describe what one network has learnt, and fold away where it errs."""
+    metrics = run.read(f"{prefix}_metrics")
+    batch = run.path(prefix).parent / "full/augmented_batch.png"
+    return [
         Table(
-            ["figure", "value", "95 % interval"],
+            ["metric", "value", "95 % interval"],
             [
                 ["top-1", metrics["top1_accuracy"], interval(metrics["top1_interval"])],
                 ["top-5", metrics["top5_accuracy"], interval(metrics["top5_interval"])],
@@ -242,50 +218,77 @@ def _figures_of(run: Run, prefix: str, title: str) -> list[Block]:
             ],
             f"{title} on {metrics['n']} test photos in {metrics['groups']} groups",
         ),
-        *([Figure(shown, f"{title}: a batch as it is trained on")] if shown.exists() else []),
-        *([Figure(run.path(f"{prefix}_curves"), f"{title}: training")] if prefix != "student" else []),
-        Table(
-            ["species", "photos", "groups", "recall", "95 % interval"],
-            worst,
-            f"{title}: the lowest recalls; species with 20 test photos or more come first",
+        Details(
+            "Training",
+            [
+                Figure(run.path("curves" if prefix == "student" else f"{prefix}_curves"), f"{title}: training curves"),
+                *([Figure(batch, f"{title}: a batch as it is trained on")] if batch.exists() else []),
+            ],
         ),
-        Figure(pictures / "recall.png", f"{title}: recall by species"),
-        Figure(pictures / "confusion.png", f"{title}: what was taken for what, test split"),
+        *_mistakes(run, prefix, title, metrics),
     ]
+
+
+def _mistakes(run: Run, prefix: str, title: str, metrics: dict) -> list[Block]:
+    pictures = run.path(f"{prefix}_pictures")
+    worst = [
+        [name, entry["n"], entry["groups"], entry["recall"], interval(entry["interval"])]
+        for name, entry in worst_classes(metrics["per_class_recall"])[:WORST]
+    ]
+    pairs = [[pair["truth"], pair["answer"], pair["n"], pair["share"]] for pair in metrics["confused_pairs"][:WORST]]
+    confused: list[Block] = [Figure(pictures / "confusion.png", f"{title}: confusions on the test split")]
     if pairs:
-        blocks += [
+        confused += [
             Table(["truth", "answer", "photos", "share of the truth"], pairs, f"{title}: most confused"),
-            Figure(pictures / "confused.png", f"{title}: most confused, the photos it was surest of"),
+            Figure(pictures / "confused.png", f"{title}: most confused, the photos with the highest confidence"),
         ]
-    return blocks
+    recalls = Table(
+        ["species", "photos", "groups", "recall", "95 % interval"],
+        worst,
+        f"{title}: the lowest recalls; species with {MIN_PHOTOS} test photos or more come first",
+    )
+    return [
+        Details("Recall by species", [recalls, Figure(pictures / "recall.png", f"{title}: recall by species")]),
+        Details("Confusions", confused),
+    ]
+
+
+def _soft_labels(run: Run) -> list[Block]:
+    check = run.read("soft_label_check")
+    photos, width = check["shape"]
+    rows = [
+        [each["name"], *(each[f"{split}_top1"] for split in ("train", "val", "test"))]
+        for each in (*check["teachers"], check["ensemble"])
+    ]
+    return [
+        KeyValues({"soft labels": f"{photos:,} x {width:,}", "bytes a photo": check["bytes_per_photo"]}),
+        Table(["teacher", "train top-1", "val top-1", "test top-1"], rows, "The teachers, and their ensemble"),
+    ]
 
 
 def _student(run: Run) -> list[Block]:
-    check = run.read("soft_label_check")
+    made_with = required(run.path("distilled"))["config"]
     rows = []
     for split in ("train", "val", "test"):
         metrics = run.read("student_metrics" if split == "test" else f"student_metrics_{split}")
         rows.append([split, metrics["n"], metrics["top1_accuracy"], metrics["top5_accuracy"], metrics["loss"]])
+    parameters = run.read("soft_label_check")["student"]["parameters"]
+    regions = Figure(run.path("student_pictures") / "regions.png", "Student: test top-1 by region")
     return [
-        KeyValues(
-            {
-                "student": f"mobilenetv2, alpha {run.config.phase3.model.alpha:g}, "
-                f"{run.config.phase4.data.image_size} px",
-                "parameters": check["student"]["parameters"],
-                "soft labels": f"{check['shape'][0]} x {check['shape'][1]}, {check['bytes_per_photo']} bytes a photo",
-                "ensemble top-1 on train": check["ensemble"]["train_top1"],
-            }
+        Paragraph(
+            f"mobilenetv2, alpha {made_with['phase3.model.alpha']:g}, {made_with['phase4.data.image_size']} px, "
+            f"{parameters:,} parameters."
         ),
-        _distillation(run, check),
+        _distillation(run),
         Table(["split", "photos", "top-1", "top-5", "loss"], rows, "Student (train: first shard, clean views)"),
-        Figure(run.path("curves"), "Training of the student: distillation, then fine-tuning"),
-        *_figures_of(run, "student", "Student"),
-        Figure(run.path("student_pictures") / "regions.png", "Student: test top-1 by region"),
+        *_network(run, "student", "Student"),
+        Details("Top-1 by region", [regions]),
     ]
 
 
-def _distillation(run: Run, check: dict) -> Table:
-    """What the student has kept of its teachers, and what it has over what needs no training."""
+def _distillation(run: Run) -> Table:
+    """Compare the student with its teachers, and with the linear probe, which trains no network."""
+    check = run.read("soft_label_check")
     probe, student = run.read("baseline")["linear_probe"]["top1_accuracy"], run.read("student_metrics")
     teachers = [*check["teachers"], check["ensemble"]]
     rows = [["linear probe of frozen features", probe, None]]
@@ -296,22 +299,12 @@ def _distillation(run: Run, check: dict) -> Table:
     return Table(
         ["classifier", "test top-1", "agrees with the ensemble (val)"],
         rows,
-        f"What distillation brings: student {student['top1_accuracy'] - probe:+.3f} to the probe, "
-        f"{student['top1_accuracy'] - best:+.3f} to the best teacher or ensemble",
+        f"What distillation brings: the student's top-1 is {student['top1_accuracy'] - probe:+.3f} against the probe, "
+        f"{student['top1_accuracy'] - best:+.3f} against the best teacher or ensemble",
     )
-
-
-def _warnings(rows: list[dict], phases: tuple[str, ...]) -> list[Block]:
-    """Name the phases' steps that are out of date."""
-    stale = [row for row in rows if row["state"] == "stale" and row["step"].startswith(phases)]
-    if not stale:
-        return []
-    named = "; ".join(f"{row['step']} ({row['reason'][:LETTERS]})" for row in stale[:NAMED])
-    more = f"; and {len(stale) - NAMED} more" if len(stale) > NAMED else ""
-    return [Paragraph(f"Out of date: {named}{more}. These metrics may come from different runs; `run` renews them.")]
 
 
 def _timings(rows: list[dict]) -> Table:
     taken = [[row["step"], row["state"], duration(row["seconds"])] for row in rows if row["seconds"] is not None]
     total = sum(row["seconds"] for row in rows if row["seconds"] is not None)
-    return Table(["step", "state", "took"], [*taken, ["together", "", duration(total)]], "Steps, when they last ran")
+    return Table(["step", "state", "took"], [*taken, ["total", "", duration(total)]], "Steps, when they last ran")

@@ -22,12 +22,11 @@ def main(run: Run, options: argparse.Namespace) -> tuple[Any, int]:
     if run.assists:
         return result, code
     whole = options.first is None and options.last is None
-    print(f"report: {report.write(run, verdicts=result['gates'] if whole else None)}")
+    print(f"report: {report.write(run, options, verdicts=result['gates'] if whole else None)}")
     if why := page_out_of_date(run):
         print(f"page: {run.path('web')} is out of date ({why}); `run` without --until renews it")
     elif run.path("web").exists():
-        other = "".join(f" --set {each}" for each in options.set if each.startswith(("root=", "experiment=")))
-        print(f"page: {run.path('web')}; see it with `python -m keras_pipeline serve --config {options.config}{other}`")
+        print(f"page: {run.path('web')}; see it with `{report.command('serve', options)}`")
     return result, code
 
 

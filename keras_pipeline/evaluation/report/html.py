@@ -1,13 +1,16 @@
-"""One HTML file that says what a run achieved: opens from disk, needs no network, fits a phone, light or dark.
+"""Write blocks as one HTML file, which opens from disk, needs no network and fits a phone, or as Markdown.
 
-The figures are inlined, so that the file can be mailed. Nothing in it changes from run to run but the numbers.
+Pictures are inlined, so that the file can be mailed. The same blocks give the same bytes.
 """
+
+from __future__ import annotations
 
 import base64
 import html
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +23,16 @@ from keras_pipeline.evaluation.report.template import PAGE, STYLE
 Cell = str | int | float | bool | None
 
 WIDTH = 960  # pixels; the widest that a picture is shown
-PHOTOGRAPHIC = 100_000  # bytes; what takes more without loss is of photos, which bear some
+BESIDE = 680  # pixels of the picture on the first screen: twice its width, for screens of high density
+PHOTOGRAPHIC = 100_000  # bytes; a picture that takes more without loss holds photos, which bear a lossy format
 
-# A gate's three states (DESIGN section 3), each with a sign, so that colour is not the only carrier.
-_STATUS = {"met": ("good", "✓"), "missed": ("bad", "✗"), "not measurable here": ("unknown", "–")}
+# In reading order, each with a sign, so that colour is not the only carrier.
+_STATUS = {"missed": ("bad", "✗"), "not measurable here": ("unknown", "–"), "met": ("good", "✓")}
 
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Running text; shown as it is, without markup."""
+    """Running text; `this` is shown as code, everything else as it is."""
 
     text: str
 
@@ -44,10 +48,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A PNG on disk, inlined as large as it is shown; the caption is also what a screen reader says."""
+    """A PNG on disk, inlined about as large as it is shown; a screen reader reads the caption."""
 
     png: Path
     caption: str
+    width: int = WIDTH  # pixels in which it is shown at most
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,21 @@ class KeyValues:
 
 
 @dataclass(frozen=True)
-class Details:
-    """Long text as it is (a config), folded away under its title."""
+class Code:
+    """Long text as it is (a config)."""
 
-    title: str
     text: str
 
 
-Block = Paragraph | Table | Figure | KeyValues | Details
+@dataclass(frozen=True)
+class Details:
+    """Blocks folded away under a title."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+Block = Paragraph | Table | Figure | KeyValues | Code | Details
 
 
 def write_report(
@@ -77,24 +89,26 @@ def write_report(
     sections: Sequence[tuple[str, Sequence[Block]]],
     kind: str = "Training report",
     made_from: str = "",
+    warning: str = "",
     picture: Figure | None = None,
     advice: Sequence[str] = (),
     folded: bool = False,
 ) -> None:
-    """Write the report, aside first and then renamed.
+    """Write the report to a temporary file, then rename it.
 
     Args:
-        path: of the HTML file; its folder must exist.
+        path: the HTML file; its folder must exist.
         experiment: the config's name.
-        summary: `{label: value}`, the handful of figures shown large at the top.
+        summary: `{label: value}`, the few metrics shown large at the top.
         gates: dictionaries `name, words, status, value, target, reason`; status is 'met', 'missed' or 'not measurable
             here'; missed ones are shown first. None: the page is not about gates.
-        sections: `(title, blocks)` in order of reading.
+        sections: `(title, blocks)` in reading order.
         kind: what the page is, above its title.
-        made_from: names what the page was made from; stands in its first thousand bytes.
+        made_from: identifies what the page was made from; stands in its first thousand bytes.
+        warning: shown below the verdict.
         picture: shown beside the summary.
-        advice: what to do next, a sentence each.
-        folded: whether gates and sections open on demand only.
+        advice: what to do next, one sentence each; `this` is shown as code.
+        folded: whether gates and sections are closed at first.
 
     Raises:
         ValueError: an unknown gate status, a missing gate key, a table row of the wrong length, a file that is no PNG.
@@ -112,6 +126,7 @@ def write_report(
         headline=_escape(experiment).replace("_", "_<wbr>"),  # and at hyphens, but nowhere inside a word
         kind=_escape(kind),
         verdict=_verdict(gates or []),
+        warning=f'<p class="warning unknown">{_with_code(warning)}</p>' if warning else "",
         summary=_tiles(summary),
         picture=_figure(picture) if picture else "",
         advice=_advice(advice),
@@ -150,14 +165,14 @@ def _markdown(block: Block) -> str:
 
 
 def _literal(text: str) -> str:
-    """Text that Markdown shows as it is: names come from a database."""
+    """Escape text for Markdown: names come from a database."""
     return re.sub(r"([\\`*\[\]|])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def format_cell(value: Cell) -> str:
-    """A value as a reader wants it, not yet escaped: 4 significant digits, thousands parted, None as a dash.
+    """Format a value, not yet escaped: 4 significant digits, thousands separated, None as a dash.
 
-    Identifiers that happen to be numbers (a seed, a year) should be given as text.
+    Give identifiers that happen to be numbers (a seed, a year) as text.
     """
     if value is None:
         return "–"
@@ -171,12 +186,12 @@ def format_cell(value: Cell) -> str:
 
 
 def interval(ends: Sequence[float]) -> str:
-    """An interval as text; empty for None."""
+    """Format an interval."""
     return "{:.3f} to {:.3f}".format(*ends)
 
 
 def format_column(column: Sequence[Cell]) -> list[str]:
-    """The cells of one column; floats of like size get the same number of decimals, so that they can be compared."""
+    """Format a column's cells; floats of similar size get the same number of decimals, so that they can be compared."""
     present = [cell for cell in column if cell is not None]
     sizes = [abs(cell) for cell in present if isinstance(cell, float)]
     alike = _is_numeric(column) and sizes and all(size == 0 or 1e-3 <= size < 1000 for size in sizes)
@@ -198,19 +213,19 @@ def _section(anchor: str, title: str, body: str, folded: bool) -> str:
     heading = f"<h2>{_escape(title)}</h2>"
     if not folded:
         return f'<section id="{anchor}">{heading}{body}</section>'
-    # A link to what is inside opens it.
+    # A link to an element inside closed details opens them.
     return f'<details class="section"><summary>{heading}</summary><div id="{anchor}">{body}</div></details>'
 
 
 def _advice(sentences: Sequence[str]) -> str:
-    items = "".join(f"<li>{_escape(sentence)}</li>" for sentence in sentences)
-    return f"<h2>What to do next</h2><ul>{items}</ul>" if items else ""
+    items = "".join(f"<li>{_with_code(sentence)}</li>" for sentence in sentences)
+    return f'<div class="next"><h2>What to do next</h2><ul>{items}</ul></div>' if items else ""
 
 
 def _block(block: Block) -> str:
     match block:
         case Paragraph(text):
-            return f"<p>{_escape(text)}</p>"
+            return f"<p>{_with_code(text)}</p>"
         case Table():
             return _table(block)
         case Figure():
@@ -218,10 +233,13 @@ def _block(block: Block) -> str:
         case KeyValues(items):
             pairs = "".join(f"<dt>{_escape(key)}</dt><dd>{_escape(value)}</dd>" for key, value in items.items())
             return f"<dl>{pairs}</dl>"
-        case Details(title, text):
-            return f'<details><summary>{_escape(title)}</summary><pre tabindex="0">{_escape(text)}</pre></details>'
+        case Code(text):
+            return f'<pre tabindex="0">{_escape(text)}</pre>'
+        case Details(title, blocks):
+            inner = "".join(map(_block, blocks))
+            return f"<details><summary><h3>{_escape(title)}</h3></summary>{inner}</details>"
     raise ValueError(
-        f"Unknown block {type(block).__name__}: a section holds Paragraph, Table, Figure, KeyValues and Details blocks."
+        f"received a block {type(block).__name__}, expected Paragraph, Table, Figure, KeyValues, Code or Details"
     )
 
 
@@ -234,7 +252,11 @@ def _table(table: Table) -> str:
             )
     numeric = [_is_numeric(column) for column in zip(*table.rows, strict=True)] or [False] * len(table.headers)
     kinds = [' class="number"' if is_number else "" for is_number in numeric]
-    head = "".join(f'<th scope="col"{kind}>{_escape(h)}</th>' for kind, h in zip(kinds, table.headers, strict=True))
+    head = "".join(
+        # An empty header cell would be announced as a nameless header.
+        f'<th scope="col"{kind}>{_escape(header)}</th>' if header else "<td></td>"
+        for kind, header in zip(kinds, table.headers, strict=True)
+    )
     columns = [[_escape(text) for text in format_column(column)] for column in zip(*table.rows, strict=True)]
     body = "".join(
         "<tr>" + "".join(f"<td{kind}>{text}</td>" for kind, text in zip(kinds, row, strict=True)) + "</tr>"
@@ -254,23 +276,27 @@ def _figure(figure: Figure) -> str:
         raise ValueError(f"{figure.png} is no PNG: write figures with keras_pipeline.evaluation.report.plots.")
     caption = _escape(figure.caption)
     with Image.open(io.BytesIO(data)) as picture:
-        shown = picture.convert("RGB")
-    if shown.width > WIDTH:
-        shown = shown.resize((WIDTH, round(shown.height * WIDTH / shown.width)), Image.Resampling.LANCZOS)
-    encoded = base64.b64encode(_webp(shown)).decode("ascii")
-    size = f'width="{shown.width}" height="{shown.height}"'
-    image = f'<img src="data:image/webp;base64,{encoded}" alt="{caption}" {size}>'
+        encoded, (width, height) = _webp(picture.convert("RGB"), figure.width)
+    source = f"data:image/webp;base64,{base64.b64encode(encoded).decode('ascii')}"
+    image = f'<img src="{source}" alt="{caption}" width="{width}" height="{height}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def _webp(picture: Image.Image) -> bytes:
-    """Charts without loss, photos with what no one sees."""
-    for options in ({"lossless": True}, {"quality": 75}):
+def _webp(picture: Image.Image, width: int) -> tuple[bytes, tuple[int, int]]:
+    """Encode a chart without loss, photos reduced to the width and with losses that nobody sees; return the size too.
+
+    A chart keeps its pixels, up to twice the width: reducing blurs its few colours into many, which take more bytes.
+    """
+    if picture.width <= 2 * width:
         buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", method=4, **options)
+        picture.save(buffer, "WEBP", lossless=True, method=4)
         if buffer.tell() <= PHOTOGRAPHIC:
-            break
-    return buffer.getvalue()
+            return buffer.getvalue(), picture.size
+    if picture.width > width:
+        picture = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=75, method=4)
+    return buffer.getvalue(), picture.size
 
 
 def _tiles(summary: dict[str, Cell]) -> str:
@@ -279,27 +305,31 @@ def _tiles(summary: dict[str, Cell]) -> str:
 
 
 def _verdict(gates: Sequence[dict]) -> str:
-    """A sentence, and how many gates are in which state."""
-    missed = sum(gate["status"] == "missed" for gate in gates)
-    measured = sum(gate["status"] != "not measurable here" for gate in gates)
-    parts = []
-    if gates:
-        sentence = f"{missed} of {measured} gates are missed." if missed else f"All {measured} gates are met."
-        parts.append(f"<strong>{sentence}</strong>")
-    for status, (kind, sign) in _STATUS.items():
-        count = sum(gate["status"] == status for gate in gates)
-        if count:
-            parts.append(f'<span class="chip {kind}">{sign} {count} {status}</span>')
-    return " ".join(parts)
+    """Return one sentence, and how many gates are in which state."""
+    if not gates:
+        return ""
+    counts = Counter(gate["status"] for gate in gates)
+    if missed := counts["missed"]:
+        sentence = f"{missed} gate{'s' if missed > 1 else ''} missed"
+    elif not counts["met"]:
+        sentence = "No gate can be measured here"
+    else:
+        sentence = "All measurable gates met" if counts["not measurable here"] else "All gates met"
+    chips = [
+        f'<span class="chip {kind}">{sign} {counts[status]} {status}</span>'
+        for status, (kind, sign) in _STATUS.items()
+        if counts[status]
+    ]
+    return " ".join([f"<strong>{sentence}</strong>", *chips])
 
 
 def _gates(gates: Sequence[dict]) -> str:
     if not gates:
         return "<p>No gate has been checked yet.</p>"
-    order = ("missed", "not measurable here", "met")
+    order = list(_STATUS)
     rows = "".join(_gate(gate) for gate in sorted(gates, key=lambda gate: order.index(gate["status"])))
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Asked", "Status", "Value", "Target", "Why"))
-    caption = "What was asked of this run, and whether it was reached"
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Metric", "Status", "Value", "Target", "Why, or advice"))
+    caption = "The targets of this run, and whether it met them"
     return _wrap_table(caption, f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>", kind=' class="gates"')
 
 
@@ -309,7 +339,7 @@ def _gate(gate: dict) -> str:
         f'<tr><th scope="row">{_escape(gate["words"])} <code>{_escape(gate["name"])}</code></th>'
         f'<td><span class="chip {kind}">{sign} {gate["status"]}</span></td>'
         f'<td data-label="Value">{_escape(gate["value"])}</td><td data-label="Target">{_escape(gate["target"])}</td>'
-        f"<td>{_escape(gate['reason'] or '')}</td></tr>"
+        f"<td>{_with_code(gate['reason'] or '')}</td></tr>"
     )
 
 
@@ -327,6 +357,10 @@ def _wrap_table(caption: str, inner: str, *, kind: str = "") -> str:
     # A wide table scrolls inside its own box: on a phone the page itself must not slide sideways.
     caption = f"<caption><span>{_escape(caption)}</span></caption>"
     return f'<div class="scroll" tabindex="0"><table{kind}>{caption}{inner}</table></div>'
+
+
+def _with_code(text: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", _escape(text))
 
 
 def _escape(value: Cell) -> str:

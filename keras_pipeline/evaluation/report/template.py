@@ -1,4 +1,4 @@
-"""The frame and the style of a report: light or dark, desk or phone, no network."""
+"""Frame and style of a report: light or dark, desk or phone, without a network."""
 
 from string import Template
 
@@ -19,9 +19,9 @@ p { max-width: 44rem; margin: .7rem 0; overflow-wrap: anywhere; }
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin: 1.4rem 0 0; font-size: .93rem; }
 a { color: var(--accent); }
 .eyebrow { color: var(--soft); font-size: .85rem; letter-spacing: .05em; text-transform: uppercase; margin: 0 0 .2rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr)); gap: .75rem; margin: 1.4rem 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .75rem; margin: 0; }
 .tiles div, .scroll, dl, figure { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
-.tiles div { padding: .8rem; display: flex; flex-direction: column; }
+.tiles div { padding: .7rem .8rem; display: flex; flex-direction: column; }
 .tiles b { font-size: clamp(1.05rem, 4.5vw, 1.3rem); font-variant-numeric: tabular-nums; overflow-wrap: anywhere;
   line-height: 1.25; }
 .tiles span { color: var(--soft); font-size: .85rem; }
@@ -30,37 +30,61 @@ a { color: var(--accent); }
 .good { color: var(--good); background: var(--good-bg); }
 .bad { color: var(--bad); background: var(--bad-bg); }
 .unknown { color: var(--unknown); background: var(--unknown-bg); }
+.warning { max-width: none; padding: .6rem .9rem; border-radius: 10px; font-size: .92rem; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 caption { text-align: left; color: var(--soft); padding: .7rem .9rem .3rem; font-size: .88rem; }
-caption span { position: sticky; left: .9rem; display: inline-block; max-width: calc(100vw - 5rem); }
+caption span { position: sticky; left: .9rem; display: inline-block; max-width: min(100vw - 5rem, 50rem); }
 th, td { padding: .45rem .9rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
 thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .85rem; white-space: nowrap; }
 tbody th { font-weight: 600; min-width: 9rem; }
-code { display: block; font-size: .8rem; font-weight: 400; color: var(--soft); }
+code { font-size: .88em; overflow-wrap: anywhere; }
+th code { display: block; font-size: .8rem; font-weight: 400; color: var(--soft); overflow-wrap: normal; }
 details { background: var(--card); border: 1px solid var(--line); border-radius: 10px; margin: 1rem 0;
   padding: .7rem 1rem; }
 summary { cursor: pointer; font-size: .92rem; color: var(--accent); }
 pre { overflow-x: auto; font-size: .82rem; margin: .7rem 0 0; }
-.gates td[data-label] { min-width: 5.5rem; }
+.gates td[data-label] { white-space: nowrap; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 dl { display: grid; grid-template-columns: fit-content(60%) 1fr; gap: .35rem 1.4rem; padding: .9rem 1rem;
   margin: 1rem 0; font-size: .92rem; }
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: 1rem 0; padding: .75rem; }
-.first { display: grid; grid-template-columns: 1fr minmax(0, 22rem); gap: 0 1.5rem; align-items: start; }
-.first figure { margin: 0; }
-.first h2, .section h2 { border: 0; margin: 0; padding: 0; }
-.first ul { margin: .4rem 0 0; padding-left: 1.2rem; font-size: .92rem; }
-.section { padding: .8rem 1.1rem; }
-.section h2 { display: inline; font-size: 1.1rem; color: var(--ink); }
-.section figure, .section dl, .section .scroll { background: var(--page); }
+.first { display: grid; grid-template-columns: 1fr 22rem; gap: 1.1rem 1.5rem; align-items: start; margin: 1.2rem 0 0; }
+.first figure { margin: 0; grid-column: 2; grid-row: 1; }
+.first .next { grid-column: 1 / -1; }
+.first:not(:has(figure)) { grid-template-columns: 1fr; }
+.first:has(figure) .tiles { grid-template-columns: repeat(6, 1fr); }
+.first:has(figure) .tiles div { grid-column: span 2; }
+.first:has(figure) .tiles div:nth-child(n + 4) { grid-column: span 3; }
+h2, h3 { line-height: 1.3; }
+.first h2, .section h2 { border: 0; margin: 0; padding: 0; font-size: 1.1rem; }
+.first ul { margin: .3rem 0 0; padding-left: 1.2rem; font-size: .92rem; overflow-wrap: anywhere; }
+.first li + li { margin-top: .4rem; }
+.section { padding: .8rem 1.1rem; margin: .7rem 0; }
+.section h2 { display: inline; color: var(--ink); }
+h3 { display: inline; font-size: .98rem; font-weight: 600; margin: 0; }
+.section :is(figure, dl, .scroll, details) { background: var(--page); }
+.section details :is(figure, dl, .scroll) { border-color: transparent; }
 img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff; border-radius: 6px; }
 figcaption { color: var(--soft); font-size: .88rem; padding: .6rem .2rem 0; }
+@media (max-width: 56rem) {
+  .first { grid-template-columns: 1fr; gap: .8rem; margin: .8rem 0 0; }
+  .first > *, .first figure, .first .next { grid-column: 1; grid-row: auto; }
+  .first figure { padding: .3rem; }
+  .first figcaption { padding: .2rem .4rem 0; font-size: .8rem; }
+  .first img { max-height: 10rem; width: auto; }
+}
 @media (max-width: 40rem) {
-  .first { grid-template-columns: 1fr; gap: 1.2rem; }
+  main { padding: 1rem 1.1rem 3rem; }
+  .tiles { gap: .5rem; }
+  .tiles div { padding: .35rem .7rem; }
+  .first:has(figure) .tiles div { grid-column: span 3; }
+  .first:has(figure) .tiles div:nth-child(odd):last-child { grid-column: span 6; }
+  .tiles span { line-height: 1.35; }
   .section { padding: .7rem .6rem; }
+  .section details { padding: .6rem; }
   .section dl { padding: .7rem .5rem; }
   .gates thead { position: absolute; clip-path: inset(50%); }
   .gates :is(caption, tbody, tr, th, td) { display: block; }
@@ -84,8 +108,8 @@ PAGE = Template("""<!doctype html>
 </head>
 <body>
 <main>
-<header><p class="eyebrow">$kind</p><h1>$headline</h1><p>$verdict</p></header>
-<div class="first"><div>$summary$advice</div>$picture</div>
+<header><p class="eyebrow">$kind</p><h1>$headline</h1><p>$verdict</p>$warning</header>
+<div class="first">$picture$summary$advice</div>
 <nav aria-label="Contents">$contents</nav>
 $gates
 $sections
