@@ -60,7 +60,8 @@ def measure(classes: int) -> tuple[float, float]:
     said = 3 * random.normal(size=(BATCH, classes))
     said = (said - said.max(axis=1, keepdims=True)).astype("float16").astype("float32")
     x = {"image": images, "labels": labels[:, None], "share": np.ones((BATCH, 1), "float32"), **stored(classes, said)}
-    plain, ours = network(classes, seed=2), Distiller(network(classes, seed=2), temperature=T)
+    plain = network(classes, seed=2)
+    ours = Distiller(network(classes, seed=2), temperature=T, soft=0.7, cross_entropy=0.3)
     plain.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
     ours.compile("adam", jit_compile=False)
     steps = {

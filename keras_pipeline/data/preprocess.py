@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from keras_pipeline.core.config.source import Dataset
 from keras_pipeline.data.photo import MAX_PIXELS, shrink, upright_rgb
 
 
@@ -48,6 +49,11 @@ class Preprocessing:
     short_side: int = 256  # pixels; of a stored record
     crop_fraction: float = 0.875  # 224 of 256: the usual ImageNet evaluation crop
     min_short_side: int = 1  # pixels; of an original. Of less a plant can't be told, and nothing like it was trained on
+
+    @classmethod
+    def of(cls, dataset: Dataset, image_size: int) -> Preprocessing:
+        """Return the path to `image_size` pixels from photos stored as the config's section `dataset` asks."""
+        return cls(image_size, dataset.short_side, min_short_side=dataset.min_short_side)
 
     def from_pixels(self, image: tf.Tensor) -> tf.Tensor:
         """uint8 [H, W, 3] with short side <= short_side -> float32 [S, S, 3], 0..255."""
