@@ -30,15 +30,15 @@ from keras_pipeline.training.schedule import build_optimizer, jit_compile
 
 @dataclasses.dataclass(frozen=True)
 class TeacherSpec:
-    """Describe a teacher: the prefix of its artefacts, its config section, and the region it learns from."""
+    """A teacher to train: its config section, and the names of its artefacts."""
 
     prefix: str  # artefact names: <prefix>, <prefix>_history, <prefix>_metrics, <prefix>_logits
     settings: Teacher
-    region: str | None = None  # None: all
+    region: str | None = None  # whose train photos it learns from; None: all
 
 
 def spec_of(run: Run) -> TeacherSpec:
-    """Describe the global teacher."""
+    """Return the spec of the global teacher."""
     return TeacherSpec("teacher", run.config.phase1)
 
 

@@ -7,7 +7,7 @@ from keras_pipeline.phases.phase1_teacher import train
 
 
 def spec_of(run: Run) -> train.TeacherSpec:
-    """Describe the regional teacher."""
+    """Return the spec of the regional teacher."""
     return train.TeacherSpec("regional", run.config.regional, run.config.regional.region)
 
 

@@ -32,7 +32,7 @@ MAX_SUM_ERROR = 1e-5  # from the training plan
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """Hold a trained teacher of the ensemble."""
+    """A trained teacher of the ensemble."""
 
     member: EnsembleMember
     path: Path

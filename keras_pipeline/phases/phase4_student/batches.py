@@ -26,7 +26,7 @@ TeacherPart = Callable[[dict[str, tf.Tensor], Callable[[tf.Tensor], tf.Tensor]],
 
 @dataclasses.dataclass(frozen=True)
 class Teaching:
-    """Hold what a Distiller learns from: batches, validation, and the teacher if it is a live one."""
+    """Data that a Distiller learns from, and the teacher if it is a live one."""
 
     batches: Batches  # of (x, label), see Distiller
     validation: tf.data.Dataset
