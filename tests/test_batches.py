@@ -16,9 +16,9 @@ from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.phases.phase1_teacher import logits, train
 from keras_pipeline.phases.phase3_soft_labels import check, combine, export_npz, inspect
 from keras_pipeline.phases.phase4_student import batches
-from keras_pipeline.training import soft_labels
 from keras_pipeline.training.distiller import Distiller
-from keras_pipeline.training.soft_labels import Layout, Store
+from keras_pipeline.training.soft_labels import Layout
+from keras_pipeline.training.store import Store, write_store
 
 SIZES = {"teacher": 32, "regional": 36}  # the student's is 32
 SMALL = {"name": "mobilenetv2", "alpha": 0.35, "pretrained": False}
@@ -168,7 +168,7 @@ def test_live_and_stored_teachers_agree_on_clean_views(taught):
     for (x, y), (again, same) in zip(one_epoch(live), one_epoch(stored), strict=True):
         np.testing.assert_array_equal(x["image"], again["image"])
         np.testing.assert_array_equal(y, same)
-        said, layout = live.teacher(x).numpy(), soft_labels.Store(run.path("soft_labels")).layout
+        said, layout = live.teacher(x).numpy(), Store(run.path("soft_labels")).layout
         kept = {name: again[name][:, 0] for name in ("teacher_ids", "teacher_logits", "teacher_tail")}
         assert layout.top_k == 3
         dense = np.empty_like(said)
@@ -197,7 +197,7 @@ def test_validation_knows_what_the_teachers_answer(taught, live):
     run, info = taught(phase4={"distill": {"live": live}})
     made = live_teaching(run, info) if live else stored_teaching(run, info)
     student = linear(32, seed=9)
-    model = Distiller(student, temperature=T, soft=0.7, cross_entropy=0.3, teacher=made.teacher)
+    model = Distiller(student, temperature=T, soft=0.7, cross_entropy=0.3, loss="kl", teacher=made.teacher)
     model.compile("sgd", metrics=[keras.metrics.SparseCategoricalAccuracy(name="top1")], jit_compile=False)
     result = model.evaluate(made.validation, verbose=0, return_dict=True)
     photos = photos_of(info, "val")
@@ -256,14 +256,14 @@ def test_stored_answers_of_another_model_are_named(taught):
 
 def test_a_record_with_a_class_twice_is_named(taught):
     run, _ = taught()
-    store = soft_labels.Store(run.path("soft_labels"))
+    store = Store(run.path("soft_labels"))
     shards = []
     for position, shard in enumerate(store.shards):
         block = store.read(shard).copy()
         if position == 1:
             block["views"]["ids"][2, 0, 1] = block["views"]["ids"][2, 0, 0]
         shards.append((shard["name"], len(block), iter([block])))
-    soft_labels.write_store(run.path("soft_labels"), store.layout, shards)
+    write_store(run.path("soft_labels"), store.layout, shards)
     with pytest.raises(BrokenArtefact, match=rf"{store.shards[1]['name']}: probabilities of a record sum to 1 ± 0"):
         check.run(run)
 

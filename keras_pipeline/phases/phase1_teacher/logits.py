@@ -19,7 +19,7 @@ from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation.predict import inference
 from keras_pipeline.models import trained
 from keras_pipeline.phases.phase1_teacher.train import TeacherSpec, spec_of
-from keras_pipeline.training import soft_labels
+from keras_pipeline.training import soft_labels, store
 from keras_pipeline.training.soft_labels import Layout
 
 
@@ -32,7 +32,7 @@ def store_logits(run: Run, spec: TeacherSpec) -> None:
     info = records.load_info(run.path("dataset"))
     folder = run.path(f"{spec.prefix}_logits")
     names = [shard["name"] for shard in info.splits["train"]["shards"]]
-    soft_labels.begin_store(folder)
+    store.begin_store(folder)
     if run.beam is None:
         entries = list(map(_labeller(run, spec, info), names))
     else:
@@ -40,7 +40,7 @@ def store_logits(run: Run, spec: TeacherSpec) -> None:
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as scratch:
             by_name = {entry["name"]: entry for entry in beam.each(label, names, run.beam, Path(scratch))}
         entries = [by_name[name] for name in names]
-    soft_labels.finish_store(folder, Layout.of(run.config.phase3, info), entries)
+    store.finish_store(folder, Layout.of(run.config.phase3, info), entries)
 
 
 _labellers: dict[tuple, Callable[[str], dict]] = {}  # kept by a Beam worker from one shard to the next
@@ -82,6 +82,6 @@ def _labeller(run: Run, spec: TeacherSpec, info: DatasetInfo) -> Callable[[str],
 
     def label(name: str) -> dict:
         batches = records_of(info.folder / name)
-        return soft_labels.write_shard(folder, layout, name, photos[name], batches, made_from=run.made_from)
+        return store.write_shard(folder, layout, name, photos[name], batches, made_from=run.made_from)
 
     return label

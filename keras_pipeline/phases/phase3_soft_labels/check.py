@@ -23,7 +23,8 @@ from keras_pipeline.evaluation.predict import decoded, inference
 from keras_pipeline.models import heads, trained
 from keras_pipeline.phases.phase3_soft_labels import student
 from keras_pipeline.training import soft_labels
-from keras_pipeline.training.soft_labels import Layout, Store
+from keras_pipeline.training.soft_labels import Layout
+from keras_pipeline.training.store import Store
 
 REPEATED = 256  # photos, drawn by the seed, on which each teacher predicts again
 MIN_AGREEMENT = 0.98  # of those predictions with the stored ones; float16 may swap two nearly equal classes

@@ -10,7 +10,8 @@ import numpy as np
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.data import records
 from keras_pipeline.training import soft_labels
-from keras_pipeline.training.soft_labels import Layout, Store
+from keras_pipeline.training.soft_labels import Layout
+from keras_pipeline.training.store import Store, write_store
 
 
 def run(run: Run) -> None:
@@ -27,7 +28,7 @@ def run(run: Run) -> None:
             yield block
 
     shards = info.splits["train"]["shards"]
-    soft_labels.write_store(
+    write_store(
         run.path("soft_labels"),
         layout,
         ((s["name"], s["n"], records_of(position, info.folder / s["name"])) for position, s in enumerate(shards)),

@@ -15,7 +15,8 @@ from keras_pipeline.core.npz import NpzWriter
 from keras_pipeline.core.progress import progress
 from keras_pipeline.data import records
 from keras_pipeline.training import soft_labels
-from keras_pipeline.training.soft_labels import Layout, Store
+from keras_pipeline.training.soft_labels import Layout
+from keras_pipeline.training.store import Store
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[dict, int]:

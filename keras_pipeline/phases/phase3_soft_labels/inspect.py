@@ -10,7 +10,8 @@ import numpy as np
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.data import augment, records
 from keras_pipeline.training import soft_labels
-from keras_pipeline.training.soft_labels import Layout, Store
+from keras_pipeline.training.soft_labels import Layout
+from keras_pipeline.training.store import Store
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[dict, int]:

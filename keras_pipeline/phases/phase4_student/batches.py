@@ -18,7 +18,7 @@ from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.training import soft_labels
 from keras_pipeline.training.fit import Batches
 from keras_pipeline.training.live import image_key, live_teachers
-from keras_pipeline.training.soft_labels import Store
+from keras_pipeline.training.store import Store
 
 # (batch, pair) -> the teachers' part of x; pair: [N, …] -> [N, M, …] over the M photos mixed into one
 TeacherPart = Callable[[dict[str, tf.Tensor], Callable[[tf.Tensor], tf.Tensor]], dict[str, tf.Tensor]]

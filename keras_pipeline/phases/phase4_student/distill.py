@@ -19,7 +19,8 @@ from keras_pipeline.training.distiller import Distiller
 from keras_pipeline.training.fit import Stage
 from keras_pipeline.training.recall import MacroRecall
 from keras_pipeline.training.schedule import build_optimizer, jit_compile
-from keras_pipeline.training.soft_labels import Layout, Store
+from keras_pipeline.training.soft_labels import Layout
+from keras_pipeline.training.store import Store
 
 
 def run(run: Run) -> None:
