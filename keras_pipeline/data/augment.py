@@ -68,8 +68,9 @@ def random_view(image_bytes: tf.Tensor, policy: Policy, size: int, seed: tf.Tens
 
 
 def _resize(window: tf.Tensor, size: int) -> tf.Tensor:
-    """Resize uint8 [H, W, 3] to float32 [size, size, 3]; antialias only where it matters, for it takes twice as long
-    as decoding.
+    """Resize uint8 [H, W, 3] to float32 [size, size, 3].
+
+    Antialiases only where it matters, because that takes twice as long as decoding.
     """
     shrinks = tf.cast(tf.reduce_max(tf.shape(window)[:2]), tf.float32) > PLAIN_SHRINK * size
     plain = lambda: tf.image.resize(window, (size, size))  # noqa: E731
@@ -149,11 +150,11 @@ def mix(
     partner = tf.argsort(tf.random.stateless_uniform([n], seed + 2))
     others = tf.gather(images, partner)
 
-    def mixup():
+    def mixup() -> tuple[tf.Tensor, tf.Tensor]:
         keep = _beta(n, mixup_alpha, seed + 3)
         return keep[:, None, None, None] * images + (1 - keep)[:, None, None, None] * others, keep
 
-    def cutmix():
+    def cutmix() -> tuple[tf.Tensor, tf.Tensor]:
         mask, keep = _cut(tf.shape(images), _beta(n, cutmix_alpha, seed + 4), seed + 5)
         return tf.where(mask[..., None], others, images), keep
 

@@ -65,7 +65,7 @@ def evaluation_batches(
         Reading them raises InvalidArgumentError unless there are as many photos as dataset.json says.
     """
 
-    def prepare(example):
+    def prepare(example: tf.Tensor) -> dict[str, tf.Tensor]:
         photo = parse(example)
         kept = {name: photo[name] for name in ("label", "sample_id", "region", "group_id")}
         return {"image": preprocessing.from_jpeg(photo["image"]), **kept}
@@ -126,7 +126,7 @@ def training_batches(
     per_epoch = steps_per_epoch(info, batch_size, region) * batch_size
     files = [str(path) for path in info.shards("train")]
 
-    def one_epoch(epoch):
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         # For this function's graph only. Otherwise the order would depend on the global seed too, and with a global
         # seed of 0 TensorFlow compares ours, a tensor, with 0, which raises.
         tf.random.set_seed(1)
@@ -152,7 +152,15 @@ def training_batches(
     return dataset.map(lambda batch: {**batch, "seed": batch["seed"][0]}).prefetch(4)
 
 
-def _prepare(view: View, companion: Companion | None, seed: int, epoch, copy, example, *record) -> dict:
+def _prepare(
+    view: View,
+    companion: Companion | None,
+    seed: int,
+    epoch: tf.Tensor,
+    copy: tf.Tensor,
+    example: tf.Tensor,
+    *record: tf.Tensor,
+) -> dict[str, tf.Tensor]:
     """Return a record's view, label, region and companion's tensors."""
     photo = parse(example)
     if companion:
@@ -229,7 +237,7 @@ def stored_view(preprocessing: Preprocessing) -> View:
     policy = augment.POLICIES["moderate"]
     size = preprocessing.image_size
 
-    def view(image_bytes, seed, number):
+    def view(image_bytes: tf.Tensor, seed: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
         return tf.cond(
             number == 0,
             lambda: preprocessing.from_jpeg(image_bytes),
@@ -249,7 +257,7 @@ def stored_view_batches(
     """
     view = stored_view(preprocessing)
 
-    def prepare(example):
+    def prepare(example: tf.Tensor) -> dict[str, tf.Tensor]:
         photo = parse(example)
         sample = augment.sample_hash(photo["sample_id"])
         view_number = tf.constant(number, tf.int64)

@@ -69,11 +69,12 @@ def decode(example: bytes) -> Photo:
 
 
 class ShardWriter:
-    """A shard under a temporary name, which `finish` renames; without it nothing is left."""
+    """A shard written under a temporary name, which `finish` renames and `abandon` removes."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self._temporary = path, temporary_for(path)
+        self.path = path
+        self._temporary = temporary_for(path)
         self._writer = tfrecord.Writer(self._temporary)
 
     @property

@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -84,7 +85,10 @@ def _example_class() -> type:
     label = descriptor_pb2.FieldDescriptorProto.Label
     kind = descriptor_pb2.FieldDescriptorProto.Type
 
-    def field(message, name, number, *, repeated=False, type=kind.TYPE_MESSAGE, **options):
+    def field(
+        message: descriptor_pb2.DescriptorProto, name: str, number: int, *, repeated: bool = False,
+        type: Any = kind.TYPE_MESSAGE, **options: Any,
+    ) -> None:  # fmt: skip
         cardinality = label.LABEL_REPEATED if repeated else label.LABEL_OPTIONAL
         message.field.add(name=name, number=number, type=type, label=cardinality, **options)
 

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -153,7 +154,7 @@ class Rates(keras.callbacks.Callback):
 class EarlyStopping(keras.callbacks.EarlyStopping):
     """EarlyStopping that remembers the epochs before a restart."""
 
-    def __init__(self, history: list[dict], **kwargs) -> None:
+    def __init__(self, history: list[dict], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._past = [row[self.monitor] for row in history]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_pipeline.training import distribute
-from keras_pipeline.training.losses import cross_entropy, dense_kl, dist, distillation_kl, spread
+from keras_pipeline.training.losses import Tensor, cross_entropy, dense_kl, dist, distillation_kl, spread
 
 
 @keras.saving.register_keras_serializable("keras_pipeline")
@@ -52,7 +53,7 @@ class Distiller(keras.Model):
         cross_entropy: float,
         loss: str,
         teacher: Callable | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """
         Args:
@@ -74,10 +75,17 @@ class Distiller(keras.Model):
         self.agreement = keras.metrics.Mean(name="agreement")
         self.built = True  # All weights are the student's; `Backup` loads them before the first batch.
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: dict[str, Tensor], training: bool | None = None) -> Tensor:
         return self.student(inputs["image"], training=training)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Tensor = None,
+        y_pred: Tensor = None,
+        sample_weight: Tensor = None,
+        training: bool = True,
+    ) -> Tensor:
         labels, share = x.get("labels"), x.get("share")
         if labels is None:
             labels = ops.reshape(y, (-1, 1))
@@ -95,7 +103,9 @@ class Distiller(keras.Model):
             total = total + penalty
         return distribute.share(total)  # Keras undoes it for the logs
 
-    def _compare(self, x, y_pred, share, training):
+    def _compare(
+        self, x: dict[str, Tensor], y_pred: Tensor, share: Tensor, training: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Return the teacher's term of the loss, float [N] or None, and its first guess, int [N] or None."""
         if self.teacher is not None:
             dense = ops.stop_gradient(self.teacher(x))
@@ -119,7 +129,7 @@ class Distiller(keras.Model):
         dense = ops.log(sum(s[:, None] * ops.exp(spread(*soft, **options)) for s, *soft in parts))
         return dist(y_pred, dense, temperature=self.temperature), answer
 
-    def save(self, filepath: str | Path, overwrite: bool = True, **kwargs) -> None:
+    def save(self, filepath: str | Path, overwrite: bool = True, **kwargs: Any) -> None:
         """Save the student as a Keras model, without the teacher's part."""
         self.student.save(filepath, overwrite=overwrite, **kwargs)
 

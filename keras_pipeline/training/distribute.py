@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -98,7 +99,7 @@ def wait(strategy: tf.distribute.Strategy) -> None:
     agreed(strategy, 0.0)
 
 
-def dealt(batches: tf.data.Dataset) -> tf.data.Dataset:
+def sharded(batches: tf.data.Dataset) -> tf.data.Dataset:
     """Let every machine make all batches and take its part of each: MixUp's partners may be in another part."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
@@ -143,7 +144,7 @@ def patch_keras(strategy: tf.distribute.Strategy) -> list[str]:
         trainer.reduce_per_replica = _mean_of_scalars(trainer.reduce_per_replica)
         patched.append("reduce_per_replica")
     photos = 2 * strategy.num_replicas_in_sync - 1  # a last batch, of which the last replica gets fewer
-    batch = next(iter(strategy.experimental_distribute_dataset(dealt(tf.data.Dataset.range(photos).batch(photos)))))
+    batch = next(iter(strategy.experimental_distribute_dataset(sharded(tf.data.Dataset.range(photos).batch(photos)))))
     stand_in = SimpleNamespace(
         _distribute_strategy=strategy, distribute_strategy=strategy, _symbolic_build=lambda data_batch: None
     )
@@ -166,7 +167,7 @@ def _mean_of_scalars(original: Callable) -> Callable:
     """Wrap Keras's function, which averages metrics over axis 0, although they are scalars."""
 
     @functools.wraps(original)
-    def reduce_per_replica(values, strategy, reduction):
+    def reduce_per_replica(values: Any, strategy: tf.distribute.Strategy, reduction: str) -> Any:
         if reduction not in ("auto", "mean"):
             return original(values, strategy, reduction)
         return keras.tree.map_structure(lambda each: strategy.reduce("MEAN", each, axis=None), values)
@@ -178,7 +179,7 @@ def _from_the_first_replica(original: Callable) -> Callable:
     """Wrap Keras's method, which builds from the mean of the replicas' batches, although it needs only shapes."""
 
     @functools.wraps(original)
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+    def _maybe_symbolic_build(self: Any, iterator: Any = None, data_batch: Any = None) -> None:
         if iterator is None or self._distribute_strategy is None:
             return original(self, iterator=iterator, data_batch=data_batch)
         first = self.distribute_strategy.experimental_local_results

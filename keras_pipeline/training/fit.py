@@ -106,7 +106,7 @@ def fit(
     distribute.synchronise(model)
     if step and epoch < stage.epochs:
         # Creates Keras's metrics, which Backup then fills.
-        model.evaluate(distribute.dealt(validation.take(1)), verbose=0)
+        model.evaluate(distribute.sharded(validation.take(1)), verbose=0)
     while epoch < stage.epochs and not _stopped_early(past, stage):
         # The rest of an epoch needs a separate `fit`, because in Keras all epochs have the same number of steps.
         stop = epoch + 1 if step else stage.epochs
@@ -154,8 +154,8 @@ def _fit(
             model.optimizer.build(model.trainable_variables)
     try:
         model.fit(
-            distribute.dealt(batches),
-            validation_data=distribute.dealt(validation),
+            distribute.sharded(batches),
+            validation_data=distribute.sharded(validation),
             initial_epoch=epochs.start,
             epochs=epochs.stop,
             steps_per_epoch=stage.steps_per_epoch - step,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import ops
 
+from keras_pipeline.training.losses import Tensor
 from keras_pipeline.training.soft_labels import ensemble
 
 
@@ -25,7 +26,7 @@ def live_teachers(models: Sequence[keras.Model], *, student_size: int, temperatu
     for model in models:
         model.trainable = False
 
-    def predict(x):
+    def predict(x: dict[str, Tensor]) -> Tensor:
         outputs = []
         for model in models:
             logits = model(x[image_key(model.input_shape[1], student_size)], training=False)

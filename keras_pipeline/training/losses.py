@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+Tensor = Any  # NumPy's or the backend's; Keras has no type for both
+
 # Log-probability that stands for an empty tail.
 EMPTY_TAIL = float(np.finfo(np.float16).min)
 
 
-def distillation_kl(student_logits, teacher_ids, teacher_logits, teacher_tail, *, temperature: float):
+def distillation_kl(
+    student_logits: Tensor, teacher_ids: Tensor, teacher_logits: Tensor, teacher_tail: Tensor, *, temperature: float
+) -> Tensor:
     """Return T² · KL(teacher || student) at temperature T (Hinton et al. 2015, arXiv 1503.02531, §2).
 
     The teacher is sparse: its K largest logits, and the total mass of the other classes, which is compared with the
@@ -48,13 +53,13 @@ def distillation_kl(student_logits, teacher_ids, teacher_logits, teacher_tail, *
     return temperature**2 * kl
 
 
-def _log_rest(log_probabilities):
+def _log_rest(log_probabilities: Tensor) -> Tensor:
     """Return log(1 - Σ exp(log_probabilities)) over the last axis, finite even if nothing is left."""
     mass = ops.minimum(ops.sum(ops.exp(log_probabilities), axis=-1), 1.0 - 1e-7)
     return ops.log1p(-mass)
 
 
-def dense_kl(student_logits, teacher_log_probabilities, *, temperature: float):
+def dense_kl(student_logits: Tensor, teacher_log_probabilities: Tensor, *, temperature: float) -> Tensor:
     """Return T² · KL(teacher || student) for a dense teacher, see `distillation_kl`.
 
     Args:
@@ -70,7 +75,7 @@ def dense_kl(student_logits, teacher_log_probabilities, *, temperature: float):
     return temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
 
 
-def dist(student_logits, teacher_log_probabilities, *, temperature: float):
+def dist(student_logits: Tensor, teacher_log_probabilities: Tensor, *, temperature: float) -> Tensor:
     """Return the loss DIST (Huang et al. 2022, arXiv 2205.10536, equations 8 and 9).
 
     It is T² times the sum of two terms, each one minus the correlation of teacher and student: over the classes of each
@@ -91,7 +96,7 @@ def dist(student_logits, teacher_log_probabilities, *, temperature: float):
     return temperature**2 * (between_classes + within_class)
 
 
-def _correlation(a, b, axis: int):
+def _correlation(a: Tensor, b: Tensor, axis: int) -> Tensor:
     """Return Pearson's correlation; 0 if one of the two is constant."""
     a, b = (x - ops.mean(x, axis=axis, keepdims=True) for x in (a, b))
     # Added inside the root, whose slope at 0 is infinite.
@@ -99,7 +104,9 @@ def _correlation(a, b, axis: int):
     return ops.sum(a * b, axis=axis) / norms
 
 
-def spread(teacher_ids, teacher_logits, teacher_tail, *, num_classes: int, temperature: float):
+def spread(
+    teacher_ids: Tensor, teacher_logits: Tensor, teacher_tail: Tensor, *, num_classes: int, temperature: float
+) -> Tensor:
     """Convert a sparse teacher to dense log-probabilities at T, its tail spread evenly, for losses of all classes.
 
     Args:
@@ -119,7 +126,7 @@ def spread(teacher_ids, teacher_logits, teacher_tail, *, num_classes: int, tempe
     return ops.scatter_update(ops.tile(even, (1, num_classes)), places, ops.reshape(teacher[:, :-1], (-1,)))
 
 
-def cross_entropy(logits, labels):
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return -log softmax(logits)[label]: logits float [N, C], labels int [N] -> float [N].
 
     Example:
@@ -144,11 +151,11 @@ class LogitAdjusted(keras.losses.Loss):
         shift: C numbers, see `logit_shift`.
     """
 
-    def __init__(self, shift: list[float], name: str = "logit_adjusted", **options) -> None:
+    def __init__(self, shift: list[float], name: str = "logit_adjusted", **options: Any) -> None:
         super().__init__(name=name, **options)
         self.shift = list(shift)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         adjusted = y_pred + ops.cast(ops.convert_to_tensor(self.shift), y_pred.dtype)
         return ops.categorical_crossentropy(y_true, adjusted, from_logits=True)
 

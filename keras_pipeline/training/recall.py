@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
+
+from keras_pipeline.training.losses import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_pipeline")
@@ -13,13 +17,13 @@ class MacroRecall(keras.metrics.Metric):
     `update_state` takes labels int [N], or float [N, C], of which the largest counts, and logits float [N, C].
     """
 
-    def __init__(self, num_classes: int, name: str = "macro_recall", **options) -> None:
+    def __init__(self, num_classes: int, name: str = "macro_recall", **options: Any) -> None:
         super().__init__(name=name, **options)
         self.num_classes = num_classes
         self.seen = self.add_weight(shape=(num_classes,), initializer="zeros", name="seen")
         self.right = self.add_weight(shape=(num_classes,), initializer="zeros", name="right")
 
-    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
         # The number of axes counts too: a batch may hold as many photos as there are classes.
         shares = len(y_true.shape) == 2 and y_true.shape[-1] == self.num_classes
         labels = ops.argmax(y_true, axis=-1) if shares else ops.reshape(y_true, (-1,))
@@ -29,7 +33,7 @@ class MacroRecall(keras.metrics.Metric):
         for total, values in ((self.seen, weight), (self.right, right * weight)):
             total.assign_add(ops.segment_sum(values, labels, num_segments=self.num_classes))
 
-    def result(self):
+    def result(self) -> Tensor:
         present = ops.cast(self.seen > 0, self.dtype)
         recalls = ops.where(self.seen > 0, self.right / ops.maximum(self.seen, 1e-7), 0.0)
         return ops.sum(recalls) / ops.maximum(ops.sum(present), 1.0)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_pipeline.training import distribute
+from keras_pipeline.training.losses import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_pipeline")
@@ -25,9 +26,11 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, peak: float, *, steps: int, warmup: int) -> None:
         if not 0 <= warmup < steps:
             raise ValueError(f"received warmup={warmup} steps of {steps}, expected 0 <= warmup < steps")
-        self.peak, self.steps, self.warmup = peak, steps, warmup
+        self.peak = peak
+        self.steps = steps
+        self.warmup = warmup
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
         step = ops.cast(step, "float32")
         progress = ops.clip((step - self.warmup) / (self.steps - self.warmup), 0.0, 1.0)
         cosine = self.peak * 0.5 * (1.0 + ops.cos(math.pi * progress))
@@ -50,7 +53,7 @@ class _PerVariable(_Optimizer):
     'embedding', meant for positions, would exclude `patch_embedding/kernel` too.
     """
 
-    def __init__(self, *args, decay: float = 0.0, rates: dict[str, float] | None = None, **kwargs) -> None:
+    def __init__(self, *args: Any, decay: float = 0.0, rates: dict[str, float] | None = None, **kwargs: Any) -> None:
         """
         Args:
             decay: λ of w ← w − rate · λ · w (arXiv 1711.05101, algorithm 2), for kernels only.
@@ -60,7 +63,7 @@ class _PerVariable(_Optimizer):
         self.decay = decay
         self.rates = rates or {}
 
-    def build(self, variables) -> None:
+    def build(self, variables: list[keras.Variable]) -> None:
         super().build(variables)
         self._shares = [self.rates.get(v.path, 1.0) for v in variables]
         self._decays = [bool(self.decay) and v.path.endswith("kernel") for v in variables]
@@ -68,7 +71,7 @@ class _PerVariable(_Optimizer):
         self.norm_sum = self.add_variable((), name="gradient_norm_sum", **options)
         self.norm_count = self.add_variable((), name="gradient_norm_count", **options)
 
-    def apply(self, grads, trainable_variables=None) -> None:
+    def apply(self, grads: list[Tensor], trainable_variables: list[keras.Variable] | None = None) -> None:
         """Apply gradients as Keras does; add up the norm of each batch's gradient before clipping."""
         # Keras clips each replica's gradient before summing them: the norm, and a limit on it, would be of a part.
         grads = distribute.summed(grads)
@@ -76,10 +79,10 @@ class _PerVariable(_Optimizer):
         self.norm_sum.assign_add(ops.cast(tf.linalg.global_norm(grads), "float32"))
         self.norm_count.assign_add(1.0)
 
-    def _all_reduce_sum_gradients(self, grads_and_vars):
+    def _all_reduce_sum_gradients(self, grads_and_vars: list[tuple]) -> list[tuple]:
         return grads_and_vars  # `apply` has done it
 
-    def update_step(self, gradient, variable, learning_rate) -> None:
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         index = self._get_variable_index(variable)
         rate = ops.cast(learning_rate * self._shares[index], variable.dtype)
         if self._decays[index]:
@@ -97,7 +100,7 @@ class _OneKernel(keras.optimizers.Adam):
     also squares the gradients of an embedding row one by one; here they are summed first, as in arXiv 1412.6980.
     """
 
-    def update_step(self, gradient, variable, learning_rate) -> None:
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         index = self._get_variable_index(variable)
         step = ops.cast(self.iterations + 1, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(

@@ -24,7 +24,7 @@ from keras_pipeline.core.config.student import Phase3
 from keras_pipeline.core.hashing import content_hash
 from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data.augment import sample_hash
-from keras_pipeline.training.losses import EMPTY_TAIL
+from keras_pipeline.training.losses import EMPTY_TAIL, Tensor
 
 BLOCK = 256  # records combined and written at once: 9,000 classes of two teachers take 74 MB as float64
 
@@ -193,7 +193,7 @@ def member_weights(members: list[tuple[float, str | None]], regions: np.ndarray)
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def ensemble(log_probabilities, weights, space: str):
+def ensemble(log_probabilities: Tensor, weights: Tensor, space: str) -> Tensor:
     """Average teachers; takes arrays or tensors, so that live and stored teachers agree.
 
     Args:

@@ -52,7 +52,10 @@ def inspect(run: Run, sample_id: str) -> dict:
 
 
 def _find(store: Store, sample_id: str) -> tuple[int, int]:
-    """Return shard number and row of a photo; of the soft labels a shard is some MB, of the photos 1,000 times that."""
+    """Return the shard number and the row of a photo.
+
+    Searches the soft labels, whose shards take some MB; those of the photos take a thousand times as much.
+    """
     sample = int(augment.sample_hash(sample_id))
     for number, shard in enumerate(store.shards):
         rows = np.flatnonzero(store.read(shard)["sample"] == sample)
