@@ -16,8 +16,9 @@ from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.phases.phase1_teacher import logits, train
 from keras_pipeline.phases.phase3_soft_labels import check, combine, export_npz, inspect
 from keras_pipeline.phases.phase4_student import batches
-from keras_pipeline.training import soft_labels
 from keras_pipeline.training.distiller import Distiller
+from keras_pipeline.training.soft_labels import Layout
+from keras_pipeline.training.store import Store, write_store
 
 SIZES = {"teacher": 32, "regional": 36}  # the student's is 32
 SMALL = {"name": "mobilenetv2", "alpha": 0.35, "pretrained": False}
@@ -92,6 +93,15 @@ def weights_of(regions):
     return np.stack([np.where(here, 0.5, 1.0), np.where(here, 0.5, 0.0)], axis=1)
 
 
+def stored_teaching(run, info):
+    store = Store.open(run.path("soft_labels"), Layout.of(run.config.phase3, info))
+    return batches.stored(run.config, info, store, run.path("ensemble_val"))
+
+
+def live_teaching(run, info):
+    return batches.live(run.config, info, models_of(run)[: len(run.config.phase3.teachers)])
+
+
 def one_epoch(made, epochs=range(1)):
     return list(made.batches(epochs, 0).as_numpy_iterator())
 
@@ -121,7 +131,7 @@ def photos_of(info, split):
 def test_what_is_stored_is_the_teachers_word_on_the_picture_that_the_student_sees(taught, epoch):
     run, info = taught(phase3={"teachers": [{"path": "phase1/best.keras", "weight": 1.0}]})
     combine.run(run)
-    seen = one_epoch(batches.stored(run, info), range(epoch, epoch + 1))
+    seen = one_epoch(stored_teaching(run, info), range(epoch, epoch + 1))
     assert len(seen) == 2  # of 8 photos each
     model = models_of(run)[0]
     for x, label in seen:
@@ -134,7 +144,7 @@ def test_what_is_stored_is_the_teachers_word_on_the_picture_that_the_student_see
 
 def test_live_teachers_see_the_students_view_at_their_own_size(taught):
     run, info = taught(phase4={"distill": {"live": True}})
-    made = batches.live(run, info)
+    made = live_teaching(run, info)
     photos = {photo.label: photo for photo in photos_of(info, "train")}
     assert photos
     for x, _ in one_epoch(made):
@@ -154,11 +164,11 @@ def test_live_and_stored_teachers_agree_on_clean_views(taught):
     run, info = taught(phase3={"soft_labels": {"views": 1}}, phase4={"distill": {"live": True, "augmentation": "none"}})
     store(run)
     combine.run(run)
-    live, stored = batches.live(run, info), batches.stored(run, info)
+    live, stored = live_teaching(run, info), stored_teaching(run, info)
     for (x, y), (again, same) in zip(one_epoch(live), one_epoch(stored), strict=True):
         np.testing.assert_array_equal(x["image"], again["image"])
         np.testing.assert_array_equal(y, same)
-        said, layout = live.teacher(x).numpy(), soft_labels.Store(run.path("soft_labels")).layout
+        said, layout = live.teacher(x).numpy(), Store(run.path("soft_labels")).layout
         kept = {name: again[name][:, 0] for name in ("teacher_ids", "teacher_logits", "teacher_tail")}
         assert layout.top_k == 3
         dense = np.empty_like(said)
@@ -169,7 +179,7 @@ def test_live_and_stored_teachers_agree_on_clean_views(taught):
 @pytest.mark.parametrize("live", [False, True])
 def test_mixed_photos_bring_both_their_labels_and_teachers(taught, live):
     run, info = taught(phase4={"distill": {"live": live, "mixup_alpha": 0.4, "cutmix_alpha": 0.4}})
-    made = batches.live(run, info) if live else batches.stored(run, info)
+    made = live_teaching(run, info) if live else stored_teaching(run, info)
     for x, label in one_epoch(made):
         np.testing.assert_allclose(x["share"].sum(1), 1, atol=1e-6)
         assert x["labels"].shape == (8, 2)
@@ -185,9 +195,9 @@ def test_mixed_photos_bring_both_their_labels_and_teachers(taught, live):
 @pytest.mark.parametrize("live", [False, True])
 def test_validation_knows_what_the_teachers_answer(taught, live):
     run, info = taught(phase4={"distill": {"live": live}})
-    made = batches.live(run, info) if live else batches.stored(run, info)
+    made = live_teaching(run, info) if live else stored_teaching(run, info)
     student = linear(32, seed=9)
-    model = Distiller(student, temperature=T, soft=0.7, cross_entropy=0.3, teacher=made.teacher)
+    model = Distiller(student, temperature=T, soft=0.7, cross_entropy=0.3, loss="kl", teacher=made.teacher)
     model.compile("sgd", metrics=[keras.metrics.SparseCategoricalAccuracy(name="top1")], jit_compile=False)
     result = model.evaluate(made.validation, verbose=0, return_dict=True)
     photos = photos_of(info, "val")
@@ -226,7 +236,7 @@ def test_one_teacher_alone_is_an_ensemble_too(taught, live):
     check.run(run)
     found = run.read("soft_label_check")
     assert found["ensemble"]["val_top1"] == found["teachers"][0]["val_top1"] and len(found["teachers"]) == 1
-    made = (batches.live if live else batches.stored)(run, info)
+    made = (live_teaching if live else stored_teaching)(run, info)
     x, labels = next(iter(made.validation.as_numpy_iterator()))
     assert x["image"].shape == (7, 32, 32, 3) and labels.shape == (7,)
     x, _ = one_epoch(made)[0]
@@ -246,14 +256,14 @@ def test_stored_answers_of_another_model_are_named(taught):
 
 def test_a_record_with_a_class_twice_is_named(taught):
     run, _ = taught()
-    store = soft_labels.Store(run.path("soft_labels"))
+    store = Store(run.path("soft_labels"))
     shards = []
     for position, shard in enumerate(store.shards):
         block = store.read(shard).copy()
         if position == 1:
             block["views"]["ids"][2, 0, 1] = block["views"]["ids"][2, 0, 0]
         shards.append((shard["name"], len(block), iter([block])))
-    soft_labels.write_store(run.path("soft_labels"), store.layout, shards)
+    write_store(run.path("soft_labels"), store.layout, shards)
     with pytest.raises(BrokenArtefact, match=rf"{store.shards[1]['name']}: probabilities of a record sum to 1 ± 0"):
         check.run(run)
 
@@ -267,7 +277,7 @@ def test_a_temperature_that_leaves_most_in_the_tail_is_warned_of(taught, capsys)
     run = Run(hot, None)
     store(run)
     combine.run(run)
-    assert "at T 50, 66% of what the teachers say lies outside the 1 classes stored" in capsys.readouterr().out
+    assert "at T 50, 66% of the teachers' probability lies outside the 1 classes stored" in capsys.readouterr().out
 
 
 def test_the_plans_arrays(taught):

@@ -8,7 +8,7 @@ from keras_pipeline.training.distiller import Distiller
 from keras_pipeline.training.losses import EMPTY_TAIL
 
 CLASSES = 4
-WEIGHTS = {"temperature": 3.0, "soft": 0.7, "cross_entropy": 0.3}  # the plan's
+WEIGHTS = {"temperature": 3.0, "soft": 0.7, "cross_entropy": 0.3, "loss": "kl"}  # the plan's
 
 
 def linear_student(policy=None):
@@ -69,7 +69,7 @@ def test_loss_literal():
     # T² KL = 0.5232481 (test_losses) for the two live classes; the other two have probability 0 on both sides.
     # CE of label 0 at logits (0, 0): ln 2 = 0.6931472.  0.7 * 0.5232481 + 0.3 * 0.6931472 = 0.5742178
     x = batch_of(np.array([[0, 0, -60.0, -60]]), np.array([[2 * np.log(3), 0, -120.0, -120]]), [0])
-    model = Distiller(linear_student(), temperature=2.0, soft=0.7, cross_entropy=0.3)
+    model = Distiller(linear_student(), temperature=2.0, soft=0.7, cross_entropy=0.3, loss="kl")
     assert float(model.compute_loss(x, np.array([0]), model(x))) == pytest.approx(0.5742178, rel=1e-5)
 
 
@@ -78,7 +78,7 @@ def test_weights_of_the_two_terms_act(weights):
     x, y = random_batch()
     parts = []
     for kl, ce in ((1.0, 0.0), (0.0, 1.0), weights):
-        model = Distiller(linear_student(), temperature=3.0, soft=kl, cross_entropy=ce)
+        model = Distiller(linear_student(), temperature=3.0, soft=kl, cross_entropy=ce, loss="kl")
         parts.append(float(model.compute_loss(x, y, model(x))))
     assert parts[0] > 0.1 and parts[1] > 0.1 and abs(parts[0] - parts[1]) > 0.1
     assert parts[2] == pytest.approx(weights[0] * parts[0] + weights[1] * parts[1], rel=1e-6)
@@ -217,7 +217,7 @@ def test_fit_under_mixed_precision(jit, loss):
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
         x, y = random_batch()
-        model = Distiller(linear_student(), **WEIGHTS, loss=loss)
+        model = Distiller(linear_student(), **{**WEIGHTS, "loss": loss})
         model.compile(keras.optimizers.Adam(0.05), jit_compile=jit)
         history = model.fit(x, y, batch_size=6, epochs=8, verbose=0).history["loss"]
     finally:

@@ -130,7 +130,7 @@ def two(root):
 
 def test_two_machines_one_of_them_killed_and_started_again(root, alone, two):
     first, second = two
-    assert "going on after epoch 0 of 2, step" in (first / "out.txt").read_text()
+    assert "resuming after epoch 0 of 2, step" in (first / "out.txt").read_text()
     for mine, other in zip(replica.weights(first), replica.weights(second), strict=True):
         np.testing.assert_array_equal(mine, other)
     assert_same_training(rows(root, "alone"), rows(root, "two"), 5e-5)
@@ -247,17 +247,17 @@ def test_a_port_in_use_is_named(root):
         task = {"cluster": {"worker": [address, *replica.free_addresses(1)]}, "task": {"type": "worker", "index": 0}}
         process, folder = started(root, "held", tf_config=json.dumps(task), settings=("distribute=multi_worker",))
         ended(process, folder, code=3)
-    assert f"error: distribute: no server of TensorFlow's at {address}" in (folder / "out.txt").read_text()
+    assert f"error: distribute: TensorFlow can't start its server at {address}" in (folder / "out.txt").read_text()
 
 
 @pytest.mark.parametrize("kind", ["mirrored", "two"])
-def test_keras_still_needs_mending(kind, request):
-    """Skipped, with what can go from distribute.py, once it doesn't; a mended Keras is left alone."""
+def test_keras_still_needs_patching(kind, request):
+    """Skipped, with what can go from distribute.py, once it doesn't; a patched Keras is left alone."""
     for folder in request.getfixturevalue(kind):
-        mended, again = re.search(r"^mended (\[.*?\]) (\[.*?\])$", (folder / "out.txt").read_text(), re.M).groups()
+        patched, again = re.search(r"^patched (\[.*?\]) (\[.*?\])$", (folder / "out.txt").read_text(), re.M).groups()
         assert json.loads(again) == []
         expected = ["reduce_per_replica"] * (kind == "two") + ["_maybe_symbolic_build"]
-        gone = [name for name in expected if name not in json.loads(mended)]
+        gone = [name for name in expected if name not in json.loads(patched)]
         if gone:
-            pytest.skip(f"Keras has mended {gone} itself: remove them from training/distribute.py")
-        assert json.loads(mended) == expected
+            pytest.skip(f"Keras has fixed {gone} itself: remove them from training/distribute.py")
+        assert json.loads(patched) == expected

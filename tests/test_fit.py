@@ -178,7 +178,7 @@ def test_a_killed_distiller_goes_on_and_leaves_the_student(tmp_path):
     def distiller():
         keras.utils.set_random_seed(3)
         student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-        model = Distiller(student, temperature=3.0, soft=0.7, cross_entropy=0.3)
+        model = Distiller(student, temperature=3.0, soft=0.7, cross_entropy=0.3, loss="kl")
         model.compile(build_optimizer("adam", learning_rate=0.1, weight_decay=0, steps=6, warmup=1), run_eagerly=True)
         return model
 
@@ -339,7 +339,7 @@ def test_a_checkpoint_dir_that_cannot_be_is_named_and_costs_nothing(tmp_path):
     before = (tmp_path / "full/backup/position.json").read_text()
     (tmp_path / "file").write_text("")
     wrong = Callbacks(early_stopping=False, checkpoint_dir=str(tmp_path / "file"))
-    with pytest.raises(ValueError, match="callbacks.checkpoint_dir: .*Not a directory.*give a folder"):
+    with pytest.raises(ValueError, match="callbacks.checkpoint_dir: .*Not a directory.*give a writable folder"):
         fit.fit(cheap_model(), batches, VALIDATION, stage_of(tmp_path / "full", 2, wrong))
     assert (tmp_path / "full/backup/position.json").read_text() == before
 

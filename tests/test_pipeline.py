@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from keras_pipeline.data import pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
-from keras_pipeline.training import soft_labels
+from keras_pipeline.training import soft_labels, store
 
 PREPROCESSING = Preprocessing(image_size=32, short_side=36)
 
@@ -166,7 +166,7 @@ def store_of(info, folder, views=2, seed=0):
             logits[:, view] += 0.5  # tells the views apart
             block["views"][:, view] = soft_labels.encode_view(logits, layout, view * 1_000_003 + seed)
         shards.append((path.name, len(photos), iter([block[:2], block[2:]])))
-    soft_labels.write_store(folder, layout, shards)
+    store.write_store(folder, layout, shards)
     return pipeline.Companion(folder, layout.dtype.itemsize, soft_labels.selector(layout))
 
 

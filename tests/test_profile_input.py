@@ -71,10 +71,10 @@ def test_as_json_and_without_augmentation(project, capsys):
 @pytest.mark.parametrize(
     "device, remark",
     [
-        (50.0, "device-bound: the input makes 4.0 times the images that the device takes"),
+        (50.0, "device-bound: the input makes 4.0 times the images that the device can process"),
         (
             400.0,
-            "input-bound: the input makes 0.5 times the images that the device takes; more CPU cores, a weaker "
+            "input-bound: the input makes 0.5 times the images that the device can process; more CPU cores, a weaker "
             "augmentation or smaller stored photos would help",
         ),
     ],

@@ -31,7 +31,7 @@ def test_equal_photos_give_equal_bytes(photo):
 
 @pytest.mark.parametrize("data", [b"", b"\x00\xffnot a protobuf", tf.train.Example().SerializeToString()])
 def test_bytes_that_are_no_record_raise(data):
-    with pytest.raises(BrokenArtefact, match="are no photo record"):
+    with pytest.raises(BrokenArtefact, match="are not a photo record"):
         records.decode(data)
 
 

@@ -1,4 +1,4 @@
-"""The soft-label store: what goes in comes out, damage is named, and the ensemble is the sum it claims to be."""
+"""Soft labels: what is encoded is decoded, and the ensemble is the sum it claims to be."""
 
 import dataclasses
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.training import soft_labels
 from keras_pipeline.training.losses import EMPTY_TAIL
 
@@ -27,12 +26,6 @@ def records(n, layout=FULL, seed=0):
         logits = 2 * rng.normal(size=(n, layout.num_classes))
         block["views"][:, view] = soft_labels.encode_view(logits, layout, seed=7 + view)
     return block
-
-
-def write(folder, *blocks, layout=FULL, **options):
-    shards = [(f"train-{i}.tfrecord", len(block), iter([block])) for i, block in enumerate(blocks)]
-    soft_labels.write_store(folder, layout, shards, **options)
-    return soft_labels.Store(folder)
 
 
 def test_encode_literal():
@@ -100,96 +93,6 @@ def test_a_certain_teacher_is_stored_finitely():
 def test_unusable_logits_raise(logits):
     with pytest.raises(ValueError, match=r"expected finite ones of \[N, 5\]"):
         soft_labels.encode_view(logits, FULL)
-
-
-def test_store_round_trip(tmp_path):
-    first, second = records(3), records(4, seed=1)
-    store = write(tmp_path / "store", first, second)
-    np.testing.assert_array_equal(store.read(store.shards[0]), first)
-    np.testing.assert_array_equal(store.read(store.shards[1]), second)
-    assert store.layout == FULL
-
-
-def test_announced_and_written_numbers_must_agree(tmp_path):
-    with pytest.raises(ValueError, match="announced 4 records, wrote 3"):
-        soft_labels.write_store(tmp_path, FULL, [("train-0.tfrecord", 4, iter([records(3)]))])
-    assert not list(tmp_path.glob("*.tfrecord"))
-
-
-def test_a_killed_writer_goes_on_with_the_next_shard(tmp_path):
-    asked = []
-
-    def blocks(number, fail=False):
-        asked.append(number)
-        if fail:
-            raise KeyboardInterrupt
-        yield records(3, seed=number)
-
-    with pytest.raises(KeyboardInterrupt):
-        soft_labels.write_store(tmp_path, FULL, [("a.tfrecord", 3, blocks(0)), ("b.tfrecord", 3, blocks(1, fail=True))])
-    with pytest.raises(BrokenArtefact, match="index.json: missing"):
-        soft_labels.Store(tmp_path)
-    soft_labels.write_store(tmp_path, FULL, [("a.tfrecord", 3, blocks(2)), ("b.tfrecord", 3, blocks(1))])
-    assert asked == [0, 1, 1]  # shard a was not computed again
-    assert {p.name for p in tmp_path.iterdir()} == {"a.tfrecord", "b.tfrecord", "index.json"}
-
-
-@pytest.mark.parametrize(
-    "layout, made_from",
-    [(dataclasses.replace(FULL, temperature=3.0), "teacher 1"), (FULL, "teacher 2")],
-)
-def test_shards_of_another_teacher_or_layout_are_not_kept(tmp_path, layout, made_from):
-    def interrupted():
-        raise KeyboardInterrupt
-        yield
-
-    with pytest.raises(KeyboardInterrupt):
-        shards = [("a.tfrecord", 3, iter([records(3)])), ("b.tfrecord", 3, interrupted())]
-        soft_labels.write_store(tmp_path, FULL, shards, made_from="teacher 1")
-    fresh = records(3, layout, seed=5)
-    shards = [("a.tfrecord", 3, iter([fresh])), ("b.tfrecord", 3, iter([fresh]))]
-    soft_labels.write_store(tmp_path, layout, shards, made_from=made_from)
-    store = soft_labels.Store(tmp_path)
-    np.testing.assert_array_equal(store.read(store.shards[0]), fresh)
-
-
-def test_shards_of_an_older_split_do_not_stay_behind(tmp_path):
-    write(tmp_path, records(3), records(3))
-    write(tmp_path, records(6))
-    assert {p.name for p in tmp_path.iterdir()} == {"train-0.tfrecord", "index.json"}
-
-
-def test_truncated_shard_is_named(tmp_path):
-    store = write(tmp_path, records(3))
-    file = tmp_path / store.shards[0]["name"]
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(BrokenArtefact, match="train-0.tfrecord: received .* bytes, expected"):
-        soft_labels.Store(tmp_path)
-
-
-@pytest.mark.parametrize("content", ["{}", "[]", '{"layout": {"views": 1}, "shards": []}'])
-def test_an_index_that_is_none_is_named(tmp_path, content):
-    (tmp_path / "index.json").write_text(content)
-    with pytest.raises(BrokenArtefact, match="index.json: no index of soft labels .* run again with --force"):
-        soft_labels.Store(tmp_path)
-
-
-def test_flipped_byte_is_named(tmp_path):
-    store = write(tmp_path, records(3))
-    file = tmp_path / store.shards[0]["name"]
-    data = bytearray(file.read_bytes())
-    data[20] ^= 1
-    file.write_bytes(bytes(data))
-    with pytest.raises(BrokenArtefact, match="train-0.tfrecord: its sha256"):
-        store.check_contents()
-    with pytest.raises(BrokenArtefact, match="train-0.tfrecord: corrupt shard at byte 0; run again with --force"):
-        store.read(store.shards[0])
-
-
-def test_a_store_of_other_settings_is_refused(tmp_path):
-    store = write(tmp_path, records(3))
-    with pytest.raises(BrokenArtefact, match=": made with temperature 2.0, expected 3.0; run again with --force"):
-        store.check_layout(dataclasses.replace(FULL, temperature=3.0))
 
 
 def one_view(*rows):

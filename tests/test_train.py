@@ -110,13 +110,15 @@ def test_a_subset_of_another_region_is_refused(started):
     def changed(run):
         write_json(run.path("regional_subset"), {**run.read("regional_subset"), "region": "NA"})
 
-    with pytest.raises(ValueError, match="subset.json is of region NA, phase2.region is EU; run `phase2 subset`"):
+    with pytest.raises(
+        ValueError, match="subset.json: received region NA, expected phase2.region, EU; run `phase2 subset`"
+    ):
         started([0, 0, 1, 1, 0], region="EU", before=changed)
 
 
 def test_more_accumulated_batches_than_there_are_is_refused(started):
     training = {"gradient_accumulation": 3, "epochs": 1}
-    with pytest.raises(ValueError, match="received 3, and the stage full has 2 steps in all: no update"):
+    with pytest.raises(ValueError, match="received 3, expected at most the 2 steps of the stage full"):
         started([0] * 8 + [1], training=training)
 
 
@@ -162,7 +164,7 @@ def test_smoothed_labels_of_a_teacher_that_is_softened_are_warned_of(
     started, tiny, capsys, smoothing, temperature, warned
 ):
     started([0, 1, 1, 1], temperature=temperature, regularization={"label_smoothing": smoothing})
-    message = f"warning: label_smoothing 0.1 meets phase3.distillation.temperature {temperature:g}: "
+    message = f"warning: label_smoothing 0.1 with phase3.distillation.temperature {temperature:g}: "
     assert (message in capsys.readouterr().out) == warned
 
 

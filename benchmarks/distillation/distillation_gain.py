@@ -103,7 +103,7 @@ def train(split: int, seed: int, student: str, variant: str) -> dict[str, float]
             check.run(run)
         distill.run(run)
     model = trained.load(run.path("student" if variant == "plain" else "distilled"), info, image_size=SIZE)
-    preprocessing = Preprocessing(SIZE, run.config.dataset.short_side)
+    preprocessing = Preprocessing.of(run.config.dataset, SIZE)
     found = evaluate.predict_split(model, info, "test", preprocessing, "student on test")
     result = classification_metrics(found.logits, found.labels, found.regions, info.classes, found.group_ids)
     shutil.rmtree(run.folder)

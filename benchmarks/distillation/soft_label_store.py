@@ -34,6 +34,7 @@ from keras_pipeline.training import soft_labels
 from keras_pipeline.training.distiller import Distiller
 from keras_pipeline.training.losses import dense_kl, distillation_kl
 from keras_pipeline.training.soft_labels import Layout
+from keras_pipeline.training.store import write_store
 
 CLASSES, WIDTH, PHOTOS = 9000, 768, 512
 GENERA, FAMILIES = 2500, 250
@@ -135,7 +136,7 @@ def reading(folder: Path, world: World) -> float:
             block["views"][:, 0] = soft_labels.encode_view(teacher[np.arange(start, start + 256) % PHOTOS], layout)
             yield block
 
-    soft_labels.write_store(folder, layout, [("train-00000.tfrecord", STORED, blocks())])
+    write_store(folder, layout, [("train-00000.tfrecord", STORED, blocks())])
     size = sum(file.stat().st_size for file in folder.glob("*.tfrecord"))
     print(f"store: {size / STORED:.1f} bytes a photo on disk, of one view, dense float32 {4 * CLASSES}")
     select, record_bytes = soft_labels.selector(layout), layout.dtype.itemsize
@@ -163,7 +164,7 @@ def step() -> float:
     """Microseconds a photo of a training step of the student that is shipped: alpha 1, 224 px, head of rank 256."""
     model = Model(name="mobilenetv2", pretrained=False, head_rank=256)
     student = heads.build_classifier(model, num_classes=CLASSES, image_size=224, dropout=0.2)
-    distiller = Distiller(student, temperature=1.0)
+    distiller = Distiller(student, temperature=1.0, soft=0.7, cross_entropy=0.3, loss="kl")
     distiller.compile("adam", jit_compile=False)
     random = np.random.default_rng(0)
     x = {

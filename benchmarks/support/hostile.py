@@ -222,6 +222,7 @@ class Room:
 
     def soft_labels(self, chance: random.Random) -> None:
         from keras_pipeline.training import soft_labels
+        from keras_pipeline.training.store import Store, write_store
 
         folder = self.folder / "soft"
         if not folder.exists():
@@ -229,7 +230,7 @@ class Room:
             blocks = np.zeros(4, layout.dtype)
             for view in range(2):
                 blocks["views"][:, view] = soft_labels.encode_view(np.eye(4, 3, dtype=np.float32), layout, 5)
-            soft_labels.write_store(folder, layout, [("train-0", 4, iter([blocks]))])
+            write_store(folder, layout, [("train-0", 4, iter([blocks]))])
             self.soft = {file.name: file.read_bytes() for file in folder.iterdir()}
         name = chance.choice(sorted(self.soft))
         index = name == "index.json" and chance.random() < 0.7
@@ -240,7 +241,7 @@ class Room:
         )
         try:
             (folder / name).write_bytes(data)
-            store = soft_labels.Store(folder)
+            store = Store(folder)
             for shard in store.shards:
                 soft_labels.total(store.read(shard)["views"][:, 0], store.layout)
             store.check_contents()

@@ -25,6 +25,7 @@ import tensorflow as tf
 from benchmarks.support.stored_photos import store
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.load import from_dict
+from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.phases.phase1_teacher import train
 from keras_pipeline.training import fit
 
@@ -52,11 +53,13 @@ def main() -> int:
         info = store(Path(root))
         run = Run(config(root), None)
         job = train.TeacherSpec("teacher", run.config.phase1)
-        ((stage, _),) = train.stages(run, job, info)
-        repeats, shown = train.sampling(run, job, info)
-        batches, validation = train.batches(run, job, info, repeats), train.validation(run, job, info)
-        model = train.classifier(run, job, info)
-        train.ready(model, job, stage, False, shown)
+        ((stage, _),) = train.stages(job, info, run.path("teacher").parent, run.made_from)
+        repeats, shown = train.sampling(job, info, run.path("regional_subset"))
+        preprocessing = Preprocessing.of(run.config.dataset, job.settings.data.image_size)
+        batches = train.batches(job, info, preprocessing, seed=run.config.seed, repeats=repeats)
+        validation = train.validation(info, preprocessing, None)
+        model = train.classifier(job.settings, info, global_teacher=run.path("teacher"))
+        train.prepare(model, job.settings, stage, frozen=False, shown=shown)
         bare = Bare(keras.models.clone_model(model), batches(range(1), 0))
         rates: dict[str, list[float]] = {"ours": [], "bare": []}
         for turn in range(ROUNDS + 1):

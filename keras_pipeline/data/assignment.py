@@ -1,4 +1,4 @@
-"""assignment.parquet: the split of each photo, and the attribution it needs."""
+"""assignment.parquet: each photo's split, and the attribution that its licence requires."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ COLUMNS = [
 
 
 def read(path: Path, remedy: str, **wanted: str) -> pd.DataFrame:
-    """Read a table of phase 0, or the rows where columns have these values.
+    """Read a table of phase 0, or its rows in which the given columns have the given values.
+
+    Args:
+        remedy: the command that makes the file again, for the message.
 
     Raises:
-        BrokenArtefact: naming the file, and the command that makes it again.
+        BrokenArtefact: naming the file and the remedy, if it can't be parsed.
     """
     try:
         return pd.read_parquet(path, filters=[(column, "==", value) for column, value in wanted.items()] or None)
@@ -28,10 +31,14 @@ def read(path: Path, remedy: str, **wanted: str) -> pd.DataFrame:
 
 
 def places(path: Path) -> pd.DataFrame:
-    """Where each photo went: sample_id (index), split, latin_name, region, observation_id, license, attribution."""
+    """Read split, latin_name, region, observation_id, license and attribution of each photo, by sample_id (the index).
+
+    Raises:
+        BrokenArtefact: if the file is missing or can't be parsed.
+    """
     columns = ["sample_id", "split", "latin_name", "region", "observation_id", "license", "attribution"]
     try:
         return pd.read_parquet(path, columns=columns).set_index("sample_id")
     except (OSError, pa.ArrowException) as error:
-        said = str(error).partition("\n")[0]
-        raise BrokenArtefact(f"{path}: {said}; run `phase0 split --force`") from None
+        reason = str(error).partition("\n")[0]
+        raise BrokenArtefact(f"{path}: {reason}; run `phase0 split --force`") from None

@@ -1,10 +1,10 @@
-"""From the bytes of any photo to the JPEG of a record. Without TensorFlow: export and the page's twin need none.
+"""Convert any photo's bytes to the JPEG of a record, without TensorFlow, which `phase0 export` does not load.
 
     photo bytes -> upright sRGB uint8 -> short side <= 256 (antialiased triangle filter) -> JPEG
 
-`upright_rgb` and `shrink` are Pillow's arithmetic, which the page's worker repeats sum by sum. `to_record` does the
-same for 850,000 photos and therefore lets the JPEG decoder halve first (DCT scaling) where that leaves enough pixels,
-and resizes with SIMD (cykooz.resizer: Pillow's algorithm, at most 1 of 255 levels off).
+`upright_rgb` and `shrink` use Pillow's arithmetic, which the page's worker repeats operation by operation. `to_record`
+does the same for 850,000 photos, so it is optimized: the JPEG decoder halves the picture first (DCT scaling) where that
+leaves enough pixels, and the resize uses SIMD (cykooz.resizer: Pillow's algorithm, at most 1 of 255 levels off).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from keras_pipeline.core.config.source import Dataset
 
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
-# What undoes each orientation; as Pillow's ImageOps.exif_transpose.
+# Undoes each orientation, like Pillow's ImageOps.exif_transpose.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -34,23 +34,25 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Refused before decoding: a 1 MB file can announce 4 gigapixels. A 100-megapixel camera photo still passes.
+# Checked before decoding: a 1 MB file can claim 4 gigapixels. A 100-megapixel camera photo still passes.
 MAX_PIXELS = 120_000_000
-# Formats that are told by their header and decoded only when asked to; Pillow reads forty more, for which every body
-# from the network would be tried (icons decode at once, PostScript starts a program).
+# Formats that Pillow recognizes by their header and decodes on request. It reads forty more, and would try them on
+# every response from the network (icons decode at once, PostScript starts a program).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
-MAX_SIDE = 65_500  # what libjpeg can write
-Image.MAX_IMAGE_PIXELS = None  # The check below answers instead of Pillow's warning.
+MAX_SIDE = 65_500  # pixels, libjpeg's limit
+Image.MAX_IMAGE_PIXELS = None  # `_opened` checks MAX_PIXELS instead of Pillow's warning.
 
 TRIANGLE = ResizeOptions(ResizeAlg.convolution(FilterType.bilinear))
-_thread = threading.local()  # A Resizer keeps buffers: one for each thread.
+_thread = threading.local()  # A Resizer holds buffers, so each thread has its own.
 
 
 def upright_rgb(photo: bytes) -> Image.Image:
-    """Decodes any photo Pillow reads (the first frame) to 8-bit sRGB with its EXIF orientation applied.
+    """Decode a photo's first frame to 8-bit sRGB with its EXIF orientation applied.
 
-    Raises ValueError for an undecodable, truncated or oversized picture. TensorFlow ignores EXIF orientation and
-    browsers apply it, so it is applied once, here, before anything is stored.
+    TensorFlow ignores EXIF orientation and browsers apply it, so it is applied once, here, before anything is stored.
+
+    Raises:
+        ValueError: if the picture is undecodable, truncated or oversized.
     """
     image = _opened(photo)
     try:
@@ -62,7 +64,7 @@ def upright_rgb(photo: bytes) -> Image.Image:
 
 
 def shrink(image: Image.Image, short_side: int) -> Image.Image:
-    """Resizes so that the shorter side is `short_side` pixels; a smaller picture is returned as it is.
+    """Resize so that the shorter side is `short_side` pixels; return a smaller picture unchanged.
 
     Pillow's BILINEAR is the antialiased triangle filter.
     """
@@ -72,14 +74,24 @@ def shrink(image: Image.Image, short_side: int) -> Image.Image:
 
 
 def to_record(photo: bytes, *, short_side: int, min_short_side: int, quality: int) -> tuple[bytes, int, int]:
-    """A downloaded photo -> (JPEG bytes, height, width) as stored: upright, sRGB, shorter side <= short_side.
+    """Convert a downloaded photo to what is stored: an upright sRGB JPEG with its shorter side <= short_side.
 
-    A JPEG that is all this already keeps its own bytes, once they have been decoded. Raises ValueError saying why a
-    photo is refused.
+    A JPEG that already fits keeps its bytes, after a trial decoding.
+
+    Args:
+        min_short_side: pixels; smaller photos are refused.
+        quality: JPEG quality, 0 to 100.
+
+    Returns:
+        JPEG bytes, height and width in pixels.
+
+    Raises:
+        ValueError: saying why the photo is refused.
     """
     with _opened(photo) as image:
-        size, orientation = image.size, _orientation(image)
-        # Phones write MPO: a JPEG with a second picture behind it.
+        size = image.size
+        orientation = _orientation(image)
+        # Phones write MPO: a JPEG followed by a second picture.
         plain = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and "icc_profile" not in image.info
         storable = image.format == "JPEG" and image.mode == "RGB"
     if min(size) < min_short_side:
@@ -93,13 +105,13 @@ def to_record(photo: bytes, *, short_side: int, min_short_side: int, quality: in
     pixels = _upright(_shrink_pixels(pixels, short_side), orientation)
     if max(pixels.shape) > MAX_SIDE:
         raise ValueError(f"longer side above {MAX_SIDE} px")
-    # 4:2:0, as nearly all photos are: a quarter smaller than 4:4:4, and a quarter faster to decode in every epoch.
+    # 4:2:0, like nearly all photos: a quarter smaller than 4:4:4, and a quarter faster to decode in every epoch.
     encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "420")
     return encoded, pixels.shape[0], pixels.shape[1]
 
 
 def converter(settings: Dataset) -> Callable[[bytes], tuple[bytes, int, int]]:
-    """`to_record` as the config wants its photos."""
+    """Return `to_record` with the config's values."""
     return functools.partial(
         to_record,
         short_side=settings.short_side,
@@ -109,7 +121,7 @@ def converter(settings: Dataset) -> Callable[[bytes], tuple[bytes, int, int]]:
 
 
 def _opened(photo: bytes) -> Image.Image:
-    """The picture, its header read and its number of pixels checked, nothing decoded. Raises ValueError."""
+    """Read a picture's header and check its number of pixels, without decoding it. Raises ValueError."""
     try:
         image = Image.open(io.BytesIO(photo), formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -124,15 +136,16 @@ def _opened(photo: bytes) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # Broken EXIF is common; such photos are shown as they lie.
+    except Exception:  # Broken EXIF is common; viewers show such photos without rotation.
         return 1
     return value if value in UPRIGHT else 1
 
 
 def _decode_plain_jpeg(photo: bytes, short_side: int) -> np.ndarray | None:
-    """uint8 [H, W, 3], halved, quartered … while the shorter side stays >= short_side; None where Pillow must decide.
+    """Decode to uint8 [H, W, 3], halved, quartered … as long as the shorter side stays >= short_side.
 
-    libjpeg takes a truncated file with a warning: `strict` makes that an error.
+    Returns None if the decoder fails, so that Pillow tries. libjpeg only warns of a truncated file; simplejpeg's
+    default, `strict`, makes that an error.
     """
     try:
         return simplejpeg.decode_jpeg(photo, "RGB", min_height=short_side, min_width=short_side, min_factor=2)
@@ -141,7 +154,7 @@ def _decode_plain_jpeg(photo: bytes, short_side: int) -> np.ndarray | None:
 
 
 def _shrink_pixels(pixels: np.ndarray, short_side: int) -> np.ndarray:
-    """`shrink` for uint8 [H, W, 3]."""
+    """Do `shrink` on uint8 [H, W, 3]."""
     height, width = pixels.shape[:2]
     if min(height, width) <= short_side:
         return pixels
@@ -153,7 +166,7 @@ def _shrink_pixels(pixels: np.ndarray, short_side: int) -> np.ndarray:
 
 
 def _shrunk(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """The longer side is floor(long * short_side / short + 0.5)."""
+    """Scale a size; the longer side becomes floor(long * short_side / short + 0.5)."""
     first, second = (int(side * short_side / min(size) + 0.5) for side in size)
     return first, second
 
@@ -175,20 +188,20 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     if profile and space == {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}[flat.mode]:
         with contextlib.suppress(ImageCms.PyCMSError, OSError):
             converted = ImageCms.profileToProfile(flat, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            return converted or flat  # None only where it works in place
+            return converted or flat  # typed as optional: None only when converting in place
     return flat.convert("RGB")
 
 
 def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
-    """A broken profile is common and harmless: such photos are shown as plain sRGB everywhere."""
+    """Return the ICC profile, or None. A broken one is common and harmless: viewers show such photos as plain sRGB."""
     with contextlib.suppress(ImageCms.PyCMSError, OSError):
-        if found := image.info.get("icc_profile"):
-            return ImageCms.ImageCmsProfile(io.BytesIO(found))
+        if profile := image.info.get("icc_profile"):
+            return ImageCms.ImageCmsProfile(io.BytesIO(profile))
     return None
 
 
 def _flattened(image: Image.Image) -> Image.Image:
-    """8 bits a channel, and on white where it is transparent."""
+    """Convert to 8 bits a channel, and put a transparent picture on white."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

@@ -1,4 +1,4 @@
-"""Shards become batches. Training streams are functions of (seed, epoch); evaluation sees each example once."""
+"""Batches from shards. A training stream is a function of (seed, epoch); evaluation sees each photo once."""
 
 from __future__ import annotations
 
@@ -15,33 +15,32 @@ from keras_pipeline.data import augment
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.data.records import INTEGERS, DatasetInfo
 
-# Serialized photos held for shuffling. Shards are already in random order, so that this is enough for any collection.
-EVALUATION_BATCH = 64  # photos; whatever is zipped with `evaluation_batches` comes in as many
-SHUFFLE_BUFFER = 4096
+EVALUATION_BATCH = 64  # photos; a dataset zipped with `evaluation_batches` needs batches of the same size
+SHUFFLE_BUFFER = 4096  # serialized photos; enough for any collection, because shards are in random order already
 
-# Everything is required: a missing feature is a broken record, never a silent default.
+# No defaults: a missing feature means a broken record.
 FEATURES = {
     name: tf.io.FixedLenFeature([], tf.int64 if field in INTEGERS else tf.string)
     for field, name in FEATURE_NAMES.items()
 }
 
-# (JPEG bytes: scalar string, seed: int64 [2], number of the epoch or stored view: int64) -> float32 [S, S, 3], 0..255,
-# or {"image": one, other names: the same view at other sizes}
+# (JPEG bytes: scalar string, seed: int64 [2], number of the epoch or of the stored view: int64)
+# -> float32 [S, S, 3], 0..255, or {"image": that, other names: the same view at other sizes}
 View = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor | dict[str, tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Companion:
-    """Fixed-size records that lie beside the train shards, one for each photo, in the same order."""
+    """Fixed-size records stored beside the train shards, one for each photo, in the same order."""
 
-    folder: Path  # of a TFRecord file for each train shard, of the same name; its records hold many of ours
+    folder: Path  # holds a TFRecord file named like each train shard; each TFRecord is a block of these records
     record_bytes: int
-    select: Callable[[tf.Tensor, dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]
     # (record: uint8 [record_bytes], photo, epoch) -> {"number": int64 and "seed": int64 [2] of the view, other tensors}
+    select: Callable[[tf.Tensor, dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]
 
 
 def parse(example: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Serialized Example (scalar string) -> {field: scalar}; fields as in `schema.Photo`."""
+    """Parse a serialized Example (scalar string) to {field of `schema.Photo`: scalar}."""
     parsed = tf.io.parse_single_example(example, FEATURES)
     return {field: parsed[name] for field, name in FEATURE_NAMES.items()}
 
@@ -55,23 +54,24 @@ def evaluation_batches(
     max_shards: int | None = None,
     batch_size: int = EVALUATION_BATCH,
 ) -> tf.data.Dataset:
-    """Every photo of the split's first `max_shards` shards once, in their order, the last batch as short as it comes.
+    """Make batches of every photo of a split once, in the shards' order; the last batch may be smaller.
 
     Args:
-        region: only photos of this region, of all shards.
+        region: only photos of this region; not together with `max_shards`.
+        max_shards: only the split's first shards.
 
-    Yields:
-        {"image": float32 [N, S, S, 3], "label": int64 [N], "sample_id", "region", "group_id": string [N]}
+    Returns:
+        Batches {"image": float32 [N, S, S, 3], "label": int64 [N], "sample_id", "region", "group_id": string [N]}.
+        Reading them raises InvalidArgumentError unless there are as many photos as dataset.json says.
     """
 
-    def prepare(example):
+    def prepare(example: tf.Tensor) -> dict[str, tf.Tensor]:
         photo = parse(example)
         kept = {name: photo[name] for name in ("label", "sample_id", "region", "group_id")}
         return {"image": preprocessing.from_jpeg(photo["image"]), **kept}
 
     shards = info.splits[split]["shards"][:max_shards]
     dataset = tf.data.TFRecordDataset([str(info.folder / shard["name"]) for shard in shards])
-    # More or fewer photos than dataset.json says raise here.
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(sum(shard["n"] for shard in shards)))
     if region is not None:
         dataset = dataset.filter(lambda example: parse(example)["region"] == region)
@@ -80,7 +80,11 @@ def evaluation_batches(
 
 
 def steps_per_epoch(info: DatasetInfo, batch_size: int, region: str | None = None) -> int:
-    """Full batches in one pass over the train split. Raises ValueError when there isn't one."""
+    """Count the full batches in one pass over the train split.
+
+    Raises:
+        ValueError: if there is none.
+    """
     n = info.count("train", region)
     where = f" of region {region}" if region else ""
     if not n:
@@ -102,27 +106,29 @@ def training_batches(
     repeats: np.ndarray | None = None,
     companion: Companion | None = None,
 ) -> tf.data.Dataset:
-    """Batches of the given epochs, one after the other; each is another seeded order of the train split.
+    """Make batches of the given epochs, each a different seeded order of the train split.
 
     Args:
         view: see `View`.
-        epochs: what is left to do; a run restarted at epoch 7 passes range(7, 20) and sees what it would have seen.
-        done: batches of the first of these epochs to leave out; their photos are read, not decoded.
+        epochs: those still to do; a run restarted at epoch 7 passes range(7, 20) and sees the same batches as before.
+        done: batches of the first of these epochs to skip; their photos are read but not decoded.
         region: only photos of this region.
-        repeats: of `class_repeats`; None shows each photo once an epoch.
-        companion: records zipped with the photos, which say the view's number and seed.
+        repeats: see `class_repeats`; None shows each photo once an epoch.
+        companion: records zipped with the photos; they give the view's number and seed.
 
-    Yields:
-        {"image": float32 [N, S, S, 3], "label": int64 [N], "region": string [N], "seed": int64 [2], the view's other
-        sizes, companion's tensors}. Within an epoch the photos left over after the last full batch are dropped, other
-        ones each epoch.
+    Returns:
+        Batches {"image": float32 [N, S, S, 3], "label": int64 [N], "region": string [N], "seed": int64 [2], the view's
+        other sizes, the companion's tensors}. All are full: an epoch drops its last photos, different ones each time.
+
+    Raises:
+        ValueError: see `steps_per_epoch`.
     """
     per_epoch = steps_per_epoch(info, batch_size, region) * batch_size
     files = [str(path) for path in info.shards("train")]
 
-    def one_epoch(epoch):
-        # Of this function's graph alone. Otherwise the order would hang on the global seed too, and a global seed of 0
-        # makes TensorFlow ask whether ours, a tensor, is 0 as well, which raises.
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        # For this function's graph only. Otherwise the order would depend on the global seed too, and with a global
+        # seed of 0 TensorFlow compares ours, a tensor, with 0, which raises.
         tf.random.set_seed(1)
         shuffle_seed = epoch * 1_000_003 + seed
         shards = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files), shuffle_seed)
@@ -135,7 +141,7 @@ def training_batches(
             records = records.batch(256).map(lambda *block: _repeated(epoch, block, repeats, seed)).unbatch()
         records = records.shuffle(min(SHUFFLE_BUFFER, info.count("train", region)), shuffle_seed)
         if repeats is not None:
-            records = records.repeat()  # the rounding of `repeats` may leave an epoch a few photos short
+            records = records.repeat()  # after rounding, `repeats` may leave an epoch a few photos short
         already = tf.where(epoch == epochs.start, tf.constant(done * batch_size, tf.int64), 0)
         return records.take(per_epoch).skip(already).map(lambda *record: (epoch, *record))
 
@@ -146,8 +152,16 @@ def training_batches(
     return dataset.map(lambda batch: {**batch, "seed": batch["seed"][0]}).prefetch(4)
 
 
-def _prepare(view: View, companion: Companion | None, seed: int, epoch, copy, example, *record) -> dict:
-    """A record's view, label, region and what the companion knows of it."""
+def _prepare(
+    view: View,
+    companion: Companion | None,
+    seed: int,
+    epoch: tf.Tensor,
+    copy: tf.Tensor,
+    example: tf.Tensor,
+    *record: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+    """Return a record's view, label, region and companion's tensors."""
     photo = parse(example)
     if companion:
         extra = companion.select(record[0], photo, epoch)
@@ -160,12 +174,19 @@ def _prepare(view: View, companion: Companion | None, seed: int, epoch, copy, ex
 
 
 def class_repeats(counts: np.ndarray, sampling: str) -> np.ndarray | None:
-    """How often each photo of a class is to come in an epoch of as many photos as there are: float32 [C].
+    """Return how often an epoch shows each photo of a class: float32 [C], or None for `natural`, once each.
 
-    A class of n photos then comes with a frequency proportional to n (`natural`: None), sqrt(n) or 1 (`balanced`).
+    A class of n photos is then shown in proportion to n (`natural`), sqrt(n) (`sqrt`) or 1 (`balanced`); an epoch stays
+    as long as it was.
 
     Args:
-        counts: int [C], train photos of each class; classes without any have no part in it.
+        counts: int [C], train photos of each class; empty classes are left out.
+
+    Example:
+        Two classes of 9 photos and 1 photo, which then show 5 each:
+
+        >>> [round(float(repeats), 3) for repeats in class_repeats(np.array([9, 1]), "balanced")]
+        [0.556, 5.0]
     """
     if sampling == "natural":
         return None
@@ -175,10 +196,13 @@ def class_repeats(counts: np.ndarray, sampling: str) -> np.ndarray | None:
 
 
 def _repeated(epoch: tf.Tensor, block: tuple[tf.Tensor, ...], repeats: np.ndarray, seed: int) -> tuple[tf.Tensor, ...]:
-    """(number of the copy, *record) of each record as often as its class asks for; a fraction by a hash of the photo.
+    """Repeat each record as its class asks; a hash of the photo decides on the fractional copy.
 
     Args:
-        block: Examples [N] and what comes with them.
+        block: Examples [N], and companion records [N, bytes] if there are any.
+
+    Returns:
+        (number of the copy int64 [M], *block with M rows)
     """
     features = {name: FEATURES[FEATURE_NAMES[name]] for name in ("label", "sample_id")}
     parsed = tf.io.parse_example(block[0], {FEATURE_NAMES[name]: spec for name, spec in features.items()})
@@ -201,7 +225,7 @@ def _open(file: tf.Tensor, companion: Companion | None) -> tf.data.Dataset:
 
 
 def training_view(augmentation: str, preprocessing: Preprocessing) -> View:
-    """The views of a policy name: none | moderate | aggressive."""
+    """Return the training view of a policy: none | moderate | aggressive."""
     if augmentation == "none":
         return lambda image_bytes, seed, number: preprocessing.from_jpeg(image_bytes)
     policy = augment.POLICIES[augmentation]
@@ -209,11 +233,11 @@ def training_view(augmentation: str, preprocessing: Preprocessing) -> View:
 
 
 def stored_view(preprocessing: Preprocessing) -> View:
-    """The views soft labels are stored for: number 0 is the clean one, the others are `moderate` ones."""
+    """Return the view that soft labels are stored for: number 0 is clean, the others are `moderate`."""
     policy = augment.POLICIES["moderate"]
     size = preprocessing.image_size
 
-    def view(image_bytes, seed, number):
+    def view(image_bytes: tf.Tensor, seed: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
         return tf.cond(
             number == 0,
             lambda: preprocessing.from_jpeg(image_bytes),
@@ -224,20 +248,21 @@ def stored_view(preprocessing: Preprocessing) -> View:
 
 
 def stored_view_batches(
-    shard: Path, preprocessing: Preprocessing, *, number: int, seed: int, batch_size: int = 64
+    shard: Path, preprocessing: Preprocessing, *, number: int, seed: int, batch_size: int = EVALUATION_BATCH
 ) -> tf.data.Dataset:
-    """One train shard in its own order as the student will see it at view `number`.
+    """Make batches of one train shard, in its order, as the student will see it at view `number`.
 
-    Yields {"image": float32 [N, S, S, 3], "seed": int64 [N, 2] (hash of the sample id, the view's seed)}.
+    Returns:
+        Batches {"image": float32 [N, S, S, 3], "seed": int64 [N, 2] (hash of the sample id, the view's seed)}.
     """
     view = stored_view(preprocessing)
 
-    def prepare(example):
+    def prepare(example: tf.Tensor) -> dict[str, tf.Tensor]:
         photo = parse(example)
         sample = augment.sample_hash(photo["sample_id"])
-        number_ = tf.constant(number, tf.int64)
-        sample_seed = augment.view_seed(sample, number_, seed)
-        return {"image": view(photo["image"], sample_seed, number_), "seed": sample_seed}
+        view_number = tf.constant(number, tf.int64)
+        sample_seed = augment.view_seed(sample, view_number, seed)
+        return {"image": view(photo["image"], sample_seed, view_number), "seed": sample_seed}
 
     dataset = tf.data.TFRecordDataset(str(shard)).map(prepare, tf.data.AUTOTUNE, deterministic=True)
     return dataset.batch(batch_size).prefetch(2)

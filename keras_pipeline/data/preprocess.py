@@ -1,11 +1,11 @@
-"""The one deterministic path from a photo to the tensor a model sees.
+"""Preprocessing: the one deterministic path from a photo to a model's input.
 
     photo bytes -> upright sRGB uint8 -> short side <= 256 (Pillow, antialiased)     once, at export, and in the page
                 -> central square, 7/8 of the short side -> [S, S, 3] float32 0..255  evaluation, soft labels,
                                                                                       calibration, export, page
 
 Both resizes use the triangle filter widened by the scale factor (antialiased bilinear). The first is Pillow's 8-bit
-fixed-point arithmetic, the second float32; `preprocessing.json` names them and the page's worker does the same sums.
+fixed-point arithmetic, the second float32. `preprocessing.json` documents both, and the page's worker repeats them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from keras_pipeline.core.config.source import Dataset
 from keras_pipeline.data.photo import MAX_PIXELS, shrink, upright_rgb
 
 
 def decode_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
-    """JPEG bytes (scalar string) -> uint8 [H, W, 3].
+    """Decode JPEG bytes (scalar string) to uint8 [H, W, 3].
 
     INTEGER_ACCURATE equals Pillow's decoder exactly; TensorFlow's default is off by up to 4 levels.
     """
@@ -28,16 +29,16 @@ def decode_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
 
 
 def resize_antialiased(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """[H, W, 3] -> float32 [size[0], size[1], 3], triangle filter widened by the scale factor."""
+    """Resize [H, W, 3] to float32 [size[0], size[1], 3] with a triangle filter widened by the scale factor."""
     return tf.image.resize(image, size, method="bilinear", antialias=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """Photo or record -> float32 [image_size, image_size, 3], RGB, 0..255.
+    """Convert a photo or a record to float32 [image_size, image_size, 3], RGB, 0..255.
 
     Example:
-        A picture of 256 x 300 pixels, of one colour:
+        A picture of 256 x 300 pixels in one colour:
 
         >>> tensor = Preprocessing(image_size=96).from_pixels(np.full((256, 300, 3), 200, np.uint8))
         >>> tensor.shape.as_list(), round(float(tensor[0, 0, 0]), 3)
@@ -47,16 +48,22 @@ class Preprocessing:
     image_size: int  # pixels; the model's input
     short_side: int = 256  # pixels; of a stored record
     crop_fraction: float = 0.875  # 224 of 256: the usual ImageNet evaluation crop
-    min_short_side: int = 1  # pixels; of an original. Of less a plant can't be told, and nothing like it was trained on
+    min_short_side: int = 1  # pixels; of an original. Smaller ones show too little, and training saw none
+
+    @classmethod
+    def of(cls, dataset: Dataset, image_size: int) -> Preprocessing:
+        """Return the path to `image_size` pixels from photos stored as the config's section `dataset` asks."""
+        return cls(image_size, dataset.short_side, min_short_side=dataset.min_short_side)
 
     def from_pixels(self, image: tf.Tensor) -> tf.Tensor:
-        """uint8 [H, W, 3] with short side <= short_side -> float32 [S, S, 3], 0..255."""
+        """Crop and resize uint8 [H, W, 3], short side <= short_side, to float32 [S, S, 3], 0..255."""
         shape = tf.shape(image)
         short = tf.cast(tf.minimum(shape[0], shape[1]), tf.float64)
         side = tf.cast(tf.floor(self.crop_fraction * short + 0.5), tf.int32)
-        top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+        top = (shape[0] - side) // 2
+        left = (shape[1] - side) // 2
         square = image[top : top + side, left : left + side]
-        # At its own size a picture comes out of the filter as it went in, only later.
+        # At its own size the filter would return the same pixels, only later.
         resized = tf.cond(
             side == self.image_size,
             lambda: tf.cast(square, tf.float32),
@@ -65,15 +72,23 @@ class Preprocessing:
         return tf.ensure_shape(resized, (self.image_size, self.image_size, 3))
 
     def from_jpeg(self, image_bytes: tf.Tensor) -> tf.Tensor:
-        """A record's JPEG bytes (scalar string) -> float32 [S, S, 3], 0..255."""
+        """Convert a record's JPEG bytes (scalar string) to float32 [S, S, 3], 0..255."""
         return self.from_pixels(decode_jpeg(image_bytes))
 
     def from_photo(self, photo: bytes) -> tf.Tensor:
-        """Any photo's bytes -> float32 [S, S, 3], 0..255, as the page's worker does it. Raises ValueError."""
+        """Convert any photo's bytes to float32 [S, S, 3], 0..255, as the page's worker does.
+
+        Raises:
+            ValueError: see `shrunk`.
+        """
         return self.from_pixels(tf.constant(np.asarray(self.shrunk(photo))))
 
     def shrunk(self, photo: bytes) -> Image.Image:
-        """Any photo's bytes -> upright sRGB, shorter side <= short_side. Raises ValueError, also for a tiny one."""
+        """Convert any photo's bytes to an upright sRGB picture with its shorter side <= short_side.
+
+        Raises:
+            ValueError: if the photo can't be decoded, or is below min_short_side or above MAX_PIXELS.
+        """
         image = upright_rgb(photo)
         if min(image.size) < self.min_short_side:
             raise ValueError(
@@ -83,7 +98,7 @@ class Preprocessing:
         return shrink(image, self.short_side)
 
     def to_json(self) -> dict:
-        """What `preprocessing.json` holds, so that another language can repeat the sums."""
+        """Return the content of `preprocessing.json`, enough to repeat the arithmetic in another language."""
         return {
             **dataclasses.asdict(self),
             "max_pixels": MAX_PIXELS,  # of an original

@@ -1,4 +1,4 @@
-"""Photo records and their shards: written aside, counted, read back, renamed; a corrupt one is named."""
+"""Photo records and their shards: write to a temporary file, read back, rename; name a corrupt shard."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.data import tfrecord
 
 INTEGERS = ("height", "width", "label")
-# What the split decides of a photo, from the ledger; the rest stays as it was stored.
+# Fields that the split sets from the ledger; the others stay as stored.
 DECIDED = ("latin_name", "region", "group_id", "source_url", "license", "attribution", "label")
 
 
 def encode(photo: Photo) -> bytes:
-    """A serialized tf.train.Example, features as in `schema.FEATURE_NAMES`."""
+    """Serialize a photo as a tf.train.Example with the features of `schema.FEATURE_NAMES`."""
     example = tfrecord.Example()
     features = example.features.feature
     for field, name in FEATURE_NAMES.items():
@@ -35,7 +35,7 @@ def encode(photo: Photo) -> bytes:
             features[name].int64_list.value.append(value)
         else:
             features[name].bytes_list.value.append(value if isinstance(value, bytes) else value.encode())
-    # Sorted keys inside the map, so that equal photos give equal bytes and equal shard checksums.
+    # Sorted map keys, so that equal photos give equal bytes and equal shard checksums.
     return example.SerializeToString(deterministic=True)
 
 
@@ -46,7 +46,11 @@ def _parsed(example: bytes) -> Any:
 
 
 def decode(example: bytes) -> Photo:
-    """The inverse of `encode`. Raises BrokenArtefact for bytes that are no such Example."""
+    """Parse a photo, the inverse of `encode`.
+
+    Raises:
+        BrokenArtefact: if the bytes are not such an Example.
+    """
     try:
         features = _parsed(example).features.feature
         values = {}
@@ -56,17 +60,21 @@ def decode(example: bytes) -> Photo:
             else:
                 data = features[name].bytes_list.value[0]
                 values[field] = data if field == "image" else data.decode()
-    except Exception as error:  # protobuf's DecodeError is no ValueError
-        raise BrokenArtefact(f"bytes that are no photo record ({error!r}); run `phase0 export` again") from error
+    except Exception as error:  # protobuf's DecodeError is not a ValueError
+        raise BrokenArtefact(
+            f"received bytes that are not a photo record ({error!r}), expected a tf.train.Example; run `phase0 export` "
+            "again"
+        ) from error
     return Photo(**values)
 
 
 class ShardWriter:
-    """One shard that grows beside its final name; nothing of it stays until `finish` has renamed it."""
+    """A shard written under a temporary name, which `finish` renames and `abandon` removes."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self._temporary = path, temporary_for(path)
+        self.path = path
+        self._temporary = temporary_for(path)
         self._writer = tfrecord.Writer(self._temporary)
 
     @property
@@ -79,23 +87,27 @@ class ShardWriter:
         self._writer.add(example)
 
     def finish(self) -> dict:
-        """Reads the shard back, CRCs checked, and renames it. Returns {name, n, bytes, sha256}."""
+        """Read the shard back, checking CRCs, and rename it; return its entry {name, n, bytes, sha256}.
+
+        Raises:
+            BrokenArtefact: if it does not read back as written.
+        """
         self._writer.close()
-        found = sum(1 for _ in tfrecord.read_records(self._temporary))
-        if found != self._writer.n:
-            raise BrokenArtefact(f"{self.path}: wrote {self._writer.n} photos, read back {found}; check the disk")
-        entry = {"name": self.path.name, "n": found, "bytes": self.size, "sha256": file_hash(self._temporary)}
+        n = sum(1 for _ in tfrecord.read_records(self._temporary))
+        if n != self._writer.n:
+            raise BrokenArtefact(f"{self.path}: wrote {self._writer.n} photos, read back {n}; check the disk")
+        entry = {"name": self.path.name, "n": n, "bytes": self.size, "sha256": file_hash(self._temporary)}
         self._temporary.replace(self.path)
         return entry
 
     def abandon(self) -> None:
-        """Removes what was written; harmless after `finish`."""
+        """Remove what was written; harmless after `finish`."""
         self._writer.abandon()
         self._temporary.unlink(missing_ok=True)
 
 
 def write_shard(path: Path, examples: Iterable[bytes]) -> dict:
-    """One whole shard, see ShardWriter. Returns {name, n, bytes, sha256}."""
+    """Write a whole shard, see ShardWriter; return its entry {name, n, bytes, sha256}."""
     shard = ShardWriter(path)
     try:
         for example in examples:
@@ -106,7 +118,11 @@ def write_shard(path: Path, examples: Iterable[bytes]) -> dict:
 
 
 def read_shard(path: Path) -> Iterator[bytes]:
-    """Serialized Examples in order, CRCs checked. Raises BrokenArtefact naming a corrupt or missing shard."""
+    """Yield a shard's serialized Examples in order, checking CRCs.
+
+    Raises:
+        BrokenArtefact: naming the shard, if it is corrupt or missing.
+    """
     for _, example in _records(path):
         yield example
 
@@ -121,42 +137,55 @@ def _records(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def find(info: DatasetInfo, split: str, sample_ids: Iterable[str]) -> dict[str, Photo]:
-    """{sample_id: photo} of a split's photos, as far as they are there. Reads its shards up to the last one found."""
-    wanted, found = set(sample_ids), {}
+    """Return {sample_id: photo} of those photos that are in the split; read no more of its shards than needed."""
+    missing = set(sample_ids)
+    photos = {}
     for shard in info.shards(split):
-        if not wanted:
+        if not missing:
             break
         for photo in map(decode, read_shard(shard)):
-            if photo.sample_id in wanted:
-                found[photo.sample_id] = photo
-                wanted.remove(photo.sample_id)
-    return found
+            if photo.sample_id in missing:
+                photos[photo.sample_id] = photo
+                missing.remove(photo.sample_id)
+    return photos
 
 
 def index_shard(path: Path, describe: Callable[[Photo], dict]) -> pd.DataFrame:
-    """What lies where: a row a record with file, offset and length of its data in bytes, sample_id, group_id, sha256,
-    and the columns of `describe`. Raises BrokenArtefact on a corrupt shard.
+    """Locate each record of a shard.
+
+    Args:
+        describe: returns further columns of a photo.
+
+    Returns:
+        A row for each record: file, offset and length of its data in bytes, sample_id, group_id, sha256, and the
+        columns of `describe`.
+
+    Raises:
+        BrokenArtefact: if the shard is corrupt or empty.
     """
     rows = []
     for offset, example in _records(path):
         photo = decode(example)
         place = {"file": str(path), "offset": offset, "length": len(example)}
-        known = {"sample_id": photo.sample_id, "group_id": photo.group_id, "sha256": photo.sha256}
-        rows.append(place | known | describe(photo))
+        identity = {"sample_id": photo.sample_id, "group_id": photo.group_id, "sha256": photo.sha256}
+        rows.append(place | identity | describe(photo))
     if not rows:
-        raise BrokenArtefact(f"{path}: holds no photo; {REMEDY}")
+        raise BrokenArtefact(f"{path}: received no photo, expected at least one; {REMEDY}")
     return pd.DataFrame(rows)
 
 
 def write_split(folder: Path, split: str, table: pd.DataFrame, *, shard_bytes: float) -> dict:
-    """Copies stored photos into `{split}-00000-of-000NN.tfrecord`, each near `shard_bytes`; a shard that is there
-    already, from a killed run, is kept.
+    """Copy stored photos into shards `{split}-00000-of-000NN.tfrecord`; keep those that a killed run has finished.
 
     Args:
-        table: a row a photo in the order of the shards, with file, offset, length and the columns DECIDED.
+        table: a row for each photo, in the shards' order, with file, offset, length and the columns DECIDED.
+        shard_bytes: size of a shard, approximately.
 
     Returns:
-        dataset.json's entry {n, shards: [{name, n, bytes, sha256}], per_region, per_class}.
+        The split's entry in dataset.json: {n, shards: [{name, n, bytes, sha256}], per_region, per_class}.
+
+    Raises:
+        BrokenArtefact: if another photo is stored where `table` says.
     """
     count = min(math.ceil(table["length"].sum() / shard_bytes), len(table))
     bounds = np.linspace(0, len(table), count + 1).astype(int)
@@ -167,7 +196,7 @@ def write_split(folder: Path, split: str, table: pd.DataFrame, *, shard_bytes: f
         if path.exists():
             shards.append({"name": path.name, "n": len(rows), "bytes": path.stat().st_size, "sha256": file_hash(path)})
         else:
-            shards.append(write_shard(path, map(_decided, rows.itertuples())))
+            shards.append(write_shard(path, map(_labelled, rows.itertuples())))
     return {
         "n": len(table),
         "shards": shards,
@@ -176,13 +205,13 @@ def write_split(folder: Path, split: str, table: pd.DataFrame, *, shard_bytes: f
     }
 
 
-def _decided(row) -> bytes:
-    """A stored photo with the split's label, group and names."""
+def _labelled(row: Any) -> bytes:
+    """Return a stored photo with the split's label, group and names."""
     with Path(row.file).open("rb") as file:
         file.seek(row.offset)
         photo = decode(file.read(row.length))
     if photo.sample_id != row.sample_id:
-        raise BrokenArtefact(f"{row.file}: sample {photo.sample_id} where {row.sample_id} was; {REMEDY}")
+        raise BrokenArtefact(f"{row.file}: received sample {photo.sample_id}, expected {row.sample_id}; {REMEDY}")
     return encode(dataclasses.replace(photo, **{field: getattr(row, field) for field in DECIDED}))
 
 
@@ -191,15 +220,16 @@ def _counts(column: pd.Series) -> dict[str, int]:
 
 
 def publish(folder: Path, made: Path) -> None:
-    """A complete new split, made in a folder of its own, takes the old one's place. Killed on the way, call
-    `finish_publishing` before anything reads the dataset.
+    """Replace the old split by a complete new one, made in the folder `made`.
+
+    After a kill, call `finish_publishing` before reading the dataset.
     """
     made.rename(folder / READY)
     finish_publishing(folder)
 
 
 def finish_publishing(folder: Path) -> None:
-    """Moves what `publish` had announced; the old dataset.json goes first and the new one comes last."""
+    """Move what `publish` has announced: remove the old dataset.json first, move the new one last."""
     ready = folder / READY
     if not ready.is_dir():
         return
@@ -219,14 +249,18 @@ def finish_publishing(folder: Path) -> None:
 
 READY = "ready"
 REMEDY = (
-    "remove that shard, then run `phase0 export --force`, which fetches its photos alone again, and "
+    "remove that shard, then run `phase0 export --force`, which fetches only its photos again, and "
     "`phase0 split --force`"
 )
-INFO_REMEDY = "remove it and run `phase0 split --force`, which makes it again: all groups keep their places"
+INFO_REMEDY = "remove it and run `phase0 split --force`, which makes it again with the same splits"
 
 
 def read_info(path: Path) -> DatasetInfo:
-    """Read dataset.json. Raises BrokenArtefact for one that does not hold what the split writes."""
+    """Read dataset.json.
+
+    Raises:
+        BrokenArtefact: if it does not hold what `phase0 split` writes.
+    """
     value = read_json(path)
     try:
         info = DatasetInfo(path.parent, value["classes"], value["class_hash"], value["splits"])
@@ -234,19 +268,19 @@ def read_info(path: Path) -> DatasetInfo:
             _check_counts(split)
             for shard in split["shards"]:
                 shard_entry(shard)
-        known = class_hash(info.classes)
+        expected = class_hash(info.classes)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BrokenArtefact(f"{path}: {error!r} where the split wrote its figures; {INFO_REMEDY}") from error
-    if known != info.class_hash:
+        raise BrokenArtefact(f"{path}: not what `phase0 split` writes ({error!r}); {INFO_REMEDY}") from error
+    if expected != info.class_hash:
         raise BrokenArtefact(f"{path}: the class list does not match its hash: it was changed by hand; {INFO_REMEDY}")
     return info
 
 
 def load_info(path: Path) -> DatasetInfo:
-    """`read_info`, and check that each shard is there with its length.
+    """Read dataset.json, and check that each shard is present with its length.
 
     Raises:
-        BrokenArtefact: naming the first shard that is missing or of another length.
+        BrokenArtefact: naming the first shard that is missing or of another length; see `read_info` too.
     """
     info = read_info(path)
     for shard in (shard for split in info.splits.values() for shard in split["shards"]):
@@ -258,23 +292,31 @@ def load_info(path: Path) -> DatasetInfo:
 
 
 def _check_counts(split: dict) -> None:
-    """Raises ValueError or KeyError for a split without its number of photos, or whose tables are none."""
+    """Raise ValueError or KeyError if a split lacks its number of photos, or a table is not a dict."""
     tables = [split[name] for name in ("per_region", "per_class") if name in split]
     if not isinstance(split["n"], int) or not all(isinstance(table, dict) for table in tables):
         raise ValueError(f"received {str(split)[:200]}, expected n and tables of counts")
 
 
 def shard_entry(entry: dict) -> dict:
-    """What an index says of one file. Raises ValueError, KeyError or TypeError for what can't be that."""
+    """Check and return a shard's entry in an index.
+
+    Raises:
+        ValueError, KeyError, TypeError: if it lacks a key, has a wrong type, or names a file in another folder.
+    """
     types = {"name": str, "n": int, "bytes": int, "sha256": str}
     wrong = [key for key, kind in types.items() if not isinstance(entry[key], kind)]
     if wrong or Path(entry["name"]).name != entry["name"] or len(entry["name"]) > 250:
-        raise ValueError(f"shard {str(entry)[:200]} has another {', '.join(wrong) or 'folder or length of its name'}")
+        raise ValueError(f"shard {str(entry)[:200]}: unexpected {', '.join(wrong) or 'folder or length of the name'}")
     return entry
 
 
 def check_labels(info: DatasetInfo) -> None:
-    """Raises BrokenArtefact naming the first shard whose first photo has another label than the class list gives it."""
+    """Check the first photo of each shard against the class list.
+
+    Raises:
+        BrokenArtefact: naming the first shard whose photo has another label than the class list gives its species.
+    """
     for shard in (shard for split in info.splits for shard in info.shards(split)):
         photo = decode(next(iter(read_shard(shard))))
         listed = info.classes[photo.label] if 0 <= photo.label < len(info.classes) else "no such label"
@@ -286,6 +328,6 @@ def check_labels(info: DatasetInfo) -> None:
 
 
 def corrupt_shards(info: DatasetInfo) -> list[Path]:
-    """Shards whose sha256 differs from dataset.json. Reads everything: called when something already went wrong."""
+    """Return the shards whose sha256 differs from dataset.json. Reads everything, so call it only after an error."""
     entries = [shard for split in info.splits.values() for shard in split["shards"]]
     return [info.folder / s["name"] for s in entries if file_hash(info.folder / s["name"]) != s["sha256"]]

@@ -1,4 +1,4 @@
-"""The TFRecord file and the tf.train.Example message, without TensorFlow: its import alone takes 0.8 GB and seconds.
+"""TFRecord files and the tf.train.Example message without TensorFlow, whose import alone takes 0.8 GB and seconds.
 
 A record is: length (uint64, little endian), masked CRC-32C of the length, data, masked CRC-32C of the data
 (tensorflow/core/lib/io/record_writer.h). Example is tensorflow/core/example/{example,feature}.proto.
@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -18,25 +19,27 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from keras_pipeline.core.errors import BrokenArtefact
 
 OVERHEAD = 16  # bytes a record: length, its CRC, the data's CRC
-MAX_RECORD = 1 << 30  # bytes; a longer length is damage that its CRC happens to fit
+MAX_RECORD = 1 << 30  # bytes; a larger length is damage that happens to match its CRC
 
 
 def masked_crc(data: bytes) -> int:
-    """CRC-32C of the data, masked as the TFRecord format asks."""
+    """Return the CRC-32C of the data, masked as the TFRecord format requires."""
     crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def frame(data: bytes) -> bytes:
-    """One record as it lies in the file."""
+    """Return one record as stored in the file."""
     length = struct.pack("<Q", len(data))
     return b"".join((length, struct.pack("<I", masked_crc(length)), data, struct.pack("<I", masked_crc(data))))
 
 
 def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(offset of the data in the file, data) of each record in order; both CRCs checked.
+    """Yield (offset of the data in the file, data) of each record in order, checking both CRCs.
 
-    Raises BrokenArtefact naming the file and the byte where it is damaged, or OSError where it can't be opened.
+    Raises:
+        BrokenArtefact: naming the file and the byte at which it is damaged.
+        OSError: if it can't be opened.
     """
     with path.open("rb") as file:
         offset = 0
@@ -52,7 +55,7 @@ def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 class Writer:
-    """Appends records to one file; `close` makes sure that they are on the disk."""
+    """Append records to one file; `close` makes sure that they are on disk."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -71,17 +74,21 @@ class Writer:
         self._file.close()
 
     def abandon(self) -> None:
-        """Close and remove the file, where it is still open."""
-        with contextlib.suppress(OSError):  # A full disk lets nothing be flushed.
+        """Close the file without checking that its records are on disk; harmless after `close`."""
+        with contextlib.suppress(OSError):  # On a full disk the flush fails.
             self._file.close()
 
 
 def _example_class() -> type:
-    """tf.train.Example, declared in a pool of its own: TensorFlow's may be loaded into this process too."""
+    """Declare tf.train.Example in a separate pool, because TensorFlow's may be loaded in this process too."""
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tensorflow", syntax="proto3")
-    label, kind = descriptor_pb2.FieldDescriptorProto.Label, descriptor_pb2.FieldDescriptorProto.Type
+    label = descriptor_pb2.FieldDescriptorProto.Label
+    kind = descriptor_pb2.FieldDescriptorProto.Type
 
-    def field(message, name, number, *, repeated=False, type=kind.TYPE_MESSAGE, **options):
+    def field(
+        message: descriptor_pb2.DescriptorProto, name: str, number: int, *, repeated: bool = False,
+        type: Any = kind.TYPE_MESSAGE, **options: Any,
+    ) -> None:  # fmt: skip
         cardinality = label.LABEL_REPEATED if repeated else label.LABEL_OPTIONAL
         message.field.add(name=name, number=number, type=type, label=cardinality, **options)
 
@@ -94,8 +101,8 @@ def _example_class() -> type:
     feature = file.message_type.add(name="Feature")
     feature.oneof_decl.add(name="kind")
     for number, name in enumerate(("bytes_list", "float_list", "int64_list"), start=1):
-        of = f".tensorflow.{name.title().replace('_', '')}"
-        field(feature, name, number, type_name=of, oneof_index=0)
+        type_name = f".tensorflow.{name.title().replace('_', '')}"
+        field(feature, name, number, type_name=type_name, oneof_index=0)
     features = file.message_type.add(name="Features")
     entry = features.nested_type.add(name="FeatureEntry")
     entry.options.map_entry = True

@@ -1,4 +1,4 @@
-"""MobileNetV2 (arXiv 1801.04381) as one flat functional graph, so that BatchNorm can be folded for export."""
+"""MobileNetV2 (arXiv 1801.04381) as one flat functional graph, so that export can fold BatchNorm."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from keras_pipeline.models.weights import copy_weights, load_checked
 
 
 def backbone(image_size: int, *, alpha: float, pretrained: bool | str, batch_norm_momentum: float) -> keras.Model:
-    """float32 [N, S, S, 3], RGB 0..255 -> float32 [N, 1280 * max(alpha, 1)] pooled features.
+    """Build the backbone: float32 [N, S, S, 3], RGB 0..255 -> float32 [N, 1280 * max(alpha, 1)] pooled features.
 
     Args:
+        alpha: width multiplier.
         pretrained: True or "imagenet": Keras's ImageNet weights (download); a path: `.weights.h5` of
             `keras.applications.MobileNetV2(alpha=alpha, classifier_activation=None)`, 1000 classes; False: none.
-        batch_norm_momentum: Keras's own 0.999 needs thousands of steps before evaluation catches up with training.
+        batch_norm_momentum: with Keras's own 0.999, evaluation needs thousands of steps to catch up with training.
+
+    Raises:
+        ValueError: if the weights can't be downloaded, or don't fit.
     """
     inputs = keras.Input((image_size, image_size, 3), name="image")
     scaled = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")(inputs)
@@ -29,7 +33,7 @@ def backbone(image_size: int, *, alpha: float, pretrained: bool | str, batch_nor
 
 
 def _donor(alpha: float, pretrained: bool | str) -> keras.Model:
-    """The 1000-class network that the weights belong to."""
+    """Build the 1000-class network with the pretrained weights."""
     if pretrained in (True, "imagenet"):
         try:
             return keras.applications.MobileNetV2(alpha=alpha, weights="imagenet", include_top=False)

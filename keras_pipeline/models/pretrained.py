@@ -1,29 +1,34 @@
-"""Where pretrained weights come from, and whether they can be had, without TensorFlow: asked before any work."""
+"""Check, before any work and without TensorFlow, whether pretrained weights are available."""
 
 from __future__ import annotations
 
 import functools
 import os
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from keras_pipeline.core.config.teachers import GLOBAL_TEACHER, VIT_PRESETS, Model
 
 KAGGLE, KERAS = "https://www.kaggle.com", "https://storage.googleapis.com"
-SECONDS = 10  # for an answer, whatever it is
+SECONDS = 10  # to wait for any response
 
 
 def vit_preset(name: str, pretrained: bool | str) -> str | None:
-    """keras-hub's preset of a ViT's name; None where `pretrained` names no preset but a file, or nothing."""
+    """Return the keras-hub preset of a ViT; None if `pretrained` is a file or false."""
     tag = "imagenet" if pretrained is True else pretrained
     preset = f"{name}_{tag}"
     return preset if preset in VIT_PRESETS else None
 
 
 def check_available(model: Model, key: str) -> None:
-    """Raises ValueError, naming the local alternative, when the weights of `model` can't be had.
+    """Check that the weights of `model` exist: a file, a cached download, or a host that responds.
 
     Args:
-        key: the config's key that names the weights.
+        key: the config key of the weights, for the message.
+
+    Raises:
+        ValueError: naming the local alternative, if they don't.
     """
     if model.pretrained in (True, "imagenet", "imagenet21k"):
         source, cached = _source(model)
@@ -38,12 +43,12 @@ def check_available(model: Model, key: str) -> None:
         and model.pretrained != GLOBAL_TEACHER
         and not Path(model.pretrained).is_file()
     ):
-        is_what = "is a directory" if Path(model.pretrained).is_dir() else "does not exist"
-        raise ValueError(f"{key}: {model.pretrained} {is_what}; expected a .weights.h5 file")
+        fault = "is a directory" if Path(model.pretrained).is_dir() else "does not exist"
+        raise ValueError(f"{key}: {model.pretrained} {fault}; expected a .weights.h5 file")
 
 
 def _source(model: Model) -> tuple[str, bool]:
-    """(host, whether its files lie in Keras's or Kaggle's cache)"""
+    """Return the host of the weights, and whether Keras or Kaggle has cached them."""
     if model.name == "mobilenetv2":
         home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
         file = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{float(model.alpha)}_224_no_top.h5"
@@ -55,13 +60,10 @@ def _source(model: Model) -> tuple[str, bool]:
 
 @functools.cache
 def _reachable(url: str) -> bool:
-    import urllib.error  # slow to import, and `status` asks nobody
-    import urllib.request
-
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS).close()
     except urllib.error.HTTPError:
-        return True  # It answers, if with an error to this question.
+        return True  # an error status, but a response
     except OSError:
         return False
     return True
@@ -69,8 +71,8 @@ def _reachable(url: str) -> bool:
 
 def _recipe(model: Model) -> str:
     if model.name == "mobilenetv2":
-        made = f"keras.applications.MobileNetV2(alpha={model.alpha:g}, classifier_activation=None)"
-        return f"python -c \"import keras; {made}.save_weights('mobilenetv2.weights.h5')\""
+        network = f"keras.applications.MobileNetV2(alpha={model.alpha:g}, classifier_activation=None)"
+        return f"python -c \"import keras; {network}.save_weights('mobilenetv2.weights.h5')\""
     preset = vit_preset(model.name, model.pretrained)
-    made = f"keras_hub.models.ViTBackbone.from_preset('{preset}')"
-    return f"python -c \"import keras_hub; {made}.save_weights('{model.name}.weights.h5')\""
+    network = f"keras_hub.models.ViTBackbone.from_preset('{preset}')"
+    return f"python -c \"import keras_hub; {network}.save_weights('{model.name}.weights.h5')\""

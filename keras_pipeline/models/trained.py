@@ -13,31 +13,31 @@ from keras_pipeline.models import heads
 
 
 def load(path: Path, info: DatasetInfo, *, image_size: int | None = None) -> keras.Model:
-    """Load a `.keras` file.
+    """Load a `.keras` file, and check that it fits the dataset.
 
     Args:
-        info: the dataset whose classes it has to answer.
-        image_size: pixels of the photos that it has to take; None takes any.
+        image_size: pixels of the input that it must have; None: any.
 
     Raises:
-        BrokenArtefact: where it was trained on another dataset, or answers or takes something else.
+        BrokenArtefact: if it was trained on another dataset, or has another number of classes or image size.
     """
     dataset = info.folder / "dataset.json"
-    learnt = (sidecar(path) or {}).get("inputs", {}).get("dataset")
+    trained_on = (sidecar(path) or {}).get("inputs", {}).get("dataset")
     present = (sidecar(dataset) or {}).get("content_hash")
-    if learnt and present and learnt != present:
+    if trained_on and present and trained_on != present:
         raise BrokenArtefact(
-            f"{path}: trained on another dataset (content hash {learnt[:12]}) than {dataset} ({present[:12]}), whose "
-            "classes may be others; train it again"
+            f"{path}: trained on another dataset (content hash {trained_on[:12]}) than {dataset} ({present[:12]}), "
+            "whose classes may differ; train it again"
         )
     model = heads.load_classifier(path)
     if model.output_shape[-1] != len(info.classes):
         raise BrokenArtefact(
-            f"{path}: answers {model.output_shape[-1]} classes, the dataset has {len(info.classes)}; train it again"
+            f"{path}: received a model of {model.output_shape[-1]} classes, expected the dataset's "
+            f"{len(info.classes)}; train it again"
         )
     if image_size not in (None, model.input_shape[1]):
         raise BrokenArtefact(
-            f"{path}: takes photos of {model.input_shape[1]} px, the config's data.image_size is {image_size}; set it "
-            "back, or train again"
+            f"{path}: received a model of {model.input_shape[1]} px input, expected the config's data.image_size, "
+            f"{image_size}; set it back, or train again"
         )
     return model

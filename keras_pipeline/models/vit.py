@@ -1,4 +1,4 @@
-"""Vision Transformers (arXiv 2010.11929) from keras-hub, by size name."""
+"""Vision Transformers (arXiv 2010.11929) from keras-hub, by the name of their size."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from keras_pipeline.models.weights import copy_weights, load_checked, stored_sha
 
 
 def backbone(name: str, image_size: int, *, pretrained: bool | str, rematerialisation: bool = False) -> keras.Model:
-    """float32 [N, S, S, 3], RGB 0..255 -> float32 [N, width], the class token.
+    """Build the backbone: float32 [N, S, S, 3], RGB 0..255 -> float32 [N, width], the class token.
 
     Args:
         name: vit_{tiny,small,base,large,huge}_patch{8,14,16,32}[_SIZE].
         pretrained: True, "imagenet" or "imagenet21k": keras-hub's preset of that name (download); a path: a
             `.weights.h5` of such a preset's backbone; False: none. Position embeddings are resized to `image_size`.
-        rematerialisation: blocks keep their input alone and are computed again backwards (arXiv 1604.06174).
+        rematerialisation: keep only each block's input, and recompute the block in the backward pass (arXiv
+            1604.06174).
+
+    Raises:
+        ValueError: if the name is unknown, the weights can't be downloaded, or they don't fit.
     """
     match = VIT_NAME.fullmatch(name)
     if match is None:
@@ -50,12 +54,13 @@ def _preset(preset: str) -> keras.Model:
         return keras_hub.models.ViTBackbone.from_preset(preset)
     except Exception as error:  # Kaggle, Hugging Face and the preset table raise different things
         raise ValueError(
-            f"model.pretrained: preset {preset!r} can't be had ({error}); give the path of a .weights.h5 file, or false"
+            f"model.pretrained: preset {preset!r} is not available ({error}); give the path of a .weights.h5 file, or "
+            "false"
         ) from error
 
 
 def _donor(match: re.Match, path: str) -> keras.Model:
-    """The network of the file's own image size, with its weights."""
+    """Build the network at the file's own image size, with its weights."""
     shapes = stored_shapes(path)
     positions = next((shape for key, shape in shapes.items() if "position_embedding" in key), None)
     if positions is None:

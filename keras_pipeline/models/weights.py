@@ -1,4 +1,4 @@
-"""Weights from a file or from another model, each mismatch named."""
+"""Copy weights from a file or another model, and name every mismatch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ POSITIONS = "position_embedding/embeddings"
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copies every weight of `target` from the one of the same path in `source`.
+    """Copy every weight of `target` from that of the same path in `source`; resize position embeddings if needed.
 
-    Position embeddings of another image size are resized. Raises ValueError listing every weight that is missing in
-    `source` or has another shape.
+    Raises:
+        ValueError: listing every weight that is missing in `source` or has another shape.
     """
-    donors, faults = {variable.path: variable for variable in source.variables}, []
+    donors = {variable.path: variable for variable in source.variables}
+    faults = []
     for variable in target.weights:
         donor = donors.get(variable.path)
         value = None if donor is None else ops.convert_to_numpy(donor)
@@ -35,11 +36,14 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
 
 
 def resize_positions(embedding: np.ndarray, length: int) -> np.ndarray:
-    """ViT's position embeddings for another grid of patches (arXiv 2010.11929, §3.2: 2D interpolation; bilinear).
+    """Resize ViT's position embeddings to another grid of patches (arXiv 2010.11929, §3.2), bilinearly.
 
     Args:
         embedding: [1 + n², D], the class token's first.
-        length: 1 + m², of the result.
+        length: 1 + m² of the result.
+
+    Returns:
+        [1 + m², D]
     """
     if len(embedding) == length:
         return embedding
@@ -50,9 +54,12 @@ def resize_positions(embedding: np.ndarray, length: int) -> np.ndarray:
 
 
 def load_checked(model: keras.Model, path: str | Path) -> None:
-    """`model.load_weights` of a `.weights.h5`. Raises ValueError naming the file and every key that does not fit.
+    """Load a `.weights.h5` file, after checking all its keys.
 
-    Keras stops at the first layer that does not fit, and passes over keys of the file that the model does not have.
+    Keras itself stops at the first layer that does not fit, and ignores keys that the model does not have.
+
+    Raises:
+        ValueError: naming the file and the keys that don't fit.
     """
     received = stored_shapes(path)
     with tempfile.TemporaryDirectory() as folder:
@@ -64,15 +71,15 @@ def load_checked(model: keras.Model, path: str | Path) -> None:
         if received.get(key) != expected.get(key)
     ]
     if faults:
-        count, why = f"{len(faults)} of {len({**expected, **received})}", _why(received, expected)
-        raise ValueError(f"{path}: {count} keys don't fit {model.name}, {why}:\n  {_some(faults)}")
+        count = f"{len(faults)} of {len({**expected, **received})}"
+        raise ValueError(f"{path}: {count} keys don't fit {model.name}, {_why(received, expected)}:\n  {_some(faults)}")
     model.load_weights(path)
 
 
 def _why(received: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> str:
-    """What kind of file this seems to be."""
+    """Guess what kind of file this is."""
     if not received.keys() & expected.keys():
-        return "not one has the right name: a file of another network, or of a network inside another"
+        return "none has the right name: a file of another network, or of a network nested in another"
     if received.keys() - expected.keys():
         return "some are not of this network: a file of another one"
     if expected.keys() - received.keys():
@@ -81,7 +88,11 @@ def _why(received: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ..
 
 
 def stored_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """{key: shape} of a `.weights.h5`. Raises ValueError where there is none."""
+    """Return {key: shape} of a `.weights.h5` file.
+
+    Raises:
+        ValueError: if it can't be read.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     try:
         with h5py.File(path) as file:

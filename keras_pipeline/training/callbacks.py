@@ -1,4 +1,4 @@
-"""Keras callbacks of a stage: what a restart needs, what the logs show, and when to stop."""
+"""Keras callbacks of a training stage: backup, rates in the logs, and early stops."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,23 +21,27 @@ class DivergedError(ValueError):
 
 
 class Backup(keras.callbacks.Callback):
-    """Everything a restart needs, at the end of each epoch and every few minutes within: weights, optimizer, metrics,
-    random states, and the (epoch, step) at which they stood.
+    """Back up weights, optimizer, metrics, random states and their (epoch, step) for an exact restart.
 
-    Keras's BackupAndRestore writes weights and position one after the other (a kill between the two repeats or skips
-    an epoch), starts an epoch again from its first batch, and leaves out metrics and random states.
+    Backs up at the end of each epoch and every few minutes within. Keras's BackupAndRestore writes weights and position
+    separately (a kill in between repeats or skips an epoch), restarts an epoch from its first batch, and omits metrics
+    and random states.
     """
 
     def __init__(self, folder: Path, *, made_from: str, minutes: float, skipped: int = 0) -> None:
         """
         Args:
-            made_from: names config and inputs; `position` and `restore` of others see nothing.
+            folder: where the backup is kept.
+            made_from: identifies config and inputs; a backup of others is ignored.
             minutes: between two backups inside an epoch; 0: after every step.
             skipped: steps of the first epoch that an earlier process has done.
         """
         super().__init__()
-        self._folder, self._made_from, self._seconds = folder, made_from, 60 * minutes
-        self._skipped, self._written = skipped, time.monotonic()
+        self._folder = folder
+        self._made_from = made_from
+        self._seconds = 60 * minutes
+        self._skipped = skipped
+        self._written = time.monotonic()
         self._metrics: list | None = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -52,7 +57,7 @@ class Backup(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._epoch = epoch
-        # Here, because Keras resets its metrics just before.
+        # Only now, because Keras resets its metrics just before.
         if self._metrics is not None:
             for variable, value in zip(self.model.metrics_variables, self._metrics, strict=True):
                 variable.assign(np.array(value, variable.dtype).reshape(variable.shape))
@@ -70,7 +75,7 @@ class Backup(keras.callbacks.Callback):
         return [variable for variable in self.model.variables if variable.name == "seed_generator_state"]
 
     def _write(self, epoch: int, step: int) -> None:
-        # All machines read: what the metrics hold is a sum over them. An epoch begins without.
+        # On all machines, because reading sums the metrics over them. An epoch starts with empty metrics.
         variables = self.model.metrics_variables if step else []
         values = [keras.ops.convert_to_numpy(variable).tolist() for variable in variables]
         self._written = time.monotonic()
@@ -82,7 +87,7 @@ class Backup(keras.callbacks.Callback):
             self.model.save_weights(temporary)
         states = [keras.ops.convert_to_numpy(generator).tolist() for generator in self._generators()]
         state = {"epoch": epoch, "step": step, "weights": weights.name, "made_from": self._made_from}
-        # This rename is the moment at which the steps count as done.
+        # Once this file is renamed, the steps count as done.
         write_json(self._folder / "position.json", {**state, "metrics": values, "random": states})
         for old in self._folder.glob("*.weights.h5"):
             if old != weights:
@@ -90,13 +95,13 @@ class Backup(keras.callbacks.Callback):
 
 
 def read_backup(folder: Path, made_from: str) -> dict | None:
-    """{epoch, step, weights, made_from, metrics, random} of a backup of the same config and inputs."""
+    """Read a backup of the same config and inputs: {epoch, step, weights, made_from, metrics, random}, or None."""
     state = any_backup(folder)
     return state if state and state["made_from"] == made_from else None
 
 
 def any_backup(folder: Path) -> dict | None:
-    """As `read_backup`, of whatever config and inputs."""
+    """Read a backup of any config and inputs, see `read_backup`."""
     file = folder / "position.json"
     return json.loads(file.read_text()) if file.exists() else None
 
@@ -124,7 +129,7 @@ class StopOnNaN(keras.callbacks.Callback):
 
 
 class Rates(keras.callbacks.Callback):
-    """Adds learning rate, mean gradient norm (before clipping) and photos a second to each epoch's logs."""
+    """Add learning rate, mean gradient norm (before clipping) and images per second to each epoch's logs."""
 
     def __init__(self, batch_size: int) -> None:
         super().__init__()
@@ -134,7 +139,7 @@ class Rates(keras.callbacks.Callback):
         self._times: list[float] = []
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        # First and last batch's end: the first itself may hold the tracing of the graph.
+        # The ends of the first and the last batch: the first may include tracing the graph.
         self._times = [*self._times[:1], time.perf_counter()]
         self._steps = batch
 
@@ -149,7 +154,7 @@ class Rates(keras.callbacks.Callback):
 class EarlyStopping(keras.callbacks.EarlyStopping):
     """EarlyStopping that remembers the epochs before a restart."""
 
-    def __init__(self, history: list[dict], **kwargs) -> None:
+    def __init__(self, history: list[dict], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._past = [row[self.monitor] for row in history]
 

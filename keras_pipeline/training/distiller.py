@@ -1,33 +1,41 @@
-"""The custom Keras model that distils: `fit` trains it, `compute_loss` is all it changes."""
+"""The Keras model for distillation: `fit` trains it; only `compute_loss` differs from Keras's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_pipeline.training import distribute
-from keras_pipeline.training.losses import cross_entropy, dense_kl, dist, distillation_kl, spread
+from keras_pipeline.training.losses import Tensor, cross_entropy, dense_kl, dist, distillation_kl, spread
 
 
 @keras.saving.register_keras_serializable("keras_pipeline")
 class Distiller(keras.Model):
-    """loss = soft · (T² · KL(teacher || student), or DIST) + cross_entropy · CE(label, student).
+    """Train a student with loss = soft · (T² · KL(teacher || student), or DIST) + cross_entropy · CE(label, student).
 
-    `fit` on (x, label int [N]). x holds "image", and of each of the M photos that were mixed into it (1: none was)
-    "labels" int [N, M] and "share" float [N, M], rows of which sum to 1; without them, `label` counts alone. What the
-    teacher says is data too: "teacher_ids" [N, M, K], "teacher_logits" [N, M, K], "teacher_tail" [N, M]
-    (see `losses.distillation_kl`). With a live teacher it comes of x itself. On batches without a teacher's word
-    (validation) the loss is the cross-entropy alone; "teacher_answer" int [N] there makes `agreement` known.
+    `fit` takes (x, label int [N]). x is a dict with
 
-    The metric `agreement` is the share of photos for which teacher and student answer alike. Saving saves the student.
+    - "image": float [N, S, S, 3];
+    - "labels" int [N, M] and "share" float [N, M] of the M photos mixed into each image (M = 1 without mixing); rows of
+      "share" sum to 1. If absent, `label` is used;
+    - the stored teacher: "teacher_ids" [N, M, K], "teacher_logits" [N, M, K], "teacher_tail" [N, M], see
+      `losses.distillation_kl`. A live teacher computes its output from x instead;
+    - "teacher_answer" int [N], optional, in batches without teacher output (validation). Their loss is the
+      cross-entropy alone.
+
+    The metric `agreement` is the fraction of photos with the same first guess of teacher and student. Saving the model
+    saves the student.
 
     Example:
+        One black photo of class 0, of which the teacher is sure by a logit of 4; the student has no preference:
+
         >>> import numpy as np
         >>> student = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
-        >>> model = Distiller(student, temperature=2.0, soft=1.0, cross_entropy=0.0)
+        >>> model = Distiller(student, temperature=2.0, soft=1.0, cross_entropy=0.0, loss="kl")
         >>> model.compile(optimizer="sgd")
         >>> x = {"image": np.zeros((1, 4, 4, 3)), "labels": np.array([[0]]), "share": np.ones((1, 1))}
         >>> x |= {"teacher_ids": np.array([[[0, 1]]]), "teacher_logits": np.array([[[4.0, 0.0]]])}
@@ -43,9 +51,9 @@ class Distiller(keras.Model):
         temperature: float,
         soft: float,
         cross_entropy: float,
-        loss: str = "kl",
+        loss: str,
         teacher: Callable | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """
         Args:
@@ -54,19 +62,30 @@ class Distiller(keras.Model):
             soft: weight of the teacher's term.
             cross_entropy: weight of the labels' term.
             loss: kl | dist, the teacher's term.
-            teacher: live: x -> log-probabilities [N, C] at T. A function, whose models are neither trained nor saved.
+            teacher: a live teacher, x -> log-probabilities [N, C] at T, see `live.live_teachers`; it is neither trained
+                nor saved. None: x holds the teacher's stored output.
         """
         super().__init__(**kwargs)
         self.student = student
-        self.temperature, self.soft_weight, self.ce_weight = temperature, soft, cross_entropy
-        self.soft_loss, self.teacher = loss, teacher
+        self.temperature = temperature
+        self.soft_weight = soft
+        self.ce_weight = cross_entropy
+        self.soft_loss = loss
+        self.teacher = teacher
         self.agreement = keras.metrics.Mean(name="agreement")
-        self.built = True  # The student brings all the weights; BackupAndRestore asks before the first batch.
+        self.built = True  # All weights are the student's; `Backup` loads them before the first batch.
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: dict[str, Tensor], training: bool | None = None) -> Tensor:
         return self.student(inputs["image"], training=training)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Tensor = None,
+        y_pred: Tensor = None,
+        sample_weight: Tensor = None,
+        training: bool = True,
+    ) -> Tensor:
         labels, share = x.get("labels"), x.get("share")
         if labels is None:
             labels = ops.reshape(y, (-1, 1))
@@ -84,8 +103,10 @@ class Distiller(keras.Model):
             total = total + penalty
         return distribute.share(total)  # Keras undoes it for the logs
 
-    def _compare(self, x, y_pred, share, training):
-        """(the teacher's term [N] or None, the teacher's answer int [N] or None)"""
+    def _compare(
+        self, x: dict[str, Tensor], y_pred: Tensor, share: Tensor, training: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the teacher's term of the loss, float [N] or None, and its first guess, int [N] or None."""
         if self.teacher is not None:
             dense = ops.stop_gradient(self.teacher(x))
             answer = ops.argmax(dense, axis=-1)
@@ -101,15 +122,15 @@ class Distiller(keras.Model):
         ]
         answer = ops.take_along_axis(x["teacher_ids"][:, :, 0], ops.argmax(share, axis=1)[:, None], axis=1)[:, 0]
         if self.soft_loss == "kl":
-            # The mean KL to two targets and the KL to their mixture differ by what the student can't change.
-            kl = (s * distillation_kl(y_pred, *said, temperature=self.temperature) for s, *said in parts)
+            # The mean KL to two targets differs from the KL to their mixture by a constant of the student.
+            kl = (s * distillation_kl(y_pred, *soft, temperature=self.temperature) for s, *soft in parts)
             return sum(kl), answer
         options = {"num_classes": y_pred.shape[-1], "temperature": self.temperature}
-        dense = ops.log(sum(s[:, None] * ops.exp(spread(*said, **options)) for s, *said in parts))
+        dense = ops.log(sum(s[:, None] * ops.exp(spread(*soft, **options)) for s, *soft in parts))
         return dist(y_pred, dense, temperature=self.temperature), answer
 
-    def save(self, filepath: str | Path, overwrite: bool = True, **kwargs) -> None:
-        """Save the student alone, as a Keras model of its own."""
+    def save(self, filepath: str | Path, overwrite: bool = True, **kwargs: Any) -> None:
+        """Save the student as a Keras model, without the teacher's part."""
         self.student.save(filepath, overwrite=overwrite, **kwargs)
 
     def get_config(self) -> dict:

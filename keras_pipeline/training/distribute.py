@@ -1,9 +1,9 @@
-"""Training on all GPUs of a machine, or on several machines: TensorFlow's strategies, and what Keras lacks for them.
+"""Training on all GPUs of a machine, or on several machines: TensorFlow's strategies, and fixes to Keras for them.
 
-Each step takes the global batch that the config names, and each replica a part of it. Gradients and batch norms'
-moments are summed over the parts, so that one replica or eight end at the same weights, up to the order of float32 sums
-and to dropout, whose masks each replica draws for itself. Models are made and compiled in the strategy's scope, but
-trained outside of it, as Keras has it: a variable that the chief alone made inside would wait for the other machines'.
+The config gives the global batch; each replica takes a part of it. Gradients and batch norms' moments are summed over
+the parts, so that one replica or eight end at the same weights, up to the order of float32 sums and to dropout, whose
+masks each replica draws for itself. Models are built and compiled in the strategy's scope, but trained outside, as
+Keras expects: a variable that only the chief creates inside the scope would wait for the other machines.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -25,39 +26,45 @@ from keras_pipeline.core.errors import SourceError
 
 @functools.cache
 def strategy(name: str) -> tf.distribute.Strategy:
-    """none | mirrored | multi_worker. The last must come before TensorFlow has computed anything, and waits for all
-    machines of TF_CONFIG.
+    """Return the strategy of a name: none | mirrored | multi_worker.
+
+    Create multi_worker before TensorFlow has computed anything; it waits for all machines of TF_CONFIG.
+
+    Raises:
+        SourceError: if this machine's port in TF_CONFIG is not free.
     """
     if name == "none":
         return tf.distribute.get_strategy()
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        made = tf.distribute.MirroredStrategy([device.name for device in devices])
+        result = tf.distribute.MirroredStrategy([device.name for device in devices])
     else:
-        made = _several_machines_met()
-    mend_keras(made)
-    n = made.num_replicas_in_sync
-    print(f"distribute: {name}, " + (f"{n} replicas" if n > 1 else "one device only: as `none`"), flush=True)
-    return made
+        result = _multi_worker()
+    patch_keras(result)
+    n = result.num_replicas_in_sync
+    print(f"distribute: {name}, " + (f"{n} replicas" if n > 1 else "one device only: same as `none`"), flush=True)
+    return result
 
 
-def _several_machines_met() -> tf.distribute.Strategy:
+def _multi_worker() -> tf.distribute.Strategy:
     task = cluster.task()
     awaited = ", ".join(task.others) if task.is_chief else f"the chief, {task.chief}"
     print(f"distribute: {task.address}{', the chief,' if task.is_chief else ''} waits for {awaited}", flush=True)
-    # Here Ctrl-C is heard; the chief's wait is TensorFlow's.
+    # Wait in Python, where Ctrl-C works; the chief waits inside TensorFlow.
     while not task.is_chief and not _answers(task.chief):
         time.sleep(1)
-    heard = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    # So that Ctrl-C ends the process also while TensorFlow waits in C++.
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.OpError as error:
         raise SourceError(
-            f"distribute: no server of TensorFlow's at {task.address} ({error.message.splitlines()[0]}); expected a "
-            "free port of this machine: end what holds it, or give another one in TF_CONFIG on all machines"
+            f"distribute: TensorFlow can't start its server at {task.address} ({error.message.splitlines()[0]}); "
+            "expected a free port of this machine: stop the process that uses it, or give another port in TF_CONFIG on "
+            "all machines"
         ) from None
     finally:
-        for number, handler in heard.items():  # TensorFlow has taken SIGTERM, for a note that nobody reads
+        for number, handler in handlers.items():  # TensorFlow replaces the handler of SIGTERM
             signal.signal(number, handler)
 
 
@@ -69,12 +76,12 @@ def _answers(address: str) -> bool:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes what is left on disk."""
+    """Return whether this process writes the files."""
     return not _several_machines(strategy) or cluster.task().is_chief
 
 
 def agreed(strategy: tf.distribute.Strategy, value: float) -> float:
-    """The chief's value, on every machine, once all have come here."""
+    """Return the chief's value on every machine, once all have called this."""
     if not _several_machines(strategy):
         return value
 
@@ -88,19 +95,19 @@ def agreed(strategy: tf.distribute.Strategy, value: float) -> float:
 
 
 def wait(strategy: tf.distribute.Strategy) -> None:
-    """Until all machines have come here."""
+    """Wait until all machines have called this."""
     agreed(strategy, 0.0)
 
 
-def dealt(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Every machine makes all batches and takes its part of each: MixUp's partners may be in another's."""
+def sharded(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Let every machine make all batches and take its part of each: MixUp's partners may be in another part."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return batches.with_options(options)
 
 
 def summed(gradients: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
-    """Over all replicas; called by each."""
+    """Sum gradients over all replicas; each replica calls this."""
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return list(gradients)
     present = [each for each in gradients if each is not None]
@@ -109,39 +116,43 @@ def summed(gradients: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
 
 
 def share(loss: tf.Tensor) -> tf.Tensor:
-    """A replica's part of a mean over the global batch; its parts are added up. Called by each replica."""
+    """Return a replica's summand of the mean over the global batch; each replica calls this."""
     return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def synchronise(model: keras.Model) -> None:
-    """Batch norms take the moments of the global batch. By its part alone each replica would keep statistics of its
-    own, and two machines would end with different ones.
+    """Let batch norms use the moments of the global batch.
+
+    With the moments of its part, each replica would keep its own statistics, and two machines would end with different
+    models.
     """
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = model.distribute_strategy.num_replicas_in_sync > 1
 
 
-def mend_keras(strategy: tf.distribute.Strategy) -> list[str]:
-    """What Keras 3 gets wrong under a strategy of several machines (keras-team/keras #20585), as long as it does: the
-    names of what was mended. A test says when none is left.
-    """
-    from keras.src.backend.tensorflow import trainer  # not Keras's public part: only who has several replicas needs it
+def patch_keras(strategy: tf.distribute.Strategy) -> list[str]:
+    """Patch what Keras 3 gets wrong under a strategy of several machines (keras-team/keras #20585).
 
-    mended = []
+    Returns:
+        Names of what was patched. A test fails once none is left.
+    """
+    from keras.src.backend.tensorflow import trainer  # private, so imported only where several replicas need it
+
+    patched = []
     if not _works(lambda: trainer.reduce_per_replica(tf.constant(1.0), strategy, "mean")):
         trainer.reduce_per_replica = _mean_of_scalars(trainer.reduce_per_replica)
-        mended.append("reduce_per_replica")
-    photos = 2 * strategy.num_replicas_in_sync - 1  # a last batch, which leaves its last replica less than the others
-    batch = next(iter(strategy.experimental_distribute_dataset(dealt(tf.data.Dataset.range(photos).batch(photos)))))
-    asked = SimpleNamespace(
+        patched.append("reduce_per_replica")
+    photos = 2 * strategy.num_replicas_in_sync - 1  # a last batch, of which the last replica gets fewer
+    batch = next(iter(strategy.experimental_distribute_dataset(sharded(tf.data.Dataset.range(photos).batch(photos)))))
+    stand_in = SimpleNamespace(
         _distribute_strategy=strategy, distribute_strategy=strategy, _symbolic_build=lambda data_batch: None
     )
     build = trainer.TensorFlowTrainer._maybe_symbolic_build
-    if not _works(lambda: build(asked, iterator=[(0, 0, iter([(batch,)]))])):
+    if not _works(lambda: build(stand_in, iterator=[(0, 0, iter([(batch,)]))])):
         trainer.TensorFlowTrainer._maybe_symbolic_build = _from_the_first_replica(build)
-        mended.append("_maybe_symbolic_build")
-    return mended
+        patched.append("_maybe_symbolic_build")
+    return patched
 
 
 def _works(call: Callable[[], object]) -> bool:
@@ -153,10 +164,10 @@ def _works(call: Callable[[], object]) -> bool:
 
 
 def _mean_of_scalars(original: Callable) -> Callable:
-    """Keras takes the mean of metrics, which are scalars, over their axis 0."""
+    """Wrap Keras's function, which averages metrics over axis 0, although they are scalars."""
 
     @functools.wraps(original)
-    def reduce_per_replica(values, strategy, reduction):
+    def reduce_per_replica(values: Any, strategy: tf.distribute.Strategy, reduction: str) -> Any:
         if reduction not in ("auto", "mean"):
             return original(values, strategy, reduction)
         return keras.tree.map_structure(lambda each: strategy.reduce("MEAN", each, axis=None), values)
@@ -165,10 +176,10 @@ def _mean_of_scalars(original: Callable) -> Callable:
 
 
 def _from_the_first_replica(original: Callable) -> Callable:
-    """Keras builds from the mean of all replicas' batches; it needs shapes alone."""
+    """Wrap Keras's method, which builds from the mean of the replicas' batches, although it needs only shapes."""
 
     @functools.wraps(original)
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+    def _maybe_symbolic_build(self: Any, iterator: Any = None, data_batch: Any = None) -> None:
         if iterator is None or self._distribute_strategy is None:
             return original(self, iterator=iterator, data_batch=data_batch)
         first = self.distribute_strategy.experimental_local_results

@@ -1,4 +1,4 @@
-"""Training that can be watched, killed and started again: Keras's `fit` with its callbacks, and the restart."""
+"""Train a stage with Keras's `fit`: logs, checkpoints, and an exact restart after a kill."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from keras_pipeline.training.callbacks import (
 
 EPOCH_FILE = "epoch-{epoch:03d}.keras"
 
-# (epochs still to do, steps of the first of them already done) -> their batches, one epoch after the other
+# (epochs still to do, steps of the first of them already done) -> their batches, epoch after epoch
 Batches = Callable[[range, int], tf.data.Dataset]
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage of training and where it leaves its traces.
+    """A stage of training, and the folder of its files.
 
-    folder/best.keras, folder/checkpoints/epoch-*.keras, folder/logs/ (TensorBoard), folder/log.csv, folder/backup/
+    Writes best.keras, checkpoints/epoch-*.keras, logs/ (TensorBoard), log.csv and backup/.
     """
 
     folder: Path
@@ -47,24 +47,26 @@ class Stage:
     warmup_epochs: float
     callbacks: Callbacks
     monitor: str = "val_loss"
-    made_from: str = ""  # names config and inputs: training of others is set aside, not continued
+    made_from: str = ""  # identifies config and inputs; training with others is set aside, not continued
 
     @property
     def best(self) -> Path:
-        """The checkpoint of the best epoch."""
+        """Path of the best epoch's checkpoint."""
         return self.folder / "best.keras"
 
     @property
     def checkpoints(self) -> Path:
-        """A directory of one's own may serve several experiments and settings, none of which may overwrite another's:
-        a restart takes its best epoch from there.
+        """Folder of the epochs' checkpoints.
+
+        A `checkpoint_dir` may be shared by experiments and settings, so each gets its own folder there: a restart takes
+        its best epoch from it.
         """
         own = self.callbacks.checkpoint_dir
         return Path(own, *self.folder.parts[-3:], self.made_from[:8]) if own else self.folder / "checkpoints"
 
     @property
     def backup(self) -> Path:
-        """Folder of what a killed training goes on from."""
+        """Folder of the backup from which a killed training resumes."""
         return self.folder / "backup"
 
 
@@ -75,19 +77,20 @@ def fit(
     stage: Stage,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> list[dict]:
-    """Trains one stage to its end, going on at the step where a killed run's last backup stands.
+    """Train one stage to its end, resuming at the step of a killed run's last backup.
 
     Args:
         model: compiled and built.
         validation: batches of the val split.
-        callbacks: more of them, called before the logs are written.
+        callbacks: further ones, called before the logs are written.
 
     Returns:
-        One row of metrics an epoch, from the first to the last. stage.best holds the model of lowest val loss (or of
+        A row of metrics per epoch, from the first to the last. stage.best holds the model of the lowest val loss (or of
         the last epoch, without save_best).
 
-    Raises ValueError, with what to do, when training diverges, the memory does not suffice, or the model's replicas
-    can't share a batch equally.
+    Raises:
+        ValueError: with advice, if training diverges, the device runs out of memory, or the replicas can't divide a
+            batch equally.
     """
     strategy = model.distribute_strategy
     if stage.batch_size % strategy.num_replicas_in_sync:
@@ -102,10 +105,10 @@ def fit(
     past = read_log(stage.folder / "log.csv")
     distribute.synchronise(model)
     if step and epoch < stage.epochs:
-        # Keras's metrics don't exist before: Backup fills them.
-        model.evaluate(distribute.dealt(validation.take(1)), verbose=0)
+        # Creates Keras's metrics, which Backup then fills.
+        model.evaluate(distribute.sharded(validation.take(1)), verbose=0)
     while epoch < stage.epochs and not _stopped_early(past, stage):
-        # The rest of an epoch is a `fit` of its own, because Keras counts the same number of steps for all its epochs.
+        # The rest of an epoch needs a separate `fit`, because in Keras all epochs have the same number of steps.
         stop = epoch + 1 if step else stage.epochs
         _fit(model, batches(range(epoch, stop), step), validation, stage, range(epoch, stop), step, past, callbacks)
         epoch, step = stop, 0
@@ -115,22 +118,22 @@ def fit(
 
 
 def _tidy(stage: Stage) -> None:
-    """The folder, as the last backup knows it, ready to go on."""
-    _change_places(stage)
+    """Bring the folder to the state of the last backup."""
+    _swap_unfinished(stage)
     stage.folder.mkdir(parents=True, exist_ok=True)
     try:
         stage.checkpoints.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"callbacks.checkpoint_dir: {error}; give a folder that can be written to") from error
+        raise ValueError(f"callbacks.checkpoint_dir: {error}; give a writable folder") from error
     epoch, step = _position(stage)
     if not (epoch or step):
-        for traces in ("backup", "checkpoints", "logs"):  # of another run
-            shutil.rmtree(stage.folder / traces, ignore_errors=True)
+        for name in ("backup", "checkpoints", "logs"):  # of another run
+            shutil.rmtree(stage.folder / name, ignore_errors=True)
     _keep_rows(stage.folder / "log.csv", epoch)
     if (epoch or step) and epoch < stage.epochs:
-        print(f"{stage.folder}: going on after epoch {epoch} of {stage.epochs}" + (f", step {step}" if step else ""))
+        print(f"{stage.folder}: resuming after epoch {epoch} of {stage.epochs}" + (f", step {step}" if step else ""))
         if epoch:
-            _publish_best(stage, read_log(stage.folder / "log.csv"))  # the kill may have come while it was written
+            _publish_best(stage, read_log(stage.folder / "log.csv"))  # it may have been killed while writing
 
 
 def _fit(
@@ -145,14 +148,14 @@ def _fit(
 ) -> None:
     strategy = model.distribute_strategy
     chief = distribute.is_chief(strategy)
-    # Left to the first step, Keras traces the whole training graph twice: once to create the optimizer's variables.
+    # Otherwise the first step traces the whole training graph twice, once to create the optimizer's variables.
     if not model.optimizer.built:
         with strategy.scope():
             model.optimizer.build(model.trainable_variables)
     try:
         model.fit(
-            distribute.dealt(batches),
-            validation_data=distribute.dealt(validation),
+            distribute.sharded(batches),
+            validation_data=distribute.sharded(validation),
             initial_epoch=epochs.start,
             epochs=epochs.stop,
             steps_per_epoch=stage.steps_per_epoch - step,
@@ -165,20 +168,21 @@ def _fit(
         kept = f"the last good checkpoint is {good[-1]}" if good else "no epoch was finished"
         raise ValueError(
             f"{stage.folder}: training diverged, {error}; {kept}. Lower the learning rate (10 times), lengthen the "
-            "warm-up, set training.clip_norm: 1, or train in float32 where the precision is mixed"
+            "warm-up, set training.clip_norm: 1, or train in float32 if the precision is mixed"
         ) from error
     except tf.errors.ResourceExhaustedError as error:
         raise ValueError(
-            f"{stage.folder}: the device's memory does not suffice ({error.message.splitlines()[0]}); set "
+            f"{stage.folder}: the device is out of memory ({error.message.splitlines()[0]}); set "
             f"training.batch_size below {stage.batch_size} (32 or less) and training.gradient_accumulation so that "
-            "their product stays, training.precision: mixed_bfloat16 (mixed_float16 on older GPUs), or "
+            "their product stays the same, training.precision: mixed_bfloat16 (mixed_float16 on older GPUs), or "
             "training.rematerialisation: true (ViT)"
         ) from error
 
 
-def _change_places(stage: Stage) -> None:
-    """Set unfinished training with other settings aside; resume ours if there is any: a mistyped
-    setting costs no day's work.
+def _swap_unfinished(stage: Stage) -> None:
+    """Set unfinished training with other settings aside; bring ours back if there is any.
+
+    So a mistyped setting does not cost a day's work.
     """
     mine = _aside(stage, stage.made_from)
     other = any_backup(stage.backup)
@@ -187,8 +191,8 @@ def _change_places(stage: Stage) -> None:
         shutil.rmtree(place, ignore_errors=True)
         stage.folder.rename(place)
         print(
-            f"{stage.folder}: unfinished training of other settings (after epoch {other['epoch']}, step "
-            f"{other['step']}) is set aside in {place}; it goes on under those settings"
+            f"{stage.folder}: unfinished training with other settings (after epoch {other['epoch']}, step "
+            f"{other['step']}) is set aside in {place}; run with those settings to resume it"
         )
     if mine.exists():
         shutil.rmtree(stage.folder, ignore_errors=True)
@@ -200,20 +204,20 @@ def _aside(stage: Stage, made_from: str) -> Path:
 
 
 def _position(stage: Stage) -> tuple[int, int]:
-    """(epochs finished, steps of the next one finished)"""
+    """Return the number of finished epochs, and of finished steps of the next one."""
     state = read_backup(stage.backup, stage.made_from)
     return (state["epoch"], state["step"]) if state else (0, 0)
 
 
 def _publish_best(stage: Stage, past: list[dict]) -> None:
-    """stage.best: the checkpoint of the best of the epochs so far."""
+    """Copy the checkpoint of the best epoch so far to stage.best."""
     losses = [row[stage.monitor] for row in past]
     best = losses.index(min(losses)) if stage.callbacks.save_best else len(losses) - 1
     publish(stage.checkpoints / EPOCH_FILE.format(epoch=best + 1), stage.best)
 
 
 def publish(checkpoint: Path, target: Path) -> None:
-    """Copies a checkpoint to where the next phase looks for it."""
+    """Copy a checkpoint to where the next phase looks for it."""
     with aside(target) as temporary:
         shutil.copyfile(checkpoint, temporary)
 
@@ -221,11 +225,11 @@ def publish(checkpoint: Path, target: Path) -> None:
 def _callbacks(
     stage: Stage, step: int, past: list[dict], more: Sequence[keras.callbacks.Callback], *, writes: bool
 ) -> list[keras.callbacks.Callback]:
-    """Backup comes last: an epoch counts as done when all its traces are on disk."""
+    """Return a stage's callbacks; Backup is last, so that an epoch counts as done once all its files are on disk."""
     callbacks: list[keras.callbacks.Callback] = [StopOnNaN(step), Rates(stage.batch_size)]
     if writes:
         callbacks += [Adviser(past, num_classes=stage.num_classes, warmup_epochs=stage.warmup_epochs), *more]
-        callbacks += _traces(stage)
+        callbacks += _writers(stage)
     if stage.callbacks.early_stopping:
         patience = stage.callbacks.early_stopping_patience
         callbacks.append(EarlyStopping(past, monitor=stage.monitor, mode="min", patience=patience, verbose=1))
@@ -233,12 +237,12 @@ def _callbacks(
     return [*callbacks, Backup(stage.backup, made_from=stage.made_from, minutes=minutes, skipped=step)]
 
 
-def _traces(stage: Stage) -> list[keras.callbacks.Callback]:
+def _writers(stage: Stage) -> list[keras.callbacks.Callback]:
     return [
         keras.callbacks.CSVLogger(str(stage.folder / "log.csv"), append=True),
         keras.callbacks.TensorBoard(str(stage.folder / "logs"), write_graph=False),
         keras.callbacks.ModelCheckpoint(str(stage.checkpoints / EPOCH_FILE)),
-        # A copy: to write a large model once more takes longer.
+        # Copies the checkpoint, which is faster than writing a large model again.
         keras.callbacks.LambdaCallback(
             on_epoch_end=lambda epoch, logs: _publish_best(stage, read_log(stage.folder / "log.csv"))
         ),
@@ -253,13 +257,13 @@ def _stopped_early(past: list[dict], stage: Stage) -> bool:
 
 
 def _keep_rows(path: Path, rows: int) -> None:
-    """Cuts the log back to the epochs that the backup knows of."""
+    """Cut the log back to its first `rows` epochs, those of the backup."""
     lines = path.read_text().splitlines(keepends=True)[: rows + 1] if path.exists() else []
     with aside(path) as temporary:
         temporary.write_text("".join(lines) if rows else "")
 
 
 def read_log(path: Path) -> list[dict]:
-    """log.csv -> [{epoch: int, loss: float, …}]"""
+    """Read log.csv as [{epoch: int, loss: float, …}]."""
     with path.open(newline="") as file:
         return [{k: int(v) if k == "epoch" else float(v) for k, v in row.items()} for row in csv.DictReader(file)]

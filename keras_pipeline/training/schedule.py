@@ -1,4 +1,4 @@
-"""Optimizers, XLA, and the learning rate: linear warm-up, then cosine to zero (arXiv 1608.03983, eq. 5, one cycle)."""
+"""Optimizers, XLA, and the learning rate: linear warm-up, then cosine to 0 (arXiv 1608.03983, eq. 5, one cycle)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,27 @@ import tensorflow as tf
 from keras import ops
 
 from keras_pipeline.training import distribute
+from keras_pipeline.training.losses import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_pipeline")
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """step -> rate: peak * (step + 1) / warmup up to `warmup` steps, then peak * (1 + cos(pi * progress)) / 2."""
+    """Learning rate peak * (step + 1) / warmup up to `warmup` steps, then peak * (1 + cos(pi * progress)) / 2.
+
+    Example:
+        >>> rate = WarmupCosine(1.0, steps=6, warmup=2)
+        >>> [round(float(rate(step)), 3) for step in range(7)]
+        [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
 
     def __init__(self, peak: float, *, steps: int, warmup: int) -> None:
         if not 0 <= warmup < steps:
             raise ValueError(f"received warmup={warmup} steps of {steps}, expected 0 <= warmup < steps")
-        self.peak, self.steps, self.warmup = peak, steps, warmup
+        self.peak = peak
+        self.steps = steps
+        self.warmup = warmup
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
         step = ops.cast(step, "float32")
         progress = ops.clip((step - self.warmup) / (self.steps - self.warmup), 0.0, 1.0)
         cosine = self.peak * 0.5 * (1.0 + ops.cos(math.pi * progress))
@@ -31,29 +40,30 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup}
 
 
-if TYPE_CHECKING:  # a mixin: what it overrides is the optimizer's that it is mixed with
+if TYPE_CHECKING:  # for the mixin, which overrides methods of the optimizer it is mixed into
     _Optimizer = Any
 else:
     _Optimizer = object
 
 
 class _PerVariable(_Optimizer):
-    """Mixin for Keras optimizers: each variable's share of the rate, decoupled decay of kernels, gradient norms.
+    """Mixin for Keras optimizers: a rate for each variable, decoupled decay of kernels, and gradient norms.
 
-    Keras's `exclude_from_weight_decay(var_names=…)` looks for the names in TensorFlow's variable names, which are whole
-    paths: 'embedding', meant for positions, would spare `patch_embedding/kernel` too.
+    Keras's `exclude_from_weight_decay(var_names=…)` matches TensorFlow's variable names, which are whole paths:
+    'embedding', meant for positions, would exclude `patch_embedding/kernel` too.
     """
 
-    def __init__(self, *args, decay: float = 0.0, rates: dict[str, float] | None = None, **kwargs) -> None:
+    def __init__(self, *args: Any, decay: float = 0.0, rates: dict[str, float] | None = None, **kwargs: Any) -> None:
         """
         Args:
-            decay: λ of w ← w − rate · λ · w (arXiv 1711.05101, algorithm 2); biases, norms and embeddings are spared.
-            rates: path of a variable -> share of the learning rate (layer-wise decay); 1 where none is given.
+            decay: λ of w ← w − rate · λ · w (arXiv 1711.05101, algorithm 2), for kernels only.
+            rates: {path of a variable: factor of the learning rate}, for layer-wise decay; 1 if not given.
         """
         super().__init__(*args, **kwargs)
-        self.decay, self.rates = decay, rates or {}
+        self.decay = decay
+        self.rates = rates or {}
 
-    def build(self, variables) -> None:
+    def build(self, variables: list[keras.Variable]) -> None:
         super().build(variables)
         self._shares = [self.rates.get(v.path, 1.0) for v in variables]
         self._decays = [bool(self.decay) and v.path.endswith("kernel") for v in variables]
@@ -61,19 +71,18 @@ class _PerVariable(_Optimizer):
         self.norm_sum = self.add_variable((), name="gradient_norm_sum", **options)
         self.norm_count = self.add_variable((), name="gradient_norm_count", **options)
 
-    def apply(self, grads, trainable_variables=None) -> None:
-        """As Keras's; sums the norm of each batch's gradient, before clipping."""
-        # Keras adds up the replicas' gradients after clipping each: the norm would be that of a part, and a limit on it
-        # as many limits as there are replicas.
+    def apply(self, grads: list[Tensor], trainable_variables: list[keras.Variable] | None = None) -> None:
+        """Apply gradients as Keras does; add up the norm of each batch's gradient before clipping."""
+        # Keras clips each replica's gradient before summing them: the norm, and a limit on it, would be of a part.
         grads = distribute.summed(grads)
         super().apply(grads, trainable_variables)
         self.norm_sum.assign_add(ops.cast(tf.linalg.global_norm(grads), "float32"))
         self.norm_count.assign_add(1.0)
 
-    def _all_reduce_sum_gradients(self, grads_and_vars):
+    def _all_reduce_sum_gradients(self, grads_and_vars: list[tuple]) -> list[tuple]:
         return grads_and_vars  # `apply` has done it
 
-    def update_step(self, gradient, variable, learning_rate) -> None:
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         index = self._get_variable_index(variable)
         rate = ops.cast(learning_rate * self._shares[index], variable.dtype)
         if self._decays[index]:
@@ -85,12 +94,13 @@ class _PerVariable(_Optimizer):
 
 
 class _OneKernel(keras.optimizers.Adam):
-    """Keras's Adam, without AMSGrad, as TensorFlow's one kernel a variable: to trace Keras's two dozen operations for
-    each took a third of a MobileNetV2's first training step (6 of 17 s). Keras also squares an embedding row's
-    gradients each by itself; here they are summed first, as arXiv 1412.6980 has it.
+    """Keras's Adam, without AMSGrad, as one TensorFlow kernel for each variable.
+
+    Tracing Keras's two dozen operations for each took a third of a MobileNetV2's first training step (6 of 17 s). Keras
+    also squares the gradients of an embedding row one by one; here they are summed first, as in arXiv 1412.6980.
     """
 
-    def update_step(self, gradient, variable, learning_rate) -> None:
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         index = self._get_variable_index(variable)
         step = ops.cast(self.iterations + 1, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
@@ -128,14 +138,20 @@ def build_optimizer(
     clip_norm: float | None = None,
     gradient_accumulation: int = 1,
 ) -> keras.optimizers.Optimizer:
-    """adam | adamw | sgd (momentum 0.9) under WarmupCosine.
+    """Build an optimizer with the schedule WarmupCosine.
 
     Args:
-        steps: batches of the whole stage; Keras asks a schedule by batches, also where several make one update.
+        name: adam | adamw | sgd (momentum 0.9).
+        learning_rate: peak.
+        weight_decay: decoupled; 0 for adam.
+        steps: batches of the whole stage; Keras counts batches even if several make one update.
         warmup: batches of linear warm-up.
-        rates: see `models.depth.layer_rates`.
-        clip_norm: greatest norm of the gradient over all weights; None: not clipped.
+        rates: see `models.layerwise.layer_rates`.
+        clip_norm: maximum norm of the gradient over all weights; None: not clipped.
         gradient_accumulation: batches whose mean gradient makes one update.
+
+    Raises:
+        ValueError: unless 0 <= warmup < steps.
     """
     rate = WarmupCosine(learning_rate, steps=steps, warmup=warmup)
     options: dict[str, Any] = {"decay": weight_decay, "rates": rates, "global_clipnorm": clip_norm}
@@ -147,7 +163,7 @@ def build_optimizer(
 
 
 def mean_gradient_norm(optimizer: keras.optimizers.Optimizer) -> float:
-    """Of the batches since the last call; 0 where loss scaling has skipped them all."""
+    """Return the mean gradient norm of the batches since the last call; 0 if loss scaling has skipped them all."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # float16 wraps it in Keras's LossScaleOptimizer
     norm_sum, count = (float(ops.convert_to_numpy(v)) for v in (optimizer.norm_sum, optimizer.norm_count))
     optimizer.norm_sum.assign(0.0)
@@ -156,10 +172,10 @@ def mean_gradient_norm(optimizer: keras.optimizers.Optimizer) -> float:
 
 
 def jit_compile(wanted: bool | None = None) -> bool | str:
-    """For `compile`: what the config says; null: Keras's own choice on a GPU, no XLA on a CPU, nor under a strategy,
-    whose replicas it can't make one program of.
+    """Return the argument `jit_compile` of Keras's `compile`: the config's value, or a default for this device.
 
-    On 2 cores XLA made a MobileNetV2 step 5 times slower (benchmark jit_compile).
+    The default is "auto" on a GPU, and False on a CPU or under a strategy, whose replicas XLA can't compile as one
+    program. On 2 cores XLA made a MobileNetV2 step 5 times slower (benchmark jit_compile).
     """
     if wanted is not None:
         return wanted

@@ -60,15 +60,15 @@ def watched(train, folder):
     return fit
 
 
-def told(mend):
-    """Prints what was mended, and what a second time would be."""
+def reporting(patch):
+    """Print what was patched, and what a second call patches."""
 
-    def mend_keras(strategy):
-        mended = mend(strategy)
-        print("mended", json.dumps(mended), json.dumps(mend(strategy)), flush=True)
-        return mended
+    def patch_keras(strategy):
+        patched = patch(strategy)
+        print("patched", json.dumps(patched), json.dumps(patch(strategy)), flush=True)
+        return patched
 
-    return mend_keras
+    return patch_keras
 
 
 def run(cpus: int, network: str, folder: Path, steps: list[str], arguments: list[str]) -> int:
@@ -84,7 +84,7 @@ def run(cpus: int, network: str, folder: Path, steps: list[str], arguments: list
     if network == "small":
         heads.build_backbone = small_backbone
     fit.fit = watched(fit.fit, folder)
-    distribute.mend_keras = told(distribute.mend_keras)
+    distribute.patch_keras = reporting(distribute.patch_keras)
     return next(filter(None, (main([*step.split(), *arguments]) for step in steps)), 0)
 
 

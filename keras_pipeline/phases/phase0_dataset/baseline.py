@@ -26,7 +26,7 @@ def run(run: Run) -> None:
         extract = baseline.colour_histogram
     else:
         extract = inference(heads.build_backbone(settings.model, settings.image_size))
-    preprocessing = Preprocessing(settings.image_size, run.config.dataset.short_side)
+    preprocessing = Preprocessing.of(run.config.dataset, settings.image_size)
     # What a kill leaves of it, the runner removes by this name.
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
         train, test = (

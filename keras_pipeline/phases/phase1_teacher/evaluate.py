@@ -1,4 +1,4 @@
-"""`phase1 evaluate`: metrics, pictures and answers of a trained model on a split."""
+"""`phase1 evaluate`: measure a trained model on a split; write metrics, predictions and pictures."""
 
 from __future__ import annotations
 
@@ -43,20 +43,25 @@ def evaluate_model(
     beside: dict[str, dict] | None = None,
     draw: bool = True,
 ) -> None:
-    """Beside the artefact `<model_name>_metrics`: metrics_<split>.json, predictions_<split>.npz, pictures_<split>/.
+    """Write metrics_<split>.json, predictions_<split>.npz and pictures_<split>/ beside `<model_name>_metrics`.
 
-    The train split is judged on its first shard, a random sample, and on clean views.
+    The train split is measured on its first shard, a random sample, without augmentation.
 
     Args:
-        gate: the recall every class shall exceed, drawn as a line.
-        split: instead of the command's.
-        beside: {title: metrics} of other models over the same split, to draw the regions of.
+        model_name: name of the model's artefact.
+        image_size: pixels of the model's input.
+        gate: recall that every class should exceed, drawn as a line.
+        split: replaces the command's.
+        beside: {title: metrics} of other models on the same split, drawn beside this one by region.
         draw: whether to draw pictures.
+
+    Raises:
+        BrokenArtefact: if the model is missing, or belongs to another dataset or image size.
     """
     split = split or run.split
     info = records.load_info(run.path("dataset"))
     model = trained.load(run.path(model_name), info, image_size=image_size)
-    preprocessing = Preprocessing(image_size, run.config.dataset.short_side)
+    preprocessing = Preprocessing.of(run.config.dataset, image_size)
     predictions = predict_split(model, info, split, preprocessing, f"{model_name} on {split}")
     result = metrics.classification_metrics(
         predictions.logits, predictions.labels, predictions.regions, info.classes, predictions.group_ids
@@ -72,12 +77,13 @@ def evaluate_model(
 
 
 def describe(split: str, result: dict) -> str:
-    """Metrics of a split in one line of text."""
+    """Describe the metrics of a split in one line."""
     low, high = result["top1_interval"]
     regions = ", ".join(f"{name} {entry['top1']:.3f} (n {entry['n']})" for name, entry in result["per_region"].items())
     worst = result["min_recall"]
+    sample = " (its first shard)" if split == "train" else ""
     return (
-        f"{split}{' (its first shard)' * (split == 'train')}: n {result['n']} in {result['groups']} groups, "
+        f"{split}{sample}: n {result['n']} in {result['groups']} groups, "
         f"top-1 {result['top1_accuracy']:.3f} "
         f"[{low:.3f}, {high:.3f}], top-5 {result['top5_accuracy']:.3f}, loss {result['loss']:.3f}, macro recall "
         f"{result['macro_recall']:.3f}; {regions}"
@@ -85,9 +91,11 @@ def describe(split: str, result: dict) -> str:
     )
 
 
-def _draw(folder: Path, info, split: str, answers: dict, results: dict[str, dict], gate: float | None) -> None:
-    """The pictures of the last of the results, and the regions of all of them."""
-    result = list(results.values())[-1]
+def _draw(
+    folder: Path, info: DatasetInfo, split: str, answers: dict, results: dict[str, dict], gate: float | None
+) -> None:
+    """Draw the last of the results, and the regions of all of them."""
+    *_, result = results.values()
     pictures.confusion_picture(answers["label"], answers["answer"], info.classes, folder / "confusion.png")
     pictures.region_chart({title: _regions(each) for title, each in results.items()}, folder / "regions.png")
     pictures.recall_chart(result["per_class_recall"], folder / "recall.png", gate=gate)
@@ -97,18 +105,18 @@ def _draw(folder: Path, info, split: str, answers: dict, results: dict[str, dict
 
 
 def _regions(result: dict) -> dict[str, dict]:
-    """The `per_region` of metrics, and all photos as a region of its own."""
+    """Return the `per_region` of metrics, with all photos as a first region."""
     everywhere = {"n": result["n"], "top1": result["top1_accuracy"], "top1_interval": result["top1_interval"]}
     return {"all": everywhere, **result["per_region"]}
 
 
-def _confused(info, split: str, answers: dict, pairs: list[dict]) -> list[tuple]:
-    """Rows of `pictures.confusion_examples`: the most confused pairs and the photos the model was surest of."""
-    found = confusion.examples(
+def _confused(info: DatasetInfo, split: str, answers: dict, pairs: list[dict]) -> list[tuple]:
+    """Return rows of `pictures.confusion_examples`: each pair, with the photos the model was most confident about."""
+    examples = confusion.examples(
         answers["label"], answers["answer"], answers["confidence"], info.classes,
         [(pair["truth"], pair["answer"]) for pair in pairs], most=EXAMPLE_PHOTOS,
     )  # fmt: skip
-    wanted = {sample_id for rows in found for sample_id in answers["sample_id"][rows].tolist()}
+    wanted = {sample_id for rows in examples for sample_id in answers["sample_id"][rows].tolist()}
     photos = records.find(info, split, wanted)
     return [
         (
@@ -117,7 +125,7 @@ def _confused(info, split: str, answers: dict, pairs: list[dict]) -> list[tuple]
             [_thumbnail(photos[sample_id].image) for sample_id in answers["sample_id"][rows].tolist()],
             f"{pair['n']} photo{'s' * (pair['n'] > 1)}, {100 * pair['share']:.0f} % of this species",
         )
-        for pair, rows in zip(pairs, found, strict=True)
+        for pair, rows in zip(pairs, examples, strict=True)
     ]
 
 
@@ -136,7 +144,7 @@ def predict_split(
     *,
     file: Path | None = None,
 ) -> Predictions:
-    """Predict a split; of train, its first shard only, which is a random sample.
+    """Predict a split; for train only its first shard, a random sample.
 
     Args:
         model, file: see `evaluation.predict`.

@@ -1,4 +1,4 @@
-"""`phase1 logits`: store a teacher's soft labels of every train photo, at every stored view."""
+"""`phase1 logits`: store a teacher's soft labels for every view of every train photo."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import numpy as np
 from keras_pipeline.core import beam
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.experiment import Config
+from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation.predict import inference
 from keras_pipeline.models import trained
 from keras_pipeline.phases.phase1_teacher.train import TeacherSpec, spec_of
-from keras_pipeline.training import soft_labels
+from keras_pipeline.training import soft_labels, store
 from keras_pipeline.training.soft_labels import Layout
 
 
@@ -27,41 +28,44 @@ def run(run: Run) -> None:
 
 
 def store_logits(run: Run, spec: TeacherSpec) -> None:
-    """What the teacher says of every train photo, at every stored view."""
+    """Store the teacher's soft labels for every view of every train photo; Beam may share out the shards."""
     info = records.load_info(run.path("dataset"))
-    folder, names = run.path(f"{spec.prefix}_logits"), [shard["name"] for shard in info.splits["train"]["shards"]]
-    soft_labels.begin_store(folder)
+    folder = run.path(f"{spec.prefix}_logits")
+    names = [shard["name"] for shard in info.splits["train"]["shards"]]
+    store.begin_store(folder)
     if run.beam is None:
-        entries = list(map(_answering(run, spec), names))
+        entries = list(map(_labeller(run, spec, info), names))
     else:
-        answer = functools.partial(answer_shard, run.config, spec, run.made_from)
+        label = functools.partial(label_shard, run.config, spec, run.made_from)
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as scratch:
-            found = {each["name"]: each for each in beam.each(answer, names, run.beam, Path(scratch))}
-        entries = [found[name] for name in names]
-    soft_labels.finish_store(folder, Layout.of(run.config.phase3, info), entries)
+            by_name = {entry["name"]: entry for entry in beam.each(label, names, run.beam, Path(scratch))}
+        entries = [by_name[name] for name in names]
+    store.finish_store(folder, Layout.of(run.config.phase3, info), entries)
 
 
-_ready_here: dict[tuple, Callable[[str], dict]] = {}
+_labellers: dict[tuple, Callable[[str], dict]] = {}  # kept by a Beam worker from one shard to the next
 
-_one_at_a_time = threading.Lock()  # of a process: TensorFlow uses all its cores, and Keras builds no two models at once
+# In a process: TensorFlow uses all its cores, and Keras can't build two models at once.
+_one_at_a_time = threading.Lock()
 
 
-def answer_shard(config: Config, spec: TeacherSpec, made_from: str, name: str) -> dict:
-    """One train shard's soft labels, by a worker of Beam's, which keeps the teacher for the next."""
+def label_shard(config: Config, spec: TeacherSpec, made_from: str, name: str) -> dict:
+    """Write one train shard's soft labels in a Beam worker; return its entry in the index."""
     key = (config.root, config.experiment, made_from, spec.prefix)
     with _one_at_a_time:
-        if key not in _ready_here:
-            _ready_here[key] = _answering(Run(config, None, made_from=made_from), spec)
-        return _ready_here[key](name)
+        if key not in _labellers:
+            run = Run(config, None, made_from=made_from)
+            _labellers[key] = _labeller(run, spec, records.load_info(run.path("dataset")))
+        return _labellers[key](name)
 
 
-def _answering(run: Run, spec: TeacherSpec) -> Callable[[str], dict]:
-    """train shard's name -> its entry in the index of soft labels, once they are written"""
-    info = records.load_info(run.path("dataset"))
+def _labeller(run: Run, spec: TeacherSpec, info: DatasetInfo) -> Callable[[str], dict]:
+    """Load the teacher; return a function from a train shard's name to its entry in the index of soft labels."""
     layout = Layout.of(run.config.phase3, info)
+    folder = run.path(f"{spec.prefix}_logits")
     model = trained.load(run.path(spec.prefix), info, image_size=spec.settings.data.image_size)
     infer = inference(model)
-    preprocessing = Preprocessing(spec.settings.data.image_size, run.config.dataset.short_side)
+    preprocessing = Preprocessing.of(run.config.dataset, spec.settings.data.image_size)
     photos = {shard["name"]: shard["n"] for shard in info.splits["train"]["shards"]}
 
     def records_of(shard: Path) -> Iterator[np.ndarray]:
@@ -76,9 +80,8 @@ def _answering(run: Run, spec: TeacherSpec) -> Callable[[str], dict]:
                 block["views"][:, number] = soft_labels.encode_view(infer(batch["image"]), layout, seed)
             yield block
 
-    def answer(name: str) -> dict:
+    def label(name: str) -> dict:
         batches = records_of(info.folder / name)
-        folder = run.path(f"{spec.prefix}_logits")
-        return soft_labels.write_shard(folder, layout, name, photos[name], batches, made_from=run.made_from)
+        return store.write_shard(folder, layout, name, photos[name], batches, made_from=run.made_from)
 
-    return answer
+    return label

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,7 +13,8 @@ import tensorflow as tf
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.teachers import GLOBAL_TEACHER, Teacher
-from keras_pipeline.core.files import write_json
+from keras_pipeline.core.files import read_json, write_json
+from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import augment, pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation.report import plots
@@ -28,15 +30,15 @@ from keras_pipeline.training.schedule import build_optimizer, jit_compile
 
 @dataclasses.dataclass(frozen=True)
 class TeacherSpec:
-    """Which teacher: the artefacts' prefix, its config section, and the region it learns from (None: all)."""
+    """A teacher to train: its config section, and the names of its artefacts."""
 
     prefix: str  # artefact names: <prefix>, <prefix>_history, <prefix>_metrics, <prefix>_logits
     settings: Teacher
-    region: str | None = None
+    region: str | None = None  # whose train photos it learns from; None: all
 
 
 def spec_of(run: Run) -> TeacherSpec:
-    """The global teacher."""
+    """Return the spec of the global teacher."""
     return TeacherSpec("teacher", run.config.phase1)
 
 
@@ -48,23 +50,25 @@ def fit_teacher(run: Run, spec: TeacherSpec) -> None:
     """Train a teacher in one or two stages; write its weights, history and curves.
 
     Raises:
-        ValueError: before anything is built, where photos or batches are too few.
+        ValueError: before anything is built, if there are too few photos or batches.
     """
     devices = distribute.strategy(run.config.distribute)
     keras.utils.set_random_seed(run.config.seed)
     info = records.load_info(run.path("dataset"))
     records.check_labels(info)
-    repeats, shown = sampling(run, spec, info)
-    plan = list(stages(run, spec, info))  # raises before anything is built
-    _warn(run, spec)
+    repeats, shown = sampling(spec, info, run.path("regional_subset"))
+    plan = list(stages(spec, info, run.path(spec.prefix).parent, run.made_from))  # raises before anything is built
+    _warn(spec.settings.regularization.label_smoothing, run.config.phase3.distillation.temperature)
+    preprocessing = Preprocessing.of(run.config.dataset, spec.settings.data.image_size)
+    photos = batches(spec, info, preprocessing, seed=run.config.seed, repeats=repeats)
+    judged = validation(info, preprocessing, spec.region)
     rows: dict[str, list[dict]] = {}
     with precision(spec.settings.training.precision):
         with devices.scope():
-            model = classifier(run, spec, info)
+            model = classifier(spec.settings, info, global_teacher=run.path("teacher"))
         for stage, frozen in plan:
             with devices.scope():
-                ready(model, spec, stage, frozen, shown)
-            photos, judged = batches(run, spec, info, repeats), validation(run, spec, info)
+                prepare(model, spec.settings, stage, frozen=frozen, shown=shown)
             pictures = Pictures(stage.folder, photos, judged, info.classes)
             rows[stage.folder.name] = fit.fit(model, photos, judged, stage, [pictures])
             if frozen:
@@ -80,7 +84,7 @@ def fit_teacher(run: Run, spec: TeacherSpec) -> None:
 
 @contextlib.contextmanager
 def precision(policy: str) -> Iterator[None]:
-    """Keras's dtype policy of the layers built inside."""
+    """Build layers with this dtype policy while the context is open."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -89,9 +93,12 @@ def precision(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def classifier(run: Run, spec: TeacherSpec, info):
-    """The untrained teacher, with the weights that it starts from."""
-    settings = spec.settings
+def classifier(settings: Teacher, info: DatasetInfo, *, global_teacher: Path) -> keras.Model:
+    """Build a teacher with its initial weights.
+
+    Args:
+        global_teacher: its `.keras` file, read only if `settings` asks for its weights.
+    """
     model = heads.build_classifier(
         settings.model,
         num_classes=len(info.classes),
@@ -100,25 +107,23 @@ def classifier(run: Run, spec: TeacherSpec, info):
         rematerialisation=settings.training.rematerialisation,
     )
     if settings.model.pretrained == GLOBAL_TEACHER:
-        copy_weights(trained.load(run.path("teacher"), info), model)
+        copy_weights(trained.load(global_teacher, info), model)
     return model
 
 
-def sampling(run: Run, spec: TeacherSpec, info) -> tuple[np.ndarray | None, np.ndarray]:
-    """How often each photo of a class is to come (None: once), and how often photos of each class then do: float [C].
+def sampling(spec: TeacherSpec, info: DatasetInfo, subset: Path) -> tuple[np.ndarray | None, np.ndarray]:
+    """Return how often an epoch shows each photo of a class, and how many photos of each class it shows.
 
-    Raises ValueError when the global teacher would never see one of the classes.
+    Args:
+        subset: `phase2 subset`'s summary, read only for a regional teacher.
+
+    Returns:
+        Repeats float [C], or None if each photo comes once; photos float or int [C].
+
+    Raises:
+        ValueError: if the global teacher would never see one of the classes, or the subset is of another region.
     """
-    if spec.region:
-        subset = run.read("regional_subset")
-        if subset["region"] != spec.region:
-            raise ValueError(
-                f"{run.path('regional_subset')} is of region {subset['region']}, phase2.region is {spec.region}; run "
-                "`phase2 subset`"
-            )
-        per_class = subset["per_class"]
-    else:
-        per_class = info.splits["train"]["per_class"]
+    per_class = _regional_counts(subset, spec.region) if spec.region else info.splits["train"]["per_class"]
     counts = np.array([per_class.get(name, 0) for name in info.classes])
     unseen = [name for name, n in zip(info.classes, counts, strict=True) if not n]
     if unseen and not spec.region:
@@ -130,10 +135,24 @@ def sampling(run: Run, spec: TeacherSpec, info) -> tuple[np.ndarray | None, np.n
     return repeats, counts if repeats is None else counts * repeats
 
 
-def stages(run: Run, spec: TeacherSpec, info) -> Iterator[tuple]:
-    """(stage, backbone frozen?): the new head alone first, where the config asks for it, then everything.
+def _regional_counts(subset: Path, region: str) -> dict[str, int]:
+    summary = read_json(subset)
+    if summary["region"] != region:
+        raise ValueError(
+            f"{subset}: received region {summary['region']}, expected phase2.region, {region}; run `phase2 subset`"
+        )
+    return summary["per_class"]
 
-    Raises ValueError when there are fewer photos than a batch takes, or fewer batches than an update does.
+
+def stages(spec: TeacherSpec, info: DatasetInfo, folder: Path, made_from: str) -> Iterator[tuple[Stage, bool]]:
+    """Yield each stage and whether it freezes the backbone: the new head alone, if the config asks for it, then all.
+
+    Args:
+        folder: where each stage gets a folder of its own.
+        made_from: see `fit.Stage`.
+
+    Raises:
+        ValueError: if there are fewer photos than a batch needs, or fewer batches than an update needs.
     """
     training = spec.settings.training
 
@@ -141,18 +160,18 @@ def stages(run: Run, spec: TeacherSpec, info) -> Iterator[tuple]:
         steps = pipeline.steps_per_epoch(info, training.batch_size, spec.region)
         if epochs * steps < training.gradient_accumulation:
             raise ValueError(
-                f"training.gradient_accumulation: received {training.gradient_accumulation}, and the stage {name} has "
-                f"{epochs * steps} steps in all: no update would be made; lower it, or batch_size"
+                f"training.gradient_accumulation: received {training.gradient_accumulation}, expected at most the "
+                f"{epochs * steps} steps of the stage {name}, or no update is made; lower it, or batch_size"
             )
         return Stage(
-            run.path(spec.prefix).parent / name,
+            folder / name,
             epochs,
             steps,
             training.batch_size,
             len(info.classes),
             warmup_epochs,
             spec.settings.callbacks,
-            made_from=run.made_from,
+            made_from=made_from,
         )
 
     if training.head_epochs:
@@ -160,24 +179,24 @@ def stages(run: Run, spec: TeacherSpec, info) -> Iterator[tuple]:
     yield stage("full", training.epochs, training.warmup_epochs), False
 
 
-def _warn(run: Run, spec: TeacherSpec) -> None:
-    smoothing, temperature = spec.settings.regularization.label_smoothing, run.config.phase3.distillation.temperature
+def _warn(smoothing: float, temperature: float) -> None:
     if smoothing and temperature > 1:
         print(
-            f"warning: label_smoothing {smoothing:g} meets phase3.distillation.temperature {temperature:g}: a teacher "
-            "trained on smoothed labels says less about which species look alike, and the less the higher the "
+            f"warning: label_smoothing {smoothing:g} with phase3.distillation.temperature {temperature:g}: a teacher "
+            "trained on smoothed labels reveals less about which species look alike, and less still at a higher "
             "temperature (arXiv 1906.02629, 2206.14532); set label_smoothing: 0, or the temperature to 1"
         )
 
 
-def ready(model, spec: TeacherSpec, stage, frozen: bool, shown: np.ndarray) -> None:
-    """Freezes and compiles for a stage.
+def prepare(model: keras.Model, settings: Teacher, stage: Stage, *, frozen: bool, shown: np.ndarray) -> None:
+    """Freeze or free the backbone, and compile for a stage.
 
     Args:
-        shown: float [C], how often photos of each class come in an epoch.
+        shown: float [C], photos of each class that an epoch shows.
     """
     heads.freeze_backbone(model, frozen)
-    training, tau = spec.settings.training, spec.settings.regularization.logit_adjustment
+    training = settings.training
+    tau = settings.regularization.logit_adjustment
     plain = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(
         optimizer=build_optimizer(
@@ -200,13 +219,15 @@ def ready(model, spec: TeacherSpec, stage, frozen: bool, shown: np.ndarray) -> N
     )
 
 
-def batches(run: Run, spec: TeacherSpec, info, repeats: np.ndarray | None) -> Batches:
-    """Training batches of a teacher: (image float32 [N, S, S, 3], label float32 [N, C])."""
-    settings, classes = spec.settings, len(info.classes)
-    preprocessing = Preprocessing(settings.data.image_size, run.config.dataset.short_side)
+def batches(
+    spec: TeacherSpec, info: DatasetInfo, preprocessing: Preprocessing, *, seed: int, repeats: np.ndarray | None
+) -> Batches:
+    """Make a teacher's training batches: (image float32 [N, S, S, 3], label float32 [N, C])."""
+    settings = spec.settings
+    classes = len(info.classes)
     smoothing = settings.regularization.label_smoothing
 
-    def mixed(batch):
+    def mix(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         images, partner, keep = augment.mix(
             batch["image"],
             mixup_alpha=settings.regularization.mixup_alpha,
@@ -221,20 +242,20 @@ def batches(run: Run, spec: TeacherSpec, info, repeats: np.ndarray | None) -> Ba
             info,
             pipeline.training_view(settings.data.augmentation, preprocessing),
             batch_size=settings.training.batch_size,
-            seed=run.config.seed,
+            seed=seed,
             epochs=epochs,
             done=done,
             region=spec.region,
             repeats=repeats,
-        ).map(mixed, tf.data.AUTOTUNE)
+        ).map(mix, tf.data.AUTOTUNE)
 
     return make
 
 
-def validation(run: Run, spec: TeacherSpec, info):
-    """The val split, its labels as they are. Of a regional teacher its own region's: of the others it gets more certain
-    and more wrong.
+def validation(info: DatasetInfo, preprocessing: Preprocessing, region: str | None) -> tf.data.Dataset:
+    """Return the val split as (image, one-hot label), without augmentation.
+
+    A regional teacher is validated on its own region: on the others it grows more confident and less accurate.
     """
-    preprocessing = Preprocessing(spec.settings.data.image_size, run.config.dataset.short_side)
-    photos = pipeline.evaluation_batches(info, "val", preprocessing, region=spec.region)
+    photos = pipeline.evaluation_batches(info, "val", preprocessing, region=region)
     return photos.map(lambda batch: (batch["image"], tf.one_hot(batch["label"], len(info.classes))))

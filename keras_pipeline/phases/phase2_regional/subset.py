@@ -1,4 +1,4 @@
-"""`phase2 subset`: which train photos are of the region, and where they lie."""
+"""`phase2 subset`: index the region's train photos."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keras_pipeline.data import records
 
 
 def run(run: Run) -> None:
-    """Which train photos are the region's and where they lie; training reads them there, without a second copy."""
+    """Index the region's train photos and count them by species; training reads them where they are."""
     region = run.config.regional.region
     info = records.load_info(run.path("dataset"))
     tables = [

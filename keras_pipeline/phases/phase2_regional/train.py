@@ -1,4 +1,4 @@
-"""`phase2 train`: train the regional teacher, on one region's photos over the same class list."""
+"""`phase2 train`: train the regional teacher on one region's photos, with the same class list."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from keras_pipeline.phases.phase1_teacher import train
 
 
 def spec_of(run: Run) -> train.TeacherSpec:
-    """The regional teacher."""
+    """Return the spec of the regional teacher."""
     return train.TeacherSpec("regional", run.config.regional, run.config.regional.region)
 
 

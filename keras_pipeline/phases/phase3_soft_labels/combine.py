@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy as np
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.data import records
 from keras_pipeline.training import soft_labels
-from keras_pipeline.training.soft_labels import Layout, Store
+from keras_pipeline.training.soft_labels import Layout
+from keras_pipeline.training.store import Store, write_store
 
 
 def run(run: Run) -> None:
@@ -18,7 +20,7 @@ def run(run: Run) -> None:
     members = [(Store.open(run.folder / member.soft_labels, layout), member) for member in run.config.phase3.teachers]
     tails: list[np.ndarray] = []
 
-    def records_of(position: int, path: Path):
+    def records_of(position: int, path: Path) -> Iterator[np.ndarray]:
         regions = np.array([records.decode(example).region for example in records.read_shard(path)])
         answers = [(store.read(store.shards[position]), m.weight, m.region_filter) for store, m in members]
         for block in soft_labels.combine(answers, regions, layout, space=run.config.phase3.ensemble):
@@ -26,16 +28,16 @@ def run(run: Run) -> None:
             yield block
 
     shards = info.splits["train"]["shards"]
-    soft_labels.write_store(
+    write_store(
         run.path("soft_labels"),
         layout,
         ((s["name"], s["n"], records_of(position, info.folder / s["name"])) for position, s in enumerate(shards)),
         made_from=run.made_from,
     )
-    tail = float(np.concatenate(tails).mean()) if tails else 0.0  # of the shards that this run has written
+    tail = float(np.concatenate(tails).mean()) if tails else 0.0  # of the shards that this run wrote
     if tail > 0.5:
         print(
-            f"warning: at T {layout.temperature:g}, {tail:.0%} of what the teachers say lies outside the "
-            f"{layout.top_k} classes stored of each photo, only its sum is kept, and the student learns little of it; "
+            f"warning: at T {layout.temperature:g}, {tail:.0%} of the teachers' probability lies outside the "
+            f"{layout.top_k} classes stored of each photo, only its sum is stored, so the student learns little of it; "
             "lower phase3.distillation.temperature (1 keeps nearly all of it), or raise phase3.soft_labels.top_k"
         )

@@ -1,4 +1,4 @@
-"""`phase3 export-npz`: write the soft labels as the plan's arrays."""
+"""`phase3 export-npz`: write the soft labels as the training plan's dense arrays."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from keras_pipeline.core.npz import NpzWriter
 from keras_pipeline.core.progress import progress
 from keras_pipeline.data import records
 from keras_pipeline.training import soft_labels
-from keras_pipeline.training.soft_labels import Layout, Store
+from keras_pipeline.training.soft_labels import Layout
+from keras_pipeline.training.store import Store
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[dict, int]:
-    """The plan's arrays, for people who want to look; training reads none of them.
+    """Write the clean view's soft labels to phase3/npz/, for inspection; training does not read them.
 
-    phase3/npz/: of each teacher `logits` float32 [N, C] (log-probabilities times T, the tail spread evenly), `indices`
-    str [N], the sample ids, and `confidences` float32 [N], the largest probability at T; of the ensemble `soft_probs`
-    float32 [N, C] and `indices`. Of the clean view. Written row by row: at full size each is 30 GB.
+    A teacher's file holds `logits` float32 [N, C] (log-probabilities times T, the tail spread evenly), `indices` str
+    [N] (the sample ids) and `confidences` float32 [N] (the largest probability at T). The ensemble's holds
+    `soft_probs` float32 [N, C] and `indices`. Arrays are written block by block: at full size one takes 30 GB.
     """
     info = records.load_info(run.path("dataset"))
     layout = Layout.of(run.config.phase3, info)
@@ -38,10 +39,10 @@ def main(run: Run, options: argparse.Namespace) -> tuple[dict, int]:
     made["soft_labels_combined_train"] = (combined, "soft_probs", np.exp, False)
     folder = run.path("soft_labels").with_name("npz")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (store, key, of, confident) in made.items():
+    for name, (store, key, convert, confident) in made.items():
         confidences: list[np.ndarray] = []
         with aside(folder / f"{name}.npz") as temporary, NpzWriter(temporary) as npz:
-            npz.add_blocks(key, (len(ids), layout.num_classes), map(of, _dense_blocks(store, name, confidences)))
+            npz.add_blocks(key, (len(ids), layout.num_classes), map(convert, _dense_blocks(store, name, confidences)))
             npz.add("indices", ids)
             if confident:
                 npz.add("confidences", np.concatenate(confidences))
@@ -49,9 +50,10 @@ def main(run: Run, options: argparse.Namespace) -> tuple[dict, int]:
     return {"written": [str(folder / f"{name}.npz") for name in made]}, 0
 
 
-def _dense_blocks(store, name: str, confidences: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """Log-probabilities at T of the clean views, float64 [BLOCK, C] at a time; appends each block's largest
-    probabilities, float32 [BLOCK].
+def _dense_blocks(store: Store, name: str, confidences: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the clean views' log-probabilities at T, float64 [BLOCK, C] at a time.
+
+    Appends each block's largest probabilities, float32 [BLOCK], to `confidences`.
     """
     for shard in progress(store.shards, description=name, unit="shards"):
         views = store.read(shard)["views"][:, 0]

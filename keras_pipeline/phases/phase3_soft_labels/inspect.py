@@ -10,7 +10,8 @@ import numpy as np
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.data import augment, records
 from keras_pipeline.training import soft_labels
-from keras_pipeline.training.soft_labels import Layout, Store
+from keras_pipeline.training.soft_labels import Layout
+from keras_pipeline.training.store import Store
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[dict, int]:
@@ -18,20 +19,15 @@ def main(run: Run, options: argparse.Namespace) -> tuple[dict, int]:
 
 
 def inspect(run: Run, sample_id: str) -> dict:
-    """Prints what is stored of one train photo: of each teacher and of the ensemble, view by view.
+    """Print the soft labels stored for one train photo, of each teacher and of the ensemble, view by view.
 
-    Raises ValueError where no train photo has that id.
+    Raises:
+        ValueError: if no train photo has that id.
     """
     info = records.load_info(run.path("dataset"))
     layout = Layout.of(run.config.phase3, info)
     combined = Store.open(run.path("soft_labels"), layout)
-    sample = int(augment.sample_hash(sample_id))
-    # Of the soft labels a shard is some MB, of the photos a thousand times that.
-    found = ((at, np.flatnonzero(combined.read(s)["sample"] == sample)) for at, s in enumerate(combined.shards))
-    position, rows = next(((at, rows) for at, rows in found if len(rows)), (0, np.empty(0, int)))
-    if not len(rows):
-        raise ValueError(f"--sample-id: received {sample_id!r}, which no train photo has; only those have soft labels")
-    row = int(rows[0])
+    position, row = _find(combined, sample_id)
     photo = records.decode(next(islice(records.read_shard(info.shards("train")[position]), row, None)))
     stores = {member.path: Store.open(run.folder / member.soft_labels, layout) for member in run.config.phase3.teachers}
     stores["ensemble"] = combined
@@ -53,3 +49,19 @@ def inspect(run: Run, sample_id: str) -> dict:
                 f"  {name}, view {number} (seed {view['seed']}): {best}; outside the stored classes {tail[number]:.3f}"
             )
     return result
+
+
+def _find(store: Store, sample_id: str) -> tuple[int, int]:
+    """Return the shard number and the row of a photo.
+
+    Searches the soft labels, whose shards take some MB; those of the photos take a thousand times as much.
+    """
+    sample = int(augment.sample_hash(sample_id))
+    for number, shard in enumerate(store.shards):
+        rows = np.flatnonzero(store.read(shard)["sample"] == sample)
+        if len(rows):
+            return number, int(rows[0])
+    raise ValueError(
+        f"--sample-id: received {sample_id!r}, which no train photo has, expected the id of a train photo; only those "
+        "have soft labels"
+    )

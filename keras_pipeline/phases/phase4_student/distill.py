@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.student import Phase4, StudentTraining
 from keras_pipeline.core.files import write_json
+from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import pipeline, records
+from keras_pipeline.models import trained
 from keras_pipeline.phases.phase3_soft_labels import student
 from keras_pipeline.phases.phase4_student import batches
 from keras_pipeline.training import distribute, fit
@@ -14,53 +19,80 @@ from keras_pipeline.training.distiller import Distiller
 from keras_pipeline.training.fit import Stage
 from keras_pipeline.training.recall import MacroRecall
 from keras_pipeline.training.schedule import build_optimizer, jit_compile
+from keras_pipeline.training.soft_labels import Layout
+from keras_pipeline.training.store import Store
 
 
 def run(run: Run) -> None:
-    devices = distribute.strategy(run.config.distribute)
-    keras.utils.set_random_seed(run.config.seed)
+    config = run.config
+    devices = distribute.strategy(config.distribute)
+    keras.utils.set_random_seed(config.seed)
     info = records.load_info(run.path("dataset"))
-    settings = run.config.phase3.distillation
-    stage = stage_of(run, info, "distill")
+    folder = run.path("distill_history").parent
+    stage = stage_of(config.phase4, info, folder, epochs=config.phase4.distill.epochs, made_from=run.made_from)
     with devices.scope():
-        taught = batches.live(run, info) if run.config.phase4.distill.live else batches.stored(run, info)
+        teaching = _teaching(run, info)
         model = Distiller(
-            student.build(run.config, len(info.classes)),
-            temperature=settings.temperature,
-            soft=settings.loss_weights.kl_divergence,
-            cross_entropy=settings.loss_weights.cross_entropy,
-            loss=settings.loss,
-            teacher=taught.teacher,
+            student.build(config, len(info.classes)),
+            temperature=config.phase3.distillation.temperature,
+            soft=config.phase3.distillation.loss_weights.kl_divergence,
+            cross_entropy=config.phase3.distillation.loss_weights.cross_entropy,
+            loss=config.phase3.distillation.loss,
+            teacher=teaching.teacher,
         )
-        compile_student(run, model, stage, run.config.phase4.distill.learning_rate)
-    write_history(run, "distill_history", fit.fit(model, taught.batches, taught.validation, stage))
+        compile_student(model, config.phase4.training, stage, learning_rate=config.phase4.distill.learning_rate)
+    write_history(run, "distill_history", fit.fit(model, teaching.batches, teaching.validation, stage))
+
+
+def _teaching(run: Run, info: DatasetInfo) -> batches.Teaching:
+    if run.config.phase4.distill.live:
+        models = [trained.load(run.folder / member.path, info) for member in run.config.phase3.teachers]
+        return batches.live(run.config, info, models)
+    store = Store.open(run.path("soft_labels"), Layout.of(run.config.phase3, info))
+    return batches.stored(run.config, info, store, run.path("ensemble_val"))
 
 
 def write_history(run: Run, name: str, rows: list[dict]) -> None:
-    """Write the epochs of a stage, where this machine writes."""
+    """Write the epochs of a stage, if this machine is the one that writes."""
     if not run.assists:
         write_json(run.path(name), {"epochs": rows})
 
 
-def stage_of(run: Run, info, name: str):
-    """A stage of the student's training, `distill` or `finetune`."""
-    settings = run.config.phase4
-    steps = pipeline.steps_per_epoch(info, settings.training.batch_size)
+def stage_of(settings: Phase4, info: DatasetInfo, folder: Path, *, epochs: int, made_from: str) -> Stage:
+    """Describe a stage of the student's training.
+
+    Args:
+        folder, made_from: see `fit.Stage`.
+
+    Raises:
+        ValueError: if the train split has fewer photos than a batch.
+    """
     return Stage(
-        run.path(f"{name}_history").parent,
-        getattr(settings, name).epochs,
-        steps,
+        folder,
+        epochs,
+        pipeline.steps_per_epoch(info, settings.training.batch_size),
         settings.training.batch_size,
         len(info.classes),
         settings.training.warmup_epochs,
         settings.callbacks,
-        made_from=run.made_from,
+        made_from=made_from,
     )
 
 
-def compile_student(run: Run, model, stage, learning_rate: float, loss=None) -> None:
-    """Compile with the config's optimizer, top-1, top-5 and macro recall."""
-    training = run.config.phase4.training
+def compile_student(
+    model: keras.Model,
+    training: StudentTraining,
+    stage: Stage,
+    *,
+    learning_rate: float,
+    loss: keras.losses.Loss | None = None,
+) -> None:
+    """Compile with the config's optimizer, and with top-1, top-5 and macro recall as metrics.
+
+    Args:
+        learning_rate: peak, after the warm-up.
+        loss: None: the model computes its own.
+    """
     optimizer = build_optimizer(
         training.optimizer,
         learning_rate=learning_rate,

@@ -1,8 +1,9 @@
-"""`phase4 finetune`: train the distilled student on the hard labels."""
+"""`phase4 finetune`: train the distilled student on the true labels."""
 
 from __future__ import annotations
 
 import keras
+import tensorflow as tf
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.data import pipeline, records
@@ -13,18 +14,19 @@ from keras_pipeline.training import distribute, fit
 
 
 def run(run: Run) -> None:
-    devices = distribute.strategy(run.config.distribute)
-    keras.utils.set_random_seed(run.config.seed)
+    config = run.config
+    settings = config.phase4.finetune
+    devices = distribute.strategy(config.distribute)
+    keras.utils.set_random_seed(config.seed)
     info = records.load_info(run.path("dataset"))
-    settings = run.config.phase4.finetune
-    preprocessing = Preprocessing(run.config.phase4.data.image_size, run.config.dataset.short_side)
+    preprocessing = Preprocessing.of(config.dataset, config.phase4.data.image_size)
 
-    def batches(epochs: range, done: int):
+    def batches(epochs: range, done: int) -> tf.data.Dataset:
         dataset = pipeline.training_batches(
             info,
             pipeline.training_view(settings.augmentation, preprocessing),
-            batch_size=run.config.phase4.training.batch_size,
-            seed=run.config.seed + 1,  # not the views of the distillation once more
+            batch_size=config.phase4.training.batch_size,
+            seed=config.seed + 1,  # other views than in distillation
             epochs=epochs,
             done=done,
         )
@@ -32,9 +34,10 @@ def run(run: Run) -> None:
 
     validation = pipeline.evaluation_batches(info, "val", preprocessing)
     validation = validation.map(lambda batch: (batch["image"], batch["label"]))
-    stage = stage_of(run, info, "finetune")
+    folder = run.path("finetune_history").parent
+    stage = stage_of(config.phase4, info, folder, epochs=settings.epochs, made_from=run.made_from)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     with devices.scope():
-        model = trained.load(run.path("distilled"), info, image_size=run.config.phase4.data.image_size)
-        compile_student(run, model, stage, settings.learning_rate, loss)
+        model = trained.load(run.path("distilled"), info, image_size=config.phase4.data.image_size)
+        compile_student(model, config.phase4.training, stage, learning_rate=settings.learning_rate, loss=loss)
     write_history(run, "finetune_history", fit.fit(model, batches, validation, stage))
