@@ -231,7 +231,6 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, prior: Prior | None
     Example:
         Logits [2, 0] mean a confidence of 88 %, but 75 of 100 photos are right. T = 2 / ln 3 makes it 75 %:
 
-        >>> import numpy as np
         >>> logits, labels = np.tile([2.0, 0.0], (100, 1)), np.repeat([0, 1], [75, 25])
         >>> round(fit_temperature(logits, labels), 3)
         1.82

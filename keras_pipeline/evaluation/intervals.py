@@ -65,8 +65,7 @@ def accuracy_intervals(
         `per_region: {region: {groups, top1_interval}}` sorted by name.
 
     Raises:
-        ValueError: no photos, lengths that differ, `right` or `right_in_5` not bool, negative labels, too few
-            replicates.
+        ValueError: no photos, lengths that differ, `right*` not bool, negative labels, too few replicates.
     """
     right, right_in_5, labels, regions, group_ids = _aligned(
         right=right, right_in_5=right_in_5, labels=labels, regions=regions, group_ids=group_ids

@@ -51,11 +51,7 @@ def choose_threshold(
         ValueError: as `check_confidence`, or target or confidence_level outside (0, 1).
 
     Example:
-        Of 400 photos with confidences from 0.5 to 1, those above 0.6 are right. Answers from 0.588 on may be named:
-        9 of these 329 are wrong.
-
-        >>> import numpy as np
-        >>> confidence = np.linspace(0.5, 1.0, 400)
+        >>> confidence = np.linspace(0.5, 1.0, 400)  # those above 0.6 are right
         >>> chosen = choose_threshold(confidence, confidence > 0.6, target=0.95)
         >>> chosen["threshold"], chosen["target_met"], round(chosen["precision"], 3)
         (0.588, True, 0.973)
