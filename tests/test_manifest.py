@@ -191,7 +191,9 @@ def test_verify_names_what_the_manifest_lists_and_nothing_vouches_for(run, value
 
 def test_nothing_is_not_verified(run):
     empty = Run(run.config.model_copy(update={"root": str(run.folder / "nowhere")}), run.open_source)
-    with pytest.raises(BrokenArtefact, match="nothing is made yet"):
+    with pytest.raises(
+        BrokenArtefact, match="received no artefact to verify, expected those of a run; use `run` first"
+    ):
         verify.verify(empty)
     assert not Path(empty.config.root).exists()
 

@@ -13,7 +13,8 @@ from support import web_example as example
 
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.taxonomy import class_hash
-from keras_pipeline.export.saved_model import Promise, classify, load_classifier, write_saved_model
+from keras_pipeline.export.promise import Promise
+from keras_pipeline.export.saved_model import classify, load_classifier, write_saved_model
 
 LABELS = ["Iris germanica", "Viola alba", "Iris pumila", "Viola tricolor"]  # as no sorted list would have them
 

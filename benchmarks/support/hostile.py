@@ -250,7 +250,7 @@ class Room:
 
     def calibration(self, chance: random.Random) -> None:
         """As the SavedModel's asset, read by `classify`."""
-        from keras_pipeline.export import saved_model
+        from keras_pipeline.export import promise
 
         good = {
             "temperature": 1.5, "threshold": 0.8, "genus": {"threshold": 0.7}, "weights_hash": "0" * 64,
@@ -264,7 +264,7 @@ class Room:
         folder = self.folder / "assets"
         folder.mkdir(exist_ok=True)
         self._spoilt("assets/calibration.json", text)
-        saved_model.read_calibration(folder)
+        promise.read_calibration(folder)
 
 
 def documents():

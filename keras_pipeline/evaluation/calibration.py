@@ -151,7 +151,13 @@ def null_errors(
 def quality(
     scores: Scores, group_ids: ArrayLike, *, bins: int = 15, replicates: int = REPLICATES, seed: int = 0
 ) -> dict[str, object]:
-    """Measure probabilities on photos that fitted nothing, each metric with its 95 % interval over groups.
+    """Measure the quality of probabilities on photos that nothing was fitted to, with 95 % intervals over groups.
+
+    An ECE lies above the true one by what chance adds, and a replicate's ECE by twice as much: hence the basic
+    bootstrap (Davison & Hinkley 1997, section 5.2), mirrored at the value. A true ECE near 0 can't be distinguished
+    from 0, so the interval starts at 0 where the value lies inside the null's interval. In simulated worlds of 170 to
+    10,000 photos the basic bootstrap covered a true ECE of 0.03 to 0.05 in 84 to 92 % of them, plain percentiles in 0
+    to 94 %: read the interval as somewhat narrow.
 
     Args:
         scores: of n photos.
@@ -223,12 +229,10 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, prior: Prior | None
         ValueError: malformed arrays, fewer than 20 photos, or a single class.
 
     Example:
-        A model that gives 0.88 to its first guess and is right in 3 of 4 photos: ln(0.75 / 0.25) is a logit of 1.1
-        where it says 2.
+        Logits [2, 0] mean a confidence of 88 %, but 75 of 100 photos are right. T = 2 / ln 3 makes it 75 %:
 
-        >>> logits = np.tile([[2.0, 0.0], [0.0, 2.0]], (20, 1))
-        >>> labels = np.tile([0, 1, 0, 0, 0, 1, 1, 1], 5)
-        >>> round(fit_temperature(logits, labels), 2)
+        >>> logits, labels = np.tile([2.0, 0.0], (100, 1)), np.repeat([0, 1], [75, 25])
+        >>> round(fit_temperature(logits, labels), 3)
         1.82
     """
     logits, labels = check_logits_and_labels(logits, labels)

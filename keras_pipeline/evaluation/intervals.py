@@ -1,4 +1,4 @@
-"""How far could a metric be off, had other plants been photographed? 95 % intervals, also of two models' gap.
+"""95 % intervals of metrics, and whether the difference between two models is more than chance.
 
 Photos of a group (one observation, one photographer's series) succeed and fail together. Groups are therefore resampled
 and counted, never photos: the percentile bootstrap over clusters (Efron & Tibshirani 1993, sections 8.5 and 13.3;
@@ -65,7 +65,7 @@ def accuracy_intervals(
         `per_region: {region: {groups, top1_interval}}` sorted by name.
 
     Raises:
-        ValueError: no photos, lengths that differ, `right` or `right_in_5` not bool, negative labels, too few draws.
+        ValueError: no photos, lengths that differ, `right*` not bool, negative labels, too few replicates.
     """
     right, right_in_5, labels, regions, group_ids = _aligned(
         right=right, right_in_5=right_in_5, labels=labels, regions=regions, group_ids=group_ids

@@ -55,7 +55,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """Photos for the page, and Python's probabilities."""
+    """Photos for the page, with Python's answers."""
 
     stage: str
     files: list[bytes]

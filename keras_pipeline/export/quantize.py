@@ -79,7 +79,7 @@ def quantize_to_float16(model: keras.Model) -> list[dict]:
 
 
 def quantize_to_uint8(model: keras.Model, photos: np.ndarray, *, most_kl: float = MOST_KL) -> list[dict]:
-    """Round, in place, each kernel to 256 steps (`affine`) where accuracy allows, and everything else to float16.
+    """Quantize in place: kernels to uint8 (`affine`) where predictions hardly change, everything else to float16.
 
     Each kernel is first quantized alone, and KL(predictions before || after) measured over the photos. Kernels are
     then chosen in rising order while the sum stays within `most_kl`; while all of them together exceed it, the last one

@@ -4,19 +4,18 @@
     classify_jpeg(image_bytes: string [N], upright JPEGs)     -> latin_name, probability, conclusive [N],
                                                                  genus, genus_probability, genus_conclusive [N]
 
-Probabilities are softmax(logits / T); an answer is conclusive when its probability reaches the threshold, never where
-that is null. Where it isn't, the genus may be: its species' probabilities summed up, with a threshold of its own
-(`calibration.json`, genus).
-The hashes of all assets are kept with the weights: a model refuses those of another.
-`priors.json`, where it is shipped, holds what a region adds to the log-probabilities (`evaluation.priors`); temperature
-and threshold to use with it are in `calibration.json`, region_priors.
+Probabilities are softmax(logits / T). A species is conclusive where its probability reaches the threshold, and never
+where that is null. Where it isn't, the genus may be: its probability is the sum over its species, with a threshold of
+its own (`calibration.json`, genus).
+The hashes of all assets are stored with the weights, so that a model refuses the assets of another.
+`priors.json`, where it is shipped, holds what a region adds to the log-probabilities (`evaluation.priors`); the
+temperature and threshold to use with it are in `calibration.json`, region_priors.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,18 +24,19 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy.special import softmax
 
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside, read_json, write_json
 from keras_pipeline.core.hashing import file_hash
 from keras_pipeline.core.taxonomy import class_hash, genera_of, genus, genus_names
 from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg, resize_antialiased
+from keras_pipeline.export.promise import CALIBRATION, Promise, check_calibration, read_calibration
 
-LABELS, CALIBRATION, PREPROCESSING = "labels.json", "calibration.json", "preprocessing.json"
+LABELS, PREPROCESSING = "labels.json", "preprocessing.json"
 ATTRIBUTION = "attribution.txt"
 PRIORS = "priors.json"  # an asset only where region priors are shipped
-NEVER = 2.0  # a threshold that no probability reaches
-TOP = 5  # species told beside the verdict, here and in the page
+TOP = 5  # species listed beside the verdict, here and in the page
 
 
 def write_saved_model(
@@ -49,51 +49,45 @@ def write_saved_model(
     priors: dict | None = None,
     attribution: str = "",
 ) -> None:
-    """Writes the SavedModel described above, aside and renamed.
+    """Write the SavedModel described above, to a temporary folder that is then renamed.
 
     Args:
         model: float32 [N, S, S, 3] RGB 0..255 -> logits [N, C]; scaling is inside.
         folder: replaced if it exists.
         labels: C latin names in the order of the logits.
-        calibration: holds at least `temperature` (> 0) and `threshold` (0..1, None: no answer is conclusive); all of
-            it travels as an asset.
-        priors: {regions [R], log_ratios [R, C], …}, to be shipped; None: there are none.
-        attribution: whose photos the model has learnt from, under which licences; as text.
+        preprocessing: of the photos, with the model's image size.
+        calibration: holds at least `temperature` (> 0) and `threshold` (0..1, or None: no answer is conclusive); all of
+            it is shipped as an asset.
+        priors: {regions [R], log_ratios [R, C], …} to ship, or None.
+        attribution: authors and licences of the photos that the model has learnt from, as text.
 
     Raises:
-        ValueError: when shapes, labels and calibration do not fit together.
+        ValueError: when shapes, labels, calibration and priors do not fit together.
     """
     _check(model, labels, preprocessing, calibration)
-    if priors is not None and priors["class_hash"] != class_hash(labels):
-        raise ValueError("received region priors of another class list; run `phase5 threshold --force`")
     if priors is not None:
-        added = np.array(priors["log_ratios"], np.float64)
-        if added.shape != (len(priors["regions"]), len(labels)) or not np.isfinite(added).all():
-            raise ValueError(
-                f"received region priors {added.shape} for {len(priors['regions'])} regions and {len(labels)} species, "
-                "expected finite ones of each for each; run `phase5 threshold --force`"
-            )
+        _check_priors(priors, labels)
     scores = _scores(model, preprocessing.image_size, float(calibration["temperature"]))
     answers = _answers(scores, labels, preprocessing, calibration)
     servable = tf.Module(name="plant_classifier")
-    # The weights alone, not the Keras model: the object graph stays readable and holds no training state, whose names
-    # (dropout's seeds) would differ between two runs.
+    # Only the weights, not the Keras model: the object graph then holds no training state, whose names (the seeds of
+    # dropout) would differ between two runs.
     servable.weights = [weight.value for weight in model.weights]
     servable.serving_default, servable.classify_jpeg = scores, answers
     contents = assets(labels, calibration, preprocessing) | ({} if priors is None else {PRIORS: priors})
     with tempfile.TemporaryDirectory() as scratch, aside(folder) as temporary:
         for name, value in contents.items():
             write_json(Path(scratch) / name, value)
-        (Path(scratch) / ATTRIBUTION).write_text(attribution, encoding="utf-8-sig")  # or browsers guess
+        (Path(scratch) / ATTRIBUTION).write_text(attribution, encoding="utf-8-sig")  # or browsers guess the encoding
         files = sorted(Path(scratch).iterdir())
         servable.assets = [tf.saved_model.Asset(str(file)) for file in files]
-        # With the weights, so that neither model nor assets can be taken from another export.
+        # Stored with the weights, so that model and assets of two exports can't be mixed.
         servable.assets_sha256 = tf.Variable(json.dumps({file.name: file_hash(file) for file in files}))
         tf.saved_model.save(servable, str(temporary), signatures={"serving_default": scores, "classify_jpeg": answers})
 
 
 def assets(labels: list[str], calibration: dict, preprocessing: Preprocessing) -> dict[str, dict]:
-    """What has to lie beside a model, by file name."""
+    """Return the JSON files that belong beside a model, by file name."""
     return {
         LABELS: {"sha256": class_hash(labels), "classes": labels, "genera": [genus(name) for name in labels]},
         CALIBRATION: calibration,
@@ -116,11 +110,22 @@ def _check(model: keras.Model, labels: list[str], preprocessing: Preprocessing, 
     check_calibration(calibration)
 
 
+def _check_priors(priors: dict, labels: list[str]) -> None:
+    if priors["class_hash"] != class_hash(labels):
+        raise ValueError("received region priors of another class list; run `phase5 threshold --force`")
+    added = np.array(priors["log_ratios"], np.float64)
+    if added.shape != (len(priors["regions"]), len(labels)) or not np.isfinite(added).all():
+        raise ValueError(
+            f"received region priors {added.shape} for {len(priors['regions'])} regions and {len(labels)} species, "
+            "expected finite ones, one per region and species; run `phase5 threshold --force`"
+        )
+
+
 def _scores(model: keras.Model, size: int, temperature: float) -> Callable[..., dict[str, tf.Tensor]]:
     @tf.function(input_signature=[tf.TensorSpec((None, size, size, 3), tf.float32, name="image")])
     def serving_default(image: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = tf.cast(model(image, training=False), tf.float32)
-        # Multiplied: the converter would turn a division into a product with a reciprocal of its own rounding.
+        # Multiplied, because the converter replaces a division by a product with a reciprocal rounded differently.
         return {"logits": logits, "probabilities": tf.nn.softmax(logits * (1 / temperature))}
 
     return serving_default
@@ -153,28 +158,8 @@ def _answers(
     return classify_jpeg
 
 
-@dataclasses.dataclass(frozen=True)
-class Promise:
-    """The probability above which an answer is conclusive, and the promise behind it."""
-
-    threshold: float = NEVER  # where none is in force
-    accepted: float | None = None  # the precision promised where it falls short of the target (phase5.accept_unmet)
-
-    @classmethod
-    def of(cls, part: dict) -> Promise:
-        """Read it from `calibration.json`, or from its genus or region_priors."""
-        threshold = part.get("threshold")
-        if threshold is None:
-            return cls()
-        return cls(float(threshold), None if part.get("target_met", True) else float(part["precision_lower_bound"]))
-
-    def kept_by(self, probability: np.ndarray) -> np.ndarray:
-        """Tell which probabilities reach the threshold; compared in float32, as the graph and the page do."""
-        return np.asarray(probability, np.float32) >= np.float32(self.threshold)
-
-
 def _from_jpeg(jpeg: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """Preprocessing.from_photo for an upright JPEG in graph operations: equal to one level of the first resize."""
+    """Preprocess an upright JPEG in the graph: as `Preprocessing.from_photo`, up to one level in the first resize."""
     pixels, target = decode_jpeg(jpeg), preprocessing.short_side
     short = tf.reduce_min(tf.shape(pixels)[:2])
     return preprocessing.from_pixels(tf.cond(short > target, lambda: _shrink(pixels, target), lambda: pixels))
@@ -188,38 +173,44 @@ def _shrink(pixels: tf.Tensor, short_side: int) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A loaded SavedModel with the names and numbers that travelled with it."""
+    """A loaded SavedModel with its labels, calibration and preprocessing."""
 
     labels: list[str]  # C latin names
     temperature: float  # > 0
     species: Promise
     genus: Promise
-    genera: tuple[list[str], list[int]]  # their names, and the one of each label
+    genera: tuple[list[str], list[int]]  # their names, and the genus of each label
     preprocessing: Preprocessing
-    priors: dict | None  # of priors.json, with `temperature` and `promise` from calibration.json
+    priors: dict | None  # priors.json, with `temperature` and `promise` from calibration.json
     restored: Any  # the loaded object; holds the variables that the signatures use
 
     def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """float32 [N, S, S, 3], RGB 0..255 -> logits and calibrated probabilities, float32 [N, C] each."""
+        """Return logits and calibrated probabilities: float32 [N, S, S, 3], RGB 0..255 -> float32 [N, C] each."""
         outputs = self.restored.signatures["serving_default"](image=tf.constant(images, tf.float32))
         return outputs["logits"].numpy(), outputs["probabilities"].numpy()
 
     def classify(self, photo: bytes, region: str | None = None) -> dict:
-        """Any photo's bytes -> {latin_name, probability, conclusive, genus, genus_probability, genus_conclusive,
-        promise, top5}. `promise` is None but where what is conclusive promises less than the target
-        (phase5.accept_unmet).
+        """Classify a photo.
 
         Args:
-            region: where the plant grew wild, to count what that says; None says nothing, as of a garden plant. Nothing
-                is promised of a genus beside it.
+            photo: the bytes of an image file.
+            region: where the plant grew wild, to use the region's prior; None for no prior, as for a garden plant. With
+                a region no genus is conclusive.
 
-        Raises ValueError for a non-photo, a region that isn't known, or a model without region priors.
+        Returns:
+            {latin_name, probability, conclusive, genus, genus_probability, genus_conclusive, promise, top5}. `promise`
+            is the guaranteed precision of a conclusive answer if it is below the target (phase5.accept_unmet), else
+            None.
+
+        Raises:
+            ValueError: for bytes that are no photo, an unknown region, or a model without region priors.
         """
-        logits, probabilities = (found[0] for found in self.scores(self.preprocessing.from_photo(photo)[None].numpy()))
+        outputs = self.scores(self.preprocessing.from_photo(photo)[None].numpy())
+        logits, probabilities = (output[0] for output in outputs)
         species, by_sum = self.species, self.genus
         if region is not None:
-            priors = self._priors_of(region)
-            probabilities = _softmax(logits / priors["temperature"] + priors["added"])
+            priors = self.prior(region)
+            probabilities = softmax(logits / priors["temperature"] + priors["added"])
             species, by_sum = priors["promise"], Promise()
         best = np.argsort(-probabilities, kind="stable")[:TOP]
         top = [{"latin_name": self.labels[i], "probability": float(probabilities[i])} for i in best]
@@ -228,17 +219,27 @@ class Classifier:
         by_genus = np.bincount(genera, probabilities)
         genus = int(by_genus.argmax())
         genus_conclusive = not conclusive and bool(by_sum.kept_by(by_genus[genus]))
+        promise = None
+        if conclusive:
+            promise = species.accepted
+        elif genus_conclusive:
+            promise = by_sum.accepted
         return {
             **top[0],
             "conclusive": conclusive,
             "genus": names[genus],
             "genus_probability": float(by_genus[genus]),
             "genus_conclusive": genus_conclusive,
-            "promise": species.accepted if conclusive else by_sum.accepted if genus_conclusive else None,
+            "promise": promise,
             "top5": top,
         }
 
-    def _priors_of(self, region: str) -> dict:
+    def prior(self, region: str) -> dict:
+        """Return {added [C], temperature, promise, …} of a region.
+
+        Raises:
+            ValueError: for an unknown region, or a model without region priors.
+        """
         if self.priors is None:
             raise ValueError(
                 f"received region {region}, but this model was exported without region priors; set "
@@ -250,14 +251,11 @@ class Classifier:
         return {**self.priors, "added": np.array(row, np.float32)}
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    weights = np.exp(logits - logits.max())
-    return weights / weights.sum()
-
-
 def load_classifier(folder: Path) -> Classifier:
-    """Opens what `write_saved_model` wrote. Raises BrokenArtefact when it is absent, damaged, or its labels or numbers
-    were altered.
+    """Load a SavedModel of `write_saved_model`.
+
+    Raises:
+        BrokenArtefact: when it is absent or damaged, or an asset was altered.
     """
     if not (folder / "saved_model.pb").is_file():
         raise BrokenArtefact(f"{folder}: no SavedModel here; run `phase6 export` first")
@@ -266,8 +264,8 @@ def load_classifier(folder: Path) -> Classifier:
     except BrokenArtefact:
         raise
     except (OSError, KeyError, TypeError, IndexError, ValueError, tf.errors.OpError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BrokenArtefact(f"{folder}: damaged ({said}); run `phase6 export --force`") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BrokenArtefact(f"{folder}: damaged ({reason}); run `phase6 export --force`") from error
 
 
 def _load(folder: Path) -> Classifier:
@@ -275,10 +273,10 @@ def _load(folder: Path) -> Classifier:
     calibration = read_calibration(folder / "assets")
     restored = tf.saved_model.load(str(folder))
     width = restored.signatures["serving_default"].structured_outputs["logits"].shape[-1]
-    found = class_hash(labels["classes"])
-    if found != labels["sha256"] or width != len(labels["classes"]):
+    digest = class_hash(labels["classes"])
+    if digest != labels["sha256"] or width != len(labels["classes"]):
         raise BrokenArtefact(
-            f"{folder / 'assets' / LABELS}: received {len(labels['classes'])} names with hash {found[:12]}, "
+            f"{folder / 'assets' / LABELS}: received {len(labels['classes'])} names with hash {digest[:12]}, "
             f"expected {width} with {labels['sha256'][:12]}; export again with the class list it was trained on"
         )
     _check_assets(folder / "assets", json.loads(restored.assets_sha256.numpy()))
@@ -300,54 +298,35 @@ def _load(folder: Path) -> Classifier:
     )
 
 
-def read_calibration(folder: Path) -> dict:
-    """calibration.json of a SavedModel's assets. Raises BrokenArtefact for numbers that none can have."""
-    found = read_json(folder / CALIBRATION)
-    try:
-        check_calibration(found)
-    except ValueError as error:
-        raise BrokenArtefact(f"{folder / CALIBRATION}: {error}; run `phase6 export --force`") from error
-    return found
-
-
-def check_calibration(found: dict) -> None:
-    """Raises ValueError for a temperature that isn't above 0, a promise outside 0..1, or a threshold outside 0..1 that
-    isn't null either: of the species, where temperature and threshold have to be, of the genus or with region priors.
-    """
-    for name in ("", "genus", "region_priors"):
-        part = (found.get(name, {}) if name else found) if isinstance(found, dict) else None
-        if not isinstance(part, dict):
-            raise ValueError(f"received {part!r:.40} as {name or 'the calibration'}, expected its figures by name")
-        for key, most in (("temperature", math.inf), ("threshold", 1.0), ("precision_lower_bound", 1.0)):
-            value = part.get(key, "nothing" if not name and key != "precision_lower_bound" else 1.0)
-            if value is None and key == "threshold":
-                continue
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not (number and 0 <= value <= most and (value or key != "temperature")):
-                expected = "above 0" if key == "temperature" else "from 0 to 1"
-                raise ValueError(f"received {name} {key} {value!r:.40}, expected a number {expected}")
-
-
 def _check_assets(folder: Path, expected: dict[str, str]) -> None:
     for name, digest in expected.items():
-        found = file_hash(folder / name)
-        if found != digest:
+        received = file_hash(folder / name)
+        if received != digest:
             raise BrokenArtefact(
-                f"{folder / name}: received sha256 {found[:12]}…, this model was exported with {digest[:12]}…; run "
-                "`phase6 export --force`"
+                f"{folder / name}: received sha256 {received[:12]}…, expected {digest[:12]}… as in the model's own "
+                "export; run `phase6 export --force`"
             )
 
 
 def classify(folder: Path, photos: list[Path], region: str | None = None) -> list[dict]:
-    """Names each photo, original or record, through the same path as the page; `region` as in `Classifier.classify`.
+    """Classify photos, originals or records, by the same path as the page.
+
+    Args:
+        folder: of the SavedModel.
+        photos: image files.
+        region: as in `Classifier.classify`.
 
     Returns:
-        Per photo the output of `Classifier.classify`, and {photo}; {photo, error} for a file that can't be read or is
-        no photo: the others are named all the same.
+        For each photo {photo} and the result of `Classifier.classify`, or {photo, error} for a file that can't be read
+        or is no photo.
+
+    Raises:
+        BrokenArtefact: as `load_classifier`.
+        ValueError: for an unknown region, or a model without region priors.
     """
     classifier = load_classifier(folder)
     if region is not None:
-        classifier._priors_of(region)  # a wrong one is the command's fault, not each photo's
+        classifier.prior(region)  # fails once for the command instead of for each photo
     return [{"photo": str(photo), **_classify_file(classifier, photo, region)} for photo in photos]
 
 

@@ -4,10 +4,10 @@
     vendor/                       TensorFlow.js as published, and its licences
     model/model.json + shards     serving_default; float16 where that loses nothing, float32 elsewhere
     labels.json preprocessing.json calibration.json attribution.txt [priors.json]     the SavedModel's assets
-    selftest.png selftest.json    a picture and the SavedModel's output for it: the page asks each backend at its start
+    selftest.png selftest.json    a picture and the SavedModel's answer, on which the page tests each backend
     files.json                    length and sha256 of every file above
 
-Two exports of the same weights give the same files, byte for byte.
+Two exports of the same weights give byte-identical files.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from types import SimpleNamespace
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_pipeline.core.files import aside, read_json, write_json
 from keras_pipeline.core.hashing import file_hash
@@ -58,27 +59,27 @@ VENDOR_FILES = (
     "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm.wasm",
     "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm",
 )
-APACHE_LICENSE = "long/LICENSE"  # TensorFlow.js publishes its packages without the licence's text
+APACHE_LICENSE = "long/LICENSE"  # TensorFlow.js publishes its packages without the text of the licence
 FILE_LIST = "files.json"
-# Constants that the converter makes out of the graph (1/127.5, 1/T, axes) are small; a larger tensor that is no weight
-# of the SavedModel would mean that the converter changed one.
+# Constants that the converter derives from the graph (1/127.5, 1/T, axes) are small. A larger tensor that is no weight
+# of the SavedModel means that the converter changed one.
 CONSTANT_ELEMENTS = 16
 
 
 def write_bundle(saved_model_folder: Path, bundle_folder: Path) -> dict:
-    """Converts `serving_default` and writes the bundle described above, aside and renamed.
+    """Convert `serving_default` and write the bundle described above, to a temporary folder that is then renamed.
 
     Args:
-        saved_model_folder: what `write_saved_model` wrote.
+        saved_model_folder: of `write_saved_model`.
         bundle_folder: replaced if it exists.
 
     Returns:
-        {bytes (model.json and shards), total_bytes, files, shards, uint8 and float16 (numbers of tensors), float32
+        {bytes (of model.json and shards), total_bytes, files, shards, uint8 and float16 (numbers of tensors), float32
         (names)}.
 
     Raises:
-        ValueError: for an operation TF.js lacks, or a weight that the conversion changed; both named.
-        OSError: when the JavaScript libraries are neither installed nor installable.
+        ValueError: naming an operation that TF.js lacks, or a weight that the conversion changed.
+        OSError: when the JavaScript libraries are missing and can't be installed.
     """
     vendor = _node_modules()
     with aside(bundle_folder) as temporary:
@@ -97,7 +98,7 @@ def write_bundle(saved_model_folder: Path, bundle_folder: Path) -> dict:
 
 
 def _write_self_test(saved_model_folder: Path, folder: Path) -> None:
-    """A smooth picture of many colours, and Python's output for it; it is no photo, so nobody has to be credited."""
+    """Write a smooth picture of many colours, and Python's answer; a drawn one needs no attribution."""
     colours = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     picture = io.BytesIO()
     Image.fromarray(colours).resize((400, 300), Image.Resampling.BICUBIC).save(picture, "PNG")
@@ -108,7 +109,7 @@ def _write_self_test(saved_model_folder: Path, folder: Path) -> None:
 
 
 def write_file_list(bundle_folder: Path) -> dict[str, dict]:
-    """Writes files.json over all that lies in the folder now, and returns {path: {bytes, sha256}}."""
+    """Write files.json, which lists all files of the folder; return {path: {bytes, sha256}}."""
     paths = sorted(path for path in bundle_folder.rglob("*") if path.is_file() and path.name != FILE_LIST)
     files = {
         path.relative_to(bundle_folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
@@ -119,40 +120,48 @@ def write_file_list(bundle_folder: Path) -> dict[str, dict]:
 
 
 def write_graph_model(saved_model_folder: Path, folder: Path) -> dict:
-    """model.json and shards of `serving_default`. Returns {bytes, shards, uint8, float16, float32}."""
+    """Write model.json and shards of `serving_default`.
+
+    Returns:
+        {bytes, shards, uint8, float16, float32} as `write_bundle`.
+
+    Raises:
+        ValueError: as `write_bundle`.
+    """
     topology, groups = _convert(saved_model_folder)
     _check_weights(saved_model_folder, groups)
-    # The smallest way of storing each tensor that gives back its very values; what has none stays float32.
+    entries = [entry for group in groups for entry in group]
+    # Each tensor in the smallest type that restores its exact values.
     stored: dict[str, list[str]] = {"uint8": [], "float16": []}
-    for entry in (entry for group in groups for entry in group):
-        if way := next((way for way, survives in _WAYS.items() if survives(entry["data"])), None):
-            stored[way].append(entry["name"])
+    for entry in entries:
+        if dtype := _smallest_type(entry["data"]):
+            stored[dtype].append(entry["name"])
     folder.mkdir(parents=True, exist_ok=True)
     # The converter matches names as patterns; escaped, each matches only itself.
-    patterns = {way: [glob.escape(name) for name in names] for way, names in stored.items() if names}
+    patterns = {dtype: [glob.escape(name) for name in names] for dtype, names in stored.items() if names}
     topology["weightsManifest"] = _tensorflowjs().write.write_weights(
         groups, str(folder), write_manifest=False, quantization_dtype_map=patterns
     )
     (folder / "model.json").write_text(json.dumps(topology, sort_keys=True, separators=(",", ":")), encoding="utf-8")
     _check_shards(folder, groups)
-    floats = [entry["name"] for group in groups for entry in group if entry["data"].dtype == np.float32]
+    floats = [entry["name"] for entry in entries if entry["data"].dtype == np.float32]
     return {
         "bytes": sum(path.stat().st_size for path in folder.iterdir()),
         "shards": sum(len(group["paths"]) for group in topology["weightsManifest"]),
-        **{way: len(names) for way, names in stored.items()},
+        **{dtype: len(names) for dtype, names in stored.items()},
         "float32": [name for name in floats if not any(name in names for names in stored.values())],
     }
 
 
 def read_shards(folder: Path) -> dict[str, np.ndarray]:
-    """The weights of a graph model as a browser decodes them, by name."""
+    """Read the weights of a graph model as a browser decodes them, by name."""
     manifest = read_json(folder / "model.json")["weightsManifest"]
     entries = _tensorflowjs().read.read_weights(manifest, str(folder), flatten=True)
     return {entry["name"]: entry["data"] for entry in entries}
 
 
 def _convert(saved_model_folder: Path) -> tuple[dict, list[list[dict]]]:
-    """The converter's topology (model.json) and its weights in float32."""
+    """Return the converter's topology (model.json) and its weights in float32."""
     labels = read_json(saved_model_folder / "assets" / LABELS)
     hashes = {file.name: file_hash(file) for file in sorted((saved_model_folder / "assets").iterdir())}
     modules = _tensorflowjs()
@@ -173,23 +182,24 @@ def _convert(saved_model_folder: Path) -> tuple[dict, list[list[dict]]]:
                 f"{', '.join(_nodes(saved_model_folder, operations))}; use another layer there"
             ) from error
         topology = read_json(Path(scratch) / "model.json")
-        # The converter calls them Identity:0 and Identity_1:0; TensorFlow flattens outputs in the order of their names.
+        # The converter names them Identity:0 and Identity_1:0; TensorFlow flattens outputs in alphabetical order.
         outputs = topology["signature"]["outputs"].values()
         topology["signature"]["outputs"] = dict(zip(("logits", "probabilities"), outputs, strict=True))
         return topology, modules.read.read_weights(topology["weightsManifest"], scratch)
 
 
 def _nodes(saved_model_folder: Path, operations: set[str]) -> list[str]:
-    """Where a graph uses these operations, by Keras's names: model/layer/operation."""
-    from tensorflow.core.protobuf import saved_model_pb2
-
+    """Return where a graph uses these operations, by Keras's names: model/layer/operation."""
     message = saved_model_pb2.SavedModel.FromString((saved_model_folder / "saved_model.pb").read_bytes())
     functions = message.meta_graphs[0].graph_def.library.function
     return sorted({node.name for function in functions for node in function.node_def if node.op in operations})
 
 
 def _check_weights(saved_model_folder: Path, groups: list[list[dict]]) -> None:
-    """Every weight of the SavedModel, bit for bit, and nothing else of its size. Shapes may differ (depthwise)."""
+    """Check that every weight of the SavedModel is there bit for bit, and no other tensor of such size.
+
+    Shapes may differ (depthwise kernels).
+    """
     converted = Counter(e["data"].tobytes() for group in groups for e in group if e["data"].dtype == np.float32)
     reader = tf.train.load_checkpoint(str(saved_model_folder / "variables" / "variables"))
     for name, dtype in reader.get_variable_to_dtype_map().items():
@@ -205,9 +215,16 @@ def _check_weights(saved_model_folder: Path, groups: list[list[dict]]) -> None:
     strangers = [data for data, count in converted.items() if count and len(data) > 4 * CONSTANT_ELEMENTS]
     if strangers:
         raise ValueError(
-            f"received {len(strangers)} converted tensors that are no weight of {saved_model_folder}, expected none; "
-            "the converter merged weights, so the browser would not hold what Python holds"
+            f"received {len(strangers)} converted tensors that are no weight of {saved_model_folder}, expected none: "
+            "the converter merged weights, so that page and Python would differ; fold BatchNorm before export"
         )
+
+
+def _smallest_type(data: np.ndarray) -> str | None:
+    """Return the smallest type that restores the exact values of a float32 tensor; None if only float32 does."""
+    if _survives_uint8(data):
+        return "uint8"
+    return "float16" if _survives_float16(data) else None
 
 
 def _survives_float16(data: np.ndarray) -> bool:
@@ -224,21 +241,21 @@ def _survives_uint8(data: np.ndarray) -> bool:
     return bool(np.array_equal(library.dequantize_weights(*library.quantize_weights(data, np.uint8)), data))
 
 
-_WAYS = {"uint8": _survives_uint8, "float16": _survives_float16}  # the smallest first
-
-
 def _check_shards(folder: Path, groups: list[list[dict]]) -> None:
     decoded = read_shards(folder)
     for group in groups:
         for entry in group:
             if not np.array_equal(decoded[entry["name"]], entry["data"]):
-                raise ValueError(f"{folder}: {entry['name']} does not decode to the SavedModel's values")
+                raise ValueError(
+                    f"{folder}: {entry['name']} does not decode to the SavedModel's values; install the versions "
+                    "of requirements.lock"
+                )
 
 
 @functools.cache
 def _tensorflowjs() -> SimpleNamespace:
-    """The converter's modules, imported on first use: the import takes seconds and prints warnings of its own."""
-    # Its import of decision forests otherwise prints a banner, by way of IPython wherever stdout is captured.
+    """Return the converter's modules, imported on first use: it takes seconds and prints warnings of its own."""
+    # Otherwise its import of decision forests prints a welcome message, through IPython where stdout is captured.
     os.environ.setdefault("TFDF_DISABLE_WELCOME_MESSAGE", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -250,7 +267,7 @@ def _tensorflowjs() -> SimpleNamespace:
 
 
 def _node_modules() -> Path:
-    """web/page/node_modules, installed from package-lock.json on first use."""
+    """Return export/page/node_modules, installed from package-lock.json on first use."""
     folder = PAGE / "node_modules"
     if all((folder / name).is_file() for name in (*VENDOR_FILES, APACHE_LICENSE)):
         return folder

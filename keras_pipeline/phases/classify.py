@@ -1,4 +1,4 @@
-"""`classify`: name photos with the SavedModel."""
+"""`classify`: classify photos with the SavedModel."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from keras_pipeline.core.artifacts import Run
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
+    """Print the answer to each photo; return the answers and the exit code, 2 where a photo could not be read.
+
+    Raises:
+        ValueError: for paths that are no files.
+    """
     absent = [str(photo) for photo in options.photos if not photo.is_file()]
     if absent:
         raise ValueError(f"{', '.join(absent)}: no such file, or a folder or a pipe; expected photos")
-    from keras_pipeline.export import saved_model  # takes TensorFlow's seconds: a mistyped name should fail fast
+    from keras_pipeline.export import saved_model  # TensorFlow takes seconds: a mistyped name should fail before
 
     answers = saved_model.classify(run.path("saved_model"), options.photos, options.region)
     for answer in answers:

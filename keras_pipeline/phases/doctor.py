@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has of what the pipeline needs."""
+"""`doctor`: check that this machine has what the pipeline needs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from keras_pipeline.core import environment
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import SourceError
+from keras_pipeline.export.browser import BrowserMissing, find_chromium
+from keras_pipeline.ingest import mongo
 
 PACKAGES = (
     "keras", "tensorflow", "keras-hub", "tensorflowjs", "numpy", "pandas", "pillow", "pymongo", "scipy", "playwright",
@@ -17,6 +19,7 @@ PACKAGES = (
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
+    """Print the findings; return them and the exit code, 3 where something is missing."""
     rows = examine(run)
     for row in rows:
         print(f"{'ok' if row['ok'] else 'MISSING':<8}{row['what']}: {row['detail']}")
@@ -24,7 +27,7 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
 
 
 def examine(run: Run) -> list[dict]:
-    """[{what, ok, detail}]"""
+    """Check packages, GPU, browser, MongoDB and disk; return [{what, ok, detail}]."""
     return [_versions(), _gpu(), _browser(), _source(run), _disk(run)]
 
 
@@ -34,23 +37,23 @@ def _row(what: str, ok: bool, detail: str) -> dict:
 
 def _versions() -> dict:
     described = environment.describe()
-    found = described["packages"]
-    missing = [name for name in PACKAGES if name not in found]
-    versions = [f"python {described['python_version']}", *(f"{name} {found.get(name)}" for name in PACKAGES)]
+    installed = described["packages"]
+    missing = [name for name in PACKAGES if name not in installed]
+    versions = [f"python {described['python_version']}", *(f"{name} {installed.get(name)}" for name in PACKAGES)]
     detail = "missing: " + ", ".join(missing) if missing else ", ".join(versions)
     return _row("versions", not missing and sys.version_info[:2] == (3, 11), detail)
 
 
 def _gpu() -> dict:
-    import tensorflow as tf
-
+    try:
+        import tensorflow as tf  # here, so that a machine without it gets the other findings too
+    except ImportError as error:
+        return _row("GPU", False, f"TensorFlow can't be imported: {error}")
     gpus = tf.config.list_physical_devices("GPU")
     return _row("GPU", True, ", ".join(g.name for g in gpus) or "none; trains on the CPU")
 
 
 def _browser() -> dict:
-    from keras_pipeline.export.browser import BrowserMissing, find_chromium
-
     try:
         return _row("browser", True, str(find_chromium()))
     except BrowserMissing as error:
@@ -58,8 +61,6 @@ def _browser() -> dict:
 
 
 def _source(run: Run) -> dict:
-    from keras_pipeline.ingest import mongo
-
     source = run.config.source
     if source.uri == "embedded":
         return _row("MongoDB", True, "embedded, started when needed")
@@ -74,4 +75,6 @@ def _disk(run: Run) -> dict:
     root = Path(run.config.root).absolute()
     there = next(folder for folder in (root, *root.parents) if folder.exists())
     free = shutil.disk_usage(there).free / 1e9
-    return _row("disk", free > 2, f"{free:.0f} GB free; 850,000 photos take about 50 GB, twice that during the split")
+    return _row(
+        "disk", free > 2, f"{free:.0f} GB free; 850,000 photos take about 50 GB, and twice as much during the split"
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from keras_pipeline.core import files, manifest
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.load import from_dict
 from keras_pipeline.core.config.student import Phase4
 from keras_pipeline.core.config.teachers import Teacher
@@ -21,11 +22,11 @@ from keras_pipeline.evaluation import gates
 from keras_pipeline.phases import runner
 from keras_pipeline.phases.steps import STEPS
 
-# What must come out the same, bit for bit, where the config is deterministic; the rest follows from these, or is said.
+# Must come out bit for bit the same where the config is deterministic; other differences are only reported.
 WEIGHTS = (
     "dataset", "teacher", "regional", "soft_labels", "distilled", "student", "shipped", "shipped_calibration",
 )  # fmt: skip
-# Shares of test photos, in the manifest's phases, compared where it isn't.
+# Metrics in the manifest's phases that are compared within a tolerance where it is not.
 SHARES = {
     "phase_0": ("baseline_top1",),
     "phase_1": ("top1", "top5"),
@@ -33,28 +34,38 @@ SHARES = {
     "phase_4": ("final_top1", "final_top5"),
     "phase_5": ("ece", "precision", "coverage"),
 }
-DEVIATIONS = 3  # of the difference of two independent measurements
+DEVIATIONS = 3  # standard deviations of the difference between two independent measurements
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
+    """Reproduce the manifest that the options name, or the run's own; return the result and the exit code."""
     file = Path(options.manifest) if options.manifest else run.path("manifest")
     result = reproduce(run, file, force=options.force)
     return result, int(not result["same"])
 
 
 def reproduce(run: Run, source: Path, *, force: bool = False) -> dict:
-    """Run the manifest's config below `reproduction/` beside it, and compare.
+    """Run the manifest's config again in `reproduction/` beside it, and compare the results.
 
-    A repetition there is resumed. A live MongoDB keeps changing, so the stored records serve as the snapshot while they
-    are there and are those of the manifest.
+    A repetition that is already there is continued. A live MongoDB keeps changing, so the stored records serve as the
+    snapshot, if they are still the manifest's.
+
+    Args:
+        run: with the passwords, which a manifest does not hold.
+        source: the manifest.
+        force: run every step anew.
 
     Returns:
-        {same, deterministic, first_difference, different, also_different, …}, as in `reproduction.json`.
+        The content of `reproduction.json`: {same, deterministic, first_difference, different, also_different, …}.
+
+    Raises:
+        ValueError: for several machines, or a missing password.
+        BrokenArtefact: for a manifest that can't be read.
     """
     if run.config.distribute == "multi_worker":
         raise ValueError(
-            "reproduce: received distribute: multi_worker, expected mirrored or none: it is one machine's work; give "
-            "--set distribute=mirrored"
+            "reproduce: received distribute: multi_worker, expected mirrored or none, because it runs on one machine; "
+            "give --set distribute=mirrored"
         )
     old = manifest.read(source)
     folder = source.parent / "reproduction"
@@ -65,11 +76,14 @@ def reproduce(run: Run, source: Path, *, force: bool = False) -> dict:
     verdicts = gates.judge(again, {step.title for step in STEPS})
     new = manifest.read(again.path("manifest"))
     different = [name for name in old.artefacts if _hash(new, name) != old.artefacts[name].content_hash]
-    figures = list(_figures(old, new))
+    metrics = list(_metrics(old, new))
     weights = [name for name in WEIGHTS if name in old.artefacts]  # a run may have no regional teacher
-    failed = [name for name in weights if name in different] if again.config.deterministic else []
-    if not again.config.deterministic:
-        failed = ["dataset"] if "dataset" in different else [row["figure"] for row in figures if not row["within"]]
+    if again.config.deterministic:
+        failed = [name for name in weights if name in different]
+    elif "dataset" in different:
+        failed = ["dataset"]
+    else:
+        failed = [row["figure"] for row in metrics if not row["within"]]
     result = {
         "same": not failed,
         "deterministic": again.config.deterministic,
@@ -77,28 +91,28 @@ def reproduce(run: Run, source: Path, *, force: bool = False) -> dict:
         "different": failed,
         "also_different": [name for name in different if name not in failed],
         "weights": {name: old.artefacts[name].content_hash for name in weights},
-        "figures": figures,
+        "figures": metrics,
         "environment": _environment(old, new),
         "gates_missed": [verdict["name"] for verdict in verdicts if verdict["status"] == "missed"],
     }
     files.write_json(source.parent / "reproduction.json", result)
-    _tell(result, old, folder)
+    _print(result, old, folder)
     return result
 
 
-def _config(run: Run, old: Manifest, folder: Path):
-    """The manifest's, elsewhere. It has no passwords: those come with the config or the `--set` that the user gives."""
+def _config(run: Run, old: Manifest, folder: Path) -> Config:
+    """Return the manifest's config with another folder, and with the passwords of the given config or `--set`."""
     given = {key: getattr(run.config.source, key) for key in ("uri", "base_url")}
     for key, value in given.items():
         if "***" in str(value):
             raise ValueError(
-                f"source.{key}: received {value}, as in the manifest, which holds no password; give it by "
-                f"--set 'source.{key}=URI' (${{NAME}} in it is taken from the environment)"
+                f"source.{key}: received {value}, as in the manifest, which holds no passwords, expected it with its "
+                f"password; give it by --set 'source.{key}=URI' (${{NAME}} in it is taken from the environment)"
             )
-    # Who trains is no part of the result.
+    # The devices that train do not belong to the result.
     here = {"root": str(folder), "distribute": run.config.distribute}
     again = from_dict(old.config | here | {"source": old.config["source"] | given}, "manifest")
-    # Elsewhere lie the checkpoints of the run that is repeated: going on from them would compare it with itself.
+    # Checkpoints elsewhere are those of the first run: continuing from them would compare it with itself.
     phases = {}
     trained: dict[str, Teacher | Phase4] = {**again.teachers, "phase4": again.phase4}
     for name, section in trained.items():
@@ -112,16 +126,16 @@ def _take_over_records(run: Run, again: Run, old: Manifest) -> None:
     if again.path("dataset").exists() or not (mine.exists() and (run.folder / "phase0").exists()):
         return
     if (sidecar(mine) or {}).get("content_hash") != old.data.dataset_hash:
-        print(f"{mine}: other records than the manifest's; the collection is read again")
+        print(f"{mine}: not the manifest's records; reading the collection again")
         return
-    # The same times, so that the sidecars vouch for them; links, because records may be large. Not of what is changed
-    # in place, and the baseline is made again.
-    left = shutil.ignore_patterns(
+    # Links, because records may be large, with the same times, which sidecars check. The files left out are changed in
+    # place, or belong to the baseline, which is made again.
+    left_out = shutil.ignore_patterns(
         ".lock", ".writing-*", ".old-*", "ledger.sqlite*", "raw", "baseline.json*", "predictions_test.npz*"
     )
-    shutil.copytree(mine.parent, again.path("dataset").parent, copy_function=_link, ignore=left)
-    shutil.copytree(run.folder / "phase0", again.folder / "phase0", copy_function=_link, ignore=left)
-    print(f"records of {mine.parent}, as in the manifest")
+    shutil.copytree(mine.parent, again.path("dataset").parent, copy_function=_link, ignore=left_out)
+    shutil.copytree(run.folder / "phase0", again.folder / "phase0", copy_function=_link, ignore=left_out)
+    print(f"using the records of {mine.parent}, which are the manifest's")
 
 
 def _link(source: str, target: str) -> None:
@@ -131,26 +145,27 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _hash(found: Manifest, name: str) -> str | None:
-    return found.artefacts[name].content_hash if name in found.artefacts else None
+def _hash(of: Manifest, name: str) -> str | None:
+    return of.artefacts[name].content_hash if name in of.artefacts else None
 
 
 def _step_of(old: Manifest, failed: list[str]) -> str | None:
-    """The first step of the chain that one of these comes from; a figure's own name where it is no artefact."""
+    """Return the first step of the chain that made one of these; a metric's own name if it is no artefact."""
     if not failed:
         return None
     makers = {old.artefacts[name].producer for name in failed if name in old.artefacts}
     return next((step.title for step in STEPS if step.title in makers), failed[0])
 
 
-def _figures(old: Manifest, new: Manifest) -> Iterator[dict]:
-    """{figure, then, now, tolerance, within} of shares of n test photos: two measurements of the same share p differ by
-    sqrt(2 p (1 - p) / n), one standard deviation.
+def _metrics(old: Manifest, new: Manifest) -> Iterator[dict]:
+    """Yield {figure, then, now, tolerance, within} for metrics that are shares of n test photos.
+
+    The difference between two measurements of the same share p has a standard deviation of sqrt(2 p (1 - p) / n).
     """
     n = old.data.test_samples
     for phase, names in SHARES.items():
         for name in names:
-            then, now = (getattr(found.phases[phase], name, None) for found in (old, new))
+            then, now = (getattr(each.phases[phase], name, None) for each in (old, new))
             if then is None or now is None:
                 continue
             share = min(max(then, 1 / n), 1 - 1 / n)
@@ -160,7 +175,7 @@ def _figures(old: Manifest, new: Manifest) -> Iterator[dict]:
 
 
 def _environment(old: Manifest, new: Manifest) -> dict[str, list]:
-    """{what: [then, now]} where the machine, the packages or the code are others."""
+    """Return {name: [then, now]} for what changed of the machine, the packages or the code."""
     pairs = {"git_commit": (old.git_commit, new.git_commit)}
     before, after = old.environment.model_dump(), new.environment.model_dump()
     for key in ("python_version", "platform", "cpu", "gpu", "drivers", "flags"):
@@ -170,20 +185,22 @@ def _environment(old: Manifest, new: Manifest) -> dict[str, list]:
     return {name: list(pair) for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _tell(result: dict, old: Manifest, folder: Path) -> None:
+def _print(result: dict, old: Manifest, folder: Path) -> None:
     for row in result["figures"]:
         verdict = "" if row["within"] else "  OUTSIDE"
         print(f"{row['figure']:<24}{row['then']:>8.4f} -> {row['now']:.4f} (± {row['tolerance']:.4f}){verdict}")
     for name, (then, now) in result["environment"].items():
         print(f"changed since: {name}: {then} -> {now}")
     for name in result["different"]:
-        maker = old.artefacts[name].producer if name in old.artefacts else "figure"
+        maker = old.artefacts[name].producer if name in old.artefacts else "metric"
         print(f"{maker}: {name} differs")
     if result["also_different"]:
-        print(f"also other, but no weights: {', '.join(result['also_different'])}")
+        print(f"differ too, but don't count: {', '.join(result['also_different'])}")
     if not result["same"]:
-        print(f"NOT reproduced: the first that differs is {result['first_difference']}; both are kept, see {folder}")
+        print(
+            f"NOT reproduced: the first that differs is {result['first_difference']}; both runs are kept, see {folder}"
+        )
     elif result["deterministic"]:
         print(f"reproduced: {len(result['weights'])} artefacts have the same content hash")
     else:
-        print("reproduced: every figure is within its tolerance (the config is not deterministic)")
+        print("reproduced: every metric is within its tolerance (the config is not deterministic)")

@@ -1,4 +1,4 @@
-"""`serve`: the page on this machine's loopback address."""
+"""`serve`: serve the page on this machine's loopback address."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from keras_pipeline.core.static_server import serve_folder
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
+    """Serve until Ctrl-C; return an empty result and the exit code.
+
+    Raises:
+        ValueError: where there is no page yet.
+    """
     folder = run.path("web")
     if not (folder / "index.html").exists():
         raise ValueError(f"{folder}: no page yet; run `python -m keras_pipeline run --config {options.config}` first")
     with serve_folder(folder, options.port) as url:
-        print(f"{url} (Ctrl-C ends it)", flush=True)
+        print(f"{url} (Ctrl-C stops it)", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
     return {}, 0

@@ -15,17 +15,18 @@ from keras_pipeline.phases.steps import STEPS
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[dict, int]:
+    """Verify the artefacts and list the steps that are not up to date; return the result and the exit code."""
     verified = verify(run)
     stale = [row["step"] for row in status.rows(run) if row["state"] not in ("done", "not applicable")]
     if stale:
-        print(f"not up to date, see `status`: {', '.join(stale)}")
+        print(f"not up to date (see `status`): {', '.join(stale)}")
     return {"verified": verified, "not_up_to_date": stale}, 0
 
 
 def examine(run: Run) -> dict[str, list[str]]:
-    """Read every artefact that was made; return, for each, the files that are not what its step left."""
+    """Read every artefact; return, for each, the files that have changed since its step wrote them."""
     listed: Collection[str] = ()
-    with contextlib.suppress(BrokenArtefact):  # none yet; a broken one is found by its hash
+    with contextlib.suppress(BrokenArtefact):  # no manifest yet; a broken one is found by its hash
         listed = manifest.read(run.path("manifest")).artefacts
     found = {}
     for name in ARTEFACTS:
@@ -40,26 +41,26 @@ def examine(run: Run) -> dict[str, list[str]]:
 
 
 def verify(run: Run) -> int:
-    """Read every artefact and return how many there are.
+    """Read every artefact; return how many there are.
 
-    The times of those that are what their steps left count from now on as theirs.
+    The sidecars of unchanged artefacts take over the files' current times.
 
     Raises:
-        BrokenArtefact: naming the other files, and the commands that make them again.
+        BrokenArtefact: naming the files that have changed, and the commands that make them again; or there are none.
     """
     found = examine(run)
     if not found:
-        raise BrokenArtefact(f"{run.folder}: nothing is made yet, there is nothing to verify; `run` makes it")
-    # A folder may be read-only, or another run may be writing in it.
+        raise BrokenArtefact(f"{run.folder}: received no artefact to verify, expected those of a run; use `run` first")
+    # The folder may be read-only, or another run may be writing to it.
     with contextlib.suppress(OSError, SourceError), runner.lock(run):
         for name in found:
             if not found[name]:
                 sidecars.renew_times(run.path(name))
     changed = {name: altered for name, altered in found.items() if altered}
     if changed:
-        # `run` would pass over a file whose size and time are as before.
+        # --force, because `run` skips files whose size and time are unchanged.
         makers = [f"`{step.title} --force`" for step in STEPS if changed.keys() & {*step.outputs} - {"dataset"}]
-        remedies = [*makers, *([f"of the dataset: {records.REMEDY}"] if "dataset" in changed else [])]
+        remedies = [*makers, *([f"for the dataset, {records.REMEDY}"] if "dataset" in changed else [])]
         altered = ", ".join(file for files in changed.values() for file in files)
         raise BrokenArtefact(f"changed since they were made: {altered}; to make them again: {', '.join(remedies)}")
     print(f"{len(found)} artefacts verified, none changed")

@@ -24,6 +24,11 @@ from keras_pipeline.phases.phase5_calibration.evidence import refuse_learnt
 
 
 def run(run: Run) -> None:
+    """Write the student's logits on both splits, and the test split's probabilities before calibration.
+
+    Raises:
+        BrokenArtefact: where a photo of these splits was learnt from.
+    """
     info = records.load_info(run.path("dataset"))
     model = trained.load(run.path("student"), info, image_size=run.config.phase4.data.image_size)
     with aside(run.path("logits")) as temporary:
@@ -49,7 +54,17 @@ def evidence_of(
     name: str,
     folder: Path,
 ) -> Evidence:
-    """Predict both splits; the logits lie in `folder`, see `evaluation.predict`."""
+    """Predict both splits.
+
+    Args:
+        model: a Keras model, or a callable as in `evaluation.predict`.
+        preprocessing: of the model.
+        name: of the model, for the progress bar.
+        folder: the logits are written to `<split>.npy` in it.
+
+    Raises:
+        ValueError: as `evaluation.predict`.
+    """
     fit, test = (
         predict_split(model, info, split, preprocessing, f"{name} on {split}", file=folder / f"{split}.npy")
         for split in ("calibration", "test")

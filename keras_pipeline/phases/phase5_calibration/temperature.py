@@ -10,6 +10,7 @@ from keras_pipeline.phases.phase5_calibration.evidence import stored_evidence
 
 
 def run(run: Run) -> None:
+    """Write `temperature.json` and the reliability diagrams."""
     evidence = stored_evidence(run)
     result, before, after = calibration_report.temperature(evidence)
     write_json(run.path("temperature"), result)

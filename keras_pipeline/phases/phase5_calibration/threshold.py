@@ -17,6 +17,11 @@ from keras_pipeline.phases.phase5_calibration.evidence import refuse_learnt, sto
 
 
 def run(run: Run) -> None:
+    """Write `calibration.json`, the region priors and the risk-coverage curve.
+
+    Raises:
+        BrokenArtefact: where a photo of these splits was learnt from.
+    """
     info, table = records.read_info(run.path("dataset")), assignment.places(run.path("assignment"))
     priors = priors_of(run, info, table)
     weights = content_hash(run.path("student"))
@@ -28,7 +33,7 @@ def run(run: Run) -> None:
 
 
 def priors_of(run: Run, info: DatasetInfo, table: pd.DataFrame) -> dict | None:
-    """Region priors from the train split's counts, see `calibration_report.priors`."""
+    """Compute region priors from the train split's counts, see `calibration_report.priors`."""
     return calibration_report.priors(table, info.classes, info.class_hash, run.config.phase5.region_priors)
 
 
@@ -45,9 +50,11 @@ def report_of(
 
     Args:
         table: of `assignment.places`.
+        priors: of `priors_of`.
+        evidence: the model's predictions.
         name: the model's.
-        weights_hash: content hash of what it was loaded from, or is to be.
-        fitted: of `calibration_report.temperature`, where that is known.
+        weights_hash: content hash of the file that holds its weights.
+        fitted: of `calibration_report.temperature`, if already computed.
 
     Raises:
         BrokenArtefact: where it was trained on photos that are to judge it.

@@ -15,11 +15,16 @@ from keras_pipeline.phases.phase3_soft_labels import student
 
 
 def run(run: Run) -> None:
+    """Write the SavedModel and the page.
+
+    Raises:
+        BrokenArtefact: where the shipped calibration was fitted on other weights.
+    """
     calibration = run.read("shipped_calibration")
     if calibration["weights_hash"] != content_hash(run.path("shipped")):
         raise BrokenArtefact(
-            f"{run.path('shipped_calibration')}: fitted on other weights than "
-            f"{run.path('shipped')}; run `phase6 quantize --force`"
+            f"{run.path('shipped_calibration')}: fitted on other weights than those of {run.path('shipped')}; run "
+            "`phase6 quantize --force`"
         )
     info = records.load_info(run.path("dataset"))
     saved_model.write_saved_model(
@@ -37,7 +42,7 @@ def run(run: Run) -> None:
 
 
 def _attribution(table: pd.DataFrame) -> str:
-    """Whose photos the model has learnt from, by licence; photos that only judged it are not among them."""
+    """List the authors of the train photos by licence; the photos of other splits taught the model nothing."""
     train = table[table.split == "train"].fillna("")
     lines = [f"The model has learnt from {len(train)} photos. By licence, with each author's number of them:"]
     for license, photos in train.groupby("license"):

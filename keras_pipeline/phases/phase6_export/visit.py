@@ -1,4 +1,4 @@
-"""The finished page in a real browser, a few test photos put into its file field, as a visitor would."""
+"""Visit the finished page in a real browser: put a few test photos into its file field, as a user would."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.data import records
 from keras_pipeline.export.visit import show_photo
 
-PHOTOS = 5  # of the test split, in the shards' (random) order
+PHOTOS = 5  # of the test split, in the random order of the shards
 
 
 def visit(run: Run) -> list[dict]:
-    """Shows the page the first test photos. Leaves `page.png`, a screenshot of the first that it names right.
+    """Show the page the first test photos; write `page.png`, a screenshot of the first that it names right.
 
     Returns:
         [{truth, answer, percent, conclusive}] of each photo, as read off the screen.
+
+    Raises:
+        BrowserMissing: where there is no Chromium.
+        OSError: when the page gives no answer.
     """
     info = records.load_info(run.path("dataset"))
     photos = (records.decode(example) for shard in info.shards("test") for example in records.read_shard(shard))

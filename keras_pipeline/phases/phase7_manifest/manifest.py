@@ -1,4 +1,4 @@
-"""`phase7 manifest`: fold the sidecars of the whole chain into one file; nothing is measured anew."""
+"""`phase7 manifest`: combine the sidecars and metrics of the whole chain in one file; nothing is measured again."""
 
 from __future__ import annotations
 
@@ -15,86 +15,120 @@ from keras_pipeline.evaluation import gates
 
 
 def run(run: Run) -> None:
-    """Folds the sidecars of the whole chain into one file; nothing is measured anew."""
-    config, dataset = run.config, run.read("dataset")
-    counts = {name: dataset["splits"][name]["n"] for name in SPLITS}
-    shards = [shard for split in dataset["splits"].values() for shard in split["shards"]]
+    """Write `manifest.yaml`.
+
+    Raises:
+        BrokenArtefact: where an artefact of the chain is missing, or the result does not fit the schema.
+    """
     value = {
         "manifest_version": 1,
         "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **environment.git_commit(),
-        "experiment": config.experiment,
-        "data": {
-            "mongo_snapshot": f"tfrecords/{config.dataset_name}/dataset.json",
-            # Of the audit: the config may name another server by now.
-            "source": run.read("audit").get("source", "unknown"),
-            "query": redaction.redact_values(config.source.query),
-            "dataset_hash": required(run.path("dataset"))["content_hash"],
-            "class_hash": dataset["class_hash"],
-            "total_samples": sum(counts.values()),
-            "total_species": len(dataset["classes"]),
-            **{f"{name}_samples": n for name, n in counts.items()},
-            "shards": {shard["name"]: shard["sha256"] for shard in shards},
-        },
+        "experiment": run.config.experiment,
+        "data": _data(run),
         "phases": _phases(run),
         "environment": _environment(run),
         "hyperparameters": _hyperparameters(run),
         "gates": gates.judge(run, {gate.step for gate in gates.GATES} - {"phase7 manifest"}),
         "artefacts": _artefacts(run),
-        "config": redaction.redact_values(config.model_dump()),
+        "config": redaction.redact_values(run.config.model_dump()),
     }
     schema.write(run.path("manifest"), value)
     print(run.path("manifest"))
 
 
-def _phases(run: Run) -> dict:
-    teacher, student = (run.read(f"{n}_metrics") for n in ("teacher", "student"))
-    calibration, export, equivalence = (run.read(n) for n in ("shipped_calibration", "export", "equivalence"))
-    model, soft_labels = run.config.phase3.model, run.read("soft_label_check")
-    figures = {
-        "phase_0": {
-            "documents": run.read("audit")["documents"],
-            "url_failure_rate": run.read("url_check")["failure_rate"],
-            "groups": run.read("leak_audit")["groups"],
-            "leaks": len(run.read("leak_audit")["leaks"]),
-            "baseline_top1": run.read("baseline")["top1_accuracy"],
-        },
-        "phase_1": {
-            "teacher": run.config.phase1.model.name,
-            "top1": teacher["top1_accuracy"],
-            "top5": teacher["top5_accuracy"],
-            **_checkpoint(run, "teacher"),
-        },
-        "phase_2": _regional(run) if run.config.phase2 else {},
-        "phase_3": {
-            "student_architecture": f"{model.name}_{model.alpha}",
-            "student_parameters": soft_labels["student"]["parameters"],
-            "soft_label_sum_error": soft_labels["sum_max_deviation"],
-        },
-        "phase_4": {
-            "distillation_epochs": len(run.read("distill_history")["epochs"]),
-            "finetuning_epochs": len(run.read("finetune_history")["epochs"]),
-            "final_top1": student["top1_accuracy"],
-            "final_top5": student["top5_accuracy"],
-            "val_top1": run.read("student_metrics_val")["top1_accuracy"],
-            "train_top1": run.read("student_metrics_train")["top1_accuracy"],
-            **_checkpoint(run, "student"),
-        },
-        "phase_5": {
-            "temperature": calibration["temperature"],
-            "ece": calibration["ece_after"],
-            "confidence_threshold": calibration["threshold"],
-            "precision": calibration["precision"],
-            "coverage": calibration["coverage"],
-        },
-        "phase_6": {
-            f"model_size_{run.config.phase6.quantization}": round(export["bytes"] / 1e6, 3),  # MB
-            "tfjs_export": f"web_export/{run.config.experiment}",
-            "equivalence": equivalence["status"],
-            **_checkpoint(run, "shipped"),
-        },
+def _data(run: Run) -> dict:
+    dataset = run.read("dataset")
+    counts = {name: dataset["splits"][name]["n"] for name in SPLITS}
+    shards = [shard for split in dataset["splits"].values() for shard in split["shards"]]
+    return {
+        "mongo_snapshot": f"tfrecords/{run.config.dataset_name}/dataset.json",
+        # From the audit, because the config may name another server by now.
+        "source": run.read("audit").get("source", "unknown"),
+        "query": redaction.redact_values(run.config.source.query),
+        "dataset_hash": required(run.path("dataset"))["content_hash"],
+        "class_hash": dataset["class_hash"],
+        "total_samples": sum(counts.values()),
+        "total_species": len(dataset["classes"]),
+        **{f"{name}_samples": n for name, n in counts.items()},
+        "shards": {shard["name"]: shard["sha256"] for shard in shards},
     }
-    return {name: _status(run, name.replace("_", "")) | entry for name, entry in figures.items()}
+
+
+def _phases(run: Run) -> dict:
+    entries = {
+        "phase_0": _collection(run),
+        "phase_1": _teacher(run),
+        "phase_2": _regional(run) if run.config.phase2 else {},
+        "phase_3": _soft_labels(run),
+        "phase_4": _student(run),
+        "phase_5": _calibration(run),
+        "phase_6": _export(run),
+    }
+    return {name: _status(run, name.replace("_", "")) | entry for name, entry in entries.items()}
+
+
+def _collection(run: Run) -> dict:
+    leaks = run.read("leak_audit")
+    return {
+        "documents": run.read("audit")["documents"],
+        "url_failure_rate": run.read("url_check")["failure_rate"],
+        "groups": leaks["groups"],
+        "leaks": len(leaks["leaks"]),
+        "baseline_top1": run.read("baseline")["top1_accuracy"],
+    }
+
+
+def _teacher(run: Run) -> dict:
+    metrics = run.read("teacher_metrics")
+    return {
+        "teacher": run.config.phase1.model.name,
+        "top1": metrics["top1_accuracy"],
+        "top5": metrics["top5_accuracy"],
+        **_checkpoint(run, "teacher"),
+    }
+
+
+def _soft_labels(run: Run) -> dict:
+    model, check = run.config.phase3.model, run.read("soft_label_check")
+    return {
+        "student_architecture": f"{model.name}_{model.alpha}",
+        "student_parameters": check["student"]["parameters"],
+        "soft_label_sum_error": check["sum_max_deviation"],
+    }
+
+
+def _student(run: Run) -> dict:
+    metrics = run.read("student_metrics")
+    return {
+        "distillation_epochs": len(run.read("distill_history")["epochs"]),
+        "finetuning_epochs": len(run.read("finetune_history")["epochs"]),
+        "final_top1": metrics["top1_accuracy"],
+        "final_top5": metrics["top5_accuracy"],
+        "val_top1": run.read("student_metrics_val")["top1_accuracy"],
+        "train_top1": run.read("student_metrics_train")["top1_accuracy"],
+        **_checkpoint(run, "student"),
+    }
+
+
+def _calibration(run: Run) -> dict:
+    shipped = run.read("shipped_calibration")
+    return {
+        "temperature": shipped["temperature"],
+        "ece": shipped["ece_after"],
+        "confidence_threshold": shipped["threshold"],
+        "precision": shipped["precision"],
+        "coverage": shipped["coverage"],
+    }
+
+
+def _export(run: Run) -> dict:
+    return {
+        f"model_size_{run.config.phase6.quantization}": round(run.read("export")["bytes"] / 1e6, 3),  # MB
+        "tfjs_export": f"web_export/{run.config.experiment}",
+        "equivalence": run.read("equivalence")["status"],
+        **_checkpoint(run, "shipped"),
+    }
 
 
 def _regional(run: Run) -> dict:
@@ -110,13 +144,13 @@ def _regional(run: Run) -> dict:
 
 
 def _status(run: Run, phase: str) -> dict:
-    """Completed they all are: the step's inputs were there, or it would not have begun."""
+    """Return status and seconds of a phase; it was completed at some time, or this step would lack its inputs."""
     if absent := run.why_not_applicable(phase):
         return {"status": "not applicable", "why": {phase: absent}, "seconds": 0.0}
     why = {title: reason for title, reason in run.stale.items() if title.startswith(phase)}
     seconds = {m["producer"]: m["seconds"] for m in _metas(run).values() if m["producer"].startswith(phase)}
-    said = {"status": "not up to date", "why": why} if why else {"status": "completed"}
-    return said | {"seconds": round(sum(seconds.values()), 2)}
+    status = {"status": "not up to date", "why": why} if why else {"status": "completed"}
+    return status | {"seconds": round(sum(seconds.values()), 2)}
 
 
 def _checkpoint(run: Run, name: str) -> dict:
@@ -138,13 +172,15 @@ def _hyperparameters(run: Run) -> dict:
         "distillation_temperature": config.phase3.distillation.temperature,
         "kl_weight": weights.kl_divergence,
         "ce_weight": weights.cross_entropy,
-    }  # The plan's list. Every parameter there is stands in `config`.
+    }  # The plan's list; `config` holds every parameter.
 
 
 def _metas(run: Run) -> dict[str, dict]:
-    """Sidecars of what this run made: a phase that the config leaves out may have left something earlier."""
+    """Return the sidecars of this run's artefacts, without those of phases that the config now leaves out."""
     metas = {name: sidecar(run.path(name)) for name in ARTEFACTS if name not in ("manifest", "report")}
-    return {n: meta for n, meta in metas.items() if meta and not run.why_not_applicable(meta["producer"].split()[0])}
+    return {
+        name: meta for name, meta in metas.items() if meta and not run.why_not_applicable(meta["producer"].split()[0])
+    }
 
 
 def _artefacts(run: Run) -> dict:
