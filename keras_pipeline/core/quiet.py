@@ -1,4 +1,4 @@
-"""TensorFlow's C++ side writes remarks about GPUs to standard error, whatever logging level it is told."""
+"""Silence for TensorFlow's C++ code, which writes notices about GPUs to standard error at any logging level."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def stderr_held_back() -> Iterator[None]:
-    """What is written to file descriptor 2 meanwhile is dropped; where the context fails, it is shown after all."""
+    """Drop what is written to file descriptor 2 while the context is open, and show it if the context fails."""
     sys.stderr.flush()
     shown = os.dup(2)
     with tempfile.TemporaryFile() as held:
@@ -32,7 +32,7 @@ def stderr_held_back() -> Iterator[None]:
 
 
 class QuietImport(importlib.abc.MetaPathFinder):
-    """Has the first `import tensorflow`, wherever it stands, write nothing to standard error."""
+    """Keep the first `import tensorflow`, wherever it happens, from writing to standard error."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "tensorflow":
