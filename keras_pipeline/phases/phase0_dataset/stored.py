@@ -75,7 +75,7 @@ def open_source(run: Run) -> Iterator[tuple[Iterator[Document], str | None]]:
 
 def plan(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
     """Bring the ledger in accord with the collection."""
-    ledger.ask_with(config_hash(run.config, ASKED))
+    ledger.request_with(config_hash(run.config, ASKED))
     ledger.plan(documents, seed=run.config.seed)
 
 
