@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from tqdm import tqdm
 
@@ -29,7 +30,9 @@ class _Lines:
         sys.stderr.flush()
 
 
-def progress(iterable=None, *, total: int | None = None, description: str = "", unit: str = "photos") -> tqdm:
+def progress(
+    iterable: Iterable | None = None, *, total: int | None = None, description: str = "", unit: str = "photos"
+) -> tqdm:
     """Return a tqdm progress bar on standard error; see tqdm for the options."""
     live = sys.stderr.isatty()
     return tqdm(

@@ -8,7 +8,9 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 
 @contextlib.contextmanager
@@ -34,7 +36,9 @@ def stderr_held_back() -> Iterator[None]:
 class QuietImport(importlib.abc.MetaPathFinder):
     """Keep the first `import tensorflow`, wherever it happens, from writing to standard error."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name != "tensorflow":
             return None
         sys.meta_path.remove(self)
@@ -44,8 +48,8 @@ class QuietImport(importlib.abc.MetaPathFinder):
         return spec
 
 
-def _quietly(execute):
-    def executed(module) -> None:
+def _quietly(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+    def executed(module: ModuleType) -> None:
         with stderr_held_back():
             execute(module)
 

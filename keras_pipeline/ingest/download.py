@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -116,7 +116,16 @@ def _keep_freed_memory() -> None:
             libc.mallopt(option, 1 << 26)
 
 
-async def _fetch_photos(ledger, settings, base_url, own, convert, encode, store, given_up) -> None:
+async def _fetch_photos(
+    ledger: Ledger,
+    settings: Export,
+    base_url: str | None,
+    own: bool,
+    convert: Convert,
+    encode: Callable[[Photo], bytes],
+    store: _Store,
+    given_up: dict[str, str],
+) -> None:
     loop, tally = asyncio.get_running_loop(), _Tally(ledger.count("waiting"), "export", "photos")
     pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="convert")
     async with _closing(tally, store, pool), fetch.session(settings, base_url if own else None) as client:
@@ -132,7 +141,7 @@ async def _fetch_photos(ledger, settings, base_url, own, convert, encode, store,
             await store.add(outcome, example)
             tally.count(outcome)
 
-        own_host = fetch.host_of(base_url) if own else ""
+        own_host = fetch.host_of(base_url) if own and base_url else ""
         await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up=given_up)
 
 
@@ -141,7 +150,7 @@ def check_urls(ledger: Ledger, settings: Export, *, base_url: str | None, own: b
     asyncio.run(_check_urls(ledger, settings, base_url, own))
 
 
-async def _check_urls(ledger, settings, base_url, own) -> None:
+async def _check_urls(ledger: Ledger, settings: Export, base_url: str | None, own: bool) -> None:
     tally, store = _Tally(ledger.count("waiting"), "validate-urls", "URLs"), _Store(ledger, None, math.inf)
     async with _closing(tally, store), fetch.session(settings, base_url if own else None) as client:
 
@@ -159,12 +168,12 @@ async def _check_urls(ledger, settings, base_url, own) -> None:
             await store.add(outcome, None)
             tally.count(outcome)
 
-        own_host = fetch.host_of(base_url) if own else ""
+        own_host = fetch.host_of(base_url) if own and base_url else ""
         await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up={})
 
 
 @contextlib.asynccontextmanager
-async def _closing(tally: _Tally, store: _Store, pool: ThreadPoolExecutor | None = None):
+async def _closing(tally: _Tally, store: _Store, pool: ThreadPoolExecutor | None = None) -> AsyncIterator[None]:
     """Keep what was fetched, whatever ends the downloads."""
     try:
         yield

@@ -122,7 +122,7 @@ class Ledger:
             raise self._explained(error) from error
         return self
 
-    def __exit__(self, _, error: BaseException | None, __) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._db.close()
         if isinstance(error, sqlite3.Error):
             raise self._explained(error) from error

@@ -183,7 +183,7 @@ def _after(last: Any) -> list[dict]:
     return [{"_id": same}, *({"_id": {"$type": name}} for name in later)]
 
 
-def _at(document: dict, path: str):
+def _at(document: dict, path: str) -> Any:
     """Return the value of a field, or of one inside a sub-document (`photo.url`); None if it is missing."""
     value: Any = document
     for part in path.split("."):

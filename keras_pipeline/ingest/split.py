@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -266,7 +267,7 @@ def assign_splits(
 def _assign_species(species: pd.DataFrame, shares: dict[str, float]) -> dict[int, str]:
     filled, assignment = dict.fromkeys(SPLITS, 0), {}
 
-    def put(row, split: str) -> None:
+    def put(row: Any, split: str) -> None:  # of itertuples
         assignment[row.Index] = split
         filled[split] += row.n
 

@@ -25,7 +25,7 @@ from keras_pipeline.core.redaction import redact_values
 class _Loader(yaml.SafeLoader):
     """A YAML loader that reads 1e-5 as a number (YAML 1.1: a string) and refuses repeated keys."""
 
-    def compose_mapping_node(self, anchor):
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         # Here, before merge keys (`<<`) are resolved: those write inherited keys into the node too.
         keys = [key.value for key, _ in node.value]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import annotated_types
+from pydantic.fields import FieldInfo
 
 from keras_pipeline.core.config.base import Section
 from keras_pipeline.core.config.experiment import Config
@@ -62,12 +63,12 @@ def _plain(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace('"', "")
 
 
-def _domain(field) -> str:
+def _domain(field: FieldInfo) -> str:
     limits = [f"{sign} {getattr(rule, kind)}" for rule in field.metadata for kind, sign in _signs(rule)]
     return _escape(", ".join([_kind(field.annotation), *limits]))
 
 
-def _signs(rule) -> Iterator[tuple[str, str]]:
+def _signs(rule: Any) -> Iterator[tuple[str, str]]:
     for kind, sign in SIGNS.items():
         if isinstance(rule, kind):
             yield kind.__name__.lower(), sign

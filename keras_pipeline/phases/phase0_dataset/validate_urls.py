@@ -35,7 +35,7 @@ def run(run: Run) -> None:
     print(f"{result['failed']} of {result['checked']} URLs failed{within}: {result['by_reason'] or 'none'}")
 
 
-def _failure_rate(rows) -> dict:
+def _failure_rate(rows: pd.DataFrame) -> dict:
     """Summarize a table of host, state, reason, urls for the gate and the report.
 
     The interval of a sample is Clopper and Pearson's (1934): exact, at worst too wide.
