@@ -357,7 +357,7 @@ def test_report_tables_and_cures(make_config):
     assert tables["rare_species"].latin_name.tolist() == ["rara"]
     assert tables.keys() >= {"genera", "regions", "hosts", "licences", "years", "synonyms_suggested", "fields"}
     page = (folder / "audit.html").read_text(encoding="utf-8")
-    for part in ("gave 11", "exclude_conflicts.txt", "source.max_per_species", "source.max_per_observation"):
+    for part in ("returned 11", "exclude_conflicts.txt", "source.max_per_species", "source.max_per_observation"):
         assert part in page
     assert json.loads(run.path("audit").read_text())["histogram"] == "class_histogram.png"
     assert (folder / "class_histogram.png").exists()

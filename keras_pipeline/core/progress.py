@@ -20,7 +20,7 @@ def duration(seconds: float) -> str:
 
 
 class _Lines:
-    """A file for tqdm that writes each state as a line of its own, without carriage returns in a log."""
+    """A file for tqdm that writes each state on its own line, without carriage returns in a log."""
 
     def write(self, text: str) -> None:
         if line := text.strip("\r\n "):

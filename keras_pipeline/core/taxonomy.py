@@ -71,7 +71,7 @@ def canonical(latin_name: str) -> str:
 
 def _words(latin_name: str) -> list[str]:
     text = unicodedata.normalize("NFC", latin_name)
-    if not text.isascii():  # zero-width blanks, byte-order marks and the like are categories of their own
+    if not text.isascii():  # Cf: zero-width blanks, byte-order marks and the like
         text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
     if text.isupper():  # case then tells names and authors apart no more
         text = text.lower()

@@ -74,12 +74,12 @@ class Host:
         """Reset the failures, because the host sent a photo, a redirect or a 404."""
         self._failures, self._has_answered = 0, True
 
-    def record_answer(self, answer: Answer, tries: int, asked: float) -> float:
+    def record_answer(self, answer: Answer, tries: int, sent: float) -> float:
         """Slow this host down, or give it up, depending on one of its answers.
 
         Args:
             tries: of this task's URL, including this one.
-            asked: when the request was sent (loop time).
+            sent: when the request was sent (loop time).
 
         Returns:
             When to request the same URL again (loop time).
@@ -89,7 +89,7 @@ class Host:
         self._has_answered |= answer.http_status is not None
         if not answer.host_trouble:
             self._failures = 0
-        elif asked >= self._last_failure:  # concurrent failures count as one
+        elif sent >= self._last_failure:  # concurrent failures count as one
             self._failures, self._last_failure = self._failures + 1, asyncio.get_running_loop().time()
         exponent = max(self._failures, tries) - 1
         wait = min(self._settings.backoff_seconds * 2 ** min(exponent, 30), self._settings.max_wait_seconds)
@@ -143,7 +143,7 @@ async def crawl(
             try:
                 answer = await ask(task, visit.turn)
                 last = visit.leave_host() or host  # where redirects led
-                due = last.record_answer(answer, tries + 1, visit.asked)
+                due = last.record_answer(answer, tries + 1, visit.sent)
                 if not answer.may_succeed or tries + 1 >= settings.attempts or last.given_up:
                     await done(task, answer, tries + 1)
                 else:
@@ -184,7 +184,7 @@ class _Visit:
         self._known, self._gate = known, gate
         self._host: Host | None = None
         self._inside = False
-        self.asked = 0.0  # loop time
+        self.sent = 0.0  # loop time of the last request
 
     async def turn(self, name: str) -> None:
         """Leave the host that redirected here, and wait for this one's turn. Raises HostGivenUp."""
@@ -196,7 +196,7 @@ class _Visit:
         self._host = host
         await host.turn()
         await self._gate.acquire()
-        self._inside, self.asked = True, asyncio.get_running_loop().time()
+        self._inside, self.sent = True, asyncio.get_running_loop().time()
 
     def leave_host(self) -> Host | None:
         """Free the slot of the last host, and return that host."""

@@ -1,4 +1,4 @@
-"""Values of a source document's fields, whatever their types. What can't be understood counts as missing."""
+"""Values of a source document's fields, whatever their types. A value that can't be parsed counts as missing."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class EnsembleMember(Section):
     """One teacher of the ensemble."""
 
     path: str = Field(
-        description="a teacher's .keras, relative to the experiment's folder; soft_labels/ lies beside it"
+        description="a teacher's .keras, relative to the experiment's folder, with soft_labels/ beside it"
     )
     weight: float = Field(ge=0, description="share in the ensemble, renormalized over the teachers that answer")
     region_filter: str | None = Field(None, description="this teacher answers only for photos of this region")

@@ -151,7 +151,7 @@ def _documents(result: dict) -> list[Block]:
     if counted not in (None, read):
         blocks.append(
             Paragraph(
-                f"The server counted {counted:,} documents and gave {read:,}. The collection changed meanwhile, its "
+                f"The server counted {counted:,} documents but returned {read:,}. The collection is changing, its "
                 "count is off (after a crash, or while shards are moved), or documents were lost on the way: audit "
                 "again before you rely on this."
             )
@@ -219,7 +219,7 @@ def _names(result: dict, tables: Path) -> list[Block]:
         rows.append([_short(best), most, "; ".join(f"{_short(name)} ({n:,})" for name, n in others[:SHOWN])])
     text = "names come in several spellings that differ only in case, blanks, underscores, hybrid signs or authors."
     spellings = [
-        Paragraph(f"{len(found):,} {text} Each spelling counts as a species of its own until they are joined."),
+        Paragraph(f"{len(found):,} {text} Each spelling counts as a separate species until they are joined."),
         Table(
             ["most frequent", "photos", "other spellings"], rows, "The most photographed (all: tables/spellings.csv)"
         ),

@@ -40,15 +40,15 @@ def _failure_rate(rows: pd.DataFrame) -> dict:
 
     The interval of a sample is Clopper and Pearson's (1934): exact, at worst too wide.
     """
-    asked, failed = rows[rows.state.isin(("ok", "failed"))], rows[rows.state == "failed"]
-    n, bad = int(asked.urls.sum()), int(failed.urls.sum())
+    requested, failed = rows[rows.state.isin(("ok", "failed"))], rows[rows.state == "failed"]
+    n, bad = int(requested.urls.sum()), int(failed.urls.sum())
     rate = bad / n if n else None
     complete = not (rows.reason == NOT_SAMPLED).any()
     interval = [rate, rate]
     if n and not complete:
         exact = binomtest(bad, n).proportion_ci(0.95, "exact")
         interval = [float(exact.low), float(exact.high)]
-    hosts = asked.groupby("host").urls.sum().to_frame("checked")
+    hosts = requested.groupby("host").urls.sum().to_frame("checked")
     hosts["failed"] = failed.groupby("host").urls.sum()
     hosts = hosts.fillna(0).astype(int).sort_values(["failed", "checked"], ascending=False)
     return {
