@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+# Marks a field that may name a file, `Annotated[str, FILE]`: the contents of the file count, not its path.
+FILE = object()
+
 
 class ConfigError(ValueError):
     """The configuration can't be used; the message lists every fault. The command line exits with 2."""

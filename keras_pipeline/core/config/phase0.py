@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from keras_pipeline.core.config.base import Section
+from keras_pipeline.core.config.base import FILE, Section
 from keras_pipeline.core.config.teachers import Model
 
 
@@ -106,7 +106,9 @@ class Baseline(Section):
     features: Literal["imagenet", "file", "colour-histogram"] = Field(
         "imagenet", description="frozen features for class means and a linear probe; imagenet: download"
     )
-    weights: str | None = Field(None, description="MobileNetV2 1.0 .weights.h5 file, for features: file")
+    weights: Annotated[str | None, FILE] = Field(
+        None, description="MobileNetV2 1.0 .weights.h5 file, for features: file"
+    )
     image_size: int = Field(224, ge=32, le=512, description="pixels; MobileNetV2's own size")
     probe_epochs: int = Field(10, ge=1, le=1000, description="passes of the linear probe over the train split")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from keras_pipeline.core.config.base import Section
+from keras_pipeline.core.config.base import FILE, Section
 from keras_pipeline.core.redaction import MONGODB_URI, is_mongodb_uri
 
 
@@ -15,7 +15,7 @@ class Demo(Section):
     """The contents of the embedded server."""
 
     images: str | None = Field(None, description="folder of photos; null: photos of invented plants are drawn")
-    labels: str | None = Field(
+    labels: Annotated[str | None, FILE] = Field(
         None,
         description="CSV with image (a path below `images`, with its suffix), latin_name[, region, observation_id]",
     )
@@ -65,8 +65,12 @@ class Source(Section):
     query: dict[str, Any] = Field({}, description="MongoDB filter; {} takes all documents")
     base_url: str | None = Field(None, description="relative image URLs are resolved against this")
     fields: Fields = Fields()
-    synonyms: str | None = Field(None, description="CSV with synonym, latin_name: names to replace on reading")
-    exclude: str | None = Field(None, description="file with one _id, image URL or latin name per line to leave out")
+    synonyms: Annotated[str | None, FILE] = Field(
+        None, description="CSV with synonym, latin_name: names to replace on reading"
+    )
+    exclude: Annotated[str | None, FILE] = Field(
+        None, description="file with one _id, image URL or latin name per line to leave out"
+    )
     max_per_species: int | None = Field(None, ge=1, description="photos, a seeded sample; null keeps all")
     max_per_observation: int | None = Field(None, ge=1, description="photos, a seeded sample; null keeps all")
     demo: Demo = Demo()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from keras_pipeline.core.config.base import Section
+from keras_pipeline.core.config.base import FILE, Section
 
 VIT_NAME = re.compile(r"vit_(tiny|small|base|large|huge)_patch(8|14|16|32)(_(\d+))?")
 
@@ -35,7 +35,7 @@ class Model(Section):
     name: str = Field(
         "vit_base_patch16_224", description="mobilenetv2 or vit_{tiny,small,base,large,huge}_patch{8,14,16,32}"
     )
-    pretrained: bool | str = Field(
+    pretrained: Annotated[bool | str, FILE] = Field(
         True, description="true or imagenet, imagenet21k (ViT): download; a path: .weights.h5; false; global_teacher"
     )
     num_classes: int | None = Field(None, ge=2, description="compared with the class list, which alone decides")
