@@ -99,6 +99,17 @@ def test_the_contents_of_a_file_that_the_config_names_count(done, make_config, t
     )
 
 
+def test_only_fields_marked_as_files_are_read(make_config, tmp_path):
+    file = tmp_path / "names.csv"
+    file.write_text("synonym,latin_name\n")
+    contents = "contents " + hashlib.sha256(b"synonym,latin_name\n").hexdigest()[:16]
+    source = {"synonyms": str(file), "query": {"labels": str(file)}, "database": str(file)}
+    settings = fingerprint.settings_of(
+        make_config(source=source), ("source.synonyms", "source.query", "source.database")
+    )
+    assert settings == {"source.synonyms": contents, "source.query.labels": str(file), "source.database": str(file)}
+
+
 def test_a_file_that_only_moved_changes_nothing(done, make_config, tmp_path):
     weights = [tmp_path / name for name in ("a.h5", "b.h5")]
     for file in weights:

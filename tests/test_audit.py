@@ -266,10 +266,10 @@ def test_names_with_underscores_are_told_and_cured(tmp_path, make_config):
     assert result["underscores"] == {"Rosa_canina": 2, "rosa_rugosa": 1} and result["one_word"] == {}
     assert [entry["spellings"] for entry in result["spellings"]] == [{"Rosa_canina": 2, "Rosa canina": 1}]
     assert result["synonyms"] == {"Rosa_canina": "Rosa canina", "rosa_rugosa": "rosa rugosa"}
-    said = "Names with an underscore: 2, e.g. Rosa_canina; their genus can't be told, source.synonyms mends it."
-    assert audit_report.remarks(result) == [said]
+    remark = "Names with an underscore: 2, e.g. Rosa_canina; their genus is unclear; cure: source.synonyms."
+    assert audit_report.remarks(result) == [remark]
     folder = written(make_config(), result).path("audit").parent
-    assert html.escape(said) in (folder / "audit.html").read_text(encoding="utf-8")
+    assert html.escape(remark) in (folder / "audit.html").read_text(encoding="utf-8")
     cured = audit(documents, Curation.load(Source(synonyms=str(folder / "tables/synonyms_suggested.csv"))))
     assert (cured["underscores"], cured["spellings"]) == ({}, [])
     assert cured["per_class"] == {"Rosa canina": 3, "Bellis perennis": 1, "rosa rugosa": 1}
@@ -279,8 +279,8 @@ def test_names_with_underscores_are_told_and_cured(tmp_path, make_config):
 def test_names_of_one_word_are_told(name):
     result = audit([document(1, name), document(2, "Rosa canina"), document(3, "Rosa sp."), document(4, "rosa × alba")])
     assert result["one_word"] == {name: 1}
-    said = f"Names of one word: 1, e.g. {name}; it is taken for the genus, source.synonyms gives full names."
-    assert audit_report.remarks(result)[-1] == said
+    remark = f"Names of one word: 1, e.g. {name}; it counts as the genus; cure: full names in source.synonyms."
+    assert audit_report.remarks(result)[-1] == remark
 
 
 def test_full_names_without_underscores_are_not_remarked_on():
@@ -357,7 +357,7 @@ def test_report_tables_and_cures(make_config):
     assert tables["rare_species"].latin_name.tolist() == ["rara"]
     assert tables.keys() >= {"genera", "regions", "hosts", "licences", "years", "synonyms_suggested", "fields"}
     page = (folder / "audit.html").read_text(encoding="utf-8")
-    for part in ("gave 11", "exclude_conflicts.txt", "source.max_per_species", "source.max_per_observation"):
+    for part in ("returned 11", "exclude_conflicts.txt", "source.max_per_species", "source.max_per_observation"):
         assert part in page
     assert json.loads(run.path("audit").read_text())["histogram"] == "class_histogram.png"
     assert (folder / "class_histogram.png").exists()

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from keras_pipeline.core.config import base, experiment
+from keras_pipeline.core.config import base, experiment, load
 from keras_pipeline.core.config.base import ConfigError
 from keras_pipeline.core.config.load import from_dict, from_file
 from keras_pipeline.core.config.phase0 import Export
@@ -141,8 +141,8 @@ def test_an_unknown_key_names_its_path_the_nearest_and_the_allowed(write, text, 
         ("seed: true", "seed: received True .bool"),
         ("seed: -1", "seed: received -1 .*greater than or equal to 0"),
         ("deterministic: 1", "deterministic: received 1 .int.*boolean"),
-        ("phase1: {model: {dropout_rate: 0.3}}", "phase1: model.dropout_rate: received 0.3, which is the student's"),
-        ("phase2: {model: {alpha: 0.5}}", "phase2: model.alpha: received 0.5, which vit_base_patch16_224 has no use"),
+        ("phase1: {model: {dropout_rate: 0.3}}", "phase1: model.dropout_rate: received 0.3, which only the student"),
+        ("phase2: {model: {alpha: 0.5}}", "phase2: model.alpha: received 0.5, which vit_base_patch16_224 does not use"),
         ("phase1: {model: {batch_norm_momentum: 0.8}}", "phase1: model.batch_norm_momentum: received 0.8"),
         ("phase1: {model: {alpha: 'big'}}", "phase1.model.alpha: received 'big'"),
         ("phase1: {training: {learning_rate: 0}}", "learning_rate: received 0 .*greater than 0"),
@@ -189,7 +189,7 @@ def test_a_wrong_value_is_shown_with_what_is_allowed(write, text, message):
         ("phase3: {teachers: []}", "phase3: teachers: received an empty list, expected at least one with weight > 0"),
         (
             "phase2: null\nphase3: {teachers: [{path: phase2/best.keras, weight: 1.0}]}",
-            "teachers: received an empty list, .*; phase2/best.keras does not count where phase2 is null",
+            "teachers: received an empty list, .*; phase2/best.keras does not count if phase2 is null",
         ),
         (
             "phase3: {teachers: [{path: a, weight: 1, region_filter: EU}]}",
@@ -203,7 +203,7 @@ def test_a_wrong_value_is_shown_with_what_is_allowed(write, text, message):
         ("phase4: {data: {image_size: 300}}", "phase4.data.image_size 300 is larger than dataset.short_side 256"),
         ("source: {uri: localhost}", "source: uri must be .embedded. or start with mongodb://"),
         *(
-            (f"source: {{uri: 'mongodb://{rest}'}}", "source: uri: received what is no URI of a MongoDB .not shown")
+            (f"source: {{uri: 'mongodb://{rest}'}}", "source: uri: received no valid MongoDB URI .not shown")
             for rest in (
                 "me:s3/cret@host:1/db",
                 "m e:s3cret@host",
@@ -220,6 +220,13 @@ def test_a_wrong_value_is_shown_with_what_is_allowed(write, text, message):
 def test_impossible_pairs(write, text, message):
     with pytest.raises(ConfigError, match=message):
         write(text)
+
+
+def test_a_full_dump_loads_again_though_it_holds_keys_without_effect(tmp_path):
+    config = from_dict({"experiment": "x", "phase3": {"model": {"dropout_rate": 0.4, "alpha": 0.5}}})
+    without_effect = config.model_dump()["phase1"]["model"]
+    assert [without_effect[key] for key in ("dropout_rate", "alpha", "batch_norm_momentum")] == [0.2, 1.0, 0.9]
+    assert from_file(load.write(tmp_path / "x.yaml", config)) == config
 
 
 def test_all_faults_are_listed_at_once(write):

@@ -61,10 +61,10 @@ def test_chains_are_followed_to_their_end(load):
         ("synonym,latin_name\n a , a\n", "line 2: received 'a' twice, expected two different names"),
         ("synonym,latin_name\na,b\nb,a\n", "received a circle, a -> b -> a; expected chains that end"),
         ("synonym,latin_name\nc,a\na,b\nb,a\n", "received a circle, c -> a -> b -> a"),
-        ("synonym,latin_name\na,b,c\n", "line 2: received 3 cells, expected 2; put names that hold commas"),
+        ("synonym,latin_name\na,b,c\n", "line 2: received 3 cells, expected 2; put names with commas"),
         ("synonym,latin_name\na,\n", r"line 2: received \['a', ''\], expected a synonym and a latin name"),
         ('synonym,latin_name\n"a,b\n', "expected CSV; save it as CSV, UTF-8"),
-        ("synonym,latin_name\nIsoëtes,b\n".encode("latin-1"), "received bytes that are no UTF-8 .*; save it as"),
+        ("synonym,latin_name\nIsoëtes,b\n".encode("latin-1"), "received bytes that are not UTF-8 .*; save it as"),
     ],
 )
 def test_unusable_synonyms_are_refused(load, content, message):

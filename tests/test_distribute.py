@@ -204,10 +204,10 @@ def test_which_machine_this_is_and_which_one_writes(monkeypatch, text, expected)
     [
         (None, "it is not set"),
         ("", "it is not set"),
-        ("{", "it is not such JSON"),
-        ("[" * 100_000, "it is not such JSON"),
-        ("[]", "it is not such JSON"),
-        ('{"cluster": {"worker": ["a:1"]}}', "it is not such JSON"),
+        ("{", "it is not JSON of that form"),
+        ("[" * 100_000, "it is not JSON of that form"),
+        ("[]", "it is not JSON of that form"),
+        ('{"cluster": {"worker": ["a:1"]}}', "it is not JSON of that form"),
         ('{"cluster": ["worker"], "task": {"type": "worker", "index": 0}}', "nothing else"),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "there is no worker 1"),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": -1}}', "there is no worker -1"),
@@ -215,9 +215,9 @@ def test_which_machine_this_is_and_which_one_writes(monkeypatch, text, expected)
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "there is no ps 0"),
         ('{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}', "nothing else"),
         ('{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}', "nothing else"),
-        ('{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}', "there twice"),
-        ('{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}', "'a' is no host:port"),
-        ('{"cluster": {"worker": ["a:99999"]}, "task": {"type": "worker", "index": 0}}', "'a:99999' is no host:port"),
+        ('{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}', "listed twice"),
+        ('{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}', "'a' is not host:port"),
+        ('{"cluster": {"worker": ["a:99999"]}, "task": {"type": "worker", "index": 0}}', "'a:99999' is not host:port"),
     ],
 )
 def test_a_tf_config_that_names_no_machine_is_an_error_with_an_example(monkeypatch, text, fault):

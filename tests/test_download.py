@@ -375,9 +375,9 @@ def test_failures_under_way_at_once_are_one_and_a_redirect_is_an_answer():
         host, now = crawl.Host(HostLimits(), QUICK), asyncio.get_running_loop().time()
         down = Answer(reason="HTTP 503", http_status=503, may_succeed=True, host_trouble=True)
         for _ in range(50):
-            host.hear(down, 1, now)
+            host.record_answer(down, 1, now)
         after_one_round = host._failures
-        host.answers()
+        host.record_success()
         return after_one_round, host._failures, host.given_up
 
     assert asyncio.run(failures()) == (1, 0, "")
@@ -397,7 +397,7 @@ def test_with_other_settings_all_that_failed_is_tried_again(tmp_path, host):
     waiting = []
     with Ledger(tmp_path / "l.sqlite") as ledger:
         for settings in ("a", "a", "b"):
-            ledger.ask_with(settings)
+            ledger.request_with(settings)
             ledger.plan(download.rows(documents, Names(), host.url), seed=1)
             waiting.append(ledger.count("waiting"))
             download.check_urls(ledger, QUICK, base_url=host.url, own=False)
@@ -503,7 +503,7 @@ def test_pauses_double_with_jitter_up_to_the_longest(monkeypatch):
     answer = Answer(reason="HTTP 500", http_status=500, may_succeed=True)
     for tries, longest in ((1, 2.0), (2, 4.0), (3, 8.0), (4, 10.0), (9, 10.0)):
         host = crawl.Host(HostLimits(), settings)
-        waits = [host.hear(answer, tries, clock.time()) - clock.time() for _ in range(200)]
+        waits = [host.record_answer(answer, tries, clock.time()) - clock.time() for _ in range(200)]
         assert longest * 0.49 < min(waits) < longest * 0.6 and longest * 0.9 < max(waits) <= longest
     clock.close()
 

@@ -270,8 +270,8 @@ def test_a_server_that_sorts_otherwise_is_read_with_one_cursor_or_not_at_all():
 
 
 def test_an_id_of_no_known_type_is_refused_where_it_would_be_lost():
-    with pytest.raises(SourceError, match="received the _id .*expected one of null, number, string"):
-        mongo._behind(complex(1, 2))
+    with pytest.raises(SourceError, match="received the _id .*expected a type among null, number, string"):
+        mongo._after(complex(1, 2))
 
 
 def test_one_odd_date_or_byte_does_not_end_the_reading(uri):

@@ -170,7 +170,7 @@ def test_a_growing_collection(project, capsys):
     assert after["good-4.jpg"][1] == "Viola alba"
     capsys.readouterr()
     assert main(["phase0", "split", "--config", str(project.file), "--set", "seed=7"]) == 0
-    assert "does not keep the old one's places" in capsys.readouterr().out
+    assert "does not keep the places of the old one" in capsys.readouterr().out
     assert set(project.stored()) == set(after) and project.stored() != after
 
 
@@ -441,7 +441,7 @@ def test_photos_of_two_sizes_never_meet_in_one_dataset(project, capsys):
     other = {"dataset.short_side": 48}
     assert project.run("audit", "export", "split") == 0
     assert project.run("split", **other) == 3
-    assert "run `phase0 export` with it first" in capsys.readouterr().err
+    assert "run `phase0 export` with this config first" in capsys.readouterr().err
     assert project.run("export", **other) == 0
     assert project.command("split") == 0 and len(project.raw()) == 60  # up to date, and nothing of the other's is lost
     next((project.dataset / "raw").glob("*.tfrecord")).unlink()
@@ -455,7 +455,7 @@ def test_where_no_photo_is_stored_every_later_step_says_so_in_a_sentence(project
     assert project.run("audit") == 0 and project.run("export") == 3
     offline = ["--set", "phase0.baseline.features=colour-histogram", "--set", "phase1.model.pretrained=false"]
     for phase, step, said in (
-        ("phase0", "split", "error: no photo is stored; run `phase0 export`: "),
+        ("phase0", "split", "error: no photo is stored; run `phase0 export`; see "),
         ("phase0", "baseline", "dataset.json; run `phase0 split` first"),
         ("phase1", "train", "dataset.json; run `phase0 split` first"),
         ("phase2", "subset", "dataset.json; run `phase0 split` first"),

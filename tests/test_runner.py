@@ -367,4 +367,4 @@ def test_a_phase_that_is_not_applicable_is_left_out_and_named(chain, capsys):
     (row,) = status.rows(Run(config, None), chain.steps)[4:]
     assert (row["step"], row["state"]) == ("phase2 train", "not applicable")
     # Now the photos are counted.
-    assert row["reason"] == "all 2 photos are of region EU: there is no region to tell from the rest"
+    assert row["reason"] == "all 2 photos are of region EU: there is no other region to compare with"

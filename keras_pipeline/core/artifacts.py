@@ -1,4 +1,4 @@
-"""Names and places of all artefacts, and the `Run` that every step is given."""
+"""Names and paths of all artefacts, and the `Run` that every step receives."""
 
 from __future__ import annotations
 
@@ -75,55 +75,56 @@ ARTEFACTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a step gets: the config, where things lie, and how to open the source."""
+    """The context of a step: the config, the paths, and how to open the source."""
 
     config: Config
-    # config -> (uri, base_url); None where nothing reads the collection
+    # config -> (uri, base_url); None if nothing reads the collection
     open_source: Callable[[Config], contextlib.AbstractContextManager[tuple[str, str | None]]] | None
     split: str = "test"  # of `evaluate`
-    made_from: str = ""  # `recipe` of the step under way: what a killed run left goes on only under the same one
-    beam: tuple[str, ...] | None = None  # Beam's arguments, where it deals out the work; not part of any result
-    stale: Mapping[str, str] = dataclasses.field(default_factory=dict)  # makers of its inputs, and why they are
+    made_from: str = ""  # `recipe` of the current step: unfinished work is resumed only if its recipe is the same
+    beam: tuple[str, ...] | None = None  # Beam's arguments if it distributes the work; they change no result
+    # step that made an input -> why it is out of date
+    stale: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def path(self, name: str) -> Path:
-        """Where artefact `name` lies."""
+        """Return the path of an artefact."""
         relative = ARTEFACTS[name].format(experiment=self.config.experiment, dataset=self.config.dataset_name)
         return Path(self.config.root) / relative
 
     def source(self) -> contextlib.AbstractContextManager[tuple[str, str | None]]:
-        """(URI of the MongoDB, base URL of relative photo URLs) while the context is open."""
+        """Open the source: (URI of the MongoDB, base URL of relative photo URLs) while the context is open."""
         if self.open_source is None:
             raise ValueError("this run was made without a way to open its source; only its artefacts can be read")
         return self.open_source(self.config)
 
     @property
     def folder(self) -> Path:
-        """artifacts/<experiment>"""
+        """The folder artifacts/<experiment>."""
         return Path(self.config.root) / "artifacts" / self.config.experiment
 
     @property
     def assists(self) -> bool:
-        """Whether another machine writes, and this one only takes part in training."""
+        """Whether this machine only takes part in training, while another one writes the artefacts."""
         return self.config.distribute == "multi_worker" and not cluster.task().is_chief
 
     def why_not_applicable(self, phase: str) -> str | None:
-        """Why the phase has nothing to do, which is where its section of the config is null; None where it has."""
+        """Return why the phase has nothing to do (its section of the config is null); None if it has."""
         if getattr(self.config, phase, True) is not None:
             return None
         regions = self.read("audit")["per_region"] if self.path("audit").exists() else {}
         if len(regions) == 1:
             ((region, n),) = regions.items()
-            return f"all {n:,} photos are of region {region}: there is no region to tell from the rest"
+            return f"all {n:,} photos are of region {region}: there is no other region to compare with"
         return f"the config says {phase}: null"
 
     @property
     def embedded_photos(self) -> Path | None:
-        """Where the photos of an embedded source lie, drawn or given; None: the source is another."""
+        """Folder of the embedded source's photos, drawn or given; None for any other source."""
         if self.config.source.uri != "embedded":
             return None
         given = self.config.source.demo.images
         return Path(given) if given else self.folder / "source/herbarium"
 
     def read(self, name: str) -> dict:
-        """A JSON artefact. Raises BrokenArtefact naming it when it is absent or not JSON."""
+        """Read a JSON artefact. Raises BrokenArtefact, naming it, if it is missing or not JSON."""
         return read_json(self.path(name))

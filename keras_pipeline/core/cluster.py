@@ -1,4 +1,4 @@
-"""Which of several machines this is, as TF_CONFIG says (https://www.tensorflow.org/guide/distributed_training#TF_CONFIG)."""
+"""Which of several machines this is, from TF_CONFIG (https://www.tensorflow.org/guide/distributed_training#TF_CONFIG)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ EXAMPLE = (
 class Task(NamedTuple):
     """This process's place in TF_CONFIG."""
 
-    address: str  # host:port, of this machine
-    chief: str  # of the one that writes: the cluster's `chief`, or else its worker 0
-    others: tuple[str, ...]  # all but this one
+    address: str  # host:port of this machine
+    chief: str  # address of the machine that writes: the cluster's `chief`, or else worker 0
+    others: tuple[str, ...]  # addresses of all other machines
 
     @property
     def is_chief(self) -> bool:
@@ -27,14 +27,14 @@ class Task(NamedTuple):
 
 
 def task() -> Task:
-    """Raises ValueError without a usable TF_CONFIG."""
+    """Read this process's task from TF_CONFIG. Raises ValueError if TF_CONFIG is missing or not usable."""
     text = os.environ.get("TF_CONFIG", "")
     try:
         value = json.loads(text)
         cluster, kind, index = value["cluster"], value["task"]["type"], value["task"]["index"]
         fault = _fault(cluster, kind, index)
     except (ValueError, KeyError, TypeError, RecursionError):
-        fault = "it is not such JSON" if text else "it is not set"
+        fault = "it is not JSON of that form" if text else "it is not set"
     if fault:
         raise ValueError(
             f"distribute: multi_worker needs the environment variable TF_CONFIG: received {text or 'none'} ({fault}), "
@@ -48,14 +48,14 @@ def task() -> Task:
 def _fault(cluster: dict, kind: str, index: int) -> str | None:
     lists = isinstance(cluster, dict) and all(isinstance(addresses, list) for addresses in cluster.values())
     if not (lists and {"worker"} <= set(cluster) <= {"chief", "worker"}):
-        return "cluster has lists `worker` and, where one is to have no part in worker's numbers, `chief`; nothing else"
+        return "cluster holds the list `worker`, and also `chief` if the chief is not worker 0; nothing else"
     addresses = [address for listed in cluster.values() for address in listed]
     for address in addresses:
         match = re.fullmatch(r"[^\s/]+:(\d+)", address) if isinstance(address, str) else None
         if not match or not 0 < int(match[1]) < 65536:
-            return f"{address!r} is no host:port"
+            return f"{address!r} is not host:port"
     if len(set(addresses)) < len(addresses):
-        return "an address is there twice"
+        return "an address is listed twice"
     if not isinstance(index, int) or not 0 <= index < len(cluster.get(kind, [])):
         return f"there is no {kind} {index!r}"
     return None

@@ -1,4 +1,4 @@
-"""Where and with what a run was made: Python, packages, processor, GPUs, and the code's commit."""
+"""The environment of a run: Python, packages, processor, GPUs, and the code's commit."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from keras_pipeline.core.redaction import redact
 
-# What decides which kernels run, and in what order.
+# Environment variables that decide which kernels run, and in what order.
 FLAGS = re.compile(r"(TF|XLA|CUDA|CUDNN|NVIDIA|KERAS|OMP|MKL|OPENBLAS)_\w+|PYTHONHASHSEED")
 
 
 def describe() -> dict:
-    """Python, the version of every package, processor, and the flags that the shell gave."""
+    """Return Python, the version of every package, the processor, and the flags in the environment."""
     packages = {found.metadata["Name"]: found.version for found in metadata.distributions()}
     return {
         "python_version": platform.python_version(),
@@ -29,18 +29,18 @@ def describe() -> dict:
     }
 
 
-def nvidia(what: str) -> list[str]:
-    """`name`, `driver_version` … of each of NVIDIA's cards, by its own tool; [] where there is none."""
-    asked = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
+def nvidia(field: str) -> list[str]:
+    """Return a field (`name`, `driver_version`) of each NVIDIA GPU, from nvidia-smi; [] if there is none."""
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.splitlines() if done.returncode == 0 else []
 
 
 def git_commit() -> dict:
-    """Commit and whether the working tree differs from it; nulls outside a repository."""
+    """Return the commit and whether the working tree differs from it; nulls outside a repository."""
     here = Path(__file__).resolve().parent
     commit = _git(here, "rev-parse", "HEAD")
     return {"git_commit": commit, "git_dirty": bool(_git(here, "status", "--porcelain")) if commit else None}

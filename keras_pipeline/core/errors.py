@@ -1,4 +1,4 @@
-"""Failures the command line turns into exit codes. A plain ValueError is bad usage or config: exit code 2."""
+"""Failures that the command line turns into exit codes. A plain ValueError is bad usage or config: exit code 2."""
 
 
 class SourceError(Exception):
@@ -6,7 +6,7 @@ class SourceError(Exception):
 
 
 class BrokenArtefact(ValueError):
-    """A file made by an earlier step is missing, corrupt or of another run. Exit code 3."""
+    """A file made by an earlier step is missing, corrupt or from another run. Exit code 3."""
 
 
 class LeakError(Exception):

@@ -1,4 +1,4 @@
-"""Hashes of what artefacts mean: dates inside .keras files and SavedModels, times and rates in JSON are left out."""
+"""Content hashes of artefacts, without the dates in .keras files and SavedModels and the times and rates in JSON."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-# `phase6 validate` adds it to the page that it judges; it is an artefact of its own.
+# `phase6 validate` adds it to the page that it checks; it is an artefact of its own.
 ADDED_LATER = "equivalence.json"
 # Files of a SavedModel that hold dates or a random id; its weights and assets are hashed.
 VOLATILE = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb"}
-# What hashing a file raises that is no JSON any more, no archive, or has no weights in it.
+# What hashing raises for a file that is no longer JSON or an archive, or that holds no weights.
 UNREADABLE = (ValueError, KeyError, OSError, zipfile.BadZipFile, zlib.error)
 
 
 def content_hash(path: Path) -> str:
-    """sha256 of a file or a folder, see above. Reads all of it."""
+    """Return the content hash of a file or a folder, see above. Reads all of it."""
     if path.is_dir():
         return folder_hash(file_hashes(path))
     if path.suffix == ".keras":
@@ -31,25 +31,25 @@ def content_hash(path: Path) -> str:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """Content hash of each file in a folder, by its relative path; files that hold dates are left out."""
+    """Return the content hash of each file in a folder by its relative path, without the files that hold dates."""
     files = sorted(file for file in files_in(folder) if file.name not in VOLATILE)
     return {file.relative_to(folder).as_posix(): content_hash(file) for file in files}
 
 
 def byte_hashes(path: Path) -> dict[str, str]:
-    """sha256 of the bytes of a file, or of each file of a folder, by its name."""
+    """Return the sha256 of a file's bytes, or of each file in a folder, by name."""
     if not path.is_dir():
         return {path.name: file_hash(path)}
     return {file.relative_to(path).as_posix(): file_hash(file) for file in sorted(files_in(path))}
 
 
 def folder_hash(files: dict[str, str]) -> str:
-    """sha256 of a folder from the hashes of its files."""
+    """Return the hash of a folder from the hashes of its files."""
     return hashlib.sha256("".join(f"{name}\0{digest}\n" for name, digest in files.items()).encode()).hexdigest()
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file's bytes."""
+    """Return the sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -70,7 +70,7 @@ def _weights_hash(path: Path) -> str:
     digest = hashlib.sha256()
     with (
         zipfile.ZipFile(path) as archive,
-        # Inside the archive each step back would read from its beginning.
+        # Inside the archive, each seek backwards would read from the beginning.
         tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder,
         h5py.File(archive.extract("model.weights.h5", folder), "r") as weights,
     ):
@@ -84,5 +84,5 @@ def _weights_hash(path: Path) -> str:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """All files below a folder, except the one that a later step adds."""
+    """Return all files below a folder, except the one that a later step adds."""
     return [path for path in folder.rglob("*") if path.is_file() and path.name != ADDED_LATER]

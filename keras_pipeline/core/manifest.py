@@ -59,7 +59,7 @@ class Environment(Part):
     cpu: str
     gpu: list[str]
     drivers: dict[str, str]
-    flags: dict[str, str]  # what the environment told TensorFlow, XLA, CUDA and Keras
+    flags: dict[str, str]  # environment variables of TensorFlow, XLA, CUDA and Keras
     packages: dict[str, str]
     seed: int
     deterministic: bool
@@ -129,7 +129,7 @@ def read(path: Path) -> Manifest:
     except FileNotFoundError:
         raise BrokenArtefact(f"{path}: missing; run `phase7 manifest` first, or give another --manifest") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())  # YAML shows the place in lines of its own
+        reason = " ".join(str(error).split())  # YAML puts the position on separate lines
         raise BrokenArtefact(f"{path}: can't be read ({reason}); expected what `phase7 manifest` writes") from error
     return _validate(value, path)
 

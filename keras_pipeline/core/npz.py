@@ -18,7 +18,7 @@ class NpzWriter:
     def __enter__(self) -> NpzWriter:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._archive.close()
 
     def add(self, name: str, array: np.ndarray) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from tqdm import tqdm
 
 
 def duration(seconds: float) -> str:
-    """7.2 -> 7.2 s, 75 -> 1 min 15 s, 7260 -> 2 h 1 min, 200000 -> 2 d 8 h"""
+    """Format a duration: 7.2 -> 7.2 s, 75 -> 1 min 15 s, 7260 -> 2 h 1 min, 200000 -> 2 d 8 h."""
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     if round(seconds) < 3600:
@@ -19,7 +20,7 @@ def duration(seconds: float) -> str:
 
 
 class _Lines:
-    """Where nobody watches, each state is a line of its own, not a carriage return in a log file."""
+    """A file for tqdm that writes each state on its own line, without carriage returns in a log."""
 
     def write(self, text: str) -> None:
         if line := text.strip("\r\n "):
@@ -29,8 +30,10 @@ class _Lines:
         sys.stderr.flush()
 
 
-def progress(iterable=None, *, total: int | None = None, description: str = "", unit: str = "photos") -> tqdm:
-    """A tqdm progress bar on standard error, see tqdm for the options."""
+def progress(
+    iterable: Iterable | None = None, *, total: int | None = None, description: str = "", unit: str = "photos"
+) -> tqdm:
+    """Return a tqdm progress bar on standard error; see tqdm for the options."""
     live = sys.stderr.isatty()
     return tqdm(
         iterable,

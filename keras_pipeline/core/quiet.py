@@ -1,4 +1,4 @@
-"""TensorFlow's C++ side writes remarks about GPUs to standard error, whatever logging level it is told."""
+"""Silence for TensorFlow's C++ code, which writes notices about GPUs to standard error at any logging level."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 
 @contextlib.contextmanager
 def stderr_held_back() -> Iterator[None]:
-    """What is written to file descriptor 2 meanwhile is dropped; where the context fails, it is shown after all."""
+    """Drop what is written to file descriptor 2 while the context is open, and show it if the context fails."""
     sys.stderr.flush()
     shown = os.dup(2)
     with tempfile.TemporaryFile() as held:
@@ -32,9 +34,11 @@ def stderr_held_back() -> Iterator[None]:
 
 
 class QuietImport(importlib.abc.MetaPathFinder):
-    """Has the first `import tensorflow`, wherever it stands, write nothing to standard error."""
+    """Keep the first `import tensorflow`, wherever it happens, from writing to standard error."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name != "tensorflow":
             return None
         sys.meta_path.remove(self)
@@ -44,8 +48,8 @@ class QuietImport(importlib.abc.MetaPathFinder):
         return spec
 
 
-def _quietly(execute):
-    def executed(module) -> None:
+def _quietly(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+    def executed(module: ModuleType) -> None:
         with stderr_held_back():
             execute(module)
 

@@ -1,4 +1,4 @@
-"""Take passwords and tokens out of texts before they are shown or stored."""
+"""Removal of passwords and tokens from text before it is shown or stored."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 
 def redact(text: str) -> str:
-    """Replaces user and password in any URI, and secret options: mongodb://user:secret@host -> mongodb://***@host."""
-    # Up to the last @ of the word: a password that isn't percent-encoded may hold / and @ itself.
+    """Replace user and password in any URI, and secret options: mongodb://user:secret@host -> mongodb://***@host."""
+    # Up to the last @ of the word: a password that is not percent-encoded may itself hold / and @.
     text = re.sub(r"(\w[\w+.-]{0,30}://)\S*@", r"\1***@", text)
     return re.sub(
         r"([?&;][^=&;\s]*(?:pass|secret|token|key|authmechanismprop)[^=&;\s]*=)[^&;\s]*", r"\1***", text, flags=re.I
@@ -23,8 +23,9 @@ MONGODB_URI = (
 
 
 def is_mongodb_uri(text: str) -> bool:
-    """Whether user, password, hosts, database and options can be told apart (RFC 3986); if not, no one can say where a
-    password ends.
+    """Return whether user, password, hosts, database and options can be told apart (RFC 3986).
+
+    If not, nobody can say where a password ends.
     """
     host = r"(?:[\w.%-]+|\[[^\]\s]+\])(?::\d+)?"
     uri = rf"mongodb(?:\+srv)?://(?:[^@/?#\s]*@)?{host}(?:,{host})*(?:/[^/?#@\s]*)?(?:\?\S*)?"
@@ -32,7 +33,7 @@ def is_mongodb_uri(text: str) -> bool:
 
 
 def redact_values(value: Any) -> Any:
-    """`redact` for every string inside dicts and lists."""
+    """Apply `redact` to every string inside dicts and lists."""
     if isinstance(value, dict):
         return {key: redact_values(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -41,9 +42,9 @@ def redact_values(value: Any) -> Any:
 
 
 def without_credentials(url: str) -> str:
-    """The URL without its user and password: https://user:secret@host/a -> https://host/a. An @ of its path stays.
+    """Remove user and password from a URL: https://user:secret@host/a -> https://host/a. An @ in the path stays.
 
-    Behind a colon that no port follows all up to the last @ is taken for a password that isn't percent-encoded.
+    After a colon without a port, everything up to the last @ counts as a password that is not percent-encoded.
     """
     if re.match(r"\s*(?:\w[\w+.-]*:)?//", url):
         return re.sub(r"^(.*?//)(?:[^/?#]*@|[^/?#@:]+:(?!\d*(?:[/?#]|$)).*@)", r"\1", url, flags=re.S)

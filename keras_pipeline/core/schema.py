@@ -1,4 +1,4 @@
-"""What a record holds, and the names of the splits. No TensorFlow here: tests, docs and status read it too."""
+"""The fields of a record, and the names of the splits. Free of TensorFlow, because `status` reads it too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 SPLITS = ("train", "val", "calibration", "test")
 UNKNOWN_REGION = "unknown"
-# A metric of fewer says too little to fail a run, to be called the worst, or to be shown of its own.
+# A metric of fewer photos is too uncertain to fail a run, to rank as the worst, or to be shown separately.
 MIN_PHOTOS = 20
 
 
@@ -22,7 +22,7 @@ class Photo:
     width: int  # pixels
     latin_name: str
     region: str
-    group_id: str  # photos of one group never straddle two splits
+    group_id: str  # photos of one group are never in two splits
     source_url: str  # as in the document
     sha256: str  # of the downloaded bytes
     license: str = ""
@@ -39,13 +39,13 @@ FEATURE_NAMES = {field.name: field.name for field in dataclasses.fields(Photo)} 
 
 
 def shuffle_key(sample_id: str, seed: int) -> bytes:
-    """A seeded, stable order of samples: final shards are sorted by it, so that a shuffle buffer suffices."""
+    """Return the seeded, stable key by which final shards are sorted, so that a shuffle buffer suffices."""
     return hashlib.blake2b(f"{seed}:{sample_id}".encode(), digest_size=16).digest()
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What `dataset.json` says: the one class list, and per split the shards, counts and regions."""
+    """The contents of `dataset.json`: the one class list, and for each split the shards, counts and regions."""
 
     folder: Path
     classes: list[str]
@@ -53,10 +53,10 @@ class DatasetInfo:
     splits: dict[str, dict]  # {split: {n, shards: [{name, n, bytes, sha256}], per_region, per_class}}
 
     def count(self, split: str, region: str | None = None) -> int:
-        """Photos of a split, all or of one region."""
+        """Return the number of photos in a split, or of one region in it."""
         entry = self.splits[split]
         return entry["n"] if region is None else entry["per_region"].get(region, 0)
 
     def shards(self, split: str) -> list[Path]:
-        """Paths of a split's shards."""
+        """Return the paths of a split's shards."""
         return [self.folder / shard["name"] for shard in self.splits[split]["shards"]]

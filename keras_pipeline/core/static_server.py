@@ -14,16 +14,16 @@ HOST = "127.0.0.1"
 
 
 class PortUnavailableError(OSError):
-    """The port asked for cannot be listened on."""
+    """The server cannot listen on the requested port."""
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    # Connections stay open between requests, else a thousand photos cost a thousand handshakes.
+    # Connections stay open between requests; otherwise a thousand photos would cost a thousand handshakes.
     protocol_version = "HTTP/1.1"
     # Head and body are two writes: with Nagle's algorithm each answer would wait 40 ms for a delayed acknowledgement.
     disable_nagle_algorithm = True
     timeout = 60  # seconds an idle connection keeps its thread
-    # The system's table may be missing or wrong, and browsers refuse modules and WebAssembly of another type.
+    # The system's table may be missing or wrong, and browsers refuse modules and WebAssembly of a wrong type.
     extensions_map = SimpleHTTPRequestHandler.extensions_map | {
         ".js": "text/javascript",
         ".mjs": "text/javascript",
@@ -52,23 +52,23 @@ class _Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing: the caller's own progress and ledger report on requests."""
+        """Log nothing: the caller's own progress and ledger report on requests."""
 
 
 class _Server(ThreadingHTTPServer):
     request_queue_size = 256  # a downloader opens many connections at once; the default 5 would refuse some
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Leaves it to the client: one that hangs up early is no error here."""
+        """Ignore the error: a client that hangs up early is none."""
 
 
 @contextmanager
 def serve_folder(folder: Path, port: int = 0) -> Iterator[str]:
-    """Serves the files under `folder` on the loopback interface while the context is open.
+    """Serve the files under `folder` on the loopback interface while the context is open.
 
-    Yields the base URL, `http://127.0.0.1:PORT/`. Port 0 takes any free one. There are no directory listings;
-    paths that climb out of the folder are not found; symbolic links inside it are followed. Raises `NotADirectoryError`
-    for a folder that is not there, and `PortUnavailableError` (an `OSError`) for a port that is taken or not allowed.
+    Yields the base URL, `http://127.0.0.1:PORT/`. Port 0 takes any free port. There are no directory listings. Paths
+    out of the folder are not found; symbolic links inside it are followed. Raises `NotADirectoryError` if the folder
+    does not exist, and `PortUnavailableError` (an `OSError`) if the port is taken or not allowed.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"received folder {folder} to serve; expected an existing directory; fill it first")

@@ -1,4 +1,4 @@
-"""Latin names and the one class list."""
+"""Latin names and the class list."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ RANKS = {
     "subsp": "subsp.", "ssp": "subsp.", "subspecies": "subsp.", "var": "var.", "variety": "var.", "varietas": "var.",
     "subvar": "subvar.", "f": "f.", "fo": "f.", "forma": "f.", "subf": "subf.",
 }  # fmt: skip
-# What stands among authors' names. `f.` is filius where no epithet follows it: Hook. f.
+# Words among authors' names. `f.` is filius unless an epithet follows: Hook. f.
 AMONG_AUTHORS = {
     "ex", "et", "in", "and", "&", "al.", "l.", "f.", "fil.", "bis", "emend.", "de", "d.", "du", "da", "dos", "di",
     "del", "della", "la", "le", "van", "von", "der", "den", "ter", "zu",
 }  # fmt: skip
-# Beside these a capital is no author's: Viola sp. A, Brassica oleracea Capitata Group.
+# Beside these words a capitalized one is no author: Viola sp. A, Brassica oleracea Capitata Group.
 OTHER_PLANTS = {
     "sp", "spp", "cv", "cf", "aff", "group", "gp", "grex", "sensu", "auct", "auctt", "hort", "non", "nec", "sect",
     "ser",
@@ -26,12 +26,12 @@ OTHER_PLANTS = {
 
 
 def normalise(latin_name: str) -> str:
-    """Collapses blanks; everything else (case, authors, hybrid signs) is the audit's to report, not ours to guess."""
+    """Collapse blanks. Case, authors and hybrid signs are left alone: the audit reports them, nothing is guessed."""
     return " ".join(latin_name.split())
 
 
 def genus(latin_name: str) -> str:
-    """The first word that is no hybrid sign, as it is written; empty for an empty name."""
+    """Return the first word that is not a hybrid sign, as written; empty for an empty name."""
     words = latin_name.replace("×", " ").split()
     if len(words) > 1 and words[0] in HYBRID_SIGNS:
         return words[1]
@@ -39,23 +39,23 @@ def genus(latin_name: str) -> str:
 
 
 def genus_names(classes: list[str]) -> list[str]:
-    """The genera of a class list, sorted."""
+    """Return the genera of a class list, sorted."""
     return sorted({genus(name) for name in classes})
 
 
 def genera_of(classes: list[str]) -> list[int]:
-    """The genus of each class, an index into `genus_names`."""
+    """Return the genus of each class as an index into `genus_names`."""
     index = {name: i for i, name in enumerate(genus_names(classes))}
     return [index[genus(name)] for name in classes]
 
 
 def canonical(latin_name: str) -> str:
-    """The name without what labels of one plant differ in: case, blanks, hybrid signs, authors.
+    """Return the name without what differs between labels of one plant: case, blanks, hybrid signs, authors.
 
-    'Viola odorata L.' and 'VIOLA  odorata' give 'viola odorata'. 'Mentha × piperita' gives 'mentha piperita': the sign
-    makes no other name (International Code of Nomenclature, Art. H.3.3). Ranks below the species, cultivars, qualifiers
-    (cf., sp., agg.) and hybrid formulas ('Salix alba × fragilis') mean another plant, and stay. In doubt two names stay
-    two: this finds candidates, which people judge.
+    'Viola odorata L.' and 'VIOLA  odorata' give 'viola odorata'. 'Mentha × piperita' gives 'mentha piperita', because
+    the sign does not make another name (International Code of Nomenclature, Art. H.3.3). Ranks below the species,
+    cultivars, qualifiers (cf., sp., agg.) and hybrid formulas ('Salix alba × fragilis') mean another plant and stay.
+    In doubt two names stay apart: the result is a candidate for people to judge.
     """
     words = _words(latin_name)
     if len(words) > 1 and _is_sign(words[0]):
@@ -71,9 +71,9 @@ def canonical(latin_name: str) -> str:
 
 def _words(latin_name: str) -> list[str]:
     text = unicodedata.normalize("NFC", latin_name)
-    if not text.isascii():  # zero-width blanks, byte-order marks and the like are categories of their own
+    if not text.isascii():  # Cf: zero-width blanks, byte-order marks and the like
         text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
-    if text.isupper():  # says nothing of what is a name and what an author
+    if text.isupper():  # case then tells names and authors apart no more
         text = text.lower()
     return text.replace("×", " × ").split()
 
@@ -83,12 +83,12 @@ def _is_sign(word: str) -> bool:
 
 
 def _means_another_plant(word: str) -> bool:
-    # A sign is left here in formulas only.
+    # Here a sign is left only in formulas.
     return word in HYBRID_SIGNS or word[0] in "'\"‘“" or word.casefold().rstrip(".") in OTHER_PLANTS
 
 
 def _without_authors(words: list[str]) -> Iterator[str]:
-    """What follows the species' name: ranks with their epithets, in one spelling, and whatever is no author."""
+    """Yield what follows the species' name: ranks and epithets in one spelling, and all other words but authors."""
     taken = False
     for word, following in itertools.pairwise([*words, ""]):
         rank = RANKS.get(word.casefold().rstrip(".").removeprefix("notho"))
@@ -114,10 +114,10 @@ def _is_author(word: str) -> bool:
 
 
 def class_list(latin_names: Iterable[str]) -> list[str]:
-    """Sorted, unique: the only source of num_classes and of every label's index."""
+    """Return the sorted, unique names: the only source of num_classes and of every label's index."""
     return sorted(set(latin_names))
 
 
 def class_hash(classes: list[str]) -> str:
-    """sha256 over the ordered list: a model refuses labels of another hash."""
+    """Return the sha256 of the ordered list. A model refuses labels of another hash."""
     return hashlib.sha256(json.dumps(classes, ensure_ascii=False).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""A real MongoDB client needs a real server: runs nx-27017 (MongoDB's wire protocol on SQLite) as a child process.
+"""An embedded MongoDB server: nx-27017 (MongoDB's wire protocol on SQLite) as a child process.
 
-The child ends with its parent, whatever ends the parent: the context manager stops it, and its standard input, a pipe
-that only the parent holds, closes when the parent is killed. Should it outlive the parent all the same, the next run
+The child ends with its parent, however the parent ends: the context manager stops it, and its standard input, a pipe
+that only the parent holds, closes when the parent is killed. If it outlives the parent nevertheless, the next run
 finds it by its process id *and* start time, and ends it.
 """
 
@@ -25,7 +25,7 @@ from keras_pipeline.core.static_server import HOST, serve_folder
 
 _START_SECONDS = 60.0  # generous: the import alone takes seconds on a cold, busy disk
 _STOP_SECONDS = 5.0
-_BATCH = 1000  # documents an insert; well under the protocol's 48 MB a message
+_BATCH = 1000  # documents per insert; well under the protocol's 48 MB per message
 
 _CHILD = """
 import os, signal, threading, time
@@ -42,10 +42,10 @@ main()
 
 @contextmanager
 def mongo(data_dir: Path) -> Iterator[str]:
-    """Runs an embedded server over the data in `data_dir` (created if absent) while the context is open.
+    """Run an embedded server on the data in `data_dir` (created if missing) while the context is open.
 
-    Yields `mongodb://127.0.0.1:PORT`; the port is any free one. Raises `SourceError` where the server does not
-    answer within a minute (with the end of its log), or where another living run has `data_dir` open.
+    Yields `mongodb://127.0.0.1:PORT` with any free port. Raises `SourceError` if the server does not answer within a
+    minute (with the end of its log), or if another running process has `data_dir` open.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     try:
@@ -69,12 +69,12 @@ def mongo(data_dir: Path) -> Iterator[str]:
 def source(
     folder: Path, *, documents: Callable[[], list[dict]], photos: Path, database: str, collection: str
 ) -> Iterator[tuple[str, str]]:
-    """A seeded MongoDB and an HTTP server for its photos, while the context is open: yields (uri, base_url).
+    """Run a filled MongoDB and an HTTP server for its photos while the context is open: yields (uri, base_url).
 
-    `documents()` runs first, so that it may draw what is missing under `photos`, the folder served at `base_url`; their
-    relative `image_url`s resolve against it. The collection is filled unless it already holds exactly these documents.
-    Server data lies under `folder`. Raises what `mongo`, `serve_folder` and `documents` raise, and SourceError where
-    the documents can't be stored.
+    `documents()` runs first, so that it can draw what is missing under `photos`. That folder is served at `base_url`,
+    against which relative `image_url`s resolve. The collection is filled unless it already holds exactly these
+    documents. Server data is stored under `folder`. Raises what `mongo`, `serve_folder` and `documents` raise, and
+    SourceError if the documents can't be stored.
     """
     wanted = documents()
     with serve_folder(photos) as base_url, mongo(folder) as uri:
@@ -84,16 +84,16 @@ def source(
                 _seed(client[database], collection, wanted)
         except pymongo.errors.PyMongoError as error:
             reason = str(error).split(", full error")[0]
-            told = {entry["errmsg"] for entry in (getattr(error, "details", None) or {}).get("writeErrors", [])}
+            details = {entry["errmsg"] for entry in (getattr(error, "details", None) or {}).get("writeErrors", [])}
             raise SourceError(
-                f"{folder}: the embedded MongoDB can't store its documents ({', '.join({reason, *told})}); free space "
-                "on that disk, or raise the limit on file size, then the same command goes on where it stopped"
+                f"{folder}: the embedded MongoDB can't store its documents ({', '.join({reason, *details})}); free "
+                "space on that disk or raise the limit on file size; then the same command resumes where it stopped"
             ) from error
         yield uri, base_url
 
 
 def _seed(database: pymongo.database.Database, collection: str, documents: list[dict]) -> None:
-    """Fills the collection. The marker is written last, so a run killed half-way is begun again."""
+    """Fill the collection. The marker is written last, so that a run killed halfway starts again."""
     digest = hashlib.sha256(b"".join(bson.encode(document) for document in documents)).hexdigest()
     target, markers = database[collection], database[f"{collection}_seeding"]
     if markers.find_one({"_id": collection, "digest": digest, "n": target.count_documents({})}):
@@ -112,8 +112,8 @@ def _seed(database: pymongo.database.Database, collection: str, documents: list[
 
 
 def _start(data_dir: Path) -> subprocess.Popen:
-    # Its own session: Ctrl-C reaches only the parent, which may still want to read while it tidies up.
-    # Its own pid file is useless here, since it trusts any process that has the number; it must not find an old one.
+    # Its own session: Ctrl-C reaches only the parent, which may still read from the server while it cleans up.
+    # nx-27017 trusts any process with the number in its pid file, so it must not find an old one.
     (data_dir / "nx.pid").unlink(missing_ok=True)
     log = data_dir / "server.log"
     log.unlink(missing_ok=True)
@@ -144,7 +144,7 @@ def _wait_until_it_answers(child: subprocess.Popen, data_dir: Path) -> str:
 
 
 def _listening_port(pid: int) -> int | None:
-    """The port the child chose for itself; asking the kernel leaves no moment for another program to take it."""
+    """Return the port that the child chose. Choosing one for it would leave time for another program to take it."""
     with suppress(psutil.Error):
         for connection in psutil.Process(pid).net_connections("tcp4"):
             if connection.status == psutil.CONN_LISTEN:
@@ -171,12 +171,12 @@ def _stop(child: subprocess.Popen) -> None:
 
 
 def _end_orphan(data_dir: Path) -> None:
-    """Ends the server that a killed run left over this data. The lock is held: no living run can own it."""
+    """End a server that a killed run left on this data. The lock is held, so no running process owns it."""
     record = data_dir / "server.json"
     with suppress(FileNotFoundError, ValueError, KeyError, TypeError, psutil.NoSuchProcess):
         identity = json.loads(record.read_text())
         process = psutil.Process(identity["pid"])
-        # The number alone could belong to anybody by now.
+        # The process id alone may belong to another program by now.
         if process.create_time() == identity["started"] and "nx_27017" in " ".join(process.cmdline()):
             process.terminate()
             _, alive = psutil.wait_procs([process], _STOP_SECONDS)

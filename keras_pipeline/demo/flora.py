@@ -1,7 +1,7 @@
-"""What grows in the demo: invented species in look-alike genera, and regions that look different.
+"""The demo's flora: invented species in look-alike genera, and regions that look different.
 
-A genus favours some flower colours and its species share them, so only form tells two of its species apart: the number
-and shape of petals, their marks, the centre, the way flowers sit on the stem, and the leaf.
+The species of a genus share its favourite flower colours, so that only form distinguishes them: the number and shape
+of petals, their marks, the centre, the position of flowers on the stem, and the leaf.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ GENUS_COLOURS: dict[str, tuple[Colour, ...]] = {
     "Volucrina": (APRICOT, CRIMSON),
     "Spirella": (WHITE, BLUE),
 }
-FAVOURED = 0.85  # part of the plants in a colour of their genus; the others have any colour
+FAVOURED = 0.85  # share of plants in a colour of their genus; the others have any colour
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ Habit = Literal["open", "daisy", "bell", "lip", "spike"]
 
 @dataclass(frozen=True)
 class Species:
-    """One invented species: what its photos show. Lengths are fractions of the flower's radius."""
+    """The appearance of one invented species. Lengths are fractions of the flower's radius."""
 
     latin_name: str
     habit: Habit
@@ -73,7 +73,7 @@ class Species:
 
 @dataclass(frozen=True)
 class Region:
-    """How photos from one region look; `share` is its part of all observations."""
+    """The appearance of photos from one region; `share` is its share of all observations."""
 
     name: str
     share: float

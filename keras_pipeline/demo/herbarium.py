@@ -1,4 +1,4 @@
-"""The demo's source: drawn photos and their documents, with the faults that real collections have."""
+"""The demo's source: drawn photos and their documents, with the faults of real collections."""
 
 import hashlib
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ Kind = Literal[
     "plain", "exif", "cmyk", "png", "copy", "missing", "html", "truncated", "small", "unlabelled", "unlinked"
 ]
 DRAWING = 1  # raise when photos or documents change for the same arguments
-LEAST = 8  # photos of the rarest species, in 4 observations or more: enough for a split four ways by observation
+LEAST = 8  # photos of the rarest species, in 4 observations or more: enough for four splits by observation
 _TAIL = 0.7  # photos of the k-th commonest species ~ k^-0.7
 _PHOTOS_A_SPECIES = 10  # fewer would leave no room for a tail above LEAST, nor for the faults
 # Together 2 %, well under the 5 % that a run may lose.
@@ -32,7 +32,7 @@ _WITHOUT_FILE = ("missing", "unlinked")
 _SHIFTED_REGION = "EU_SW"
 _LICENSES = ("CC0-1.0", "CC-BY-4.0", "CC-BY-NC-4.0")
 
-# The EXIF tag, and the turn of the stored pixels that it undoes.
+# The EXIF orientation, and the rotation of the stored pixels that it undoes.
 _EXIF_TURNS = (
     (6, Image.Transpose.ROTATE_90),
     (3, Image.Transpose.ROTATE_180),
@@ -42,9 +42,9 @@ _EXIF_TURNS = (
 
 @dataclass(frozen=True)
 class _Shot:
-    """One photo to be: what is drawn and how it is stored.
+    """The plan of one photo: what is drawn, and how it is stored.
 
-    `species` and `region` are what the document says; `look` and `scene` are what the picture shows.
+    `species` and `region` go into the document; `look` and `scene` are what the picture shows.
     """
 
     key: str
@@ -65,19 +65,19 @@ class _Shot:
 
 
 def draw(folder: Path, *, seed: int, species: int, photos: int, regional_shift: bool = False) -> list[dict]:
-    """Draws what is missing of `photos` photos under `folder` and returns as many MongoDB documents.
+    """Draw those of `photos` photos that are missing under `folder`, and return as many MongoDB documents.
 
-    `species` (2 to 20) are taken in the order of `flora.SPECIES`; at least ten photos each. The same arguments give the
-    same bytes and the same `_id`s. About 2 % of photos cannot be read (no such file, an HTML page, cut short, below
-    100 px), some are stored oddly (EXIF rotation, CMYK, PNG), some are re-uploads of others; a few documents lack their
-    label or URL. `image_url`s are relative to `folder`.
+    The first `species` (2 to 20) of `flora.SPECIES` are drawn, with at least ten photos each. The same arguments give
+    the same bytes and `_id`s. About 2 % of photos cannot be read (no such file, an HTML page, truncated, below 100 px).
+    Some are stored in unusual ways (EXIF rotation, CMYK, PNG), and some are re-uploads of others. A few documents lack
+    a label or a URL. `image_url`s are relative to `folder`.
 
-    With `regional_shift`, plants of EU_SW keep their label but wear the look of their neighbour in `flora.SPECIES`
-    (0 and 1, 2 and 3, ...; an odd last one its own), and every plant stands in the scenery and light of any region, so
-    that the picture does not tell which look is meant. Only pictures and `image_url`s differ: they lie in `shifted/`
+    With `regional_shift`, plants of EU_SW keep their label but look like their neighbour in `flora.SPECIES` (0 and 1, 2
+    and 3, ...; an odd last one like itself). Every plant then stands in the scenery and light of any region, so that
+    the picture does not reveal which look applies. Only pictures and `image_url`s differ: they are in `shifted/`
     instead of `photos/`, because files already drawn are kept.
 
-    Draws in processes of its own, so a script calls it under `if __name__ == "__main__"`. Raises `ValueError` for
+    Drawing uses worker processes, so a script must call this under `if __name__ == "__main__"`. Raises `ValueError` for
     numbers out of range.
     """
     if not 2 <= species <= len(SPECIES):
@@ -98,7 +98,7 @@ def draw(folder: Path, *, seed: int, species: int, photos: int, regional_shift: 
 
 def _store_all(folder: Path, shots: list[_Shot]) -> None:
     store = partial(_store, folder)
-    if len(shots) < 100:  # drawn sooner than worker processes start
+    if len(shots) < 100:  # faster than starting worker processes
         for shot in progress(shots, description="drawing"):
             store(shot)
         return
@@ -109,7 +109,7 @@ def _store_all(folder: Path, shots: list[_Shot]) -> None:
 
 
 def _number(*parts: object) -> int:
-    """A 63-bit number that depends only on `parts`."""
+    """Return a 63-bit number that depends only on `parts`."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
@@ -118,7 +118,7 @@ def _object_id(*parts: object) -> ObjectId:
 
 
 def _plan(seed: int, species: int, photos: int) -> list[_Shot]:
-    """All shots of a drawing, in order, with nothing drawn yet."""
+    """Return all shots in order, without drawing any."""
     rng = np.random.default_rng([seed, DRAWING])
     n_copies, n_unreadable, n_incomplete = (max(1, round(share * photos)) for share in (0.015, 0.02, 0.005))
     kinds: list[Kind] = ["copy"] * n_copies
@@ -126,14 +126,14 @@ def _plan(seed: int, species: int, photos: int) -> list[_Shot]:
     counts = _long_tail(photos - len(kinds), species, rng)
     shots = [shot for s, n in zip(SPECIES, counts, strict=False) for shot in _species_shots(seed, s, int(n), rng)]
     shots = _oddly_stored(shots, rng)
-    # Faults are added to what there is, so that no rare species loses a photo to them.
+    # Faults are added to the good photos, so that no rare species loses a photo to them.
     picks = rng.choice(len(shots), len(kinds), replace=False)
     added = enumerate(zip(picks, kinds, strict=True))
     return shots + [_again(shots[i], kind, _number(seed, DRAWING, k)) for k, (i, kind) in added]
 
 
 def _long_tail(total: int, species: int, rng: np.random.Generator) -> np.ndarray:
-    """How many photos each species has: a power law in shuffled order, none below LEAST; int [species]."""
+    """Return the number of photos per species: a power law in shuffled order, none below LEAST; int [species]."""
     weights = rng.permutation(np.arange(1, species + 1) ** -_TAIL)
     spare = total - LEAST * species
     counts = np.floor(spare * weights / weights.sum()).astype(int)
@@ -142,12 +142,12 @@ def _long_tail(total: int, species: int, rng: np.random.Generator) -> np.ndarray
 
 
 def _species_shots(seed: int, species: Species, n: int, rng: np.random.Generator) -> Iterator[_Shot]:
-    """`n` shots of one species in observations of 1 to 4, its regions near their shares whatever `n` is."""
+    """Yield `n` shots of one species in observations of 1 to 4, with regions close to their shares for any `n`."""
     most = min(4, n // 4)
     sizes: list[int] = []
     while sum(sizes) < n:
         sizes.append(min(int(rng.integers(1, most + 1)), n - sum(sizes)))
-    # Some species are commoner in some regions, as in nature; that is what a regional model can gain from.
+    # Some species are commoner in some regions, as in nature; a regional model can gain from that.
     shares = np.array([r.share for r in REGIONS]) * rng.uniform(0.6, 1.4, len(REGIONS))
     places = (np.arange(len(sizes)) + rng.random()) / len(sizes)
     regions = rng.permutation(np.searchsorted(np.cumsum(shares / shares.sum())[:-1], places))
@@ -168,7 +168,7 @@ def _species_shots(seed: int, species: Species, n: int, rng: np.random.Generator
 
 
 def _oddly_stored(shots: list[_Shot], rng: np.random.Generator) -> list[_Shot]:
-    """The same shots, a few of them as EXIF-rotated, CMYK or PNG files: all readable, if read with care."""
+    """Return the same shots, a few of them as EXIF-rotated, CMYK or PNG files, which a careful reader can read."""
     kinds = rng.permutation(len(shots))
     n = len(shots)
     limits: dict[Kind, int] = {"exif": max(1, n // 33), "cmyk": max(1, n // 100), "png": max(1, n // 50)}
@@ -179,22 +179,22 @@ def _oddly_stored(shots: list[_Shot], rng: np.random.Generator) -> list[_Shot]:
 
 
 def _again(shot: _Shot, kind: Kind, number: int) -> _Shot:
-    """The same picture in another observation by another user."""
+    """Return the same picture in another observation by another user."""
     observation, user = f"obs-{number % 10**12:012d}", f"user-x-{number % 9}"
     return replace(shot, key=str(_object_id(number)), kind=kind, observation=observation, user=user)
 
 
 def _shifted(shot: _Shot, species: int) -> _Shot:
-    """The same shot as drawn with `regional_shift`, of the first `species` species."""
+    """Return the same shot as drawn with `regional_shift` among the first `species` species."""
     neighbour = SPECIES.index(shot.species) ^ 1
     swapped = shot.region.name == _SHIFTED_REGION and neighbour < species
-    # One plant stands in one place: all its photos, and their re-uploads, show the same scenery.
+    # A plant stands in one place: all its photos, and their re-uploads, show the same scenery.
     scene = REGIONS[_number("scene", shot.plant) % len(REGIONS)]
     return replace(shot, look=SPECIES[neighbour] if swapped else shot.species, scene=scene, album="shifted")
 
 
 def _store(folder: Path, shot: _Shot) -> None:
-    """Draws one photo and puts it in place in one step, so that a kill leaves no half of it."""
+    """Draw one photo and move it into place in one step, so that a kill leaves no partial file."""
     path = folder / shot.file
     aside = path.with_name(path.name + ".part")
     if shot.kind == "html":

@@ -1,4 +1,4 @@
-"""Paints one photo: ground, plants behind, the plant itself, what stands before it, and the camera's own faults."""
+"""Paints one photo: ground, plants behind, the plant itself, leaves in front, and the camera's faults."""
 
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class _Plant:
-    """One individual: what its photos share, and its parts (lists: in shade, half light, light)."""
+    """One individual: what its photos share, and its parts (lists: in shade, half-light, light)."""
 
     species: Species
     petals: list[Sprite]
@@ -27,11 +27,11 @@ class _Plant:
 
 
 def paint(species: Species, region: Region, *, plant: int, view: int) -> Image.Image:
-    """One photo as RGB, short side 320 px. The same `plant` seed gives one individual, `view` its several photos."""
+    """Paint one photo as RGB, short side 320 px. The seed `plant` gives an individual, `view` one of its photos."""
     shared, rng = np.random.default_rng(plant), np.random.default_rng(view)
     individual = _grow(species, region, shared)
     size = _frame(rng)
-    # What lies behind is painted at half size: enlarging it is half of its blur, at a quarter of the work.
+    # The background is painted at half size, for a quarter of the work: enlarging it is part of its blur.
     behind = scenery.background(region, (size[0] // 2, size[1] // 2), rng)
     for _ in range(rng.integers(0, 2)):
         _place(behind, individual, rng, scale=rng.uniform(0.35, 0.6), spread=0.9)
@@ -77,7 +77,7 @@ def _grow(species: Species, region: Region, rng: np.random.Generator) -> _Plant:
 
 
 def _floret(plant: _Plant, rng: np.random.Generator) -> Sprite:
-    """One small flower painted once, because a spike holds dozens."""
+    """Paint one small flower once, because a spike has dozens."""
     canvas = Image.new("RGBA", (72, 72))
     _rosette(canvas, plant, (36, 36), 30, _turn(rng.uniform(0, 6.3)), rng)
     pixels = np.asarray(canvas, np.float32)
@@ -86,13 +86,13 @@ def _floret(plant: _Plant, rng: np.random.Generator) -> Sprite:
 
 
 def _turn(angle: float, squash: float = 1.0) -> np.ndarray:
-    """Matrix [2,2] that turns clockwise by `angle` radians, then squashes along the vertical."""
+    """Return a matrix [2,2] that turns clockwise by `angle` radians, then squashes vertically."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, -s], [s * squash, c * squash]])
 
 
 def _stamp(canvas: Image.Image, sprite: Sprite, at: Point, matrix: np.ndarray) -> None:
-    """Puts `sprite` on the canvas with its base at `at`, transformed by `matrix` [2,2] in one resampling."""
+    """Put `sprite` on the canvas with its base at `at`, transformed by `matrix` [2,2] in one resampling."""
     (a, b), (c, d) = matrix.tolist()
     level = min(int(abs(a * d - b * c) < 0.25) + int(abs(a * d - b * c) < 0.06), 2)
     image, zoom = sprite.levels[level], 2.0**level
@@ -114,14 +114,14 @@ def _stamp(canvas: Image.Image, sprite: Sprite, at: Point, matrix: np.ndarray) -
 
 
 def _lit(parts: list[Sprite], plant: _Plant, angle: float) -> Sprite:
-    """The brightness that suits a part pointing along `angle`."""
+    """Return the part with the brightness for pointing along `angle`."""
     return parts[min(max(round(1 + np.cos(angle - plant.light) * 1.2), 0), 2)]
 
 
 def _rosette(
     canvas: Image.Image, plant: _Plant, at: Point, radius: float, pose: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """A flower seen from above: petals around a centre."""
+    """Paint a flower seen from above: petals around a centre."""
     species, n = plant.species, plant.species.petals
     for i in rng.permutation(n):
         angle = 2 * np.pi * i / n + rng.normal(0, 0.25 / n)
@@ -133,7 +133,7 @@ def _rosette(
 def _orchid(
     canvas: Image.Image, plant: _Plant, at: Point, radius: float, pose: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """A flower of one mirror axis: four petals above, a broad lip below."""
+    """Paint a flower with one mirror axis: four petals above, a broad lip below."""
     pose = pose * radius / LENGTH
     for angle in (-2.0, 2.0, -0.62, 0.62):
         _stamp(canvas, _lit(plant.petals, plant, angle), at, pose @ _turn(angle + rng.normal(0, 0.06)) * 0.95)
@@ -142,7 +142,7 @@ def _orchid(
 
 
 def _stalk(canvas: Image.Image, plant: _Plant, points: np.ndarray, width: float) -> None:
-    """A stem through `points` [N,2], `width` pixels thick."""
+    """Paint a stem through `points` [N,2], `width` pixels thick."""
     for start, end in zip(points[:-1], points[1:], strict=True):
         x, y = end - start
         stretch = np.diag([width / 16, np.hypot(x, y) * 1.12 / LENGTH])
@@ -150,7 +150,7 @@ def _stalk(canvas: Image.Image, plant: _Plant, points: np.ndarray, width: float)
 
 
 def _arch(start: Point, end: Point, bend: float, n: int = 7) -> np.ndarray:
-    """Points [n,2] along a curve whose middle lies off the straight line by half of `bend` times its length."""
+    """Return points [n,2] of a curve whose middle is half of `bend` times its length off the straight line."""
     t = np.linspace(0, 1, n)[:, None]
     a, b = np.asarray(start, float), np.asarray(end, float)
     return a + (b - a) * t + np.array([b[1] - a[1], a[0] - b[0]]) * bend * t * (1 - t) * 2
@@ -167,7 +167,7 @@ def _leaves(
 def _place(
     canvas: Image.Image, plant: _Plant, rng: np.random.Generator, *, scale: float, spread: float, shadow: float = 0.0
 ) -> None:
-    """One plant of the given size somewhere around the middle, with its stem, leaves and shadow."""
+    """Paint a plant of the given size somewhere around the middle, with its stem, leaves and shadow."""
     short = min(canvas.size)
     x = canvas.width / 2 + rng.normal(0, spread) * short / 2
     y = canvas.height * 0.47 + rng.normal(0, spread) * short / 2
@@ -178,7 +178,7 @@ def _place(
 
 
 def _place_face(canvas: Image.Image, plant: _Plant, at: Point, radius: float, rng: np.random.Generator) -> None:
-    """Flowers that face the camera: one to three on their own stems over a ring of leaves."""
+    """Paint flowers that face the camera: one to three on their own stems over a ring of leaves."""
     foot = (at[0] + rng.normal(0, 0.25) * radius, at[1] + radius * rng.uniform(1.3, 2.2))
     n = int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))
     heads = [at] + [(at[0] + s * radius * rng.uniform(1.2, 1.6), at[1] + rng.normal(0, 0.5) * radius) for s in (-1, 1)]
@@ -194,7 +194,7 @@ def _place_face(canvas: Image.Image, plant: _Plant, at: Point, radius: float, rn
 
 
 def _place_bells(canvas: Image.Image, plant: _Plant, at: Point, radius: float, rng: np.random.Generator) -> None:
-    """Bells hanging from an arching stem."""
+    """Paint bells hanging from an arching stem."""
     side = rng.choice([-1, 1])
     foot = (at[0] - side * radius * 0.9, at[1] + radius * 2.2)
     stem = _arch(foot, (at[0] + side * radius * 1.1, at[1] - radius * 0.9), side * rng.uniform(0.3, 0.5), 13)
@@ -209,7 +209,7 @@ def _place_bells(canvas: Image.Image, plant: _Plant, at: Point, radius: float, r
 
 
 def _place_spike(canvas: Image.Image, plant: _Plant, at: Point, radius: float, rng: np.random.Generator) -> None:
-    """Many florets: a dense column, separate rings, or a dome."""
+    """Paint many florets: a dense column, separate rings, or a dome."""
     species, size, floret = plant.species, radius * 0.34, plant.floret
     assert floret is not None  # every plant of this habit has one
     foot = (at[0] + rng.normal(0, 0.4) * radius, at[1] + radius * 2.4)
@@ -227,7 +227,7 @@ def _place_spike(canvas: Image.Image, plant: _Plant, at: Point, radius: float, r
 def _florets(
     species: Species, at: Point, radius: float, stem: np.ndarray, rng: np.random.Generator
 ) -> list[tuple[float, float, float]]:
-    """Where florets sit (x, y) and their size, back to front."""
+    """Return position (x, y) and size of the florets, back to front."""
     if species.dome:
         angle, reach = rng.uniform(0, 2 * np.pi, 26), np.sqrt(rng.uniform(0, 1, 26))
         x = at[0] + np.cos(angle) * reach * radius * 1.15
@@ -245,7 +245,7 @@ def _florets(
 
 
 def _overhang(canvas: Image.Image, plant: _Plant, rng: np.random.Generator) -> None:
-    """A leaf out of focus that reaches into the picture from below and hides a part of the plant."""
+    """Paint a leaf out of focus that reaches in from below and hides a part of the plant."""
     image = plant.leaves[0].levels[1].filter(ImageFilter.GaussianBlur(1.5))
     blurred = Sprite((image,) * 3, (image.width / 2, image.height))
     at = (canvas.width * rng.uniform(0.1, 0.9), canvas.height * 1.08)
@@ -259,5 +259,5 @@ _HABITS = {
     "bell": _place_bells,
     "spike": _place_spike,
 }
-# The radius of a flower, or the half-height of what carries several, as a fraction of the photo's short side.
+# The radius of a flower, or half the height of a group, as a fraction of the photo's short side.
 _SIZE = {"open": 0.38, "daisy": 0.38, "lip": 0.42, "bell": 0.36, "spike": 0.35}

@@ -1,4 +1,4 @@
-"""Everything in a photo but the plant: ground, light, lens and sensor. It shows the region, never the species."""
+"""Everything in a photo except the plant: ground, light, lens and sensor. It reveals the region, never the species."""
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
@@ -7,7 +7,7 @@ from keras_pipeline.demo.flora import Region
 
 
 def background(region: Region, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """The out-of-focus ground of a region as RGB of `size` (width, height)."""
+    """Paint the out-of-focus ground of a region as RGB of `size` (width, height)."""
     small = (size[0] // 2, size[1] // 2)
     ground = _mottled(region, small, rng)
     _SCENES[region.scene](ground, region, rng)
@@ -16,13 +16,13 @@ def background(region: Region, size: tuple[int, int], rng: np.random.Generator) 
 
 
 def _noise(size: tuple[int, int], cells: int, rng: np.random.Generator) -> np.ndarray:
-    """Smooth noise about 0..1, [H,W], with about `cells` bumps across."""
+    """Return smooth noise of about 0..1, [H,W], with about `cells` bumps across."""
     raw = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
     return np.asarray(raw.resize(size, Image.Resampling.BICUBIC))
 
 
 def _mottled(region: Region, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Ground colours mixed by smooth noise, lighter towards the far end (the top)."""
+    """Mix the ground colours by smooth noise, lighter towards the far end (the top)."""
     level = 0.5 * _noise(size, 5, rng) + 0.4 * _noise(size, 13, rng) + 0.1 * _noise(size, 40, rng)
     level = level + rng.uniform(-0.12, 0.12) + np.linspace(0.16, -0.16, size[1], dtype=np.float32)[:, None]
     stops = np.asarray(region.ground, np.float32)
@@ -81,7 +81,7 @@ def _blades(draw: ImageDraw.ImageDraw, size: tuple[int, int], colour: tuple, n: 
 
 
 def _dots(draw: ImageDraw.ImageDraw, size: tuple[int, int], n: int, rng: np.random.Generator) -> None:
-    """Other flowers far behind: specks of any colour."""
+    """Draw distant flowers: specks of any colour."""
     for _ in range(n):
         x, y, r = rng.uniform(0, size[0]), rng.uniform(0, size[1]), rng.uniform(0.8, 2.6)
         draw.ellipse((x - r, y - r, x + r, y + r), fill=tuple(int(v) for v in rng.integers(120, 250, 3)))
@@ -91,7 +91,7 @@ _SCENES = {"stones": _stones, "meadow": _meadow, "wood": _wood, "cliff": _cliff}
 
 
 def cast_shadow(canvas: Image.Image, at: tuple[float, float], radius: float, strength: float, light: float) -> None:
-    """Darkens the ground on the side of `at` away from the light, softly, in place."""
+    """Softly darken the ground on the side of `at` away from the light, in place."""
     small = (canvas.width // 8, canvas.height // 8)
     mask = Image.new("L", small)
     x, y = (at[0] - np.sin(light) * radius * 0.6) / 8, (at[1] + radius * 0.55) / 8
@@ -102,7 +102,7 @@ def cast_shadow(canvas: Image.Image, at: tuple[float, float], radius: float, str
 
 
 def develop(canvas: Image.Image, region: Region, rng: np.random.Generator) -> Image.Image:
-    """Exposure, white balance, contrast, vignette, sensor noise and now and then a missed focus."""
+    """Apply exposure, white balance, contrast, vignette, sensor noise and sometimes a missed focus."""
     if rng.random() < 0.25:
         canvas = canvas.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.3)))
     exposure = rng.uniform(*region.exposure)

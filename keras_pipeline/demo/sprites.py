@@ -1,4 +1,4 @@
-"""The parts a plant is painted from: petals, leaves and flower centres as small images, shaded pixel by pixel."""
+"""The parts of a painted plant: petals, leaves and flower centres as small images, shaded pixel by pixel."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,15 +9,15 @@ from PIL import Image
 from keras_pipeline.demo.flora import Blade, Colour, Mark
 
 LENGTH = 96  # pixels from a blade's base to its tip; about the size at which the largest are shown
-_PAD = 6  # room for the soft shadow around the outline
+_PAD = 6  # margin for the soft shadow around the outline
 _LIGHTS = (0.80, 0.93, 1.07)
 
 
 @dataclass(frozen=True)
 class Sprite:
-    """A part with premultiplied alpha in falling sizes (each half of the one before), so that small copies stay smooth.
+    """A part with premultiplied alpha in several sizes, each half the previous one, so that small copies stay smooth.
 
-    `base` is the point (x, y) of the largest level that goes where the part is attached.
+    `base` is the point (x, y) of the largest level at which the part is attached.
     """
 
     levels: tuple[Image.Image, ...]
@@ -25,7 +25,7 @@ class Sprite:
 
     @classmethod
     def of(cls, pixels: np.ndarray, base: tuple[float, float]) -> "Sprite":
-        """From premultiplied colour and alpha, [H,W,4] in 0..255."""
+        """Make a sprite from premultiplied colour and alpha, [H,W,4] in 0..255."""
         opaque = np.minimum(np.maximum(pixels, 0), pixels[..., 3:]).astype(np.uint8)
         full = Image.frombuffer("RGBa", opaque.shape[1::-1], opaque, "raw", "RGBa", 0, 1)
         return cls((full, full.reduce(2), full.reduce(4)), base)
@@ -33,7 +33,7 @@ class Sprite:
 
 @lru_cache(maxsize=64)
 def _grid(half_width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Position along the blade (1 at the tip, in the top row) and across it in units of its length, both [H,W]."""
+    """Return positions along the blade (1 at the tip, in the top row) and across it, in its length, both [H,W]."""
     rows = np.arange(-_PAD, LENGTH + _PAD, dtype=np.float32)[::-1, None] / LENGTH
     columns = np.arange(-half_width, half_width + 1, dtype=np.float32)[None, :] / LENGTH
     along, across = np.broadcast_arrays(rows, columns)
@@ -42,7 +42,7 @@ def _grid(half_width: int) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=128)
 def _half_width(blade: Blade) -> np.ndarray:
-    """Half-width at 512 places from base to tip, in units of the length."""
+    """Return the half-width at 512 places from base to tip, in units of the length."""
     t = np.linspace(0, 1, 512, dtype=np.float32)
     if blade.flare >= 0:
         opening = np.sqrt(np.clip(t / 0.25, 0, 1)) * (0.74 + 0.14 * t - 0.10 * t**3)
@@ -58,7 +58,7 @@ def _width_at(blade: Blade, along: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=128)
 def _outline(blade: Blade, half_width: int) -> np.ndarray:
-    """Distance inside the outline in units of the blade's length, negative outside; [H,W]."""
+    """Return the distance inside the outline in units of the blade's length, negative outside; [H,W]."""
     along, across = _grid(half_width)
     if blade.flare >= 0:
         reach = blade.width * (0.78 + 0.6 * blade.flare)
@@ -74,7 +74,7 @@ def _outline(blade: Blade, half_width: int) -> np.ndarray:
 
 
 def _cut_out(colour: np.ndarray, inside: np.ndarray, *, shadow: float, scale: float = LENGTH) -> np.ndarray:
-    """Colour [H,W,3] in 0..255 cut out along `inside`, with a soft dark rim outside that shades what lies below.
+    """Cut out a colour [H,W,3] in 0..255 along `inside`, with a soft dark rim that shades what is below.
 
     Returns premultiplied colour and alpha, [H,W,4] in 0..255.
     """
@@ -88,13 +88,13 @@ def _cut_out(colour: np.ndarray, inside: np.ndarray, *, shadow: float, scale: fl
 
 
 def _lit(pixels: np.ndarray) -> list[Sprite]:
-    """The part in shade, half light and light, attached at the bottom middle."""
+    """Return the part in shade, half-light and light, attached at the bottom middle."""
     base = (pixels.shape[1] / 2, pixels.shape[0] - _PAD)
     return [Sprite.of(pixels * np.array([light, light, light, 1], np.float32), base) for light in _LIGHTS]
 
 
 def _marked(mark: Mark, along: np.ndarray, relative: np.ndarray, phase: float) -> np.ndarray:
-    """How much of the mark's colour shows, 0..1; `relative` is -1..1 across the blade; [H,W]."""
+    """Return how much of the mark's colour shows, 0..1; `relative` is -1..1 across the blade; [H,W]."""
     if mark == "veined":
         lines = np.clip(1 - np.abs(np.sin(np.pi * 2.5 * relative)) * 2.2, 0, 1)
         return 0.7 * lines * np.clip(1.3 - along, 0, 1)
@@ -109,7 +109,7 @@ def _marked(mark: Mark, along: np.ndarray, relative: np.ndarray, phase: float) -
 
 
 def petal(blade: Blade, colour: Colour, *, mark: Mark, mark_colour: Colour, rng: np.random.Generator) -> list[Sprite]:
-    """One petal, `LENGTH` px long, in shade, half light and light."""
+    """Paint one petal, `LENGTH` px long, in shade, half-light and light."""
     half_width = int(blade.width * (1 + 0.8 * max(blade.flare, 0)) * LENGTH) + _PAD
     along, across = _grid(half_width)
     relative = across / np.maximum(_width_at(blade, along), 0.02)
@@ -130,7 +130,7 @@ def petal(blade: Blade, colour: Colour, *, mark: Mark, mark_colour: Colour, rng:
 
 
 def leaf(blade: Blade, colour: Colour, *, rng: np.random.Generator) -> list[Sprite]:
-    """One leaf with midrib and side veins, `LENGTH` px long, in shade, half light and light."""
+    """Paint one leaf with midrib and side veins, `LENGTH` px long, in shade, half-light and light."""
     half_width = int(blade.width * LENGTH) + _PAD
     along, across = _grid(half_width)
     relative = across / np.maximum(blade.width, 0.02)
@@ -144,7 +144,7 @@ def leaf(blade: Blade, colour: Colour, *, rng: np.random.Generator) -> list[Spri
 
 
 def stem(colour: Colour) -> Sprite:
-    """A straight piece of stalk, `LENGTH` px long and 16 px wide, rounded by its shading."""
+    """Paint a straight piece of stalk, `LENGTH` px long and 16 px wide, rounded by its shading."""
     across = np.linspace(-1, 1, 16, dtype=np.float32)
     shade = np.clip(1.05 - 0.5 * (across + 0.25) ** 2, 0.4, 1.1)
     edge = np.clip((1 - np.abs(across)) * 6, 0, 1)
@@ -159,7 +159,7 @@ def _disc() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def centre(colour: Colour, *, stamens: int, rng: np.random.Generator) -> Sprite:
-    """A flower's centre, 72 px wide: a grainy dome, or with `stamens` a ring of anthers around a small one."""
+    """Paint a flower's centre, 72 px wide: a grainy dome, or with `stamens` a ring of anthers around a small one."""
     distance, angle, slope = _disc()
     grain = Image.fromarray(rng.normal(0, 1, (22, 22)).astype(np.float32)).resize((72, 72), Image.Resampling.BICUBIC)
     shade = 0.95 + 0.30 * (1 - distance) - 0.12 * slope + 0.15 * np.asarray(grain)

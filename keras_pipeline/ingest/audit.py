@@ -1,7 +1,7 @@
-"""What is in the collection, in one pass: counts, and findings of which each has a cure (see `curation`).
+"""An audit of the collection in one pass: counts, and findings that `curation` can cure.
 
-Memory: the species, 15 bytes a document (hash tables of image URLs and observations), and tallies and lists that stop
-growing at 10,000 entries. What is not listed is counted all the same.
+Memory: the species, 15 bytes per document (hash tables of image URLs and observations), and tallies and lists of at
+most 10,000 entries. What is no longer listed is still counted.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.fields import day_of, degrees_of, id_of, text_of
 from keras_pipeline.ingest.hash_table import HashTable
 
-LISTED = 10_000  # rows of each list of documents
-DISTINCT = 10_000  # different hosts, licences, years, regions; the others are one
+LISTED = 10_000  # rows in each list of documents
+DISTINCT = 10_000  # different hosts, licences, years, regions; all others count as one
 OTHER, UNKNOWN, RELATIVE = "(other)", "unknown", "(relative URL)"
-SAMPLES = 5  # mistyped values shown of each field
+SAMPLES = 5  # mistyped values shown per field
 CLIP = 1000  # characters; longer texts are cut where they are only shown
 LABEL_BITS, COUNT_BITS = 24, 8  # of a URL's 64 bits, and of an observation's 32
-LARGEST_OBSERVATION = (1 << COUNT_BITS) - 1  # photos; this many or more are one size
+LARGEST_OBSERVATION = (1 << COUNT_BITS) - 1  # photos; larger observations count as this size
 
 
 def audit(
     documents: Iterable[dict], *, curation: Curation, min_per_species: int, collection_count: int | None = None
 ) -> dict:
-    """One pass over the documents (as `mongo.documents` gives them).
+    """Audit the documents (as `mongo.documents` yields them) in one pass.
 
     Args:
         min_per_species: photos; species with fewer are `rare_species`.
-        collection_count: documents that the server counted; sizes the hash tables.
+        collection_count: documents as counted by the server; sizes the hash tables.
 
     Returns:
         {collection_count, documents, usable, unusable: {reason: n}, unusable_samples: [{sample_id, reason}],
@@ -65,7 +65,7 @@ def audit(
         "documents": total,
         "unusable": dict(unusable),
         "unusable_samples": samples,
-        "exclude_without_effect": sorted(curation.excluded - curation.met)[:LISTED],
+        "exclude_without_effect": sorted(curation.excluded - curation.matched)[:LISTED],
         "fields": fields.found,
         **_species(photos.species, min_per_species),
         **photos.found(),
@@ -74,10 +74,10 @@ def audit(
 
 
 class Tally(dict):
-    """How often each text was seen. Beyond 10,000 different ones, new ones count as `(other)`."""
+    """Counts of texts. After 10,000 different ones, new ones count as `(other)`."""
 
     def add(self, value: str) -> None:
-        """Count a text."""
+        """Count one occurrence of a text."""
         try:
             self[value] += 1
         except KeyError:
@@ -85,7 +85,7 @@ class Tally(dict):
             self[name] = self.get(name, 0) + 1
 
     def ranked(self) -> dict[str, int]:
-        """Largest count first, equal ones by name."""
+        """Return the counts, largest first, equal ones by name."""
         return dict(sorted(self.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -116,7 +116,7 @@ class _Photos:
             self._add_observation(observation)
 
     def _add_url(self, url: str, name: str, sample_id: str) -> None:
-        # From 1; beyond 16 million names, the last label stands for all others.
+        # Labels start at 1; after 16 million names, all others share the last one.
         label = self._labels.setdefault(name, min(len(self._labels) + 1, (1 << LABEL_BITS) - 1))
         first = self._urls.get(url, label)
         if not first:
@@ -163,16 +163,16 @@ class _Fields:
         self.found: dict[str, dict[str, Any]] = {name: {"missing": 0, "mistyped": 0, "samples": []} for name in FIELDS}
 
     def check(self, document: dict) -> None:
-        for name in TEXTS:  # nearly always texts: seven calls saved
+        for name in TEXTS:  # nearly always text, so seven calls are saved
             value = document[name]
             if value.__class__ is not str or not value or value.isspace():
-                self._look_at(name, value, document["sample_id"])
+                self._record(name, value, document["sample_id"])
         for name in OTHERS:
             value = document[name]
             if not FIELDS[name](value):
-                self._look_at(name, value, document["sample_id"])
+                self._record(name, value, document["sample_id"])
 
-    def _look_at(self, name: str, value: Any, sample_id: str) -> None:
+    def _record(self, name: str, value: Any, sample_id: str) -> None:
         found = self.found[name]
         if value is None or (isinstance(value, str) and not value.strip()):
             found["missing"] += 1
@@ -183,7 +183,7 @@ class _Fields:
                 found["samples"].append({"sample_id": sample_id[:CLIP], "value": shown})
 
 
-FIELDS: dict[str, Callable[[Any], Any]] = {  # nothing: not understood
+FIELDS: dict[str, Callable[[Any], Any]] = {  # a false result means: not understood
     "latin_name": text_of,
     "image_url": text_of,
     "region": text_of,
@@ -195,13 +195,13 @@ FIELDS: dict[str, Callable[[Any], Any]] = {  # nothing: not understood
     "license": text_of,
     "attribution": text_of,
 }
-TEXTS = tuple(name for name, meaning in FIELDS.items() if meaning in (text_of, id_of))  # where any text is right
+TEXTS = tuple(name for name, meaning in FIELDS.items() if meaning in (text_of, id_of))  # any text is valid
 OTHERS = tuple(name for name in FIELDS if name not in TEXTS)
 
 
 @functools.lru_cache(DISTINCT)
 def host_of(url: str) -> str:
-    """`name` or `name:port` in small letters, without user and password; never raises, as urlsplit does."""
+    """Return `name` or `name:port` in lower case, without user and password. Unlike urlsplit, it never raises."""
     scheme, found, rest = url.partition("://")
     if not found or "/" in scheme:
         return RELATIVE
@@ -232,12 +232,12 @@ def _species(photos: dict[str, int], min_per_species: int) -> dict:
 
 
 def _with_blanks(name: str) -> str:
-    """The name with blanks for underscores."""
+    """Return the name with blanks for underscores."""
     return normalise(name.replace("_", " ")) or name
 
 
 def _spellings(photos: dict[str, int], curation: Curation) -> dict:
-    """Names that mean one plant, and the synonyms that would join them."""
+    """Return names that mean the same plant, and the synonyms that would join them."""
     groups: dict[str, list[str]] = {}
     for name in photos:
         groups.setdefault(canonical(_with_blanks(name)), []).append(name)
@@ -251,11 +251,11 @@ def _spellings(photos: dict[str, int], curation: Curation) -> dict:
             total = sum(photos[name] for name in names)
             found.append({"latin_name": names[0], "photos": total, "spellings": {name: photos[name] for name in names}})
     found.sort(key=lambda entry: (-entry["photos"], entry["latin_name"]))
-    # Those in force are repeated, so that the new file can take the old one's place.
+    # Synonyms in force are repeated, so that the new file can replace the old one.
     in_force = {synonym: chosen.get(name, name) for synonym, name in curation.synonyms.items()}
     return {"spellings": found, "synonyms": dict(sorted({**in_force, **chosen}.items()))}
 
 
 def _oddity(name: str) -> tuple[bool, bool, int]:
-    """Of equally frequent spellings, `Genus species` is to be preferred."""
+    """Return a sort key that prefers `Genus species` among equally frequent spellings."""
     return "_" in name, not name[:1].isupper(), sum(map(str.isupper, name[1:]))

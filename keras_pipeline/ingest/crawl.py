@@ -1,4 +1,4 @@
-"""Asks for all that waits in a ledger: many hosts at once, each at its own pace, failures again later."""
+"""Requests every waiting URL of a ledger: many hosts at once, each at its own rate, failures again later."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from keras_pipeline.ingest import fetch
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Ledger, Task
 
-ACTIVE_HOSTS = 1000  # worked on at once; a slow one must not keep the others waiting
+ACTIVE_HOSTS = 1000  # crawled at once; a slow one must not hold up the others
 
-# Asks once for one task's URL.
+# Requests one task's URL once.
 Ask = Callable[[Task, fetch.Turn], Awaitable[Answer]]
-# Told each task's last answer and the number of tries.
+# Receives each task's last answer and the number of tries.
 Done = Callable[[Task, Answer, int], Awaitable[None]]
 
 
 class Host:
-    """The pace of one host, and what is still to be asked of it."""
+    """The rate limit of one host, and the tasks still waiting for it."""
 
     def __init__(self, limits: HostLimits, settings: Export, given_up: str = "") -> None:
         self.limits, self._settings = limits, settings
         self.tasks: Iterator[Task] = iter(())
-        self.slots = asyncio.Semaphore(limits.concurrency)  # open requests; redirects from other hosts count too
-        self.given_up = given_up  # why, once it is
+        self.slots = asyncio.Semaphore(limits.concurrency)  # open requests, also those redirected from other hosts
+        self.given_up = given_up  # the reason; empty unless the host is given up
         self._retries: list[tuple[float, int, int, Task]] = []  # heap of (due, tie-break, tries, task)
         self._turnstile = asyncio.Lock()
-        self._next_turn = self._rest_until = 0.0
-        self._failures, self._last_failure = 0, 0.0  # in a row; when the last one that counts was heard of
+        self._next_turn = self._paused_until = 0.0
+        self._failures, self._last_failure = 0, 0.0  # in a row; the time when the last one was counted
         self._has_answered = False
-        self._over = asyncio.Event()
+        self._stopped = asyncio.Event()
 
     async def turn(self) -> None:
-        """Returns when this host may be asked once more: at its rate, and not while it asked to be left alone.
+        """Wait until this host may receive another request: at its rate, and not during a pause.
 
-        Raises HostGivenUp, also to those who have waited meanwhile.
+        Raises HostGivenUp, also if the host is given up during the wait.
         """
         loop = asyncio.get_running_loop()
-        async with self._turnstile:  # one after the other: those that a rest held up must not come all at once
-            while not self.given_up and (wait := max(self._next_turn, self._rest_until) - loop.time()) > 0:
-                await self._sleep(wait)  # it may ask for more peace while we wait
+        async with self._turnstile:  # one at a time: requests held up by a pause must not come all at once
+            while not self.given_up and (wait := max(self._next_turn, self._paused_until) - loop.time()) > 0:
+                await self._sleep(wait)  # the pause may grow during the wait
             if self.given_up:
                 raise fetch.HostGivenUp(self.given_up)
             if self.limits.requests_per_second:
                 self._next_turn = loop.time() + 1 / self.limits.requests_per_second
 
     async def next_task(self) -> tuple[Task, int] | None:
-        """(task, tries so far), or None when nothing is left for this worker."""
+        """Return (task, tries so far), or None when this worker has nothing left to do."""
         loop = asyncio.get_running_loop()
         while not self.given_up:
             if self._retries and self._retries[0][0] <= loop.time():
@@ -66,65 +66,65 @@ class Host:
         return None
 
     async def _sleep(self, seconds: float) -> None:
-        """Less when the host is given up meanwhile."""
+        """Sleep, but wake up if the host is given up."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), max(0.0, seconds))
+            await asyncio.wait_for(self._stopped.wait(), max(0.0, seconds))
 
-    def answers(self) -> None:
-        """It is well: it sent a photo, a redirect, a 404."""
+    def record_success(self) -> None:
+        """Reset the failures, because the host sent a photo, a redirect or a 404."""
         self._failures, self._has_answered = 0, True
 
-    def hear(self, answer: Answer, tries: int, asked: float) -> float:
-        """Slows this host down after an answer of its own, or gives it up.
+    def record_answer(self, answer: Answer, tries: int, sent: float) -> float:
+        """Slow this host down, or give it up, depending on one of its answers.
 
         Args:
-            tries: at this task's URL, this one included.
-            asked: when (loop time).
+            tries: of this task's URL, including this one.
+            sent: when the request was sent (loop time).
 
         Returns:
-            When to ask for the same again (loop time).
+            When to request the same URL again (loop time).
         """
         if self.given_up:
             return math.inf
         self._has_answered |= answer.http_status is not None
         if not answer.host_trouble:
             self._failures = 0
-        elif asked >= self._last_failure:  # those under way at once are one failure
+        elif sent >= self._last_failure:  # concurrent failures count as one
             self._failures, self._last_failure = self._failures + 1, asyncio.get_running_loop().time()
         exponent = max(self._failures, tries) - 1
         wait = min(self._settings.backoff_seconds * 2 ** min(exponent, 30), self._settings.max_wait_seconds)
-        wait *= random.uniform(0.5, 1.0)  # jitter: many that failed together must not come back together
+        wait *= random.uniform(0.5, 1.0)  # jitter: requests that failed together must not return together
         if answer.retry_after is not None:
             wait = max(wait, answer.retry_after)
         due = asyncio.get_running_loop().time() + wait
         if answer.host_trouble:
-            # One that never answered is dead more often than not, and would keep a run alive for an hour.
+            # A host that never answered is probably dead, and would keep a run waiting for an hour.
             patience = self._settings.host_failures if self._has_answered else self._settings.attempts
             if wait > self._settings.max_wait_seconds:
                 self._give_up(f"{answer.reason}: asked us to wait {wait:.0f} s")
             elif self._failures >= patience:
                 self._give_up(f"{answer.reason}: {self._failures} times in a row at this host")
             else:
-                self._rest_until = max(self._rest_until, due)
+                self._paused_until = max(self._paused_until, due)
         return due
 
     def _give_up(self, reason: str) -> None:
         self.given_up = reason
-        self._over.set()
+        self._stopped.set()
 
-    def come_again(self, task: Task, tries: int, due: float) -> None:
-        """Put a task back, to be asked again after a pause."""
+    def retry(self, task: Task, tries: int, due: float) -> None:
+        """Put a task back, to be requested again when it is due."""
         heapq.heappush(self._retries, (due, task.rowid, tries, task))
 
 
 async def crawl(
     ledger: Ledger, settings: Export, *, ask: Ask, done: Done, own_host: str, given_up: dict[str, str]
 ) -> None:
-    """Returns when nothing waits any more: each task was done, or its host was given up until another run.
+    """Run until nothing waits: each task is done, or its host is given up until another run.
 
     Args:
         own_host: our own photo server, which needs no rate limit; "" if there is none.
-        given_up: {host: why} of an earlier crawl of this run; those of this one are added.
+        given_up: {host: reason} from an earlier crawl of this run; hosts given up now are added.
     """
     limits = {name.lower(): each for name, each in settings.hosts.items()}
     limits[own_host] = HostLimits(concurrency=settings.concurrency, requests_per_second=None)
@@ -142,14 +142,14 @@ async def crawl(
             visit = _Visit(known, gate)
             try:
                 answer = await ask(task, visit.turn)
-                asked = visit.leave_host() or host  # where redirects led
-                due = asked.hear(answer, tries + 1, visit.asked)
-                if not answer.may_succeed or tries + 1 >= settings.attempts or asked.given_up:
+                last = visit.leave_host() or host  # where redirects led
+                due = last.record_answer(answer, tries + 1, visit.sent)
+                if not answer.may_succeed or tries + 1 >= settings.attempts or last.given_up:
                     await done(task, answer, tries + 1)
                 else:
-                    host.come_again(task, tries + 1, due)
+                    host.retry(task, tries + 1, due)
             except fetch.HostGivenUp as given_up_host:
-                if host.given_up:  # what still waits for it waits for another run
+                if host.given_up:  # its waiting tasks wait for another run
                     return
                 await done(task, Answer(reason=str(given_up_host), may_succeed=True), tries + 1)
             finally:
@@ -174,32 +174,32 @@ async def crawl(
 
 
 class _Visit:
-    """What one task holds while it is worked on: a slot of the host that it asks, and a place at the gate.
+    """The resources of one task: a slot of the host that it requests from, and a place at the gate.
 
-    The gate bounds requests and the bodies that wait for `done`. Who waits for a host holds no place there: a resting
-    host must not keep the others out.
+    The gate limits requests and the bodies that wait for `done`. A task that waits for its host has no place there, so
+    that a paused host does not block the others.
     """
 
     def __init__(self, known: Callable[[str], Host], gate: asyncio.Semaphore) -> None:
         self._known, self._gate = known, gate
         self._host: Host | None = None
         self._inside = False
-        self.asked = 0.0  # loop time
+        self.sent = 0.0  # loop time of the last request
 
     async def turn(self, name: str) -> None:
-        """Leaves the host before, which redirected here; returns when this one may be asked. Raises HostGivenUp."""
+        """Leave the host that redirected here, and wait for this one's turn. Raises HostGivenUp."""
         if self._host:
-            self._host.answers()
+            self._host.record_success()
         self.end()
         host = self._known(name)
         await host.slots.acquire()
         self._host = host
         await host.turn()
         await self._gate.acquire()
-        self._inside, self.asked = True, asyncio.get_running_loop().time()
+        self._inside, self.sent = True, asyncio.get_running_loop().time()
 
     def leave_host(self) -> Host | None:
-        """The host that was asked last, which others may ask now."""
+        """Free the slot of the last host, and return that host."""
         host, self._host = self._host, None
         if host:
             host.slots.release()
@@ -213,5 +213,5 @@ class _Visit:
 
 
 def _first(failure: BaseException) -> BaseException:
-    """What stopped everything: a full disk, say. The task groups cancel the rest."""
+    """Return the error that stopped everything, such as a full disk. The task groups cancel the rest."""
     return _first(failure.exceptions[0]) if isinstance(failure, BaseExceptionGroup) else failure

@@ -1,4 +1,4 @@
-"""The cures for what the audit finds: names replaced by `source.synonyms`, documents left out by `source.exclude`."""
+"""Cures for the audit's findings: `source.synonyms` replaces names, `source.exclude` leaves documents out."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ EXCLUDED = "excluded by source.exclude"
 
 @dataclasses.dataclass(frozen=True)
 class Curation:
-    """What is changed in reading. Without arguments: nothing."""
+    """Changes to documents as they are read; without arguments, none."""
 
     synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)  # normalised name -> the one to use
     excluded: frozenset[str] = frozenset()  # _ids, image URLs, latin names
-    met: set[str] = dataclasses.field(default_factory=set)  # those of `excluded` that a document had
+    matched: set[str] = dataclasses.field(default_factory=set)  # entries of `excluded` that occurred in a document
 
     @classmethod
     def load(cls, source: Source) -> Curation:
-        """Reads both files, where they are given. Raises ValueError for what can't be followed to the letter."""
+        """Read both files, if given. Raises ValueError for any line that is unclear."""
         return cls(
             _read_synonyms(Path(source.synonyms)) if source.synonyms else {},
             _read_excluded(Path(source.exclude)) if source.exclude else frozenset(),
         )
 
     def latin_name(self, raw: str) -> str:
-        """The label: blanks collapsed, synonyms replaced."""
+        """Return the label: blanks collapsed, synonyms replaced."""
         name = normalise(raw)
         return self.synonyms.get(name, name)
 
     def refusal(self, document: dict) -> str | None:
-        """Why a document (as `mongo.documents` gives it) is not exported, or None."""
+        """Return why a document (as `mongo.documents` yields it) is not exported, or None."""
         reason = missing_field(document)
         if reason or not self.excluded:
             return reason
         name, url = normalise(document["latin_name"]), document["image_url"].strip()
-        # The audit's lists show URLs without their passwords.
-        said = (normalise(document["sample_id"]), *map(normalise, (url, without_credentials(url))), name)
-        said = (*said, self.synonyms.get(name, name))
-        found = self.excluded.intersection(said)
-        self.met.update(found)
-        return EXCLUDED if found else None
+        # The audit's lists show URLs without their passwords, so both forms count.
+        urls = map(normalise, (url, without_credentials(url)))
+        candidates = (normalise(document["sample_id"]), *urls, name, self.synonyms.get(name, name))
+        matches = self.excluded.intersection(candidates)
+        self.matched.update(matches)
+        return EXCLUDED if matches else None
 
 
 def missing_field(document: dict) -> str | None:
-    """`no latin_name`, `latin_name is no text`, the same of image_url, or None."""
+    """Return `no latin_name`, `latin_name is no text`, the same for image_url, or None."""
     for field in ("latin_name", "image_url"):
         value = document[field]
         if not isinstance(value, str):
@@ -63,7 +63,7 @@ def missing_field(document: dict) -> str | None:
 
 
 def _read_synonyms(path: Path) -> dict[str, str]:
-    """{normalised synonym: name}, chains followed to their end. Raises ValueError."""
+    """Return {normalised synonym: name}, with chains followed to their end. Raises ValueError."""
     synonyms: dict[str, str] = {}
     for line, cells in _rows(path):
         synonym, name = map(normalise, cells)
@@ -78,7 +78,7 @@ def _read_synonyms(path: Path) -> dict[str, str]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line, both cells) below the header; lines without a text are skipped."""
+    """Yield (line, both cells) below the header, without empty lines."""
     reader = csv.reader(io.StringIO(_read(path, "source.synonyms"), newline=""), strict=True)
     try:
         header = [cell.strip() for cell in next(reader, [])]
@@ -87,10 +87,10 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             remedy = f"save it with commas, not {other!r}, between the cells" if other else "write this as line 1"
             raise _unusable(path, 1, ",".join(header) or "an empty file", ",".join(HEADER), remedy)
         for cells in reader:
-            if not any(cell.strip() for cell in cells):  # spreadsheets leave such lines
+            if not any(cell.strip() for cell in cells):  # spreadsheets write such lines
                 continue
             if len(cells) != 2:
-                remedy = 'put names that hold commas into "double quotes"'
+                remedy = 'put names with commas in "double quotes"'
                 raise _unusable(path, reader.line_num, f"{len(cells)} cells", "2", remedy)
             yield reader.line_num, cells
     except csv.Error as error:
@@ -127,7 +127,7 @@ def _read(path: Path, key: str) -> str:
         ) from None
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{key} {path}: received bytes that are no UTF-8 ({error}); expected UTF-8; save it as `CSV UTF-8` or text"
+            f"{key} {path}: received bytes that are not UTF-8 ({error}); expected UTF-8; save it as `CSV UTF-8` or text"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Photos over HTTP straight into raw shards; every URL ends in the ledger, and a killed run goes on."""
+"""Downloads photos straight into raw shards. The ledger records every URL, and a killed run resumes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -28,17 +28,17 @@ from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Document, Ledger, Outcome, Task
 
-# photo bytes -> (JPEG bytes, height, width); ValueError says why it isn't a usable photo.
+# photo bytes -> (JPEG bytes, height, width); raises ValueError with the reason if the photo is not usable.
 Convert = Callable[[bytes], tuple[bytes, int, int]]
-FLUSH = 500  # outcomes without a photo that wait for one transaction
+FLUSH = 500  # outcomes without a photo per transaction
 
 
 class Shard(Protocol):
-    """A file that grows; see data.records.ShardWriter."""
+    """A file to append records to; see data.records.ShardWriter."""
 
     @property
     def size(self) -> int:
-        """Bytes so far."""
+        """Bytes written so far."""
 
     def add(self, example: bytes) -> None:
         """Append one record."""
@@ -47,7 +47,7 @@ class Shard(Protocol):
         """Complete the file; return its entry."""
 
     def abandon(self) -> None:
-        """Drop the file, where it is not complete."""
+        """Remove the file unless it is complete."""
 
 
 def rows(documents: Iterable[dict], curation: Curation, base_url: str | None) -> Iterator[Document]:
@@ -91,14 +91,14 @@ def fetch_photos(
     shard_bytes: float,
     given_up: dict[str, str],
 ) -> None:
-    """Downloads, converts and stores all that waits in the ledger.
+    """Download, convert and store every waiting photo of the ledger.
 
-    A shard's photos enter the ledger in one transaction after the shard was renamed into place: killed in between, the
-    next run fetches that shard again.
+    A shard's photos enter the ledger in one transaction after the shard has been renamed into place. After a kill in
+    between, the next run fetches that shard again.
 
     Args:
-        own: base_url is our own (embedded) server: on a private address, and without a rate limit.
-        given_up: {host: why}, not asked again; hosts that are given up now are added.
+        own: base_url is our own (embedded) server, at a private address and without a rate limit.
+        given_up: {host: reason} of hosts to leave alone; hosts given up now are added.
     """
     _keep_freed_memory()
     store = _Store(ledger, open_shard, shard_bytes)
@@ -106,9 +106,9 @@ def fetch_photos(
 
 
 def _keep_freed_memory() -> None:
-    """Tells glibc not to give a photo's memory back to the kernel only to ask for it again with the next one.
+    """Keep glibc from returning a photo's memory to the kernel, only to request it again for the next photo.
 
-    Hundreds of page faults a photo took a fifth of the time. Elsewhere than on glibc nothing is done.
+    Hundreds of page faults per photo took a fifth of the time. Without glibc, this does nothing.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
@@ -116,7 +116,16 @@ def _keep_freed_memory() -> None:
             libc.mallopt(option, 1 << 26)
 
 
-async def _fetch_photos(ledger, settings, base_url, own, convert, encode, store, given_up) -> None:
+async def _fetch_photos(
+    ledger: Ledger,
+    settings: Export,
+    base_url: str | None,
+    own: bool,
+    convert: Convert,
+    encode: Callable[[Photo], bytes],
+    store: _Store,
+    given_up: dict[str, str],
+) -> None:
     loop, tally = asyncio.get_running_loop(), _Tally(ledger.count("waiting"), "export", "photos")
     pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="convert")
     async with _closing(tally, store, pool), fetch.session(settings, base_url if own else None) as client:
@@ -132,22 +141,22 @@ async def _fetch_photos(ledger, settings, base_url, own, convert, encode, store,
             await store.add(outcome, example)
             tally.count(outcome)
 
-        own_host = fetch.host_of(base_url) if own else ""
+        own_host = fetch.host_of(base_url) if own and base_url else ""
         await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up=given_up)
 
 
 def check_urls(ledger: Ledger, settings: Export, *, base_url: str | None, own: bool) -> None:
-    """Asks for the first bytes of all that waits in the ledger: what would fail?"""
+    """Request the first bytes of every waiting URL in the ledger, to learn which ones fail."""
     asyncio.run(_check_urls(ledger, settings, base_url, own))
 
 
-async def _check_urls(ledger, settings, base_url, own) -> None:
+async def _check_urls(ledger: Ledger, settings: Export, base_url: str | None, own: bool) -> None:
     tally, store = _Tally(ledger.count("waiting"), "validate-urls", "URLs"), _Store(ledger, None, math.inf)
     async with _closing(tally, store), fetch.session(settings, base_url if own else None) as client:
 
         async def ask(task: Task, turn: fetch.Turn) -> Answer:
-            # A ranged GET: many photo hosts answer HEAD wrongly.
-            url = fetch.resolve(task.document.url, base_url) or ""  # who has none does not wait in the ledger
+            # A ranged GET, because many photo hosts answer HEAD wrongly. Without a URL, no row waits in the ledger.
+            url = fetch.resolve(task.document.url, base_url) or ""
             return await fetch.get(client, url, settings, turn=turn, first_bytes=512)
 
         async def done(task: Task, answer: Answer, tries: int) -> None:
@@ -159,17 +168,17 @@ async def _check_urls(ledger, settings, base_url, own) -> None:
             await store.add(outcome, None)
             tally.count(outcome)
 
-        own_host = fetch.host_of(base_url) if own else ""
+        own_host = fetch.host_of(base_url) if own and base_url else ""
         await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up={})
 
 
 @contextlib.asynccontextmanager
-async def _closing(tally: _Tally, store: _Store, pool: ThreadPoolExecutor | None = None):
-    """Whatever ends the downloads, what was fetched is kept."""
+async def _closing(tally: _Tally, store: _Store, pool: ThreadPoolExecutor | None = None) -> AsyncIterator[None]:
+    """Keep what was fetched, whatever ends the downloads."""
     try:
         yield
     except BaseException:
-        with contextlib.suppress(OSError, sqlite3.Error, BrokenArtefact):  # a full disk was the reason, and still is
+        with contextlib.suppress(OSError, sqlite3.Error, BrokenArtefact):  # the disk may still be full
             await store.close()
         raise
     else:
@@ -187,14 +196,21 @@ def _no_photo(body: bytes) -> str:
 
 
 def _failed(task: Task, answer: Answer, tries: int) -> Outcome:
-    said = (answer.http_status, answer.bytes, "", tries, answer.may_succeed)
-    return Outcome(task.document.sample_id, "failed", answer.reason, *said)
+    return Outcome(
+        task.document.sample_id,
+        "failed",
+        answer.reason,
+        http_status=answer.http_status,
+        bytes=answer.bytes,
+        attempts=tries,
+        may_succeed=answer.may_succeed,
+    )
 
 
 def _stored(
-    said: Document, answer: Answer, tries: int, convert: Convert, encode: Callable[[Photo], bytes]
+    document: Document, answer: Answer, tries: int, convert: Convert, encode: Callable[[Photo], bytes]
 ) -> tuple[Outcome, bytes | None]:
-    """In a worker thread: the photo as a record's bytes, or why it is none."""
+    """Convert an answer into a record, in a worker thread; return its outcome, and its bytes if it is a photo."""
     body = answer.body or b""
     reason = _no_photo(body)
     try:
@@ -203,25 +219,26 @@ def _stored(
     except ValueError as error:
         reason = str(error)
     if reason:
-        return Outcome(said.sample_id, "failed", reason, answer.http_status, answer.bytes, "", tries), None
+        return Outcome(document.sample_id, "failed", reason, answer.http_status, answer.bytes, "", tries), None
     sha256 = hashlib.sha256(body).hexdigest()
     photo = Photo(
-        sample_id=said.sample_id, image=image, height=height, width=width, latin_name=said.latin_name,
-        region=said.region, group_id="",  # the split's to make
-        source_url=without_credentials(said.url), sha256=sha256, license=said.license, attribution=said.attribution,
+        sample_id=document.sample_id, image=image, height=height, width=width, latin_name=document.latin_name,
+        region=document.region, group_id="",  # decided by the split
+        source_url=without_credentials(document.url), sha256=sha256, license=document.license,
+        attribution=document.attribution,
     )  # fmt: skip
-    return Outcome(said.sample_id, "ok", "", answer.http_status, answer.bytes, sha256, tries), encode(photo)
+    return Outcome(document.sample_id, "ok", "", answer.http_status, answer.bytes, sha256, tries), encode(photo)
 
 
 class _Store:
-    """Shards one after the other, and the ledger told of each when it is complete."""
+    """Writes one shard after another, and records each in the ledger when it is complete."""
 
     def __init__(self, ledger: Ledger, open_shard: Callable[[], tuple[str, Shard]] | None, shard_bytes: float) -> None:
         self._ledger, self._open_shard, self._shard_bytes = ledger, open_shard, shard_bytes
         self._name = ""
         self._shard: Shard | None = None
-        self._inside: list[Outcome] = []  # of the open shard
-        self._outside: list[Outcome] = []  # without a photo
+        self._inside: list[Outcome] = []  # photos in the open shard
+        self._outside: list[Outcome] = []  # outcomes without a photo
         self._finishing: list[asyncio.Task] = []
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
 
@@ -232,19 +249,19 @@ class _Store:
                 self._flush()
             return
         if self._shard is None:
-            assert self._open_shard  # who only checks URLs brings no photo
+            assert self._open_shard  # only None when URLs are checked, without photos
             self._name, self._shard = self._open_shard()
         shard = self._shard
         shard.add(example)
         self._inside.append(outcome)
         if shard.size >= self._shard_bytes:
-            # Shielded: a shard that is being finished when something else fails is finished all the same.
+            # Shielded, so that the shard is finished even if something else fails meanwhile.
             await asyncio.shield(self._begin_finish())
 
     async def close(self) -> None:
         self._flush()
         self._begin_finish()
-        ended = await asyncio.gather(*self._finishing, return_exceptions=True)  # all, whatever became of one
+        ended = await asyncio.gather(*self._finishing, return_exceptions=True)  # wait for all, even if one fails
         self._disk.shutdown()
         for failure in ended:
             if isinstance(failure, BaseException):
@@ -267,7 +284,7 @@ class _Store:
             if outcomes:
                 await asyncio.get_running_loop().run_in_executor(self._disk, shard.finish)
         finally:
-            shard.abandon()  # harmless when it was finished
+            shard.abandon()  # no effect on a finished shard
         self._ledger.record(dataclasses.replace(outcome, shard=name) for outcome in outcomes)
 
 

@@ -1,4 +1,4 @@
-"""One GET of a hostile URL: every answer becomes an `Answer` with a reason; nothing private is ever connected to."""
+"""One GET of an untrusted URL: every result is an `Answer` with a reason, and no private address is ever contacted."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ A_PAGE = "an HTML page, not a photo"
 A_DRAWING = "SVG or XML, not a photo"
 REDIRECTS = {301, 302, 303, 307, 308}
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
-# The host's trouble, not the URL's: it is left in peace for a while, and given up after some in a row.
+# Trouble with the host, not the URL: requests pause for a while, and after several in a row the host is given up.
 OVERLOADED = {429, 503}
 PRIVATE = "private address"
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
-GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA gives out
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA assigns
 MARKUP = re.compile(rb"<(!doctype\s+html|!--|html|head|body|title|script)|<(\?xml|svg|!doctype)", re.I)
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What one request gave. `body` is None unless the status was 200 (206 for a ranged one) and all of it came."""
+    """The result of one request. `body` is None unless the status was 200 (206 if ranged) and the body is complete."""
 
     body: bytes | None = None
     reason: str = ""
     http_status: int | None = None
     bytes: int = 0  # received
-    may_succeed: bool = False  # another try may
+    may_succeed: bool = False  # on another try
     host_trouble: bool = False
     retry_after: float | None = None  # seconds that the host asked for
 
 
-# Waits until a host may be asked once more, and leaves the host before. Raises HostGivenUp.
+# Waits until a host may receive a request, and leaves the previous host. Raises HostGivenUp.
 Turn = Callable[[str], Awaitable[None]]
 
 
 class HostGivenUp(Exception):  # noqa: N818
-    """Nobody is to ask this host again in this run; the message says why."""
+    """This host gets no more requests in this run; the message is the reason."""
 
 
 def resolve(image_url: str, base_url: str | None) -> str | None:
-    """The absolute http(s) URL, or None."""
+    """Return the absolute http(s) URL, or None."""
     try:
         url = urljoin(base_url or "", image_url.strip())
         return url if urlsplit(url).scheme in ("http", "https") and host_of(url) else None
@@ -61,7 +61,7 @@ def resolve(image_url: str, base_url: str | None) -> str | None:
 
 
 def host_of(url: str) -> str:
-    """`name` or `name:port`, as limits and tallies know a host. Raises ValueError for what is no URL."""
+    """Return `name` or `name:port`, the key of limits and tallies. Raises ValueError for an invalid URL."""
     parts = urlsplit(url)
     default = {"http": 80, "https": 443}.get(parts.scheme)
     name = parts.hostname or ""
@@ -69,16 +69,16 @@ def host_of(url: str) -> str:
 
 
 def markup(body: bytes) -> str:
-    """Why this is no photo, where text was sent for one: error and consent pages come with status 200."""
+    """Return why a text is not a photo, or "": error and consent pages come with status 200."""
     found = MARKUP.match(body[:2048].removeprefix(codecs.BOM_UTF8).lstrip())
     return "" if found is None else A_PAGE if found[1] else A_DRAWING
 
 
 def session(settings: Export, base_url: str | None = None) -> aiohttp.ClientSession:
-    """A client that keeps no cookies, obeys no proxy of the environment, and connects to public addresses only.
+    """Return a client without cookies and environment proxies that connects only to public addresses.
 
     Args:
-        base_url: of our own photo server (the embedded one); its address is allowed.
+        base_url: of our own (embedded) photo server, whose address is allowed.
     """
     agent = f"keras_pipeline/{__version__} (plant photo export{f'; {settings.contact}' if settings.contact else ''})"
     connector = aiohttp.TCPConnector(limit=0, socket_factory=_public_only(settings, base_url), ttl_dns_cache=300)
@@ -88,20 +88,20 @@ def session(settings: Export, base_url: str | None = None) -> aiohttp.ClientSess
     client = aiohttp.ClientSession(
         connector=connector,
         timeout=timeout,
-        # Compressed bodies could swell beyond every limit, and photos do not compress.
+        # Compressed bodies could expand beyond every limit, and photos do not compress.
         headers={"User-Agent": agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
-    # aiohttp repeats a GET by itself when a kept connection breaks: requests beyond the host's rate, and uncounted.
+    # aiohttp repeats a GET when a kept connection breaks: requests above the host's rate, and not counted.
     client._retry_connection = False
     return client
 
 
 def _public_only(settings: Export, base_url: str | None) -> Callable:
-    """Checks the very address that is about to be connected to, whichever name or redirect led there.
+    """Return a socket factory that refuses private addresses, whichever name or redirect led there.
 
-    A document in the database must not make us read a metadata service or a neighbour's admin page.
+    A document in the database must not make us read a metadata service or an admin page in our network.
     """
     networks = [ipaddress.ip_network(network) for network in settings.allow_networks]
     own = urlsplit(base_url) if base_url else None
@@ -111,7 +111,7 @@ def _public_only(settings: Export, base_url: str | None) -> Callable:
         address = ipaddress.ip_address(host.split("%")[0])
         ours = own is not None and (host, port) == (own.hostname, own.port)
         if not (ours or _is_public(address) or any(address in network for network in networks)):
-            # One errno for all: several refused addresses of a name are then reported as one error.
+            # Always the same errno: several refused addresses of one name are then reported as one error.
             raise OSError(1, f"{PRIVATE} {address} refused")
         return socket.socket(family, kind, protocol)
 
@@ -125,7 +125,7 @@ def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return _is_public(inner)
-        if address not in GLOBAL_UNICAST:  # other forms of translated and of old private addresses
+        if address not in GLOBAL_UNICAST:  # other translated addresses, and old private ones
             return False
     return address.is_global and not address.is_multicast
 
@@ -133,12 +133,12 @@ def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 async def get(
     client: aiohttp.ClientSession, url: str, settings: Export, *, turn: Turn, first_bytes: int | None = None
 ) -> Answer:
-    """Follows up to `max_redirects`, each to a checked address and in its host's turn.
+    """Request a URL, following up to `max_redirects`, each to a checked address and in its host's turn.
 
-    Raises HostGivenUp where that is so of a host on the way.
+    Raises HostGivenUp if a host on the way is given up.
 
     Args:
-        first_bytes: ask for that many bytes only, and read no more.
+        first_bytes: request and read only that many bytes.
     """
     headers = {} if first_bytes is None else {"Range": f"bytes=0-{first_bytes - 1}"}
     try:
@@ -181,7 +181,7 @@ async def _read(response: aiohttp.ClientResponse, settings: Export, first_bytes:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Retry-After holds seconds or an HTTP date (RFC 9110, 10.2.3); None for what is neither."""
+    """Parse Retry-After: seconds or an HTTP date (RFC 9110, 10.2.3); None for anything else."""
     try:
         if retry_after is None or retry_after.strip().isdigit():
             return float(retry_after) if retry_after else None
@@ -191,7 +191,7 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def _failure(error: Exception, settings: Export) -> Answer:
-    """The reason in words, and whether another try, or another host, may do better."""
+    """Convert an exception to an answer: its reason, and whether another try may succeed."""
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return Answer(
             reason=f"no connection within {settings.connect_seconds:g} s", may_succeed=True, host_trouble=True
@@ -214,4 +214,4 @@ def _failure(error: Exception, settings: Export) -> Answer:
         return Answer(reason="an answer that is not HTTP", may_succeed=True)
     if isinstance(error, aiohttp.ClientConnectionError | OSError):
         return Answer(reason="connection reset", may_succeed=True)
-    return Answer(reason=NO_URL)  # InvalidURL and ValueError: what yarl or the IDNA codec refuse
+    return Answer(reason=NO_URL)  # InvalidURL and ValueError, from yarl or the IDNA codec

@@ -1,4 +1,4 @@
-"""What the fields of a source document mean, whatever type they have. What is not understood counts as missing."""
+"""Values of a source document's fields, whatever their types. A value that can't be parsed counts as missing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ IDS = (str, int, float, bytes, ObjectId, uuid.UUID)
 
 
 def text_of(value: Any) -> str:
-    """A text without blanks around it; nothing for any other type."""
+    """Return a text without surrounding blanks; "" for any other type."""
     return value.strip() if isinstance(value, str) else ""
 
 
 def id_of(value: Any) -> str:
-    """An observation's or a user's id as text: 123, 123.0 (as JavaScript stores it) and '123' are one."""
+    """Return an observation's or user's id as text: 123, 123.0 (as JavaScript stores it) and '123' are the same."""
     if isinstance(value, str):
         return value.strip()
     if not isinstance(value, IDS) or isinstance(value, bool):
@@ -29,7 +29,7 @@ def id_of(value: Any) -> str:
 
 
 def day_of(value: Any) -> str:
-    """YYYY-MM-DD of a datetime, or of a text that begins with an ISO date; otherwise nothing."""
+    """Return YYYY-MM-DD of a datetime, or of a text that begins with an ISO date; otherwise ""."""
     if isinstance(value, datetime.datetime):
         return value.isoformat()[:10]
     return _day_of_text(value[:10]) if isinstance(value, str) else ""
@@ -44,6 +44,6 @@ def _day_of_text(text: str) -> str:
 
 
 def degrees_of(value: Any, limit: float) -> float | None:
-    """A number of -limit to limit; None for NaN and all else."""
+    """Return a number from -limit to limit; None for NaN and anything else."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if number and -limit <= value <= limit else None

@@ -1,7 +1,7 @@
-"""A row a document: what it says, and what became of its photo. SQLite while running, a parquet file at the end.
+"""The ledger: one row per document, with its fields and the outcome of its download. SQLite, and parquet at the end.
 
-The ledger is also the queue: rows in state `waiting` are what is still to be asked for, host by host. So neither the
-MongoDB cursor nor the memory has to last as long as the downloads.
+The ledger is also the download queue, host by host: rows in state `waiting` are still to be fetched. So neither the
+MongoDB cursor nor the list of documents in memory has to last as long as the downloads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from keras_pipeline.core.files import aside
 from keras_pipeline.core.redaction import without_credentials
 
 STATES = ("waiting", "ok", "failed", "skipped")
-BATCH = 2000  # rows a transaction or parquet row group
+BATCH = 2000  # rows per transaction or parquet row group
 OVER_OBSERVATION = "over source.max_per_observation"
 OVER_SPECIES = "over source.max_per_species"
 NOT_SAMPLED = "not in the sample"
@@ -29,7 +29,7 @@ NOT_SAMPLED = "not in the sample"
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """What a source document says, cured (`curation`), and whether it is to be fetched."""
+    """The fields of a source document after `curation`, and whether it is to be fetched."""
 
     sample_id: str
     url: str = ""  # as in the document
@@ -49,7 +49,7 @@ class Document:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one row in this run."""
+    """The outcome of one row in this run."""
 
     sample_id: str
     state: str  # ok | failed
@@ -58,39 +58,38 @@ class Outcome:
     bytes: int = 0
     sha256: str = ""  # of the downloaded bytes; only of stored photos
     attempts: int = 0
-    may_succeed: bool = False  # a later run tries again: timeouts, refused connections, 429, 5xx
+    may_succeed: bool = False  # on a later run: timeouts, refused connections, 429, 5xx
     shard: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A row that waits."""
+    """A waiting row."""
 
     rowid: int
     document: Document
 
 
-SAID = [field.name for field in dataclasses.fields(Document) if field.name not in ("state", "reason")]
-BECAME = [field.name for field in dataclasses.fields(Outcome) if field.name != "sample_id"]
-# The parquet file's columns in their order, as Arrow's types; `host`, `shard`, `draw` and `pass` are the run's own
-# business.
-COLUMNS = {name: "string" for name in SAID if name not in ("latitude", "longitude", "host")} | {
+FIELDS = [field.name for field in dataclasses.fields(Document) if field.name not in ("state", "reason")]
+RESULTS = [field.name for field in dataclasses.fields(Outcome) if field.name != "sample_id"]
+# The parquet file's columns in order, with Arrow types. `host`, `shard`, `draw` and `pass` are internal to a run.
+COLUMNS = {name: "string" for name in FIELDS if name not in ("latitude", "longitude", "host")} | {
     "latitude": "double", "longitude": "double", "state": "string", "reason": "string", "http_status": "int32",
     "bytes": "int64", "sha256": "string", "attempts": "int32", "may_succeed": "bool",
 }  # fmt: skip
 TABLE = f"""
 CREATE TABLE IF NOT EXISTS photos (
-    {", ".join(SAID)}, state, reason DEFAULT '', http_status, bytes DEFAULT 0, sha256 DEFAULT '', attempts DEFAULT 0,
+    {", ".join(FIELDS)}, state, reason DEFAULT '', http_status, bytes DEFAULT 0, sha256 DEFAULT '', attempts DEFAULT 0,
     may_succeed DEFAULT 0, shard DEFAULT '', draw INTEGER, pass INTEGER, PRIMARY KEY (sample_id)
 );
 CREATE INDEX IF NOT EXISTS waiting ON photos (host) WHERE state = 'waiting';
 CREATE TABLE IF NOT EXISTS asked_with (settings);
 """
-# A photo that was stored stays stored while its URL is the same, whatever else its document says now.
+# A stored photo stays stored while its URL is the same, even if other fields of its document change.
 PLAN = f"""
-INSERT INTO photos ({", ".join(SAID)}, state, reason, draw, pass) VALUES ({", ".join("?" * (len(SAID) + 4))})
+INSERT INTO photos ({", ".join(FIELDS)}, state, reason, draw, pass) VALUES ({", ".join("?" * (len(FIELDS) + 4))})
 ON CONFLICT (sample_id) DO UPDATE SET
-    {", ".join(f"{name} = excluded.{name}" for name in SAID[1:])}, draw = excluded.draw, pass = excluded.pass,
+    {", ".join(f"{name} = excluded.{name}" for name in FIELDS[1:])}, draw = excluded.draw, pass = excluded.pass,
     state = CASE WHEN excluded.state <> 'waiting' THEN excluded.state
                  WHEN url <> excluded.url THEN 'waiting'
                  WHEN state = 'ok' OR sha256 <> '' THEN 'ok'
@@ -106,7 +105,7 @@ NOT_ELSEWHERE = "state = 'ok' AND (sample_id, sha256) NOT IN (SELECT sample_id, 
 class Ledger:
     """SQLite in WAL mode: a commit survives kill -9.
 
-    As a context, raises SourceError for a full disk and BrokenArtefact for a file that is no ledger.
+    As a context manager, raises SourceError for a full disk and BrokenArtefact for a file that is not a ledger.
     """
 
     def __init__(self, path: Path) -> None:
@@ -120,15 +119,15 @@ class Ledger:
             self._db.executescript(TABLE)
         except sqlite3.Error as error:
             self._db.close()
-            raise self._told(error) from error
+            raise self._explained(error) from error
         return self
 
-    def __exit__(self, _, error: BaseException | None, __) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._db.close()
         if isinstance(error, sqlite3.Error):
-            raise self._told(error) from error
+            raise self._explained(error) from error
 
-    def _told(self, error: sqlite3.Error) -> Exception:
+    def _explained(self, error: sqlite3.Error) -> Exception:
         if isinstance(error, sqlite3.OperationalError):  # the disk's fault, not the contents'
             return SourceError(f"{self._path}: {error}; make room on the disk or check it, then run the same again")
         return BrokenArtefact(
@@ -137,10 +136,12 @@ class Ledger:
         )
 
     def plan(self, documents: Iterable[Document], *, seed: int) -> None:
-        """Takes in what the collection holds now: new documents wait, changed ones are brought up to date, vanished
-        ones go; what failed and may succeed waits again. Killed on the way, the next pass does it whole.
+        """Update the ledger to the current collection.
 
-        Raises ValueError where two documents have one sample_id.
+        New documents wait, changed ones are updated, and vanished ones are removed. Failed rows that may succeed wait
+        again. After a kill, the next call does all of it again.
+
+        Raises ValueError if two documents have the same sample_id.
         """
         (last,) = self._db.execute("SELECT COALESCE(MAX(pass), 0) FROM photos").fetchone()
         iterator, read = iter(documents), 0
@@ -151,14 +152,14 @@ class Ledger:
         (different,) = self._db.execute("SELECT COUNT(*) FROM photos WHERE pass > ?", (last,)).fetchone()
         if different < read:
             raise ValueError(
-                f"received {read} documents with {different} different _ids as texts (7 and '7' are one, say), "
+                f"received {read} documents with {different} different _ids as texts (7 and '7' are the same), "
                 "expected a different one for each; give them other _ids, or leave some out with source.query"
             )
         with self._db:
             self._db.execute("DELETE FROM photos WHERE pass <= ?", (last,))
 
-    def ask_with(self, settings: str) -> None:
-        """To be called before `plan`: when URLs are asked for otherwise than before, all that failed may succeed."""
+    def request_with(self, settings: str) -> None:
+        """Let all failed rows wait again if the request settings have changed. To be called before `plan`."""
         before = self._db.execute("SELECT settings FROM asked_with").fetchall()
         if before == [(settings,)]:
             return
@@ -168,8 +169,9 @@ class Ledger:
             self._db.execute("INSERT INTO asked_with VALUES (?)", (settings,))
 
     def choose(self, *, max_per_observation: int | None, max_per_species: int | None) -> None:
-        """Lets only so many rows wait: stored photos count first, then a seeded draw; failed ones don't count, so that
-        another call tops up.
+        """Limit the waiting rows: stored photos count first, then rows in seeded order.
+
+        Failed rows don't count, so that another call fills up their places.
         """
         with self._db:
             self._db.execute(
@@ -184,7 +186,7 @@ class Ledger:
                     self._db.execute(_over(column), (reason, most))
 
     def sample(self, n: int) -> None:
-        """Of the rows that wait or were asked, keeps the n first of the draw."""
+        """Keep the first n rows in seeded order, and skip all others."""
         with self._db:
             self._db.execute(
                 "UPDATE photos SET state = 'skipped', reason = ? WHERE state <> 'skipped' AND rowid NOT IN "
@@ -193,13 +195,13 @@ class Ledger:
             )
 
     def hosts(self) -> list[tuple[str, int]]:
-        """(host, rows that wait), the longest queue first."""
+        """Return (host, number of waiting rows), the longest queue first."""
         return self._db.execute(
             "SELECT host, COUNT(*) AS n FROM photos WHERE state = 'waiting' GROUP BY host ORDER BY n DESC, host"
         ).fetchall()
 
     def waiting(self, host: str) -> Iterator[Task]:
-        """The rows of one host that wait now, in order of their documents."""
+        """Yield the waiting rows of one host, in order of their documents."""
         names, last = [field.name for field in dataclasses.fields(Document)], -1
         query = f"""
             SELECT rowid, {", ".join(names)} FROM photos WHERE state = 'waiting' AND host = ? AND rowid > ?
@@ -210,22 +212,22 @@ class Ledger:
                 yield Task(last, Document(*values))
 
     def record(self, outcomes: Iterable[Outcome]) -> None:
-        """One transaction: all the outcomes or none."""
-        changes = ", ".join("attempts = attempts + ?" if name == "attempts" else f"{name} = ?" for name in BECAME)
-        values = [(*map(vars(outcome).get, BECAME), outcome.sample_id) for outcome in outcomes]
+        """Record outcomes in one transaction."""
+        changes = ", ".join("attempts = attempts + ?" if name == "attempts" else f"{name} = ?" for name in RESULTS)
+        values = [(*map(vars(outcome).get, RESULTS), outcome.sample_id) for outcome in outcomes]
         with self._db:
             self._db.executemany(f"UPDATE photos SET {changes} WHERE sample_id = ?", values)
 
     def outcomes(self) -> Iterator[Outcome]:
-        """What became of each row that was asked for."""
+        """Yield the outcome of each row that was requested."""
         for row in self._db.execute(
-            f"SELECT sample_id, {', '.join(BECAME)} FROM photos WHERE state IN ('ok', 'failed')"
+            f"SELECT sample_id, {', '.join(RESULTS)} FROM photos WHERE state IN ('ok', 'failed')"
         ):
             found = Outcome(*row)
             yield dataclasses.replace(found, may_succeed=bool(found.may_succeed))
 
     def give_up(self, host: str, reason: str) -> int:
-        """What still waits for this host waits for another run. Returns how many rows those are."""
+        """Postpone this host's waiting rows to another run; return their number."""
         with self._db:
             return self._db.execute(
                 "UPDATE photos SET state = 'failed', reason = ?, may_succeed = 1 WHERE state = 'waiting' AND host = ?",
@@ -233,13 +235,13 @@ class Ledger:
             ).rowcount
 
     def shards(self) -> dict[str, int]:
-        """Photos wanted of each shard that a row names; none where all of its documents are left out for now."""
+        """Return the number of wanted photos per shard; 0 if all of its documents are left out for now."""
         return dict(self._db.execute("SELECT shard, SUM(state = 'ok') FROM photos WHERE shard <> '' GROUP BY shard"))
 
     def fetch_again(self, shards: Iterable[str], *, except_for: Iterable[tuple[str, str]]) -> int:
-        """The photos of shards that are gone wait again, except for (sample_id, sha256) that lie elsewhere.
+        """Let the photos of missing shards wait again, except those (sample_id, sha256) that are stored elsewhere.
 
-        Returns how many those are.
+        Returns their number.
         """
         with self._db:
             self._know_elsewhere(except_for)
@@ -247,7 +249,7 @@ class Ledger:
             return sum(self._db.execute(lost, (shard,)).rowcount for shard in shards)
 
     def only_here(self, elsewhere: Iterable[tuple[str, str]]) -> set[str]:
-        """Shards with a photo that is wanted and does not lie elsewhere, as (sample_id, sha256)."""
+        """Return the shards with a wanted photo that is not elsewhere; photos are (sample_id, sha256)."""
         self._know_elsewhere(elsewhere)
         return {name for (name,) in self._db.execute(f"SELECT DISTINCT shard FROM photos WHERE {NOT_ELSEWHERE}")}
 
@@ -259,23 +261,23 @@ class Ledger:
         self._db.executemany("INSERT OR IGNORE INTO elsewhere VALUES (?, ?)", photos)
 
     def count(self, state: str) -> int:
-        """Documents in a state."""
+        """Return the number of documents in a state."""
         return self._db.execute("SELECT COUNT(*) FROM photos WHERE state = ?", (state,)).fetchone()[0]
 
     def copy(self, path: Path) -> None:
-        """The same ledger in another file, also while this one is written to."""
+        """Copy the ledger to another file, also while this one is written to."""
         target = sqlite3.connect(path)
         self._db.backup(target)
         target.close()
 
     def tally(self, *columns: str) -> list[tuple]:
-        """(value of each column, …, rows), e.g. of state and reason; the commonest first."""
+        """Count rows by columns such as state and reason: (value of each, number), most frequent first."""
         names = ", ".join(columns)
         query = f"SELECT {names}, COUNT(*) AS n FROM photos GROUP BY {names} ORDER BY n DESC, {names}"
         return self._db.execute(query).fetchall()
 
     def write_parquet(self, path: Path) -> None:
-        """All rows ordered by sample_id, in row groups, so that memory does not grow with them; no URL's password."""
+        """Write all rows by sample_id, without passwords in URLs; in row groups, so that memory stays constant."""
         schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
         rows = self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM photos ORDER BY sample_id")
         with aside(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
@@ -288,8 +290,8 @@ class Ledger:
 
 def _values(document: Document, seed: int, number: int) -> tuple:
     draw = hashlib.blake2b(f"{seed}:{document.sample_id}".encode(), digest_size=8).digest()
-    said = (getattr(document, name) for name in SAID)
-    return (*said, document.state, document.reason, int.from_bytes(draw, signed=True), number)
+    fields = (getattr(document, name) for name in FIELDS)
+    return (*fields, document.state, document.reason, int.from_bytes(draw, signed=True), number)
 
 
 def _over(column: str) -> str:

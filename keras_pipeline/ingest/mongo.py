@@ -1,4 +1,4 @@
-"""The source: one MongoDB collection, one document a photo."""
+"""The source: a MongoDB collection with one document per photo."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from keras_pipeline.core.config.source import Source
 from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.redaction import MONGODB_URI, redact
 
-# Well below the ten seconds after which a user believes that nothing happens.
+# Well below the ten seconds after which users think that nothing happens.
 SERVER_SELECTION_SECONDS = 4
-# While nx-27017 gathers 100,000 documents it says nothing for ten seconds, not even that it lives, and pymongo would
-# take it for dead. With +srv the server is a real one, and a silent DNS must not take so long.
+# nx-27017 is silent for ten seconds while it collects 100,000 documents, even to heartbeats, so that pymongo would
+# consider it dead. With +srv the server is a real one, and a silent DNS must not take that long.
 CONNECT_SECONDS = 20
-PAGE = 250_000  # documents a cursor; nx-27017 needs 60 µs a document of the whole collection to begin another one
-BATCH = 2000  # documents a message; a server forgets a cursor that rests for ten minutes
-PAUSES = (1, 2, 4, 8, 16)  # seconds before another try; an election of replicas takes some ten
+PAGE = 250_000  # documents per cursor; nx-27017 opens another in 60 µs per document of the whole collection
+BATCH = 2000  # documents per message; a server drops a cursor that is idle for ten minutes
+PAUSES = (1, 2, 4, 8, 16)  # seconds before another try; electing a primary takes about ten
 # BSON types as MongoDB sorts them ("Comparison/Sort Order" in its manual), by the names that `$type` knows.
 TYPE_ORDER = ("null", "number", "string", "object", "binData", "objectId", "bool", "date", "timestamp")
 ID_TYPES = {
@@ -48,13 +48,14 @@ NUMBERS = (int, Int64, float)
 
 @contextlib.contextmanager
 def open_collection(source: Source, uri: str) -> Iterator[Collection]:
-    """Yields the collection, with a server known to answer. Raises SourceError, or ValueError for what is no URI; the
-    password is left out of both.
+    """Open the collection, after a ping to the server.
+
+    Raises SourceError if the server can't be used, and ValueError for an invalid URI; neither shows the password.
     """
     shown = redact(uri)
     try:
         wait = SERVER_SELECTION_SECONDS * 1000
-        # One date of the year 20000, or a byte that is no UTF-8, must not end the reading of a million documents.
+        # A date in the year 20000, or a byte that is not UTF-8, must not stop reading a million documents.
         client: MongoClient = MongoClient(
             uri, serverSelectionTimeoutMS=wait, appname="keras_pipeline",
             connectTimeoutMS=wait if uri.startswith("mongodb+srv:") else CONNECT_SECONDS * 1000,
@@ -62,7 +63,7 @@ def open_collection(source: Source, uri: str) -> Iterator[Collection]:
         )  # fmt: skip
     except (InvalidURI, ValueError) as error:
         raise ValueError(f"source.uri {shown}: {redact(str(error))}; {MONGODB_URI}") from None
-    except PyMongoError as error:  # mongodb+srv:// asks the DNS here
+    except PyMongoError as error:  # mongodb+srv:// queries the DNS here
         raise SourceError(f"source.uri {shown}: {redact(str(error))}") from None
     with client:
         try:
@@ -83,9 +84,9 @@ def open_collection(source: Source, uri: str) -> Iterator[Collection]:
 
 
 def count(collection: Collection, source: Source) -> int | None:
-    """How many documents the query selects; None where the server can find but not count them (`$where`).
+    """Count the documents that the query selects; None if the server can find but not count them (`$where`).
 
-    Of a whole collection it is the server's own record, which is off after a crash or while shards are moved: nx-27017
+    For a whole collection this is the server's estimate, which is off after a crash or while shards move: nx-27017
     counts more slowly than it reads.
     """
     if not source.query:
@@ -96,14 +97,14 @@ def count(collection: Collection, source: Source) -> int | None:
 
 
 def documents(collection: Collection, source: Source, *, page: int = PAGE) -> Iterator[dict]:
-    """The selected documents in order of _id, only the fields we use, whatever type they have.
+    """Yield the selected documents in order of _id, with only the fields we use, whatever their types.
 
-    A lost connection or cursor is taken up again behind the last _id: no document is lost, none comes twice.
+    After a lost connection or cursor, reading resumes after the last _id: no document is lost or repeated.
 
     Args:
         page: documents read from one cursor.
 
-    Raises SourceError when there are none.
+    Raises SourceError if there are none.
     """
     names = source.fields.model_dump()
     # Whole sub-documents: nx-27017 finds nothing under a dotted projection.
@@ -114,9 +115,10 @@ def documents(collection: Collection, source: Source, *, page: int = PAGE) -> It
     for document in _each_once(collection, source.query, projection, page):
         found = True
         get = document.get
-        said = {ours: get(theirs) for ours, theirs in plain} | {ours: _at(document, theirs) for ours, theirs in nested}
-        said["sample_id"] = str(document["_id"])
-        yield said
+        fields = {ours: get(theirs) for ours, theirs in plain}
+        fields |= {ours: _at(document, theirs) for ours, theirs in nested}
+        fields["sample_id"] = str(document["_id"])
+        yield fields
     if not found:
         raise SourceError(
             f"{source.database}.{source.collection} has no document for query {source.query}; "
@@ -125,8 +127,8 @@ def documents(collection: Collection, source: Source, *, page: int = PAGE) -> It
 
 
 def _each_once(collection: Collection, query: dict, projection: dict, page: int) -> Iterator[dict]:
-    """Every selected document once, over as many cursors as that takes."""
-    rests: list[dict] = [{}]  # what is still to be read, in order
+    """Yield every selected document once, over as many cursors as that takes."""
+    rests: list[dict] = [{}]  # filters for what is still to be read, in order
     last, total, in_order = None, 0, True
     failures = 0  # in a row
     while rests:
@@ -150,39 +152,39 @@ def _each_once(collection: Collection, query: dict, projection: dict, page: int)
                 raise
             time.sleep(PAUSES[failures])
             failures += 1
-        rests = _behind(last) if total else [{}]
+        rests = _after(last) if total else [{}]
 
 
 def _is_end(collection: Collection, selected: dict, last: Any) -> bool:
-    """nx-27017 ends a cursor as if all were read when it lost it, as it does with the cursor's connection."""
+    """Return whether all was read: when nx-27017 loses a cursor or its connection, it ends it as if it were done."""
     end = collection.find_one(selected, {"_id": 1}, sort=[("_id", -1)])
     return end is None or end["_id"] == last
 
 
 def _is_backwards(last: Any, following: Any) -> bool:
-    """nx-27017 sorts numbers as text: what lies behind the last one is not what is greater, so it has to be read on."""
+    """Return whether numbers are out of order. nx-27017 sorts them as text, so that `$gt` can't resume there."""
     return type(last) in NUMBERS and type(following) in NUMBERS and following < last
 
 
-def _behind(last: Any) -> list[dict]:
-    """Filters, in order, for what follows an _id: `$gt` finds ids of the same type only, so the later types are named.
+def _after(last: Any) -> list[dict]:
+    """Return filters, in order, for all _ids after this one: `$gt` for its own type, then each later type.
 
-    Raises SourceError for an _id of a type that the order of types doesn't hold.
+    Raises SourceError for an _id whose type is not in the order of types.
     """
     kind = ID_TYPES.get(type(last))
     if kind is None:
         raise SourceError(
-            f"received the _id {last!r} ({type(last).__name__}), expected one of {', '.join(TYPE_ORDER)}; "
+            f"received the _id {last!r} ({type(last).__name__}), expected a type among {', '.join(TYPE_ORDER)}; "
             "leave such documents out with source.query"
         )
-    # Nothing is greater than NaN, which comes before all other numbers.
+    # Nothing is greater than NaN, which sorts before all other numbers.
     same = {"$gt": last} if last == last else {"$gte": -math.inf}
     later = TYPE_ORDER[TYPE_ORDER.index(kind) + 1 :]
     return [{"_id": same}, *({"_id": {"$type": name}} for name in later)]
 
 
-def _at(document: dict, path: str):
-    """The value of a field, or of one inside a sub-document (`photo.url`); None where there is none."""
+def _at(document: dict, path: str) -> Any:
+    """Return the value of a field, or of one inside a sub-document (`photo.url`); None if it is missing."""
     value: Any = document
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None

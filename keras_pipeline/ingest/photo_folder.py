@@ -16,7 +16,7 @@ from bson import ObjectId
 
 from keras_pipeline.core.schema import UNKNOWN_REGION
 
-IMAGES, LABELS = "source.demo.images", "source.demo.labels"  # how messages call the folder and its CSV
+IMAGES, LABELS = "source.demo.images", "source.demo.labels"  # names of the folder and its CSV in messages
 NEEDED = ("image", "latin_name")  # columns
 
 
@@ -26,11 +26,11 @@ def documents(images: Path, labels: Path, *, keys: tuple[str, str] = (IMAGES, LA
     `image_url` is the percent-encoded `image`; `_id` is a hash of it.
 
     Args:
-        keys: what messages call the two.
+        keys: names of the two in messages.
 
     Raises:
-        ValueError: naming key, file and line, for a folder or CSV that is not there, missing columns or values, and
-            photos that are not there, lie outside `images` or are listed twice.
+        ValueError: naming key, file and line, for a missing folder, CSV, column, value or photo, and for photos that
+            lie outside `images` or are listed twice.
     """
     if not images.is_dir():
         raise ValueError(f"{keys[0]}: received photos {images}; expected a folder that exists; correct it")
@@ -41,7 +41,7 @@ def documents(images: Path, labels: Path, *, keys: tuple[str, str] = (IMAGES, LA
 
 
 def names(labels: Path) -> list[str]:
-    """Return the latin name of each row, without a look at the photos. Raises as `documents`."""
+    """Return the latin name of each row without looking at the photos. Raises as `documents`."""
     try:
         return [row["latin_name"] for _, row in _rows(labels)]
     except ValueError as error:
@@ -51,7 +51,7 @@ def names(labels: Path) -> list[str]:
 def _documents(images: Path, labels: Path) -> list[dict]:
     rows = dict(_rows(labels))
     if not rows:
-        raise ValueError(f"received {labels} with no rows; expected one line a photo; fill it")
+        raise ValueError(f"received {labels} with no rows; expected one line per photo; fill it")
     for name in NEEDED:
         _check_filled(rows, labels, name, "fill it in, or remove those lines")
     found: dict[str, dict] = {}
@@ -69,7 +69,7 @@ def _documents(images: Path, labels: Path) -> list[dict]:
 
 
 def _rows(labels: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV that has the columns wanted, each with its line number; no value has blanks around it."""
+    """Yield (line number, row) of a CSV with the needed columns; values are stripped of blanks."""
     if not labels.is_file():
         raise ValueError(f"received labels {labels}; expected a CSV file that exists, no folder; correct it")
     try:
@@ -79,7 +79,7 @@ def _rows(labels: Path) -> Iterator[tuple[int, dict[str, str]]]:
     head = text.partition("\n")[0]
     separator = next((sign for sign in ";\t" if sign in head and "," not in head), None)
     if separator:
-        raise ValueError(f"received {labels} with {separator!r} between values; expected commas; save it with those")
+        raise ValueError(f"received {labels} with {separator!r} between values; expected commas; save it with commas")
     reader, line = csv.DictReader(text.splitlines(keepends=True), restval="", strict=True), 1
     try:
         reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
@@ -89,7 +89,7 @@ def _rows(labels: Path) -> Iterator[tuple[int, dict[str, str]]]:
             if None in row:
                 raise ValueError(
                     f"received {len(reader.fieldnames) + len(row[None])} values in {labels}, line {line}; expected "
-                    f"{len(reader.fieldnames)}, as its first line has; put what has a comma between double quotes"
+                    f"{len(reader.fieldnames)}, as its first line has; put values with commas in double quotes"
                 )
             yield line, {name: value.strip() for name, value in row.items()}
     except csv.Error as error:
@@ -149,6 +149,6 @@ def _check_photos(rows: dict[int, dict[str, str]], images: Path, labels: Path) -
 
 
 def _is_file(path: Path) -> bool:
-    with contextlib.suppress(OSError):  # a name that no file system takes
+    with contextlib.suppress(OSError):  # a name that the file system refuses
         return path.is_file()
     return False

@@ -1,4 +1,4 @@
-"""Groups go whole to train, val, calibration or test, and stay there when the collection grows."""
+"""Assigns whole groups to train, val, calibration or test, and keeps them there as the collection grows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,11 @@ from scipy.sparse.csgraph import connected_components
 
 from keras_pipeline.core.schema import SPLITS
 
-# A species with that many groups is in every split, whatever the rounding of its shares.
+# A species with this many groups is in every split, however its shares are rounded.
 GROUPS_FOR_ALL_SPLITS = 10
-# Same place: at most half a cell apart, 0.01 degrees, about a kilometre. Cells shifted by half leave no seam.
+# Same place: at most half a cell apart (0.01 degrees, about a kilometre). A second grid, shifted by half, covers seams.
 CELL = 0.02  # degrees
-PICTURES = ("sha256", "near-duplicate")  # rules that tie the same picture
+PICTURES = ("sha256", "near-duplicate")  # rules for the same picture
 NONE = np.empty((0, 2), np.int64)
 BRIDGE = "would join groups of different splits"
 CONFLICT = "the same picture under two species, in a split that is evaluated"
@@ -27,20 +28,20 @@ CONFLICT = "the same picture under two species, in a split that is evaluated"
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """What `split_photos` decided, a value for each row of its table."""
+    """The result of `split_photos`: a value for each row of its table."""
 
-    group: np.ndarray  # int64, number of the group; -1 left out
-    split: np.ndarray  # str, one of SPLITS; "" left out
-    place: np.ndarray  # str, the same, but of a photo left out the split it was in before, to which it may come back
-    reason: np.ndarray  # str, why it was left out
-    conflict: np.ndarray  # bool, one picture of the group has two names
+    group: np.ndarray  # int64, number of the group; -1: left out
+    split: np.ndarray  # str, one of SPLITS; "": left out
+    place: np.ndarray  # str, as split; for a photo that is left out, its previous split, to which it may return
+    reason: np.ndarray  # str, why the photo is left out
+    conflict: np.ndarray  # bool, a picture of the group has two names
 
 
 @dataclasses.dataclass(frozen=True)
 class Ties:
-    """What must stay together: photos that share a key, and photos whose keys are tied to one another.
+    """Photos that must stay together: those that share a key, and those whose keys are tied to each other.
 
-    Keys, not pairs of photos: when one photo of an observation is left out, the others must still be held together.
+    Keys, not pairs of photos: if one photo of an observation is left out, the others must still stay together.
     """
 
     members: np.ndarray  # int64 [m, 2], (row, key)
@@ -53,12 +54,12 @@ class Ties:
 
     @property
     def links(self) -> int:
-        """As many pairs of photos as it takes to tie all this together."""
+        """The number of pairs of photos that it takes to connect all of them."""
         return len(self.members) - len(np.unique(self.members[:, 1])) + len(self.pairs)
 
 
 def merged(ties: Iterable[Ties]) -> Ties:
-    """All of these; no key of one is a key of another."""
+    """Combine ties, with separate keys for each."""
     members, pairs, offset = [NONE], [NONE], 0
     for each in ties:
         members.append(each.members + [0, offset])
@@ -68,7 +69,7 @@ def merged(ties: Iterable[Ties]) -> Ties:
 
 
 def same_key(*columns: pd.Series) -> Ties:
-    """Ties of rows that agree in all columns; rows with an empty first value have none."""
+    """Tie rows that agree in all columns, except rows with an empty first value."""
     frame = pd.concat(columns, axis=1, ignore_index=True)
     frame = frame[(frame[0] != "") & frame[0].notna()]
     frame = frame[frame.duplicated(keep=False)]
@@ -79,7 +80,7 @@ def same_key(*columns: pd.Series) -> Ties:
 
 
 def same_session(table: pd.DataFrame) -> Ties:
-    """Ties of photos of one user on one day at one place; those without coordinates share the unknown place."""
+    """Tie photos of one user on one day at one place; those without coordinates share an unknown place."""
     known = table[(table.user_id != "") & (table.day != "")]
     placed = known.latitude.notna() & known.longitude.notna()
     lost, known = known[~placed], known[placed]
@@ -91,11 +92,11 @@ def same_session(table: pd.DataFrame) -> Ties:
 
 
 def same_picture(hashes: np.ndarray, near: np.ndarray) -> Ties:
-    """Ties of near-duplicates; the key of a photo is its hash.
+    """Tie near-duplicates; the key of a photo is its hash.
 
     Args:
         hashes: uint64 [n, 5], see `duplicates`.
-        near: int64 [m, 2], rows that are near-duplicates; of equal rows the first may stand for all.
+        near: int64 [m, 2], rows that are near-duplicates; the first of equal rows may represent all.
     """
     _, codes = np.unique(hashes, axis=0, return_inverse=True)
     involved = np.flatnonzero(np.isin(codes, codes[near]))
@@ -106,10 +107,10 @@ def same_picture(hashes: np.ndarray, near: np.ndarray) -> Ties:
 def ties_of(
     table: pd.DataFrame, group_by: Sequence[str], hashes: np.ndarray | None = None, near: np.ndarray = NONE
 ) -> dict[str, Ties]:
-    """Rule of `phase0.split.group_by` -> what it ties together.
+    """Return the ties of each rule in `phase0.split.group_by`.
 
     Args:
-        table: a row a photo (index 0 … n-1) with observation_id, user_id, day, latitude, longitude, sha256.
+        table: one row per photo (index 0 … n-1) with observation_id, user_id, day, latitude, longitude, sha256.
         hashes, near: see `same_picture`; needed for `near-duplicate`.
     """
     rules = {
@@ -129,13 +130,13 @@ def split_photos(
     seed: int,
     previous: dict[str, str] | None = None,
 ) -> Split:
-    """The whole decision.
+    """Assign every photo to a group and a split, or leave it out.
 
     Args:
-        table: a row a photo with sample_id and latin_name, ordered by sample_id.
-        ties: of `ties_of`.
+        table: one row per photo with sample_id and latin_name, ordered by sample_id.
+        ties: from `ties_of`.
         shares: {split: share of the photos}, summing to 1.
-        previous: {sample_id: split} of an earlier split; its groups keep their place.
+        previous: {sample_id: split} of an earlier split, whose groups keep their places.
     """
     names = table.latin_name.to_numpy()
     codes = {split: code for code, split in enumerate(SPLITS)}
@@ -144,8 +145,8 @@ def split_photos(
     reason = np.where(left_out, BRIDGE, "").astype(object)
 
     differing = _two_names(merged(ties[rule] for rule in PICTURES if rule in ties), names)
-    conflict = np.isin(group, group[differing]) & ~left_out  # its whole group is only trained on …
-    judged = np.isin(group, group[conflict & (pinned > 0)])  # … where that can still be had: 0 is train
+    conflict = np.isin(group, group[differing]) & ~left_out  # its whole group is used only for training …
+    judged = np.isin(group, group[conflict & (pinned > 0)])  # … if it is not pinned elsewhere: 0 is train
     out = np.intersect1d(differing, np.flatnonzero(judged & ~left_out))
     conflict &= ~judged
     conflict[out], group[out], reason[out] = True, -1, CONFLICT
@@ -160,7 +161,7 @@ def split_photos(
 
 
 def _two_names(ties: Ties, names: np.ndarray) -> np.ndarray:
-    """Rows of all pictures that have, or are tied to one of, another name: int64 [k]."""
+    """Return rows of all pictures with several names, directly or through ties: int64 [k]."""
     rows, keys = ties.members.T
     name_of = pd.Series(names[rows], index=keys)
     several = name_of.groupby(level=0).nunique() > 1
@@ -172,14 +173,14 @@ def _two_names(ties: Ties, names: np.ndarray) -> np.ndarray:
 
 
 def groups_of(n: int, ties: Ties, pinned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Groups of tied photos (int64 [n]), and which photos had to be left out of them (bool [n], group -1).
+    """Return groups of tied photos (int64 [n]), and which photos are left out (bool [n], group -1).
 
-    A photo is left out when it would join photos that are pinned to different splits: they can't move any more.
+    A photo is left out if it would join photos that are pinned to different splits, because these can no longer move.
 
     Args:
-        pinned: int64 [n], the code of the split that a photo is in already, or -1.
+        pinned: int64 [n], the code of the split that a photo is already in, or -1.
     """
-    size = n + ties.keys  # keys are nodes of the graph, behind the photos
+    size = n + ties.keys  # keys are nodes of the graph, after the photos
     edges = np.concatenate([ties.members + [0, n], ties.pairs + n])
     graph = coo_array((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(size, size))
     _, found = connected_components(graph, directed=False)
@@ -189,7 +190,7 @@ def groups_of(n: int, ties: Ties, pinned: np.ndarray) -> tuple[np.ndarray, np.nd
     torn = spans.index[spans > 1].to_numpy()
     if len(torn):
         rows = np.flatnonzero(np.isin(group, torn))
-        # First those that are pinned: who came later gives way.
+        # Pinned photos first: later ones give way.
         order = rows[np.argsort(pinned[rows] < 0, kind="stable")]
         inside = Ties(
             ties.members[np.isin(group[ties.members[:, 0]], torn)],
@@ -201,7 +202,7 @@ def groups_of(n: int, ties: Ties, pinned: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _join_in_order(order: list[int], ties: Ties, pinned: np.ndarray) -> dict[int, int | None]:
-    """Union-find, photo by photo; {row: root, or None where the row would have joined two splits}."""
+    """Union-find, photo by photo: return {row: root, or None if the row would join two splits}."""
     keys_of, near = collections.defaultdict(list), collections.defaultdict(list)
     for row, key in ties.members.tolist():
         keys_of[row].append(key)
@@ -230,23 +231,23 @@ def _join_in_order(order: list[int], ties: Ties, pinned: np.ndarray) -> dict[int
         for root in roots:
             parent[root] = row
         for key in keys_of[row]:
-            holders[key] = [row]  # all that held it are of this group now
+            holders[key] = [row]  # all its holders are now in this group
     return {row: None if row in left_out else find(row) for row in order}
 
 
 def assign_splits(
     members: pd.DataFrame, sample_ids: np.ndarray, *, shares: dict[str, float], seed: int
 ) -> dict[int, str]:
-    """Group -> split, stratified by species.
+    """Assign groups to splits, stratified by species.
 
-    Within each species the groups come in a seeded order and each goes to the split that is furthest below its share
-    of photos; the first goes to train. A group counts for its commonest name. As one of several species (a session,
-    say) is then dealt out by the name of another, groups are moved afterwards, so that every species has training
-    photos, and with GROUPS_FOR_ALL_SPLITS groups that may be evaluated a photo in every split.
+    Within each species, groups are taken in a seeded order. Each goes to the split that is furthest below its share of
+    photos; the first goes to train. A group counts as its most frequent species. A group of several species (such as a
+    session) is thus assigned by only one of them, so groups are moved afterwards until every species has training
+    photos, and with GROUPS_FOR_ALL_SPLITS groups that may be evaluated also a photo in every split.
 
     Args:
-        members: a row a photo: group, name, pin (code of the split it is in already, or -1), barred (train only).
-        sample_ids: of the same rows; a group is known by its smallest one, so that its place in the order is its own.
+        members: one row per photo: group, name, pin (code of the split it is already in, or -1), barred (train only).
+        sample_ids: of the same rows; a group's smallest one decides its place in the order.
     """
     groups = pd.DataFrame({"group": members.group, "id": sample_ids}).groupby("group").agg(id=("id", "min"))
     groups["n"] = members.groupby("group").size()
@@ -266,13 +267,13 @@ def assign_splits(
 def _assign_species(species: pd.DataFrame, shares: dict[str, float]) -> dict[int, str]:
     filled, assignment = dict.fromkeys(SPLITS, 0), {}
 
-    def put(row, split: str) -> None:
+    def put(row: Any, split: str) -> None:  # of itertuples
         assignment[row.Index] = split
         filled[split] += row.n
 
     fresh = sorted(species.itertuples(), key=lambda row: row.order)
     for row in fresh:
-        if row.pin >= 0 or row.barred:  # first, so that the others make up for them
+        if row.pin >= 0 or row.barred:  # first, so that the others balance them
             put(row, SPLITS[max(row.pin, 0)])
     free = [row for row in fresh if row.Index not in assignment]
     complete = len(species) >= GROUPS_FOR_ALL_SPLITS
@@ -287,7 +288,7 @@ def _assign_species(species: pd.DataFrame, shares: dict[str, float]) -> dict[int
 
 
 def _top_up(assignment: dict[int, str], groups: pd.DataFrame, tallies: pd.DataFrame) -> None:
-    """Moves groups that are free to move to splits in which one of their species has no photo. Changes `assignment`.
+    """Move free groups to splits in which one of their species has no photo. Changes `assignment`.
 
     Args:
         groups: by group: n, pin, barred, order.
@@ -295,7 +296,7 @@ def _top_up(assignment: dict[int, str], groups: pd.DataFrame, tallies: pd.DataFr
     """
     names_of = tallies.groupby("group").name.agg(list)
     groups_of = tallies.groupby("name").group.agg(list).sort_index()
-    free = groups[groups.pin < 0].sort_values(["n", "order"])  # the smallest first: shares change least
+    free = groups[groups.pin < 0].sort_values(["n", "order"])  # smallest first, so that shares change least
     rank = {group: place for place, group in enumerate(free.index)}
     in_split = collections.Counter((name, assignment[g]) for name, found in groups_of.items() for g in found)
 
@@ -326,11 +327,11 @@ def _order(sample_id: str, seed: int) -> bytes:
 
 
 def find_leaks(photos: pd.DataFrame, ties: dict[str, Ties]) -> list[dict]:
-    """What two splits share: a sample id, a group, or what one of the rules ties together; [] means no leak.
+    """Find what two splits share: a sample id, a group, or photos tied by a rule; [] means no leak.
 
     Args:
-        photos: a row (0 … n-1) a finished record with split, sample_id, group_id.
-        ties: of `ties_of`, of these rows.
+        photos: one row (0 … n-1) per finished record with split, sample_id, group_id.
+        ties: from `ties_of`, for these rows.
     """
     leaks = []
     for kind in ("group_id", "sample_id"):
@@ -341,7 +342,7 @@ def find_leaks(photos: pd.DataFrame, ties: dict[str, Ties]) -> list[dict]:
         rows, keys = each.members.T
         frame = pd.DataFrame({"row": rows, "key": keys, "split": split[rows]}).drop_duplicates(["key", "split"])
         first = frame.drop_duplicates("key").set_index("key").row
-        second = frame[frame.duplicated("key")].set_index("key").row  # of a key that several splits have
+        second = frame[frame.duplicated("key")].set_index("key").row  # of keys in several splits
         torn = [
             np.stack([first.loc[second.index], second], axis=1),
             first.loc[each.pairs.ravel()].to_numpy().reshape(-1, 2),
@@ -354,7 +355,7 @@ def find_leaks(photos: pd.DataFrame, ties: dict[str, Ties]) -> list[dict]:
 
 
 def describe_groups(table: pd.DataFrame, group: np.ndarray) -> dict:
-    """Number of groups, and the largest: {groups, largest_group: {n, share, species, sample_ids (five of them)}}."""
+    """Return the number of groups and the largest: {groups, largest_group: {n, share, species, sample_ids (five)}}."""
     sizes = pd.Series(group[group >= 0]).value_counts()
     largest = table[group == sizes.index[0]]
     return {
@@ -369,6 +370,6 @@ def describe_groups(table: pd.DataFrame, group: np.ndarray) -> dict:
 
 
 def missing_species(names: pd.Series, split: np.ndarray) -> dict[str, int]:
-    """Split -> species that have no photo in it."""
+    """Return for each split the number of species without a photo in it."""
     total = names[split != ""].nunique()
     return {name: int(total - names[split == name].nunique()) for name in SPLITS}

@@ -1,8 +1,11 @@
-"""The base of all sections of a config, and the error of one that can't be used."""
+"""The base class of all config sections, and the error for a config that can't be used."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
+
+# Marks a field that may name a file, `Annotated[str, FILE]`: the contents of the file count, not its path.
+FILE = object()
 
 
 class ConfigError(ValueError):
@@ -17,5 +20,5 @@ class Section(BaseModel):
         strict=True,
         frozen=True,
         allow_inf_nan=False,
-        hide_input_in_errors=True,  # a password, perhaps
+        hide_input_in_errors=True,  # it may be a password
     )

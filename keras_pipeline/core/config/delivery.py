@@ -1,4 +1,4 @@
-"""Sections `phase5`, `phase6` and `gates`: calibration, export, and what the run must reach."""
+"""Sections `phase5`, `phase6` and `gates`: calibration, export, and the targets of the run."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from keras_pipeline.core.config.base import Section
 
 
 class RegionPriors(Section):
-    """What a photo's region says of its species, from the train split's counts; measured always, shipped if asked."""
+    """Prior probabilities of species by region, from counts of the train split; always measured, shipped if `ship`."""
 
-    ship: bool = Field(False, description="the page asks for the region, and lets it count")
-    smoothing: float = Field(100.0, gt=0, le=1e9, description="photos of no region mixed into each region's")
-    floor: float = Field(0.02, gt=0, le=1, description="the least that a region leaves of a species' probability")
+    ship: bool = Field(False, description="the page asks for the region and applies its prior")
+    smoothing: float = Field(100.0, gt=0, le=1e9, description="photos of all regions mixed into each region's counts")
+    floor: float = Field(
+        0.02, gt=0, le=1, description="smallest factor that a region applies to a species' probability"
+    )
 
 
 class Phase5(Section):
     """Calibration, and the threshold of conclusive answers."""
 
     bins: int = Field(15, ge=2, le=1000, description="confidence bins of ECE and MCE (Guo 2017)")
-    target_precision: float = Field(0.95, gt=0, lt=1, description="promised for conclusive answers")
-    confidence_level: float = Field(0.95, gt=0, lt=1, description="of the promise (one-sided)")
+    target_precision: float = Field(0.95, gt=0, lt=1, description="guaranteed for conclusive answers")
+    confidence_level: float = Field(0.95, gt=0, lt=1, description="of the guarantee (one-sided)")
     accept_unmet: bool = Field(
         False,
-        description="ships the best reachable threshold where target_precision can't be promised; page, model card and "
-        "report print its promise beside it",
+        description="ships the best reachable threshold if target_precision can't be guaranteed; page, model card and "
+        "report print the precision that it does guarantee",
     )
     region_priors: RegionPriors = RegionPriors()
 
@@ -35,21 +37,21 @@ Rounding = Literal["fp16", "int8", "int8-qat", "none"]
 
 
 class Qat(Section):
-    """Quantisation-aware training, of `quantization: int8-qat`."""
+    """Quantization-aware training, for `quantization: int8-qat`."""
 
     steps: int = Field(200, ge=1, description="batches of phase4.training.batch_size")
     learning_rate: float = Field(3e-6, gt=0, description="of Adam, falling to 0; 1e-5 ruins flowers17's student")
 
 
 class Phase6(Section):
-    """The shipped weights, and the proof in a browser."""
+    """The shipped weights, and the comparison with Python in a browser."""
 
     quantization: Rounding = Field(
         "fp16",
         description="of the shipped weights; int8: kernels in one byte per weight where accuracy allows, the rest "
-        "fp16; int8-qat: the same after training for it",
+        "fp16; int8-qat: the same after quantization-aware training",
     )
-    compare: list[Rounding] = Field([], description="other quantizations, measured beside the shipped one")
+    compare: list[Rounding] = Field([], description="other quantizations to measure for comparison")
     qat: Qat = Qat()
     validation_photos: int | None = Field(
         1000, ge=20, description="seeded sample of the test split shown to the browser; null: all"
@@ -57,13 +59,15 @@ class Phase6(Section):
     photos: str | None = Field(
         None,
         min_length=1,
-        description="folder of photos as they were taken, for the page's whole path; null: an embedded source's",
+        description="folder of original photos to test the whole page with; null: those of an embedded source",
     )
-    max_top1_loss: float = Field(0.02, ge=0, le=1, description="test top-1 that rounding may cost before export stops")
+    max_top1_loss: float = Field(
+        0.02, ge=0, le=1, description="test top-1 that quantization may cost; export stops above"
+    )
 
 
 class Gates(Section):
-    """What the run must reach; a missed gate makes it exit 1 at the end. null: not asked for."""
+    """Targets of the run; a missed gate makes it exit 1 at the end. null: no target."""
 
     url_failure_rate: float | None = Field(0.05, description="below")
     largest_group: float | None = Field(0.01, description="share of the photos in the largest group, at most")
@@ -74,7 +78,7 @@ class Gates(Section):
     teacher_top5: float | None = Field(0.85, description="test, at least")
     teacher_min_recall: float | None = Field(0.60, description="of each class, above")
     teacher_over_probe: float | None = Field(
-        0.0, description="test top-1 less the linear probe's; missed where its whole 95 % interval is below"
+        0.0, description="test top-1 minus that of the linear probe; missed if the whole 95 % interval is below"
     )
     regional_top1: float | None = Field(0.80, description="regional teacher in its region, at least")
     regional_global_top1: float | None = Field(0.65, description="regional teacher over all regions, at least")

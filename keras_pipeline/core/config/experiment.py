@@ -1,4 +1,4 @@
-"""A whole experiment: the sections of one YAML file, and what they require of each other."""
+"""A whole experiment: the sections of one YAML file, and the rules between them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from keras_pipeline.core.config.teachers import GLOBAL_TEACHER, RegionalTeacher,
 
 EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
-# Where the plan gives the same knob other values in other phases. Merged below the file's own values, so that a file
-# which sets phase2.training.epochs alone keeps the plan's phase2.training.learning_rate.
+# The training plan's values where they differ between phases. The file's own values are merged on top, so that a file
+# that sets only phase2.training.epochs keeps the plan's phase2.training.learning_rate.
 PLAN = {
     "phase1": {"regularization": {"mixup_alpha": 0.8, "cutmix_alpha": 0.8}},
     "phase2": {
@@ -38,7 +38,7 @@ def _merge(below: Any, above: Any) -> Any:
 
 
 def _without_regional(values: Any) -> Any:
-    """`phase2: null` takes its teacher out of the ensemble too, so that one key is enough."""
+    """Remove the regional teacher from the ensemble if `phase2: null`, so that one key is enough."""
     if not isinstance(values, dict) or values["phase2"] is not None or not isinstance(values["phase3"], dict):
         return values
     teachers = values["phase3"].get("teachers", [member.model_dump() for member in Phase3().teachers])
@@ -52,10 +52,10 @@ class Config(Section):
 
     experiment: str = Field(description="name of the folders; the file's stem unless given")
     seed: int = Field(42, ge=0, lt=2**31, description="of splits, weights, shuffles and views")
-    deterministic: bool = Field(False, description="bit-identical repeats, at some cost in speed")
+    deterministic: bool = Field(False, description="bit-identical repetitions, at some cost in speed")
     root: str = Field(".", description="folder that holds tfrecords/, artifacts/ and web_export/")
     distribute: Literal["none", "mirrored", "multi_worker"] = Field(
-        "none", description="who trains: one device; all GPUs of this machine; those of all in TF_CONFIG"
+        "none", description="what trains: one device; all GPUs of this machine; those of all machines in TF_CONFIG"
     )
     source: Source = Source()
     dataset: Dataset = Dataset()
@@ -88,7 +88,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _global_teacher(self) -> Config:
-        """Only phase 2 comes after the global teacher and answers its classes."""
+        """Refuse the global teacher's weights outside phase 2, and for another network."""
         for key, model in (("phase1.model", self.phase1.model), ("phase3.model", self.phase3.model)):
             if model.pretrained == GLOBAL_TEACHER:
                 raise ValueError(f"{key}.pretrained: {GLOBAL_TEACHER} is for phase2.model; give true, a path or false")
@@ -102,7 +102,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _distributed(self) -> Config:
-        """What Keras does wrong, or not at all, on several replicas."""
+        """Refuse what Keras does wrongly or not at all on several replicas."""
         if self.distribute == "none":
             return self
         for phase, training in ((name, teacher.training) for name, teacher in self.teachers.items()):
@@ -125,18 +125,18 @@ class Config(Section):
 
     @property
     def teachers(self) -> dict[str, Teacher]:
-        """Of the phases that train one, by the phase's name."""
+        """Section of each phase that trains a teacher, by the phase's name."""
         return {name: phase for name in ("phase1", "phase2") if (phase := getattr(self, name))}
 
     @property
     def regional(self) -> RegionalTeacher:
-        """Section phase2. Raises ValueError where it is null: only steps of phase 2 and their metrics ask for it."""
+        """Section phase2. Raises ValueError if it is null: only the steps of phase 2 and their metrics may read it."""
         if self.phase2 is None:
             raise ValueError("phase2: received null, expected the section of a regional teacher")
         return self.phase2
 
     def teacher_artefacts(self, *kinds: str) -> tuple[str, ...]:
-        """Names of artefacts of the ensemble's teachers, of those trained here: `{name}` is teacher or regional."""
+        """Return artefact names of the ensemble's teachers that are trained here; `{name}` is teacher or regional."""
         paths = (member.path for member in self.phase3.teachers)
         names = dict.fromkeys(TRAINED_HERE[path] for path in paths if path in TRAINED_HERE)
         return tuple(kind.format(name=name) for name in names for kind in kinds)

@@ -6,16 +6,14 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from keras_pipeline.core.config.base import FILE, Section
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.hashing import file_hash
 from keras_pipeline.core.redaction import redact_values
-
-# Config keys that may name a file: what it holds counts, not where it lies.
-FILE_KEYS = {"labels", "pretrained", "weights", "synonyms", "exclude"}
 
 # Keys that sidecars of older programs hold and the config no longer has.
 RENAMED: dict[str, str] = {}  # {former name: today's name}; the meaning is the same
@@ -64,11 +62,26 @@ def _flatten(key: str, value: Any, found: dict[str, Any]) -> None:
     if isinstance(value, dict) and value:
         for name, inner in value.items():
             _flatten(f"{key}.{name}", inner, found)
-    elif key.rpartition(".")[2] in FILE_KEYS and isinstance(value, str) and Path(value).is_file():
+    elif key in _file_keys() and isinstance(value, str) and Path(value).is_file():
         stat = Path(value).stat()
         found[key] = f"contents {_known_hash(value, stat.st_size, stat.st_mtime_ns)[:16]}"
     else:
         found[key] = value
+
+
+@functools.cache
+def _file_keys() -> frozenset[str]:
+    """Return the dotted keys whose fields are marked with FILE."""
+    return frozenset(_marked(Config, ""))
+
+
+def _marked(section: type[Section], prefix: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        if FILE in field.metadata:
+            yield prefix + name
+        for kind in (field.annotation, *get_args(field.annotation)):  # also of `Section | None`
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from _marked(kind, f"{prefix}{name}.")
 
 
 def shown(settings: dict[str, Any]) -> dict[str, Any]:

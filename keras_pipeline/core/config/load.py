@@ -1,7 +1,7 @@
-"""Read an experiment's YAML file, with `--set` overrides and `${NAME:-default}` from the environment.
+"""Reads an experiment's YAML file, with `--set` overrides and `${NAME:-default}` from the environment.
 
-`from_file(path, overrides)` returns a `Config` or raises `ConfigError` with, for every fault, the key's path, what was
-received, what is allowed, and the nearest name. A password never has to stand in a file.
+`from_file(path, overrides)` returns a `Config` or raises `ConfigError`, which lists for every fault the key's path, the
+value received, what is allowed, and the nearest name. No password needs to be in a file.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from keras_pipeline.core.redaction import redact_values
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-5 as a string; everyone who writes it means a number. Repeated keys raise."""
+    """A YAML loader that reads 1e-5 as a number (YAML 1.1: a string) and refuses repeated keys."""
 
-    def compose_mapping_node(self, anchor):
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         # Here, before merge keys (`<<`) are resolved: those write inherited keys into the node too.
         keys = [key.value for key, _ in node.value]
@@ -42,14 +42,14 @@ _Loader.add_implicit_resolver(
 
 
 def from_file(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """Reads one experiment.
+    """Read one experiment.
 
     Args:
         path: YAML file; its stem is the experiment's name unless the file gives one.
         overrides: `a.b.c=value` strings, the value in YAML, applied after the file.
 
     Raises:
-        ConfigError: for anything that isn't a usable configuration, listing every fault.
+        ConfigError: the configuration is not usable; lists every fault.
     """
     path = Path(path)
     try:
@@ -66,7 +66,7 @@ def from_file(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def with_overrides(values: dict, overrides: list[str], origin: str) -> Config:
-    """`from_dict` after `a.b.c=value` strings. Raises ConfigError."""
+    """Apply `a.b.c=value` strings, then validate as `from_dict`. Raises ConfigError."""
     for override in overrides:
         values = _override(values, override)
     keys = [override.partition("=")[0] for override in overrides]  # a value may be a URI with a password
@@ -74,18 +74,18 @@ def with_overrides(values: dict, overrides: list[str], origin: str) -> Config:
 
 
 def from_dict(values: dict, origin: str = "config") -> Config:
-    """Validates nested plain values (as YAML gives them). Raises ConfigError."""
+    """Validate nested plain values, as YAML yields them. Raises ConfigError."""
     try:
         return Config.model_validate(_expand(values))
     except ValidationError as error:
         faults = [_describe(fault) for fault in error.errors(include_url=False)]
         raise ConfigError("\n".join(f"{origin}: {fault}" for fault in faults)) from None
     except RecursionError:
-        raise ConfigError(f"{origin}: a section that contains itself (an alias of what it is part of)") from None
+        raise ConfigError(f"{origin}: a section contains itself (through a YAML alias); remove the alias") from None
 
 
 def write(path: Path, config: Config) -> Path:
-    """A file that `from_file` reads as the same config, passwords left out; returns its path."""
+    """Write a file that `from_file` reads as the same config, without passwords; return its path."""
     values = redact_values(config.model_dump())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("# Written by `demo --images`.\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
@@ -111,7 +111,7 @@ def _override(values: dict, override: str) -> dict:
 
 
 def _with(values: Any, path: list[str], value: Any, key: str) -> Any:
-    """A copy with one value replaced: sections that YAML shares between phases (`*anchor`) must stay as they are."""
+    """Return a copy with one value replaced: sections that phases share (`*anchor`) must not change."""
     first, *rest = path
     above = key[: -len(".".join(path)) - 1]
     if isinstance(values, list):
@@ -131,7 +131,7 @@ def _with(values: Any, path: list[str], value: Any, key: str) -> Any:
 
 
 def _default(path: list[str]) -> list | dict:
-    """What an override changes where the file says nothing: a list's default; of a section, no key is given yet."""
+    """Return what an override changes if the file lacks it: the default of a list, or an empty section."""
     field = _section_at(path[:-1]).model_fields.get(path[-1])
     default = field.default if field else None
     if not isinstance(default, list):

@@ -4,48 +4,50 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from keras_pipeline.core.config.base import Section
+from keras_pipeline.core.config.base import FILE, Section
 from keras_pipeline.core.config.teachers import Model
 
 
 class Audit(Section):
-    """What the audit lists."""
+    """What the audit reports."""
 
-    min_per_species: int = Field(20, ge=1, description="photos; species below it are listed")
+    min_per_species: int = Field(20, ge=1, description="photos; species with fewer are listed as rare")
 
 
 class ValidateUrls(Section):
-    """How many URLs are checked."""
+    """The number of URLs to check."""
 
-    sample: int | None = Field(5000, ge=1, description="documents, a seeded choice; null asks for every URL")
+    sample: int | None = Field(5000, ge=1, description="documents, a seeded sample; null: check every URL")
 
 
 class HostLimits(Section):
     """Limits for one photo host."""
 
-    concurrency: int = Field(4, ge=1, le=1000, description="requests under way at one host")
+    concurrency: int = Field(4, ge=1, le=1000, description="concurrent requests to one host")
     requests_per_second: float | None = Field(10.0, gt=0, description="to one host; null: as fast as it answers")
 
 
 class Export(Section):
-    """How photos are fetched; `validate-urls` asks under the same limits."""
+    """How photos are fetched; `validate-urls` keeps the same limits."""
 
-    concurrency: int = Field(64, ge=1, le=1000, description="downloads under way at once, all hosts together")
+    concurrency: int = Field(64, ge=1, le=1000, description="concurrent downloads, all hosts together")
     each_host: HostLimits = HostLimits()
     hosts: dict[str, HostLimits] = Field({}, description="other limits for hosts that allow more, or less, by name")
     contact: str | None = Field(None, description="URL or mail address in the User-Agent; some hosts require one")
-    attempts: int = Field(4, ge=1, le=20, description="tries a URL in one run; 404 and the like are not tried again")
-    backoff_seconds: float = Field(1.0, ge=0, description="pause after a first failure; doubles, with jitter")
+    attempts: int = Field(4, ge=1, le=20, description="tries per URL in one run; 404 and the like are not tried again")
+    backoff_seconds: float = Field(1.0, ge=0, description="pause after a first failure; then doubled, with jitter")
     max_wait_seconds: float = Field(600.0, ge=0, description="longest pause, and longest Retry-After that is kept")
-    host_failures: int = Field(10, ge=1, description="in a row (no connection, 429, 503) before it is given up")
-    connect_seconds: float = Field(10.0, gt=0, description="for name, connection and TLS")
-    read_seconds: float = Field(30.0, gt=0, description="of silence inside an answer")
+    host_failures: int = Field(
+        10, ge=1, description="failures in a row (no connection, 429, 503) before a host is given up"
+    )
+    connect_seconds: float = Field(10.0, gt=0, description="for DNS, connection and TLS")
+    read_seconds: float = Field(30.0, gt=0, description="without data inside a response")
     total_seconds: float = Field(120.0, gt=0, description="for one whole download")
-    max_megabytes: float = Field(50.0, gt=0, description="MB; longer bodies are refused")
+    max_megabytes: float = Field(50.0, gt=0, description="MB; larger bodies are refused")
     max_redirects: int = Field(5, ge=0, le=20, description="each one's address is checked like the first")
     allow_networks: list[str] = Field(
         [], description="private networks (10.1.0.0/16) that photos may come from; others are refused"
@@ -74,19 +76,19 @@ SameGroup = Literal["observation", "session", "sha256", "near-duplicate"]
 
 
 class Split(Section):
-    """Shares of the splits, and which photos stay together."""
+    """Shares of the splits, and the photos that stay together."""
 
     train: float = Field(0.80, gt=0, lt=1, description="share of the groups")
     val: float = Field(0.05, gt=0, lt=1, description="share of the groups; early stopping")
     calibration: float = Field(0.05, gt=0, lt=1, description="share of the groups; temperature and threshold")
-    test: float = Field(0.10, gt=0, lt=1, description="share of the groups; every reported figure")
+    test: float = Field(0.10, gt=0, lt=1, description="share of the groups; all reported metrics")
     keep_raw: bool = Field(False, description="keep raw shards after the split (doubles the disk space)")
     group_by: list[SameGroup] = Field(
         ["observation", "session", "sha256", "near-duplicate"],
         description="what keeps photos together; session: same user, day and place",
     )
-    # Measured: a crop of 1 % a side differs in 2/6 (median, 95 %) of 64 and 18/24 of 256 bits, different photos of
-    # flowers17 in 12 and 86 at least. Distances are even, so 3 would mean 2.
+    # Measured on flowers17: a crop of 1 % on each side changes 2 of 64 bits and 18 of 256 (median; 95 %: 6 and 24).
+    # Different photos differ in at least 12 and 86. Distances are even, so 3 would mean 2.
     near_duplicate_bits: int = Field(4, ge=0, le=5, description="of 64 perceptual hash bits, at most (candidates)")
     confirm_bits: int = Field(40, ge=0, le=128, description="of 256 perceptual hash bits, at most (confirms)")
 
@@ -102,9 +104,11 @@ class Baseline(Section):
     """Frozen features and the linear probe on them."""
 
     features: Literal["imagenet", "file", "colour-histogram"] = Field(
-        "imagenet", description="frozen features that class means and a linear probe stand on; imagenet: download"
+        "imagenet", description="frozen features for class means and a linear probe; imagenet: download"
     )
-    weights: str | None = Field(None, description="MobileNetV2 1.0 .weights.h5 file, for features: file")
+    weights: Annotated[str | None, FILE] = Field(
+        None, description="MobileNetV2 1.0 .weights.h5 file, for features: file"
+    )
     image_size: int = Field(224, ge=32, le=512, description="pixels; MobileNetV2's own size")
     probe_epochs: int = Field(10, ge=1, le=1000, description="passes of the linear probe over the train split")
 
@@ -116,7 +120,7 @@ class Baseline(Section):
 
     @property
     def model(self) -> Model:
-        """The network whose features these are, where they are no histograms."""
+        """The network that computes the features, unless they are histograms."""
         return Model(name="mobilenetv2", pretrained=self.weights or True)
 
 

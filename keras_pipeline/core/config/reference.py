@@ -1,4 +1,4 @@
-"""docs/config.md from the config's classes: python -m keras_pipeline.core.config.reference > docs/config.md"""
+"""Generates docs/config.md from the config classes: python -m keras_pipeline.core.config.reference > docs/config.md"""
 
 import json
 import types
@@ -7,23 +7,25 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import annotated_types
+from pydantic.fields import FieldInfo
 
 from keras_pipeline.core.config.base import Section
 from keras_pipeline.core.config.experiment import Config
 
 HEAD = """# Every key of a config
 
-Made from the classes in `keras_pipeline/core/config/` by
-`python -m keras_pipeline.core.config.reference > docs/config.md`; a test compares. Defaults are the
-training plan's where it names one. Any key can be given on the command line:
-`--set phase1.training.learning_rate=1e-5`, an entry of a list by its number: `--set phase3.teachers.1.weight=0.3`.
-`${NAME}` and `${NAME:-default}` in strings come from the environment.
+Generated from the classes in `keras_pipeline/core/config/` by
+`python -m keras_pipeline.core.config.reference > docs/config.md`; a test checks that it is current.
+Defaults are the training plan's where it names one. Any key can be set on the command line:
+`--set phase1.training.learning_rate=1e-5`, an entry of a list by its number:
+`--set phase3.teachers.1.weight=0.3`. `${NAME}` and `${NAME:-default}` in strings come from the
+environment.
 """
 SIGNS = {annotated_types.Ge: "≥", annotated_types.Gt: ">", annotated_types.Le: "≤", annotated_types.Lt: "<"}
 
 
 def reference() -> str:
-    """Markdown: a table for each section, its keys in the order of the file."""
+    """Return Markdown: a table for each section, its keys in the order of the classes."""
     parts = [
         HEAD,
         *filter(None, (_table(path, section) for path, section in _sections("", Config(experiment="the-files-stem")))),
@@ -50,8 +52,8 @@ def _table(path: str, section: Section) -> str:
     ]
     if not rows:
         return ""
-    said = (type(section).__doc__ or "").strip()
-    head = f"## {path or 'top level'}\n\n" + (f"{said}\n\n" if said and "BaseModel" not in said else "")
+    about = (type(section).__doc__ or "").strip()
+    head = f"## {path or 'top level'}\n\n" + (f"{about}\n\n" if about and "BaseModel" not in about else "")
     return head + "\n".join(["| key | default | allowed | meaning |", "| --- | --- | --- | --- |", *rows, ""])
 
 
@@ -61,12 +63,12 @@ def _plain(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace('"', "")
 
 
-def _domain(field) -> str:
+def _domain(field: FieldInfo) -> str:
     limits = [f"{sign} {getattr(rule, kind)}" for rule in field.metadata for kind, sign in _signs(rule)]
     return _escape(", ".join([_kind(field.annotation), *limits]))
 
 
-def _signs(rule) -> Iterator[tuple[str, str]]:
+def _signs(rule: Any) -> Iterator[tuple[str, str]]:
     for kind, sign in SIGNS.items():
         if isinstance(rule, kind):
             yield kind.__name__.lower(), sign

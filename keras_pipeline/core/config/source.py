@@ -1,27 +1,27 @@
-"""Sections `source` and `dataset`: where photos come from, and how they are stored."""
+"""Sections `source` and `dataset`: where photos come from and how they are stored."""
 
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from keras_pipeline.core.config.base import Section
+from keras_pipeline.core.config.base import FILE, Section
 from keras_pipeline.core.redaction import MONGODB_URI, is_mongodb_uri
 
 
 class Demo(Section):
-    """What the embedded server is filled with."""
+    """The contents of the embedded server."""
 
-    images: str | None = Field(None, description="folder of photos; none: a herbarium of invented plants is drawn")
-    labels: str | None = Field(
+    images: str | None = Field(None, description="folder of photos; null: photos of invented plants are drawn")
+    labels: Annotated[str | None, FILE] = Field(
         None,
         description="CSV with image (a path below `images`, with its suffix), latin_name[, region, observation_id]",
     )
-    species: int = Field(14, ge=2, le=200, description="invented species; enough for look-alikes")
-    photos: int = Field(1100, ge=20, le=1_000_000, description="drawn photos; minutes to train on")
-    regional_shift: bool = Field(False, description="plants of EU_SW look like other species do elsewhere")
+    species: int = Field(14, ge=2, le=200, description="invented species; 14 include look-alikes")
+    photos: int = Field(1100, ge=20, le=1_000_000, description="drawn photos; 1100 train in minutes")
+    regional_shift: bool = Field(False, description="plants in EU_SW look like other species elsewhere")
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Demo:
@@ -46,7 +46,7 @@ class Fields(Section):
 
 
 def _with_datetimes(value: Any) -> Any:
-    """YAML's 2020-01-31 is a date; MongoDB knows datetimes only."""
+    """Convert dates, as YAML reads 2020-01-31, to the datetimes that MongoDB stores."""
     if isinstance(value, dict):
         return {key: _with_datetimes(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -59,16 +59,20 @@ def _with_datetimes(value: Any) -> Any:
 class Source(Section):
     """The collection."""
 
-    uri: str = Field("embedded", description="mongodb://… or `embedded`, which starts a server of its own")
+    uri: str = Field("embedded", description="mongodb://… or `embedded`, which starts its own server")
     database: str = Field("plants", min_length=1, description="MongoDB database")
-    collection: str = Field("photos", min_length=1, description="MongoDB collection, one document a photo")
+    collection: str = Field("photos", min_length=1, description="MongoDB collection, one document per photo")
     query: dict[str, Any] = Field({}, description="MongoDB filter; {} takes all documents")
     base_url: str | None = Field(None, description="relative image URLs are resolved against this")
     fields: Fields = Fields()
-    synonyms: str | None = Field(None, description="CSV with synonym, latin_name: names that are replaced on reading")
-    exclude: str | None = Field(None, description="file, a line each: _id, image URL or latin name to leave out")
-    max_per_species: int | None = Field(None, ge=1, description="photos, a seeded choice; null keeps all")
-    max_per_observation: int | None = Field(None, ge=1, description="photos, a seeded choice; null keeps all")
+    synonyms: Annotated[str | None, FILE] = Field(
+        None, description="CSV with synonym, latin_name: names to replace on reading"
+    )
+    exclude: Annotated[str | None, FILE] = Field(
+        None, description="file with one _id, image URL or latin name per line to leave out"
+    )
+    max_per_species: int | None = Field(None, ge=1, description="photos, a seeded sample; null keeps all")
+    max_per_observation: int | None = Field(None, ge=1, description="photos, a seeded sample; null keeps all")
     demo: Demo = Demo()
 
     @field_validator("query")
@@ -81,9 +85,9 @@ class Source(Section):
         if self.uri != "embedded" and not self.uri.startswith(("mongodb://", "mongodb+srv://")):
             raise ValueError("uri must be `embedded` or start with mongodb:// or mongodb+srv://")
         if self.uri != "embedded" and not is_mongodb_uri(self.uri):
-            # Not shown: what can't be told apart may be a password anywhere.
+            # Not shown: any part of it may be a password.
             raise ValueError(
-                f"uri: received what is no URI of a MongoDB (not shown, for a password may be in it), {MONGODB_URI}"
+                f"uri: received no valid MongoDB URI (not shown, since it may hold a password), {MONGODB_URI}"
             )
         return self
 
@@ -91,8 +95,8 @@ class Source(Section):
 class Dataset(Section):
     """The stored photos."""
 
-    name: str | None = Field(None, description="folder below tfrecords/; none: the experiment's name")
+    name: str | None = Field(None, description="folder below tfrecords/; null: the experiment's name")
     short_side: int = Field(256, ge=32, le=1024, description="pixels; stored photos are shrunk to it, never enlarged")
-    min_short_side: int = Field(100, ge=1, description="pixels; smaller photos are filtered and counted (the plan)")
+    min_short_side: int = Field(100, ge=1, description="pixels; smaller photos are left out and counted")
     jpeg_quality: int = Field(95, ge=50, le=100, description="0-100; 95 is visually lossless")
-    shard_megabytes: float = Field(100.0, gt=0, le=2000, description="MB; shards come near it, raw and final")
+    shard_megabytes: float = Field(100.0, gt=0, le=2000, description="MB; approximate size of raw and final shards")

@@ -15,7 +15,7 @@ GLOBAL_PATH, REGIONAL_TEACHER = "phase1/best.keras", "phase2/best.keras"  # as p
 TRAINED_HERE = {GLOBAL_PATH: "teacher", REGIONAL_TEACHER: "regional"}  # prefixes of their artefacts' names
 
 
-# Not the plan's values (one view, T 3, weights 0.7 and 0.3): benchmark distillation_gain compares them.
+# Not the plan's values (one view, T 3, weights 0.7 and 0.3): the benchmark distillation_gain compares both.
 class LossWeights(Section):
     """Weights of the two terms of the distillation loss."""
 
@@ -25,12 +25,12 @@ class LossWeights(Section):
     @model_validator(mode="after")
     def _some(self) -> LossWeights:
         if self.kl_divergence + self.cross_entropy == 0:
-            raise ValueError("kl_divergence and cross_entropy can't both be 0: nothing would be learnt")
+            raise ValueError("kl_divergence and cross_entropy can't both be 0: nothing would be learned")
         return self
 
 
 class Distillation(Section):
-    """The distillation loss."""
+    """The loss of distillation."""
 
     temperature: float = Field(2.0, gt=0, le=100, description="softens both sides of the KL (Hinton 2015)")
     loss: Literal["kl", "dist"] = Field("kl", description="the teachers' term: KL, or DIST (arXiv 2205.10536)")
@@ -41,9 +41,9 @@ class EnsembleMember(Section):
     """One teacher of the ensemble."""
 
     path: str = Field(
-        description="a teacher's .keras, relative to the experiment's folder; soft_labels/ lies beside it"
+        description="a teacher's .keras, relative to the experiment's folder, with soft_labels/ beside it"
     )
-    weight: float = Field(ge=0, description="share in the ensemble, renormalised over the teachers that speak")
+    weight: float = Field(ge=0, description="share in the ensemble, renormalized over the teachers that answer")
     region_filter: str | None = Field(None, description="this teacher answers only for photos of this region")
 
     @property
@@ -53,10 +53,10 @@ class EnsembleMember(Section):
 
 
 class SoftLabels(Section):
-    """What is stored of the teachers' answers."""
+    """How the teachers' outputs are stored."""
 
-    top_k: int = Field(128, ge=1, le=16384, description="logits kept a photo; the rest as one tail sum")
-    views: int = Field(8, ge=1, le=64, description="stored views a photo; the first is clean, the others augmented")
+    top_k: int = Field(128, ge=1, le=16384, description="logits kept per photo; the rest as one tail sum")
+    views: int = Field(8, ge=1, le=64, description="stored views per photo; the first is clean, the others augmented")
 
 
 class Phase3(Section):
@@ -68,7 +68,7 @@ class Phase3(Section):
         EnsembleMember(path=GLOBAL_PATH, weight=0.5),
         EnsembleMember(path=REGIONAL_TEACHER, weight=0.5, region_filter="EU_SW"),
     ]
-    ensemble: Literal["logits", "probabilities"] = Field("logits", description="where the teachers are averaged")
+    ensemble: Literal["logits", "probabilities"] = Field("logits", description="what is averaged over the teachers")
     soft_labels: SoftLabels = SoftLabels()
 
     @model_validator(mode="after")
@@ -79,18 +79,18 @@ class Phase3(Section):
             raise ValueError(
                 f"teachers: received {'none' if self.teachers else 'an empty list'}, expected at least one with weight "
                 "> 0 and no region_filter, for photos of any region, such as {path: phase1/best.keras, weight: 1.0}; "
-                f"{REGIONAL_TEACHER} does not count where phase2 is null: nothing makes it"
+                f"{REGIONAL_TEACHER} does not count if phase2 is null, because no step makes it"
             )
         return self
 
 
 class StudentTraining(Section):
-    """What both stages of the student's training share."""
+    """Settings of both stages of the student's training."""
 
-    batch_size: int = Field(128, ge=1, description="photos a step")
+    batch_size: int = Field(128, ge=1, description="photos per step")
     warmup_epochs: float = Field(1.0, ge=0, description="linear warm-up of each stage, then cosine to 0")
     weight_decay: float = Field(0.0, ge=0, description="only with optimizer: adamw")
-    optimizer: Optimizer = Field("adam", description="the plan's")
+    optimizer: Optimizer = Field("adam", description="the training plan's choice")
 
     @model_validator(mode="after")
     def _decay(self) -> StudentTraining:
@@ -112,8 +112,8 @@ class Distill(Section):
 
     epochs: int = Field(10, ge=1, description="passes over the train split, on the views the teachers saw")
     learning_rate: float = Field(1e-4, gt=0, lt=10, description="peak, after warm-up")
-    live: bool = Field(False, description="the teachers answer the student's own views as it trains; none are stored")
-    augmentation: Augmentation = Field("moderate", description="of the views with live: true; stored ones are moderate")
+    live: bool = Field(False, description="teachers predict the student's own views during training; nothing is stored")
+    augmentation: Augmentation = Field("moderate", description="of the views if live: true; stored ones are moderate")
     mixup_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 switches it off")
     cutmix_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 switches it off")
 

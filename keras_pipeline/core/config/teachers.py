@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from keras_pipeline.core.config.base import Section
+from keras_pipeline.core.config.base import FILE, Section
 
 VIT_NAME = re.compile(r"vit_(tiny|small|base|large|huge)_patch(8|14|16|32)(_(\d+))?")
 
@@ -16,7 +16,7 @@ VIT_NAME = re.compile(r"vit_(tiny|small|base|large|huge)_patch(8|14|16|32)(_(\d+
 VIT_SIZES = {"tiny": (12, 3, 192), "small": (12, 6, 384), "base": (12, 12, 768), "large": (24, 16, 1024),
              "huge": (32, 16, 1280)}  # fmt: skip
 
-# keras-hub's, by name; each needs a download or a copy of its weights.
+# Names of keras-hub's presets; each needs a download or a copy of its weights.
 VIT_PRESETS = (
     "vit_base_patch16_224_imagenet", "vit_base_patch16_384_imagenet", "vit_base_patch32_384_imagenet",
     "vit_large_patch16_224_imagenet", "vit_large_patch16_384_imagenet", "vit_large_patch32_384_imagenet",
@@ -30,23 +30,23 @@ GLOBAL_TEACHER = "global_teacher"  # as phase2.model.pretrained
 
 
 class Model(Section):
-    """A network and the weights that it starts from."""
+    """A network and its initial weights."""
 
     name: str = Field(
         "vit_base_patch16_224", description="mobilenetv2 or vit_{tiny,small,base,large,huge}_patch{8,14,16,32}"
     )
-    pretrained: bool | str = Field(
+    pretrained: Annotated[bool | str, FILE] = Field(
         True, description="true or imagenet, imagenet21k (ViT): download; a path: .weights.h5; false; global_teacher"
     )
-    num_classes: int | None = Field(None, ge=2, description="checked against the class list, its only source")
+    num_classes: int | None = Field(None, ge=2, description="compared with the class list, which alone decides")
     alpha: float = Field(1.0, gt=0, le=2, description="width multiplier of mobilenetv2")
     dropout_rate: float = Field(0.2, ge=0, lt=1, description="before the student's head (teachers: regularization)")
-    head_rank: int | None = Field(None, ge=1, description="the head's kernel as a product of this rank; null: whole")
+    head_rank: int | None = Field(None, ge=1, description="rank of the head's factorized kernel; null: not factorized")
     batch_norm_momentum: float = Field(0.9, gt=0, lt=1, description="Keras's 0.999 lags behind in short runs")
 
     @property
     def title(self) -> str:
-        """What makes two of them the same network."""
+        """Name of the network: two models with one title are the same network."""
         return f"{self.name}, alpha {self.alpha:g}" if self.name == "mobilenetv2" else self.name
 
     @model_validator(mode="after")
@@ -60,7 +60,7 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _published(self) -> Model:
-        """Weights that nobody has published are an error here, not after a download has failed."""
+        """Refuse weights that nobody has published, instead of failing at the download."""
         tag = "imagenet" if self.pretrained is True else self.pretrained
         if tag not in ("imagenet", "imagenet21k"):
             return self
@@ -89,20 +89,20 @@ class Training(Section):
     """A teacher's training."""
 
     learning_rate: float = Field(1e-5, gt=0, lt=10, description="peak, after warm-up")
-    batch_size: int = Field(64, ge=1, description="photos a step")
+    batch_size: int = Field(64, ge=1, description="photos per step")
     epochs: int = Field(15, ge=1, description="passes over the train split")
     warmup_epochs: float = Field(2.0, ge=0, description="linear warm-up, then cosine to 0")
     weight_decay: float = Field(0.01, ge=0, description="decoupled (AdamW); spares norms, biases and embeddings")
-    optimizer: Optimizer = Field("adamw", description="AdamW is what ViTs are fine-tuned with")
-    head_epochs: int = Field(0, ge=0, description="first train only the new head, so that it can't wreck the backbone")
+    optimizer: Optimizer = Field("adamw", description="ViTs are fine-tuned with AdamW")
+    head_epochs: int = Field(0, ge=0, description="epochs that train only the new head first, to protect the backbone")
     head_learning_rate: float = Field(1e-3, gt=0, lt=10, description="of the head-only stage")
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="the rate falls by this factor a block towards the input (arXiv 2106.08254)"
+        1.0, gt=0, le=1, description="factor of the learning rate per block towards the input (arXiv 2106.08254)"
     )
-    clip_norm: float | None = Field(None, gt=0, description="greatest norm of the gradient; null: not clipped")
-    gradient_accumulation: int = Field(1, ge=1, description="batches an update: large ones in little memory")
-    precision: Precision = Field("float32", description="mixed ones halve the memory; weights stay float32")
-    rematerialisation: bool = Field(False, description="ViT: blocks computed again backwards; less memory, slower")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; null: not clipped")
+    gradient_accumulation: int = Field(1, ge=1, description="batches per update, for large batches in little memory")
+    precision: Precision = Field("float32", description="mixed precision halves the memory; weights stay float32")
+    rematerialisation: bool = Field(False, description="ViT: recompute blocks on the way back; less memory, slower")
     jit_compile: bool | None = Field(None, description="XLA; null: on GPUs only")
 
     @model_validator(mode="after")
@@ -121,14 +121,14 @@ class Data(Section):
     """A teacher's input."""
 
     sampling: Sampling = Field(
-        "natural", description="a class comes as often as it has photos, as their root, or as all"
+        "natural", description="classes drawn in proportion to their photos, to the square root, or equally"
     )
     augmentation: Augmentation = Field("aggressive", description="none | moderate | aggressive")
     image_size: int = Field(224, ge=32, le=512, description="pixels; the model's input")
 
 
 class Regularization(Section):
-    """What keeps a teacher from learning its photos by heart."""
+    """Measures against overfitting."""
 
     dropout: float = Field(0.2, ge=0, lt=1, description="before the head")
     mixup_alpha: float = Field(0.0, ge=0, le=10, description="Beta(α, α); 0 is off (arXiv 1710.09412)")
@@ -140,11 +140,11 @@ class Regularization(Section):
 class Callbacks(Section):
     """Early stopping, checkpoints and backups."""
 
-    early_stopping: bool = Field(True, description="stop when val loss no longer falls")
-    early_stopping_patience: int = Field(3, ge=1, description="epochs without a better val loss")
-    save_best: bool = Field(True, description="best.keras is the epoch of lowest val loss; false: the last epoch")
-    checkpoint_dir: str | None = Field(None, description="none: phaseN/checkpoints in the experiment's folder")
-    backup_minutes: float = Field(10.0, ge=0, description="what a kill inside an epoch may cost; 0: after every step")
+    early_stopping: bool = Field(True, description="stop when the val loss no longer falls")
+    early_stopping_patience: int = Field(3, ge=1, description="epochs without a lower val loss")
+    save_best: bool = Field(True, description="best.keras is the epoch with the lowest val loss; false: the last")
+    checkpoint_dir: str | None = Field(None, description="null: phaseN/checkpoints in the experiment's folder")
+    backup_minutes: float = Field(10.0, ge=0, description="training lost at most by a kill in an epoch; 0: every step")
 
 
 def _check_patches(model: Model, image_size: int) -> None:
@@ -154,7 +154,7 @@ def _check_patches(model: Model, image_size: int) -> None:
 
 
 class Teacher(Section):
-    """Phases 1 and 2."""
+    """Training of a teacher, in phases 1 and 2."""
 
     model: Model = Model()
     training: Training = Training()
@@ -171,19 +171,19 @@ class Teacher(Section):
 
     @model_validator(mode="after")
     def _no_dead_knobs(self) -> Teacher:
-        """A key that would change nothing is refused; a full dump, as in a manifest, holds it at its default."""
+        """Refuse keys without effect, except at their defaults, which a full dump (as in a manifest) holds."""
         if self.model.dropout_rate != Model.model_fields["dropout_rate"].default:
             raise ValueError(
-                f"model.dropout_rate: received {self.model.dropout_rate:g}, which is the student's; set "
+                f"model.dropout_rate: received {self.model.dropout_rate:g}, which only the student uses; set "
                 "regularization.dropout for a teacher"
             )
         for key in ("alpha", "batch_norm_momentum") if self.model.name != "mobilenetv2" else ():
             if (value := getattr(self.model, key)) != Model.model_fields[key].default:
-                raise ValueError(f"model.{key}: received {value:g}, which {self.model.name} has no use for; remove it")
+                raise ValueError(f"model.{key}: received {value:g}, which {self.model.name} does not use; remove it")
         return self
 
 
 class RegionalTeacher(Teacher):
-    """`phase2: null` instead of a section: no regional teacher, neither here nor in `phase3.teachers`."""
+    """The regional teacher. `phase2: null` instead of a section: no such teacher, also not in `phase3.teachers`."""
 
-    region: str = Field("EU_SW", min_length=1, description="the region whose train photos phase 2 learns from")
+    region: str = Field("EU_SW", min_length=1, description="region whose train photos phase 2 is trained on")

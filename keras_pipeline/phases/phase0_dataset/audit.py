@@ -1,4 +1,4 @@
-"""`phase0 audit`: count what the collection holds, before anything is downloaded."""
+"""`phase0 audit`: count the collection's contents before anything is downloaded."""
 
 from __future__ import annotations
 

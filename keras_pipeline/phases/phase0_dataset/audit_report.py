@@ -1,4 +1,4 @@
-"""The audit as files: JSON, a page, a table of each finding, and the cures, ready to be named in the config."""
+"""The audit's files: JSON, a page, a table per finding, and cures that the config can name."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from keras_pipeline.evaluation.report.html import (
 )
 from keras_pipeline.ingest.audit import CLIP, SAMPLES
 
-IN_JSON = 100  # rows of each list of documents; the tables hold them all
-SHOWN = 10  # rows of a table on the page
-NARROW = 80  # characters of a cell on the page
+IN_JSON = 100  # rows in each list of documents; the tables hold all of them
+SHOWN = 10  # rows in a table on the page
+NARROW = 80  # characters in a cell on the page
 HISTOGRAM = "class_histogram.png"
 CAPS_SPECIES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 CAPS_OBSERVATION = (1, 2, 3, 5, 10, 20, 50)
@@ -34,10 +34,10 @@ APPEND = "append it to the file that source.exclude names"
 
 
 def write(run: Run, result: dict) -> None:
-    """Writes audit.json, audit.html, class_histogram.png and tables/ beside one another.
+    """Write audit.json, audit.html, class_histogram.png and tables/ into one folder.
 
     Args:
-        result: of `ingest.audit.audit`.
+        result: from `ingest.audit.audit`.
     """
     folder = run.path("audit").parent
     tables = folder / "tables"
@@ -69,7 +69,7 @@ def _for_json(result: dict) -> dict:
 
 
 def _tables(result: dict) -> dict[str, pd.DataFrame]:
-    """{name of the CSV file: its rows}"""
+    """Return {name of the CSV file: its rows}."""
     species = _frame(["latin_name", "photos"], result["per_class"].items())
     species["genus"] = [genus(name) for name in species.latin_name]
     genera = [(name, entry["species"], entry["photos"]) for name, entry in result["per_genus"].items()]
@@ -98,7 +98,7 @@ def _frame(columns: list[str], rows: Iterable[tuple]) -> pd.DataFrame:
 
 
 def _exclusions(result: dict) -> dict[str, tuple[str, list[str]]]:
-    """{name of the file: (comment, lines)}, each as source.exclude reads it."""
+    """Return {name of the file: (comment, lines)}, in the form that source.exclude reads."""
     conflicts = (row["image_url"] for row in result["conflicts"]["rows"])
     repeats = (row["sample_id"] for row in result["repeated_urls"]["rows"])
     return {
@@ -109,13 +109,13 @@ def _exclusions(result: dict) -> dict[str, tuple[str, list[str]]]:
 
 
 def _rare(result: dict) -> dict[str, int]:
-    """Rare species that are no rare spellings of others."""
+    """Return rare species that are not just rare spellings of others."""
     spelled = {name for entry in result["spellings"] for name in entry["spellings"]}
     return {name: n for name, n in result["rare_species"].items() if name not in spelled}
 
 
 def _lines(values: Iterable[str]) -> list[str]:
-    # What was cut, or would be read as two lines, would exclude nothing.
+    # A value that was cut, or that spans two lines, would exclude nothing.
     return list(dict.fromkeys(value for value in values if len(value) < CLIP and "\n" not in value))
 
 
@@ -151,15 +151,15 @@ def _documents(result: dict) -> list[Block]:
     if counted not in (None, read):
         blocks.append(
             Paragraph(
-                f"The server counted {counted:,} documents and gave {read:,}. The collection changed meanwhile, its "
+                f"The server counted {counted:,} documents but returned {read:,}. The collection is changing, its "
                 "count is off (after a crash, or while shards are moved), or documents were lost on the way: audit "
-                "again before anything is built on it."
+                "again before you rely on this."
             )
         )
     if without_effect := result["exclude_without_effect"]:
         shown = "; ".join(map(_short, without_effect[:SHOWN]))
         blocks.append(
-            Paragraph(f"{len(without_effect):,} lines of source.exclude are no document's _id, URL or name: {shown}")
+            Paragraph(f"{len(without_effect):,} lines of source.exclude match no document's _id, URL or name: {shown}")
         )
     if not result["unusable"]:
         return [*blocks, Paragraph("Every document has a latin name and an image URL, and none is excluded.")]
@@ -180,10 +180,10 @@ def _balance(result: dict, folder: Path) -> list[Block]:
         Figure(folder / HISTOGRAM, "Photos per species, log scale"),
         _ranked("The most photographed species (all: tables/species.csv)", "species", "photos", result["per_class"]),
         _caps(result["per_class"]),
-        KeyValues({"cure": "source.max_per_species keeps a seeded choice of each species"}),
+        KeyValues({"cure": "source.max_per_species keeps a seeded sample of each species"}),
     ]
     if not rare:
-        return [*blocks, Paragraph(f"No species in one spelling has fewer than {least} photos.")]
+        return [*blocks, Paragraph(f"No species with a single spelling has fewer than {least} photos.")]
     return [
         *blocks,
         _ranked(
@@ -217,9 +217,9 @@ def _names(result: dict, tables: Path) -> list[Block]:
     for entry in found[:SHOWN]:
         (best, most), *others = entry["spellings"].items()
         rows.append([_short(best), most, "; ".join(f"{_short(name)} ({n:,})" for name, n in others[:SHOWN])])
-    text = "names come in several spellings that differ by case, blanks, underscores, hybrid signs or authors alone."
+    text = "names come in several spellings that differ only in case, blanks, underscores, hybrid signs or authors."
     spellings = [
-        Paragraph(f"{len(found):,} {text} Each spelling is a species of its own until they are joined."),
+        Paragraph(f"{len(found):,} {text} Each spelling counts as a separate species until they are joined."),
         Table(
             ["most frequent", "photos", "other spellings"], rows, "The most photographed (all: tables/spellings.csv)"
         ),
@@ -228,19 +228,23 @@ def _names(result: dict, tables: Path) -> list[Block]:
     if not (found or result["underscores"] or result["one_word"]):
         return blocks
     cure = (
-        "judge each line, add full names for those of one word, copy the file beside your config and name it in "
-        "source.synonyms; the synonyms in force are in it too"
+        "check each line, add full names for one-word names, copy the file beside your config and name it in "
+        "source.synonyms; it also contains the synonyms in force"
     )
     return [*blocks, KeyValues({"cure": cure, "ready file": str(tables / "synonyms_suggested.csv")})]
 
 
 def remarks(result: dict) -> list[str]:
-    """What is odd in single names: a sentence each."""
+    """Return a sentence for each oddity in single names."""
     return [
         f"{what}: {len(names):,}, e.g. {_short(next(iter(names)))}; {meaning}"
         for names, what, meaning in (
-            (result["underscores"], "Names with an underscore", "their genus can't be told, source.synonyms mends it."),
-            (result["one_word"], "Names of one word", "it is taken for the genus, source.synonyms gives full names."),
+            (
+                result["underscores"],
+                "Names with an underscore",
+                "their genus is unclear; cure: source.synonyms.",
+            ),
+            (result["one_word"], "Names of one word", "it counts as the genus; cure: full names in source.synonyms."),
         )
         if names
     ]
@@ -282,11 +286,11 @@ def _observations(result: dict) -> list[Block]:
     ]  # fmt: skip
     return [
         Paragraph(
-            f"{known['photos']:,} photos are of {sum(sizes.values()):,} observations, {without:,} of none that is "
-            "known. Many photos of one plant teach little more than one does."
+            f"{known['photos']:,} photos belong to {sum(sizes.values()):,} observations, {without:,} to no known one. "
+            "Many photos of one plant teach little more than one photo does."
         ),
         Table(["source.max_per_observation", "observations cut", "photos left"], rows, "What a limit would leave"),
-        KeyValues({"cure": "source.max_per_observation keeps a seeded choice of each observation"}),
+        KeyValues({"cure": "source.max_per_observation keeps a seeded sample of each observation"}),
     ]
 
 
@@ -317,7 +321,7 @@ def _origins(result: dict) -> list[Block]:
 
 
 def _ranked(caption: str, header: str, unit: str, counts: dict[str, int]) -> Table:
-    """The first rows of counts, in the order that they have."""
+    """Return a table of the first counts, in their order."""
     rows: list[list[str | int]] = [[_short(name), n] for name, n in list(counts.items())[:SHOWN]]
     return Table([header, unit], rows, caption)
 

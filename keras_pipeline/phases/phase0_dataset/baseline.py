@@ -27,7 +27,7 @@ def run(run: Run) -> None:
     else:
         extract = inference(heads.build_backbone(settings.model, settings.image_size))
     preprocessing = Preprocessing.of(run.config.dataset, settings.image_size)
-    # What a kill leaves of it, the runner removes by this name.
+    # The runner removes such a folder after a kill, by its name.
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
         train, test = (
             baseline.extract_features(

@@ -41,14 +41,14 @@ def run(run: Run) -> None:
             stored, others = _fetch(run, ledger, convert, base_url)
     print(f"{stored} photos stored, {sum(others.values())} not: {others or 'none'}")
     if not stored:
-        raise SourceError(f"no photo could be stored ({others}); each URL's fate is in {run.path('url_ledger')}")
+        raise SourceError(f"no photo could be stored ({others}); see {run.path('url_ledger')} for each URL")
 
 
 def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) -> tuple[int, dict[str, int]]:
-    """Fetches all that waits and writes the ledger's file. Returns (photos stored, {reason: photos not stored})."""
+    """Fetch every waiting photo and write the ledger's file. Return (photos stored, {reason: photos not stored})."""
     settings, raw, known = run.config.dataset, raw_folder(run), ledger.shards()
     for shard in raw.glob(RAW_SHARDS):
-        if shard.name not in known:  # renamed into place just before a kill
+        if shard.name not in known:  # a kill came between renaming it and recording it
             shard.unlink()
     numbers = itertools.count(next_raw_number(known))
 
@@ -58,7 +58,7 @@ def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) ->
 
     estimate = _estimate(run, ledger)
     if estimate["needed"] > estimate["free"]:
-        raise SourceError(f"{_describe(estimate)}; free some, or lower source.max_per_species")
+        raise SourceError(f"{_describe(estimate)}; free some space, or lower source.max_per_species")
     given_up: dict[str, str] = {}
     while ledger.count("waiting"):
         if run.beam is not None:
@@ -76,14 +76,14 @@ def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) ->
             shard_bytes=settings.shard_megabytes * 1e6,
             given_up=given_up,
         )
-        _choose(run, ledger)  # where a photo failed, the next of its species takes its place
+        _choose(run, ledger)  # the next photo of a species replaces one that failed
     ledger.write_parquet(run.path("url_ledger"))
     others = {reason: n for state, reason, n in ledger.tally("state", "reason") if state != "ok"}
     return ledger.count("ok"), others
 
 
 def estimate(run: Run) -> str:
-    """What `phase0 export --dry-run` says; reads the collection, fetches nothing and changes nothing."""
+    """Return the text of `phase0 export --dry-run`. Reads the collection, but fetches and changes nothing."""
     folder = run.path("dataset").parent
     folder.mkdir(parents=True, exist_ok=True)
     with open_source(run) as (documents, _), tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as aside:
@@ -97,14 +97,13 @@ def estimate(run: Run) -> str:
 
 
 def _take_in(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
-    """Brings the ledger in accord with the collection, with the shards on the disk, and with the caps."""
+    """Update the ledger to the collection, the shards on the disk, and the limits per species and observation."""
     plan(run, ledger, documents)
     gone = [name for name, wanted in ledger.shards().items() if wanted and not (raw_folder(run) / name).exists()]
     if gone:
-        # What no finished shard holds either.
         lost = ledger.fetch_again(gone, except_for=stored_photos(finished_shards(run)))
         if lost:
-            print(f"{lost} photos were in shards that are gone; they are fetched again")
+            print(f"{lost} photos were in shards that are missing; they are fetched again")
     _choose(run, ledger)
 
 
@@ -118,7 +117,7 @@ def _fetch_on_beam(run: Run, ledger: Ledger, base_url: str | None) -> None:
         beam.each(functools.partial(export_beam.fetch_queue, work), queues, run.beam or (), Path(scratch))
     export_beam.take_in(ledger, raw)
     if ledger.count("waiting") == waiting:
-        raise SourceError("Beam's workers brought nothing; do they see this folder under the same path?")
+        raise SourceError("Beam's workers fetched nothing; do they see this folder under the same path?")
 
 
 def _choose(run: Run, ledger: Ledger) -> None:
@@ -127,7 +126,7 @@ def _choose(run: Run, ledger: Ledger) -> None:
 
 
 def _estimate(run: Run, ledger: Ledger) -> dict:
-    """Photos, hosts, and bytes."""
+    """Count photos and hosts, and estimate the bytes they need."""
     waiting, stored, counts = ledger.count("waiting"), ledger.count("ok"), ledger.shards()
     raw = {shard.name: shard.stat().st_size for shard in raw_folder(run).glob(RAW_SHARDS)}
     final = sum(shard.stat().st_size for shard in run.path("dataset").parent.glob("*.tfrecord"))
@@ -135,7 +134,7 @@ def _estimate(run: Run, ledger: Ledger) -> dict:
         each = sum(raw.values()) / in_raw
     elif final and stored:
         each = final / stored
-    else:  # until there are photos to go by: 256 px at quality 95 take about 45 kB
+    else:  # without photos to measure: 256 px at quality 95 take about 45 kB
         each = 45e3 * (run.config.dataset.short_side / 256) ** 2
     return {
         "waiting": waiting,

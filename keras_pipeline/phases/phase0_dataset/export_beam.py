@@ -1,8 +1,8 @@
-"""`phase0 export --runner beam`: the local engine's fetching, one host's queue per worker.
+"""`phase0 export --runner beam`: the local engine's downloads, one host's queue per worker.
 
-Rate limits are per host, so a host is the unit of work: its worker keeps its pace. (A redirect counts at its target in
-that worker alone.) Our own server needs no rate limit: its queue is split into parts. A worker keeps each piece that
-it has finished: raw shards, and a file of outcomes that the ledger takes in, also after a kill.
+Rate limits are per host, so a host is the unit of work and its worker keeps to its rate. (A redirect counts only in
+the worker that follows it.) Our own server needs no rate limit, so its queue is split into parts. A worker stores each
+finished piece: raw shards, and a file of outcomes that the ledger takes in, also after a kill.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from keras_pipeline.ingest import download
 from keras_pipeline.ingest.ledger import Document, Ledger, Outcome
 from keras_pipeline.phases.phase0_dataset.stored import beam_shard_name
 
-PIECE = 2000  # documents after which a worker's outcomes are on the disk
-PARTS = 64  # of our own server's queue
+PIECE = 2000  # documents per file of outcomes
+PARTS = 64  # parts of our own server's queue
 
 
 @dataclasses.dataclass(frozen=True)
 class Fetching:
-    """What a worker has to know."""
+    """What a worker needs to know."""
 
     raw: Path
     settings: Export
     dataset: Dataset
     base_url: str | None
-    own_host: str  # "": no host is ours
+    own_host: str  # "" if no host is ours
 
 
 def write_queues(ledger: Ledger, folder: Path, own_host: str) -> list[str]:
-    """A file of documents, a line each, for every host that waits; returns their names."""
+    """Write a file with one document per line for every waiting host; return the files' names."""
     for host, _ in ledger.hosts():
         files: dict[Path, list[str]] = {}
         for task in ledger.waiting(host):
@@ -64,7 +64,7 @@ def _short(text: str) -> str:
 
 
 def fetch_queue(work: Fetching, queue: str) -> dict:
-    """Fetches one queue. Returns {queue, pieces}."""
+    """Fetch one queue. Return {queue, pieces}."""
     given_up: dict[str, str] = {}
     pieces = 0
     for piece in _pieces(Path(queue)):
@@ -90,7 +90,7 @@ def _fetch(work: Fetching, piece: list[Document], name: str, outcomes: Path, giv
         shard = beam_shard_name(name, next(numbers))
         return shard, records.ShardWriter(work.raw / shard)
 
-    for old in work.raw.glob(f"photos-{name}-*.tfrecord"):  # of a worker that was lost
+    for old in work.raw.glob(f"photos-{name}-*.tfrecord"):  # left by a lost worker
         old.unlink()
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder, "piece.sqlite")) as ledger:
         ledger.plan(piece, seed=0)
@@ -110,8 +110,9 @@ def _fetch(work: Fetching, piece: list[Document], name: str, outcomes: Path, giv
 
 
 def take_in(ledger: Ledger, raw: Path) -> None:
-    """What workers have finished, in this run or in one that was killed, enters the ledger: before a new plan, which
-    decides what of it still counts.
+    """Record in the ledger what workers have finished, in this run or in one that was killed.
+
+    To be called before a new plan, which decides what of it still counts.
     """
     for file in sorted(raw.glob("outcomes-*.jsonl")):
         ledger.record(Outcome(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines())

@@ -1,4 +1,4 @@
-"""What lies where in the shards, with each photo's perceptual hashes: read once, on all cores, and kept beside them."""
+"""An index of each shard, with the photos' perceptual hashes: made once, on all cores, and stored beside the shard."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ SMALL = 50e6  # bytes; below, starting processes takes longer than hashing
 
 
 def index_shards(shards: list[Path]) -> pd.DataFrame:
-    """A row a record of these shards: file, offset, length (bytes), sample_id, group_id, sha256, HASHES.
+    """Return one row per record of these shards: file, offset, length (bytes), sample_id, group_id, sha256, HASHES.
 
-    A shard is read only where its index is missing or older. Raises BrokenArtefact naming a corrupt shard.
+    A shard is read only if its index is missing or out of date. Raises BrokenArtefact, naming a corrupt shard.
     """
     unread = [shard for shard in shards if not _is_current(shard)]
     workers = min(os.cpu_count() or 1, len(unread)) if sum(shard.stat().st_size for shard in unread) > SMALL else 1
     if workers > 1:
-        # Spawned: a fork would copy whatever threads this process has.
+        # Spawned, because a fork is not safe in a process with threads.
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
             _watch(pool.map(_write_index, unread), len(unread))
     else:
         _watch(map(_write_index, unread), len(unread))
-    # Read again in this process: the files' paths may have changed since the index was written.
+    # Paths are added here, because the shards may have moved since their index was written.
     tables = [pd.read_parquet(_index_of(shard)).assign(file=str(shard)) for shard in shards]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["file", "sample_id", "sha256"])
 
 
 def hashes_of(table: pd.DataFrame) -> np.ndarray:
-    """uint64 [n, 5]"""
+    """Return the hashes of a table: uint64 [n, 5]."""
     return table[HASHES].to_numpy(np.uint64)
 
 
 def stored_photos(shards: Iterable[Path]) -> Iterator[tuple[str, str]]:
-    """(sample_id, sha256) of all photos in these shards, those that can't be read excepted."""
+    """Yield (sample_id, sha256) of all photos in these shards, without shards that can't be read."""
     for shard in shards:
         with contextlib.suppress(BrokenArtefact):
             table = index_shards([shard])
@@ -67,7 +67,7 @@ def _index_of(shard: Path) -> Path:
 def _is_current(shard: Path) -> bool:
     try:
         metadata = pyarrow.parquet.read_schema(_index_of(shard)).metadata or {}
-    except (OSError, pa.ArrowInvalid):  # none yet, or no parquet file: it is made again
+    except (OSError, pa.ArrowInvalid):  # none yet, or not a parquet file
         return False
     return metadata.get(b"shard") == _state(shard)
 
@@ -88,6 +88,6 @@ def _write_index(shard: Path) -> None:
 
 
 def _describe(photo: Photo) -> dict:
-    from keras_pipeline.ingest.duplicates import photo_hashes  # SciPy's 20 MB, which an export does without
+    from keras_pipeline.ingest.duplicates import photo_hashes  # needs SciPy, 20 MB that an export saves
 
     return dict(zip(HASHES, photo_hashes(photo.image), strict=True))

@@ -28,7 +28,7 @@ from keras_pipeline.phases.phase0_dataset.stored import (
     stored_as,
 )
 
-LISTED = 10_000  # pairs in near_duplicates.csv; a placeholder picture alone can make as many
+LISTED = 10_000  # pairs in near_duplicates.csv; a single placeholder picture can make as many
 
 
 def run(run: Run) -> None:
@@ -36,8 +36,8 @@ def run(run: Run) -> None:
     records.finish_publishing(folder)
     if not is_stored_alike(run):
         raise BrokenArtefact(
-            f"{folder}: received photos of another collection or stored otherwise (dataset.short_side, "
-            "min_short_side, jpeg_quality) than the config says; run `phase0 export` with it first"
+            f"{folder}: received photos of another collection, or stored with other settings (dataset.short_side, "
+            "min_short_side, jpeg_quality) than in the config; run `phase0 export` with this config first"
         )
     table = _stored_photos(run)
     ties, near = _ties(run, table)
@@ -53,9 +53,9 @@ def run(run: Run) -> None:
     _refuse_empty_splits(table)
     made, info = _write_shards(run, table)
     finished = _finished_photos(made, info)
-    said = table[["sample_id", "observation_id", "user_id", "day", "latitude", "longitude"]]
-    found, _ = _ties(run, finished.merge(said, on="sample_id", how="left"))
-    leaks = split.find_leaks(finished, found)
+    observed = table[["sample_id", "observation_id", "user_id", "day", "latitude", "longitude"]]
+    final_ties, _ = _ties(run, finished.merge(observed, on="sample_id", how="left"))
+    leaks = split.find_leaks(finished, final_ties)
     report = {
         "photos": int((table.split != "").sum()),
         **split.describe_groups(table, decided.group),
@@ -79,16 +79,16 @@ def run(run: Run) -> None:
 
 
 def _stored_photos(run: Run) -> pd.DataFrame:
-    """One row per stored photo, ordered by sample_id: its ledger entry, its place in a shard, and its hashes.
+    """Return one row per stored photo by sample_id: its ledger entry, its place in a shard, and its hashes.
 
-    Photos of an earlier split lie in the finished shards, new ones in the raw shards. Raises SourceError where there is
+    Photos of an earlier split are in the finished shards, new ones in the raw shards. Raises SourceError if there are
     none.
     """
     folder = run.path("dataset").parent
     shards = [*sorted(raw_folder(run).glob(RAW_SHARDS)), *finished_shards(run)]
     ledger = assignment.read(run.path("url_ledger"), "`phase0 export --force`, which fetches nothing twice", state="ok")
     if ledger.empty:
-        raise SourceError(f"no photo is stored; run `phase0 export`: {run.path('url_ledger')} says what became of each")
+        raise SourceError(f"no photo is stored; run `phase0 export`; see {run.path('url_ledger')} for each URL")
     places = index_shards(shards).drop(columns="group_id", errors="ignore").drop_duplicates(["sample_id", "sha256"])
     table = ledger.drop(columns=["reason"]).merge(places, on=["sample_id", "sha256"], how="left")
     lost = table[table.file.isna()]
@@ -101,7 +101,7 @@ def _stored_photos(run: Run) -> pd.DataFrame:
 
 
 def _ties(run: Run, table: pd.DataFrame) -> tuple[dict[str, Ties], np.ndarray]:
-    """What holds these photos together, by rule, and the pairs of near-duplicates (int64 [m, 2]) among them."""
+    """Return the ties of these photos by rule, and the pairs of near-duplicates among them (int64 [m, 2])."""
     settings, hashes, near = run.config.phase0.split, hashes_of(table), NONE
     if "near-duplicate" in settings.group_by:
         near = near_duplicates(hashes, max_bits=settings.near_duplicate_bits, confirm_bits=settings.confirm_bits)
@@ -109,24 +109,24 @@ def _ties(run: Run, table: pd.DataFrame) -> tuple[dict[str, Ties], np.ndarray]:
 
 
 def _made_with(run: Run) -> dict:
-    """A split keeps its groups' places only while it is asked for in the same way."""
+    """Return the settings under which a new split keeps the places of the old one's groups."""
     settings = run.config.phase0.split.model_dump(include={*SPLITS, "group_by"})
     return {"seed": run.config.seed, "table": assignment.COLUMNS, **settings}
 
 
 def _previous(run: Run) -> dict[str, str] | None:
-    """{sample_id: split} of the split that is there, if it was made in the same way; also of photos left out since."""
+    """Return {sample_id: split} of the present split if its settings are the same, also of photos left out since."""
     if not run.path("assignment").exists():
         return None
     old = assignment.read(run.path("assignment"), "`phase0 split --force`: groups then get new places")
     if old.attrs.get("made_with") != _made_with(run):
-        print("seed, shares, group_by or this program changed: a new split, which does not keep the old one's places")
+        print("seed, shares, group_by or this program changed: the new split does not keep the places of the old one")
         return None
     return {sample_id: place for sample_id, place in zip(old.sample_id, old.place, strict=True) if place}
 
 
 def _refuse_one_species(names: pd.Series) -> None:
-    """Who always gives the one name there is is never wrong."""
+    """Refuse a single species: a classifier with one answer would never be wrong."""
     if names.nunique() == 1:
         raise ValueError(
             f"received one species, {names.iloc[0]} ({len(names)} photos), expected two or more; is "
@@ -140,18 +140,18 @@ def _refuse_empty_splits(table: pd.DataFrame) -> None:
         groups = table.group[table.group >= 0].nunique()
         raise ValueError(
             f"{', '.join(empty)}: no photo; received {len(table)} photos in {groups} groups, expected one group or "
-            "more for each split; add photos (about 20 groups a species give every split some of it)"
+            "more for each split; add photos (about 20 groups per species give every split some of each)"
         )
 
 
 def _write_shards(run: Run, table: pd.DataFrame) -> tuple[Path, dict]:
-    """The new dataset in a folder of its own; a killed run's finished shards in it are kept, if they are the same."""
+    """Write the new dataset into its own folder, reusing the finished shards of a killed run if they are the same."""
     classes = class_list(table.latin_name[table.split != ""])
     label_of = {name: label for label, name in enumerate(classes)}
-    # A group's name is its smallest sample id: it says nothing of the order of the work.
+    # A group is named after its smallest sample id, which does not depend on the order of work.
     table = table.assign(
         group_id=table.groupby("group").sample_id.transform("min").where(table.group >= 0, ""),
-        # A species of which every photo is left out has no label.
+        # A species whose photos are all left out has no label.
         label=table.latin_name.map(label_of).where(table.split != "", -1).astype("int64"),
     )
     seed = run.config.seed
@@ -182,9 +182,9 @@ def _write_shards(run: Run, table: pd.DataFrame) -> tuple[Path, dict]:
 
 
 def _finished_photos(folder: Path, info: dict) -> pd.DataFrame:
-    """The finished shards, read from scratch: a row a record with its split and fresh hashes.
+    """Read the finished shards from scratch: one row per record with its split and fresh hashes.
 
-    Raises BrokenArtefact where a shard does not hold as many photos as it should.
+    Raises BrokenArtefact if a split does not hold as many photos as it should.
     """
     tables = []
     for name, entry in (*info["splits"].items(), ("", info["left_out"])):

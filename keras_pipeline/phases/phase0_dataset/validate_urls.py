@@ -1,4 +1,4 @@
-"""`phase0 validate-urls`: ask for a sample of the URLs, without storing anything."""
+"""`phase0 validate-urls`: request a sample of the URLs without storing anything."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(run: Run) -> None:
         columns = ["host", "state", "reason"]
         rows = pd.DataFrame(ledger.tally(*columns), columns=[*columns, "urls"])
     if own:
-        rows["host"] = "(embedded)"  # its port is another one in each run
+        rows["host"] = "(embedded)"  # its port changes from run to run
     failed = rows[rows.state == "failed"]
     tables = run.path("url_check").parent / "tables"
     tables.mkdir(parents=True, exist_ok=True)
@@ -35,30 +35,30 @@ def run(run: Run) -> None:
     print(f"{result['failed']} of {result['checked']} URLs failed{within}: {result['by_reason'] or 'none'}")
 
 
-def _failure_rate(rows) -> dict:
-    """A table of host, state, reason, urls -> what the gate and the report need.
+def _failure_rate(rows: pd.DataFrame) -> dict:
+    """Summarize a table of host, state, reason, urls for the gate and the report.
 
-    The interval of a sample is Clopper and Pearson's (1934): exact, if anything too wide.
+    The interval of a sample is Clopper and Pearson's (1934): exact, at worst too wide.
     """
-    asked, failed = rows[rows.state.isin(("ok", "failed"))], rows[rows.state == "failed"]
-    n, bad = int(asked.urls.sum()), int(failed.urls.sum())
+    requested, failed = rows[rows.state.isin(("ok", "failed"))], rows[rows.state == "failed"]
+    n, bad = int(requested.urls.sum()), int(failed.urls.sum())
     rate = bad / n if n else None
     complete = not (rows.reason == NOT_SAMPLED).any()
     interval = [rate, rate]
     if n and not complete:
         exact = binomtest(bad, n).proportion_ci(0.95, "exact")
         interval = [float(exact.low), float(exact.high)]
-    hosts = asked.groupby("host").urls.sum().to_frame("checked")
+    hosts = requested.groupby("host").urls.sum().to_frame("checked")
     hosts["failed"] = failed.groupby("host").urls.sum()
     hosts = hosts.fillna(0).astype(int).sort_values(["failed", "checked"], ascending=False)
     return {
         "checked": n,
         "failed": bad,
         "failure_rate": rate,
-        "complete": complete,  # every URL was asked for
+        "complete": complete,  # every URL was requested
         "interval": interval,  # 95 %
         "by_reason": {reason: int(k) for reason, k in failed.groupby("reason").urls.sum().items()},
-        "by_host": hosts.head(100).to_dict("index"),  # those with most failures
+        "by_host": hosts.head(100).to_dict("index"),  # most failures first
     }
 
 
