@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _phase(commands, phase: str, help_text: str) -> None:
+def _phase(commands: argparse._SubParsersAction, phase: str, help_text: str) -> None:
     """A phase and its steps. Without a step, the options are the phase's; both places take the common ones."""
     command = _command(commands, phase, help_text, needs_config=False)  # it may stand behind the step
     command.add_argument("--force", **FORCE)
@@ -85,7 +85,9 @@ def _phase(commands, phase: str, help_text: str) -> None:
             added.add_argument(f"--{flag}", **FLAGS[flag])
 
 
-def _command(commands, name: str, help_text: str, *, needs_config: bool = True) -> argparse.ArgumentParser:
+def _command(
+    commands: argparse._SubParsersAction, name: str, help_text: str, *, needs_config: bool = True
+) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=help_text, description=help_text)
     _common(command, required=needs_config)
     command.set_defaults(set=[], more_set=[], step=None)

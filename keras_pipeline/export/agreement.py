@@ -109,7 +109,7 @@ class PythonAnswers:
 class _Correlation:
     """Pearson's correlation of two series of numbers that arrive in parts."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.n = self.x = self.y = self.xx = self.yy = self.xy = 0.0
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:

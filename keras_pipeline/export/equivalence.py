@@ -20,6 +20,7 @@ import tempfile
 import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -215,7 +216,7 @@ def _enlarged(sample: Sample) -> Sample:
     return dataclasses.replace(sample, name=name, photo=photo, record=None)
 
 
-def _encoded(picture: Image.Image, **options) -> bytes:
+def _encoded(picture: Image.Image, **options: Any) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, **options)
     return buffer.getvalue()

@@ -9,8 +9,12 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:  # an optional dependency
+    from playwright.sync_api import Browser, Page
 
 PROBE = Path(__file__).parent / "probe.js"
 TIMEOUT_MS = 600_000
@@ -28,14 +32,14 @@ class Renderer:
 class Probe:
     """A page opened for one backend."""
 
-    def __init__(self, page, url: str, folder: Path):
+    def __init__(self, page: Page, url: str, folder: Path):
         self._page, self._url, self._folder = page, url, folder
         self._numbers = itertools.count()
         page.evaluate(PROBE.read_text(encoding="utf-8"))
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, browser, url: str, folder: Path, requests: list[str]) -> Iterator[Probe]:
+    def opened(cls, browser: Browser, url: str, folder: Path, requests: list[str]) -> Iterator[Probe]:
         """Open the page in a context of its own; yield its Probe.
 
         Args:
@@ -90,13 +94,15 @@ class Probe:
 
         None where the system doesn't report it.
         """
-        session = self._page.context.browser.new_browser_cdp_session()
+        browser = self._page.context.browser
+        assert browser is not None  # only contexts that were launched without one have none
+        session = browser.new_browser_cdp_session()
         processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
         session.detach()
         peaks = [_peak_kib(process["id"]) for process in processes if process["type"] == "renderer"]
         return max((peak for peak in peaks if peak), default=0) * 1024 / 1e6 or None
 
-    def _call(self, name: str, argument: object = None):
+    def _call(self, name: str, argument: object = None) -> Any:
         return self._page.evaluate(f"argument => globalThis.probe.{name}(argument)", argument)
 
 

@@ -143,7 +143,7 @@ def _quantized(student: Any, kernels: Collection[str]) -> Any:
     stack = _stack()
     quantization = stack.quantization
 
-    def annotated(layer):
+    def annotated(layer: Any) -> Any:
         return quantization.quantize_annotate_layer(layer, stack.config()) if layer.name in kernels else layer
 
     marked = stack.keras.models.clone_model(student, clone_function=annotated)
@@ -182,35 +182,35 @@ def _stack() -> SimpleNamespace:
     class KernelQuantization(base_config):
         """Quantizes a kernel to 8 bits over one range, as `quantize.affine`, and nothing else."""
 
-        def get_weights_and_quantizers(self, layer):
+        def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
             quantizer = quantization.quantizers.LastValueQuantizer(
                 num_bits=BITS, per_axis=False, symmetric=False, narrow_range=False
             )
             return [(getattr(layer, str(_kernel_of(layer))), quantizer)]
 
-        def set_quantize_weights(self, layer, quantize_weights):
+        def set_quantize_weights(self, layer: Any, quantize_weights: list) -> None:
             setattr(layer, str(_kernel_of(layer)), quantize_weights[0])
 
-        def get_activations_and_quantizers(self, layer):
+        def get_activations_and_quantizers(self, layer: Any) -> list:
             return []
 
-        def set_quantize_activations(self, layer, quantize_activations):
+        def set_quantize_activations(self, layer: Any, quantize_activations: list) -> None:
             pass
 
-        def get_output_quantizers(self, layer):
+        def get_output_quantizers(self, layer: Any) -> list:
             return []
 
-        def get_config(self):
+        def get_config(self) -> dict:
             return {}
 
     class NoTransforms(base_transform):
         """Leaves the graph unchanged: only annotated layers are quantized."""
 
-        def apply(self, model, layer_quantize_map):
+        def apply(self, model: Any, layer_quantize_map: dict) -> tuple[Any, dict]:
             return model, layer_quantize_map
 
     class Scheme(base_scheme):
-        def get_layout_transformer(self):
+        def get_layout_transformer(self) -> NoTransforms:
             return NoTransforms()
 
     return SimpleNamespace(keras=tf_keras, quantization=quantization, config=KernelQuantization, scheme=Scheme)

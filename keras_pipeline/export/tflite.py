@@ -36,11 +36,11 @@ def convert(model: keras.Model, photos: np.ndarray, *, temperature: float) -> by
     size = model.input_shape[1]
 
     @tf.function(input_signature=[tf.TensorSpec((1, size, size, 3), tf.float32, name="image")])
-    def scores(image):
+    def scores(image: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = model(image, training=False)
         return {"logits": logits, "probabilities": tf.nn.softmax(logits * (1 / temperature))}
 
-    def representative():
+    def representative() -> Iterator[dict[str, np.ndarray]]:
         return ({"image": photo[None]} for photo in photos)
 
     servable = tf.Module()
@@ -94,5 +94,5 @@ class LiteModel:
         return self.scores(images)[0]
 
 
-def _outputs(runner, images: np.ndarray) -> list[dict[str, np.ndarray]]:
+def _outputs(runner: tf.lite.experimental.SignatureRunner, images: np.ndarray) -> list[dict[str, np.ndarray]]:
     return [runner(image=np.asarray(image, np.float32)[None]) for image in images]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.export.browser import PageError, open_browser, page_errors
+
+if TYPE_CHECKING:  # an optional dependency
+    from playwright.sync_api import Page
 
 ANSWER_MS = 60_000
 
@@ -56,7 +60,7 @@ def show_photo(
         return _read(page)
 
 
-def _read(page) -> dict:
+def _read(page: Page) -> dict:
     state = page.get_attribute("body", "data-state")
     answer = {"state": state, "message": page.inner_text("#status") or page.text_content("#status")}
     if state != "answered":
@@ -65,7 +69,7 @@ def _read(page) -> dict:
         {
             "latin_name": row.locator(".name").inner_text(),
             "percent": row.locator(".percent").inner_text(),
-            "probability": float(row.get_attribute("data-probability")),
+            "probability": float(str(row.get_attribute("data-probability"))),
         }
         for row in page.locator("#species li").all()
     ]

@@ -8,7 +8,7 @@ import functools
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from keras_pipeline.core import files, sidecars
@@ -59,7 +59,7 @@ def _assist(run: Run, steps: list[Step]) -> None:
 
 
 @contextlib.contextmanager
-def _others_present(run: Run):
+def _others_present(run: Run) -> Iterator[None]:
     """Turn TensorFlow's error about a lost machine into a message of ours."""
     try:
         yield
@@ -195,7 +195,7 @@ def _check_inputs(run: Run, step: Step) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def lock(run: Run):
+def lock(run: Run) -> Iterator[None]:
     """One run at a time writes into the experiment's folder, and into the dataset's, which experiments may share."""
     from filelock import FileLock, Timeout  # slow to import, and `status` takes no lock
 
