@@ -141,6 +141,12 @@ def test_a_comparison_over_all_photos_bears_a_region_called_all(run, photos):
     assert (found["first"], found["second"]) == tuple(map(pytest.approx, share))
 
 
+def test_a_chart_of_regions_bears_a_region_called_all():
+    region = {"n": 2, "top1": 0.5, "top1_interval": [0.1, 0.9]}
+    drawn = evaluate._regions({"n": 5, "top1_accuracy": 0.8, "top1_interval": [0.4, 1.0], "per_region": {"all": region}})
+    assert drawn == {"all": {"n": 5, "top1": 0.8, "top1_interval": [0.4, 1.0]}, "region all": region}
+
+
 def test_confused_pairs_are_shown_by_their_own_photos_surest_first(run, photos, monkeypatch):
     # Bellis 0, Crocus 1, Iris 2. All four Iris were taken for Bellis, one Crocus of three for Iris; the model is the
     # surer the later a photo comes.

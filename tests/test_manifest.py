@@ -340,6 +340,15 @@ def test_the_records_of_a_mongodb_are_the_snapshot(run, value, make_config, monk
     assert "s3cret" not in mine.path("manifest").with_name("reproduction.json").read_text()
 
 
+def test_a_teachers_key_without_effect_is_left_out_of_an_older_manifest(repeat, value, capsys):
+    model = {**value["config"]["phase1"]["model"], "name": "vit_tiny_patch16", "pretrained": False}
+    older = value["config"]["phase1"] | {"model": model | {"dropout_rate": 0.3, "alpha": 0.5}}
+    assert repeat(config=value["config"] | {"phase1": older, "phase2": None})["same"]
+    printed = capsys.readouterr().out
+    assert "manifest: phase1.model.dropout_rate is left out; it never had an effect on a teacher" in printed
+    assert "manifest: phase1.model.alpha is left out" in printed and "batch_norm_momentum" not in printed
+
+
 def test_reproduce_needs_a_manifest_and_nothing_else(value, tmp_path, monkeypatch, capsys):
     file = tmp_path / "m.yaml"
     manifest.write(file, value)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import math
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from keras_pipeline.core import files, manifest
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.load import from_dict
 from keras_pipeline.core.config.student import Phase4
-from keras_pipeline.core.config.teachers import Teacher
+from keras_pipeline.core.config.teachers import Model, Teacher
 from keras_pipeline.core.manifest import Manifest
 from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.evaluation import gates
@@ -111,7 +113,8 @@ def _config(run: Run, old: Manifest, folder: Path) -> Config:
             )
     # The devices that train do not belong to the result.
     here = {"root": str(folder), "distribute": run.config.distribute}
-    again = from_dict(old.config | here | {"source": old.config["source"] | given}, "manifest")
+    settings = _without_dead_knobs(old.config)
+    again = from_dict(settings | here | {"source": settings["source"] | given}, "manifest")
     # Checkpoints elsewhere are those of the first run: continuing from them would compare it with itself.
     phases = {}
     trained: dict[str, Teacher | Phase4] = {**again.teachers, "phase4": again.phase4}
@@ -119,6 +122,17 @@ def _config(run: Run, old: Manifest, folder: Path) -> Config:
         own = section.callbacks.model_copy(update={"checkpoint_dir": None})
         phases[name] = section.model_copy(update={"callbacks": own})
     return again.model_copy(update=phases)
+
+
+def _without_dead_knobs(config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what manifests of older programs hold and a config may not: teachers' keys that never had an effect."""
+    kept = copy.deepcopy(config)
+    for phase in ("phase1", "phase2"):
+        model = (kept.get(phase) or {}).get("model", {})
+        for key in Teacher.dead_knobs(model.get("name", Model.model_fields["name"].default)):
+            if model.pop(key, Model.model_fields[key].default) != Model.model_fields[key].default:
+                print(f"manifest: {phase}.model.{key} is left out; it never had an effect on a teacher")
+    return kept
 
 
 def _take_over_records(run: Run, again: Run, old: Manifest) -> None:

@@ -172,15 +172,21 @@ class Teacher(Section):
     @model_validator(mode="after")
     def _no_dead_knobs(self) -> Teacher:
         """Refuse keys without effect, except at their defaults, which a full dump (as in a manifest) holds."""
-        if self.model.dropout_rate != Model.model_fields["dropout_rate"].default:
-            raise ValueError(
-                f"model.dropout_rate: received {self.model.dropout_rate:g}, which only the student uses; set "
-                "regularization.dropout for a teacher"
-            )
-        for key in ("alpha", "batch_norm_momentum") if self.model.name != "mobilenetv2" else ():
-            if (value := getattr(self.model, key)) != Model.model_fields[key].default:
-                raise ValueError(f"model.{key}: received {value:g}, which {self.model.name} does not use; remove it")
+        for key in self.dead_knobs(self.model.name):
+            if (value := getattr(self.model, key)) == Model.model_fields[key].default:
+                continue
+            if key == "dropout_rate":
+                raise ValueError(
+                    f"model.dropout_rate: received {value:g}, which only the student uses; set regularization.dropout "
+                    "for a teacher"
+                )
+            raise ValueError(f"model.{key}: received {value:g}, which {self.model.name} does not use; remove it")
         return self
+
+    @staticmethod
+    def dead_knobs(model_name: str) -> tuple[str, ...]:
+        """Return the keys of `model` that have no effect on a teacher of this name."""
+        return ("dropout_rate",) if model_name == "mobilenetv2" else ("dropout_rate", "alpha", "batch_norm_momentum")
 
 
 class RegionalTeacher(Teacher):

@@ -107,7 +107,8 @@ def _draw(
 def _regions(result: dict) -> dict[str, dict]:
     """Return the `per_region` of metrics, with all photos as a first region."""
     everywhere = {"n": result["n"], "top1": result["top1_accuracy"], "top1_interval": result["top1_interval"]}
-    return {"all": everywhere, **result["per_region"]}
+    named = {"region all" if name == "all" else name: entry for name, entry in result["per_region"].items()}
+    return {"all": everywhere, **named}
 
 
 def _confused(info: DatasetInfo, split: str, answers: dict, pairs: list[dict]) -> list[tuple]:
