@@ -143,7 +143,9 @@ def test_a_comparison_over_all_photos_bears_a_region_called_all(run, photos):
 
 def test_a_chart_of_regions_bears_a_region_called_all():
     region = {"n": 2, "top1": 0.5, "top1_interval": [0.1, 0.9]}
-    drawn = evaluate._regions({"n": 5, "top1_accuracy": 0.8, "top1_interval": [0.4, 1.0], "per_region": {"all": region}})
+    drawn = evaluate._regions(
+        {"n": 5, "top1_accuracy": 0.8, "top1_interval": [0.4, 1.0], "per_region": {"all": region}}
+    )
     assert drawn == {"all": {"n": 5, "top1": 0.8, "top1_interval": [0.4, 1.0]}, "region all": region}
 
 
