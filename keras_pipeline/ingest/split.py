@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,9 +13,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from keras_pipeline.core.schema import SPLITS
+from keras_pipeline.ingest.shares import Shares, assign_splits
 
-# A species with this many groups is in every split, however its shares are rounded.
-GROUPS_FOR_ALL_SPLITS = 10
 # Same place: at most half a cell apart (0.01 degrees, about a kilometre). A second grid, shifted by half, covers seams.
 CELL = 0.02  # degrees
 PICTURES = ("sha256", "near-duplicate")  # rules for the same picture
@@ -35,6 +32,12 @@ class Split:
     place: np.ndarray  # str, as split; for a photo that is left out, its previous split, to which it may return
     reason: np.ndarray  # str, why the photo is left out
     conflict: np.ndarray  # bool, a picture of the group has two names
+    shares: Shares  # over the whole; the only value that is not by row
+
+    @property
+    def rows(self) -> dict[str, np.ndarray]:
+        """The values by row, by name."""
+        return {name: value for name, value in vars(self).items() if name != "shares"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,11 +156,11 @@ def split_photos(
 
     kept = np.flatnonzero(group >= 0)
     members = pd.DataFrame({"group": group[kept], "name": names[kept], "pin": pinned[kept], "barred": conflict[kept]})
-    chosen = assign_splits(members, table.sample_id.to_numpy()[kept], shares=shares, seed=seed)
+    chosen, reached = assign_splits(members, table.sample_id.to_numpy()[kept], shares=shares, seed=seed)
     split = np.full(len(table), "", object)
-    split[kept] = [chosen[g] for g in group[kept]]
+    split[kept] = np.array(SPLITS, object)[chosen]
     before = np.array(["", *SPLITS], object)[pinned + 1]
-    return Split(group, split, np.where(split == "", before, split), reason, conflict)
+    return Split(group, split, np.where(split == "", before, split), reason, conflict, reached)
 
 
 def _two_names(ties: Ties, names: np.ndarray) -> np.ndarray:
@@ -233,97 +236,6 @@ def _join_in_order(order: list[int], ties: Ties, pinned: np.ndarray) -> dict[int
         for key in keys_of[row]:
             holders[key] = [row]  # all its holders are now in this group
     return {row: None if row in left_out else find(row) for row in order}
-
-
-def assign_splits(
-    members: pd.DataFrame, sample_ids: np.ndarray, *, shares: dict[str, float], seed: int
-) -> dict[int, str]:
-    """Assign groups to splits, stratified by species.
-
-    Within each species, groups are taken in a seeded order. Each goes to the split that is furthest below its share of
-    photos; the first goes to train. A group counts as its most frequent species. A group of several species (such as a
-    session) is thus assigned by only one of them, so groups are moved afterwards until every species has training
-    photos, and with GROUPS_FOR_ALL_SPLITS groups that may be evaluated also a photo in every split.
-
-    Args:
-        members: one row per photo: group, name, pin (code of the split it is already in, or -1), barred (train only).
-        sample_ids: of the same rows; a group's smallest one decides its place in the order.
-    """
-    groups = pd.DataFrame({"group": members.group, "id": sample_ids}).groupby("group").agg(id=("id", "min"))
-    groups["n"] = members.groupby("group").size()
-    groups["pin"] = members.groupby("group").pin.max()
-    groups["barred"] = members.groupby("group").barred.any()
-    groups["order"] = [_order(sample_id, seed) for sample_id in groups.id]
-    tallies = members.groupby(["group", "name"]).size().reset_index(name="n")
-    tallies = tallies.sort_values(["group", "n", "name"], ascending=[True, False, True])
-    groups["name"] = tallies.drop_duplicates("group").set_index("group").name
-    assignment: dict[int, str] = {}
-    for _, species in groups.groupby("name", sort=True):
-        assignment |= _assign_species(species, shares)
-    _top_up(assignment, groups, tallies)
-    return assignment
-
-
-def _assign_species(species: pd.DataFrame, shares: dict[str, float]) -> dict[int, str]:
-    filled, assignment = dict.fromkeys(SPLITS, 0), {}
-
-    def put(row: Any, split: str) -> None:  # of itertuples
-        assignment[row.Index] = split
-        filled[split] += row.n
-
-    fresh = sorted(species.itertuples(), key=lambda row: row.order)
-    for row in fresh:
-        if row.pin >= 0 or row.barred:  # first, so that the others balance them
-            put(row, SPLITS[max(row.pin, 0)])
-    free = [row for row in fresh if row.Index not in assignment]
-    complete = len(species) >= GROUPS_FOR_ALL_SPLITS
-    for place, row in enumerate(free):
-        empty = [split for split in SPLITS if not filled[split]]
-        if empty and (not filled["train"] or (complete and len(free) - place <= len(empty))):
-            put(row, empty[0])  # train is the first of SPLITS
-        else:
-            total = sum(filled.values()) + row.n
-            put(row, max(SPLITS, key=lambda split: shares[split] * total - filled[split]))
-    return assignment
-
-
-def _top_up(assignment: dict[int, str], groups: pd.DataFrame, tallies: pd.DataFrame) -> None:
-    """Move free groups to splits in which one of their species has no photo. Changes `assignment`.
-
-    Args:
-        groups: by group: n, pin, barred, order.
-        tallies: group, name, n.
-    """
-    names_of = tallies.groupby("group").name.agg(list)
-    groups_of = tallies.groupby("name").group.agg(list).sort_index()
-    free = groups[groups.pin < 0].sort_values(["n", "order"])  # smallest first, so that shares change least
-    rank = {group: place for place, group in enumerate(free.index)}
-    in_split = collections.Counter((name, assignment[g]) for name, found in groups_of.items() for g in found)
-
-    def move(name: str, split: str, may_leave: Callable[[int], bool]) -> None:
-        movable = [g for g in groups_of[name] if g in rank and not (groups.barred[g] and split != "train")]
-        for group in sorted(movable, key=rank.__getitem__):
-            if may_leave(group):
-                in_split.subtract((other, assignment[group]) for other in names_of[group])
-                in_split.update((other, split) for other in names_of[group])
-                assignment[group] = split
-                return
-
-    def leaves_some(group: int) -> bool:
-        return all(in_split[other, assignment[group]] > 1 for other in names_of[group])
-
-    for name in groups_of.index:
-        if not in_split[name, "train"]:
-            move(name, "train", lambda group: True)
-    for name, found in groups_of.items():
-        complete = sum(not groups.barred[g] for g in found) >= GROUPS_FOR_ALL_SPLITS
-        for split in SPLITS[1:] if complete else ():
-            if not in_split[name, split]:
-                move(name, split, leaves_some)
-
-
-def _order(sample_id: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()
 
 
 def find_leaks(photos: pd.DataFrame, ties: dict[str, Ties]) -> list[dict]:

@@ -48,7 +48,7 @@ def run(run: Run) -> None:
         seed=run.config.seed,
         previous=_previous(run),
     )
-    table = table.assign(**vars(decided))
+    table = table.assign(**decided.rows)
     _refuse_one_species(table.latin_name[table.split != ""])
     _refuse_empty_splits(table)
     made, info = _write_shards(run, table)
