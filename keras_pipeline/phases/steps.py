@@ -87,7 +87,7 @@ def _global_teacher(config: Any) -> tuple[str, ...]:
 STEPS = [
     Step(
         "phase0", "audit", "count what the collection holds; downloads nothing", (), ("audit",),
-        (*SOURCE, "phase0.audit"), 4,
+        (*SOURCE, "phase0.audit"), 5,
     ),
     Step(
         "phase0", "validate-urls", "ask for a sample of the URLs; stores nothing", ("audit",), ("url_check",),
@@ -97,7 +97,7 @@ STEPS = [
     Step(
         "phase0", "export", "download every photo once", ("audit",), ("url_ledger",),
         (*SOURCE, "source.max_per_species", "source.max_per_observation", "source.base_url", "seed", "dataset",
-         "phase0.export"), 3, flags=BEAM, estimates=True,
+         "phase0.export"), 4, flags=BEAM, estimates=True,
     ),
     Step(
         "phase0", "split", "group photos, assign groups to splits, write TFRecords, search for leaks", ("url_ledger",),
