@@ -21,6 +21,7 @@ def assigned(groups, shares=DEFAULT, *, seed=0, pins=(), barred=()):
             "name": [name for group in groups for name in group],
             "pin": pin[number],
             "barred": np.isin(number, barred),
+            "absent": False,
         }
     )
     rows, found = assign_splits(members, np.char.mod("%06d", number).astype(object), shares=shares, seed=seed)

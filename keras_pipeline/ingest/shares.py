@@ -51,27 +51,37 @@ def assign_splits(
 
     Args:
         members: one row per photo, ordered by sample_id: group, name, pin (code of the split it is already in, or -1),
-            barred (train only).
+            barred (train only), absent (it is left out, but its group gets its place as if it were not).
         sample_ids: of the same rows; a group's smallest one decides its place in the order.
     """
     ids, first, row_group = np.unique(members.group.to_numpy(), return_index=True, return_inverse=True)
     order = np.array([_order(sample_id, seed) for sample_id in sample_ids[first].tolist()], np.uint64)
-    groups = _Groups.of(members, row_group, len(ids), order)
+    groups = _Groups.of(members, row_group, order)
     asked = np.array([shares[split] for split in SPLITS])
     plan = _Plan(groups, _dealt(groups, asked))
     _top_up(plan)
-    target = groups.reachable(asked)
-    free = groups.size[groups.free]
-    near = max(NEAR * groups.size.sum(), np.median(free)) if len(free) else np.inf
-    if (np.abs(plan.photos - target) > near).any():
-        _balance(plan, target)
-    _fill_empty(plan, target)
+    target = _settle(plan, asked)
+    if members.absent.any():
+        groups = dataclasses.replace(groups, size=np.bincount(row_group[~members.absent], minlength=len(ids)))
+        plan = _Plan(groups, plan.split)
+        target = _settle(plan, asked)
     return plan.split[row_group], Shares(
         dict(shares),
         dict(zip(SPLITS, target.tolist(), strict=True)),
         dict(zip(SPLITS, plan.photos.tolist(), strict=True)),
-        2 * int(free.max(initial=0)),
+        2 * int(groups.size[groups.free].max(initial=0)),
     )
+
+
+def _settle(plan: _Plan, asked: np.ndarray) -> np.ndarray:
+    """Move groups where the shares are not near what is reachable, which is returned: float [4], photos."""
+    groups = plan.groups
+    target, free = groups.reachable(asked), groups.size[groups.free]
+    near = max(NEAR * groups.size.sum(), np.median(free)) if len(free) else np.inf
+    if (np.abs(plan.photos - target) > near).any():
+        _balance(plan, target)
+    _fill_empty(plan, target)
+    return target
 
 
 def _order(sample_id: str, seed: int) -> int:
@@ -90,20 +100,22 @@ class _Groups:
     needed: np.ndarray  # bool [species, 4], splits in which a species must have a photo
 
     @classmethod
-    def of(cls, members: pd.DataFrame, row_group: np.ndarray, n: int, order: np.ndarray) -> _Groups:
+    def of(cls, members: pd.DataFrame, row_group: np.ndarray, order: np.ndarray) -> _Groups:
+        """Return the groups of rows; a species is in a group if one of its photos there is not left out."""
         codes, names = pd.factorize(members.name, sort=True)
-        pin, barred = np.full(n, -1), np.zeros(n, bool)
-        np.maximum.at(pin, row_group, members.pin.to_numpy())
+        pin, barred = np.full(len(order), -1), np.zeros(len(order), bool)
+        np.maximum.at(pin, row_group, np.where(members.absent, -1, members.pin))
         barred[row_group[members.barred.to_numpy()]] = True
-        keys, photos = np.unique(row_group * len(names) + codes, return_counts=True)
+        keys, photos = np.unique((row_group * len(names) + codes)[~members.absent], return_counts=True)
         pairs = np.stack(np.divmod(keys, len(names)), axis=1)
         by_photos = pairs[np.lexsort((pairs[:, 1], -photos, pairs[:, 0]))]
         home = by_photos[np.unique(by_photos[:, 0], return_index=True)[1], 1]
         may_be_judged = np.bincount(pairs[~barred[pairs[:, 0]], 1], minlength=len(names))
         needed = np.repeat((may_be_judged >= GROUPS_FOR_ALL_SPLITS)[:, None], len(SPLITS), axis=1)
         needed[:, TRAIN] = True
+        needed[np.bincount(codes[~members.absent], minlength=len(names)) == 0] = False  # nothing of it is left
         pin[barred & (pin < 0)] = TRAIN
-        return cls(np.bincount(row_group, minlength=n), pin, order, home, pairs, needed)
+        return cls(np.bincount(row_group, minlength=len(order)), pin, order, home, pairs, needed)
 
     @property
     def free(self) -> np.ndarray:
