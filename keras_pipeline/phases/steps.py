@@ -64,8 +64,8 @@ class Step:
 
 
 SOURCE = (
-    "source.database", "source.collection", "source.query", "source.fields", "source.demo", "source.synonyms",
-    "source.exclude",
+    "source.database", "source.collection", "source.query", "source.photos", "source.fields", "source.demo",
+    "source.synonyms", "source.exclude",
 )  # fmt: skip
 STORES = ("seed", "phase3.distillation.temperature", "phase3.soft_labels")
 BEAM = ("runner", "beam-args")

@@ -31,7 +31,11 @@ class Demo(Section):
 
 
 class Fields(Section):
-    """Names of the fields in the source documents."""
+    """Names of the fields in the source documents.
+
+    Dots reach into sub-documents, numbers into lists (`geojson.coordinates.1`). With `source.photos` a field is looked
+    for in the entry of the list, and where the entry lacks it, in the document.
+    """
 
     latin_name: str = "latin_name"
     image_url: str = "image_url"
@@ -61,9 +65,15 @@ class Source(Section):
 
     uri: str = Field("embedded", description="mongodb://… or `embedded`, which starts its own server")
     database: str = Field("plants", min_length=1, description="MongoDB database")
-    collection: str = Field("photos", min_length=1, description="MongoDB collection, one document per photo")
+    collection: str = Field("photos", min_length=1, description="MongoDB collection")
     query: dict[str, Any] = Field({}, description="MongoDB filter; {} takes all documents")
     base_url: str | None = Field(None, description="relative image URLs are resolved against this")
+    photos: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="dotted paths of a document's lists of photos, entries with fields or texts (URLs); null: a "
+        "document is a photo",
+    )
     fields: Fields = Fields()
     synonyms: Annotated[str | None, FILE] = Field(
         None, description="CSV with synonym, latin_name: names to replace on reading"
@@ -74,6 +84,14 @@ class Source(Section):
     max_per_species: int | None = Field(None, ge=1, description="photos, a seeded sample; null keeps all")
     max_per_observation: int | None = Field(None, ge=1, description="photos, a seeded sample; null keeps all")
     demo: Demo = Demo()
+
+    @field_validator("photos")
+    @classmethod
+    def _paths(cls, photos: list[str] | None) -> list[str] | None:
+        for path in photos or ():
+            if not all(path.split(".")):
+                raise ValueError(f"received the path {path!r}, expected names with dots between them (media.photos)")
+        return photos
 
     @field_validator("query")
     @classmethod
