@@ -22,14 +22,17 @@ from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.redaction import without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION, Photo
-from keras_pipeline.ingest import fetch, fields
+from keras_pipeline.ingest import fetch, fields, urls
 from keras_pipeline.ingest.crawl import crawl
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Document, Ledger, Outcome, Task
 
+# A file's first bytes -> why `Convert` will refuse it, or "".
+Check = Callable[[bytes], str]
 # photo bytes -> (JPEG bytes, height, width); raises ValueError with the reason if the photo is not usable.
 Convert = Callable[[bytes], tuple[bytes, int, int]]
+FIRST_BYTES = 16_384  # of a photo, to check its URL; only a JPEG with a large thumbnail in it tells its size later
 FLUSH = 500  # outcomes without a photo per transaction
 
 
@@ -74,8 +77,8 @@ def _destination(document: dict, url: str, curation: Curation, base_url: str | N
     if reason := curation.refusal(document):
         return {"state": "skipped", "reason": reason}
     name = curation.latin_name(document["latin_name"])
-    if resolved := fetch.resolve(url, base_url):
-        return {"latin_name": name, "host": fetch.host_of(resolved)}
+    if resolved := urls.resolve(url, base_url):
+        return {"latin_name": name, "host": urls.host_of(resolved)}
     return {"latin_name": name, "state": "failed", "reason": fetch.NO_URL}
 
 
@@ -131,7 +134,7 @@ async def _fetch_photos(
     async with _closing(tally, store, pool), fetch.session(settings, base_url if own else None) as client:
 
         async def ask(task: Task, turn: fetch.Turn) -> Answer:
-            return await fetch.get(client, fetch.resolve(task.document.url, base_url) or "", settings, turn=turn)
+            return await fetch.get(client, urls.resolve(task.document.url, base_url) or "", settings, turn=turn)
 
         async def done(task: Task, answer: Answer, tries: int) -> None:
             outcome, example = _failed(task, answer, tries), None
@@ -141,34 +144,34 @@ async def _fetch_photos(
             await store.add(outcome, example)
             tally.count(outcome)
 
-        own_host = fetch.host_of(base_url) if own and base_url else ""
+        own_host = urls.host_of(base_url) if own and base_url else ""
         await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up=given_up)
 
 
-def check_urls(ledger: Ledger, settings: Export, *, base_url: str | None, own: bool) -> None:
+def check_urls(ledger: Ledger, settings: Export, *, base_url: str | None, own: bool, check: Check) -> None:
     """Request the first bytes of every waiting URL in the ledger, to learn which ones fail."""
-    asyncio.run(_check_urls(ledger, settings, base_url, own))
+    asyncio.run(_check_urls(ledger, settings, base_url, own, check))
 
 
-async def _check_urls(ledger: Ledger, settings: Export, base_url: str | None, own: bool) -> None:
+async def _check_urls(ledger: Ledger, settings: Export, base_url: str | None, own: bool, check: Check) -> None:
     tally, store = _Tally(ledger.count("waiting"), "validate-urls", "URLs"), _Store(ledger, None, math.inf)
     async with _closing(tally, store), fetch.session(settings, base_url if own else None) as client:
 
         async def ask(task: Task, turn: fetch.Turn) -> Answer:
             # A ranged GET, because many photo hosts answer HEAD wrongly. Without a URL, no row waits in the ledger.
-            url = fetch.resolve(task.document.url, base_url) or ""
-            return await fetch.get(client, url, settings, turn=turn, first_bytes=512)
+            url = urls.resolve(task.document.url, base_url) or ""
+            return await fetch.get(client, url, settings, turn=turn, first_bytes=FIRST_BYTES)
 
         async def done(task: Task, answer: Answer, tries: int) -> None:
             outcome = _failed(task, answer, tries)
             if answer.body is not None:
-                reason = _no_photo(answer.body)
+                reason = fetch.no_file(answer.body) or check(answer.body)
                 state = "failed" if reason else "ok"
                 outcome = dataclasses.replace(outcome, state=state, reason=reason)
             await store.add(outcome, None)
             tally.count(outcome)
 
-        own_host = fetch.host_of(base_url) if own and base_url else ""
+        own_host = urls.host_of(base_url) if own and base_url else ""
         await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up={})
 
 
@@ -189,12 +192,6 @@ async def _closing(tally: _Tally, store: _Store, pool: ThreadPoolExecutor | None
         tally.close()
 
 
-def _no_photo(body: bytes) -> str:
-    if not body:
-        return "an empty file"
-    return fetch.markup(body)
-
-
 def _failed(task: Task, answer: Answer, tries: int) -> Outcome:
     return Outcome(
         task.document.sample_id,
@@ -203,7 +200,7 @@ def _failed(task: Task, answer: Answer, tries: int) -> Outcome:
         http_status=answer.http_status,
         bytes=answer.bytes,
         attempts=tries,
-        may_succeed=answer.may_succeed,
+        may_succeed=answer.may_succeed or answer.later,
     )
 
 
@@ -212,14 +209,13 @@ def _stored(
 ) -> tuple[Outcome, bytes | None]:
     """Convert an answer into a record, in a worker thread; return its outcome, and its bytes if it is a photo."""
     body = answer.body or b""
-    reason = _no_photo(body)
+    failed = Outcome(document.sample_id, "failed", "", answer.http_status, answer.bytes, "", tries)
+    if reason := fetch.no_file(body):
+        return dataclasses.replace(failed, reason=reason, may_succeed=True), None
     try:
-        if not reason:
-            image, height, width = convert(body)
+        image, height, width = convert(body)
     except ValueError as error:
-        reason = str(error)
-    if reason:
-        return Outcome(document.sample_id, "failed", reason, answer.http_status, answer.bytes, "", tries), None
+        return dataclasses.replace(failed, reason=str(error)), None
     sha256 = hashlib.sha256(body).hexdigest()
     photo = Photo(
         sample_id=document.sample_id, image=image, height=height, width=width, latin_name=document.latin_name,
