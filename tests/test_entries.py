@@ -11,7 +11,7 @@ from bson import Binary, DatetimeMS, Decimal128, Int64, ObjectId, Timestamp
 from keras_pipeline.core.config.source import Source
 from keras_pipeline.demo import embedded
 from keras_pipeline.ingest import mongo
-from keras_pipeline.ingest.entries import MISSING, Reader, Reading, path_of, value_at
+from keras_pipeline.ingest.entries import MISSING, Reader, path_of, value_at
 from keras_pipeline.ingest.fields import document_id
 
 FIELDS = {
@@ -21,8 +21,13 @@ FIELDS = {
 SIGNED = "https://s3/a.jpg?X-Amz-Date={0}&X-Amz-Signature={0}"
 
 
-def photos(document, reading=None, **source):
-    return list(Reader(Source(**source), reading).photos({"_id": 1, **document}))
+def photos(document, **source):
+    return list(Reader(Source(**source)).photos({"_id": 1, **document}))
+
+
+def counted(document, **source):
+    reader = Reader(Source(**source))
+    return list(reader.photos({"_id": 1, **document})), reader
 
 
 def short(rows, *names):
@@ -57,7 +62,6 @@ def test_the_entry_stands_before_the_document_also_with_null():
 
 
 def test_one_url_in_a_document_is_one_photo_and_gaps_are_filled():
-    reading = Reading()
     document = {
         "license": "of the document", "img": ["u1", "u2", "u1"],
         "images": [
@@ -65,11 +69,11 @@ def test_one_url_in_a_document_is_one_photo_and_gaps_are_filled():
             {"url": "u1", "license": "CC-BY", "attribution": "me"},
         ],
     }  # fmt: skip
-    rows = photos(document, reading, photos=["img", "images"], fields={"image_url": "url"})
+    rows, reader = counted(document, photos=["img", "images"], fields={"image_url": "url"})
     assert short(rows, "image_url", "license", "attribution") == [
         ("u1", "CC0", "me"), ("u2", "of the document", None)
     ]  # fmt: skip
-    assert (reading.documents, reading.references, reading.repeated) == (1, 5, 3)
+    assert (reader.documents, reader.references, reader.repeated) == (1, 5, 3)
 
 
 def test_the_same_photo_signed_twice_is_one_and_the_first_list_s_word_stands():
@@ -98,10 +102,9 @@ def test_entries_without_a_url_are_told_by_their_place():
 
 @pytest.mark.parametrize("document", [{}, {"l": None}, {"l": []}, {"x": {"y": 1}}])
 def test_a_document_without_photos_is_a_row_without_url(document):
-    reading = Reading()
-    (row,) = photos({"latin_name": "Aus bus", "image_url": "u", **document}, reading, photos=["l", "x.z"])
+    (row,), reader = counted({"latin_name": "Aus bus", "image_url": "u", **document}, photos=["l", "x.z"])
     assert (row["sample_id"], row["image_url"], row["latin_name"]) == ("1", None, "Aus bus")
-    assert (reading.without_photos, reading.references) == (1, 0)
+    assert (reader.without_photos, reader.references) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -218,28 +221,28 @@ def uri(tmp_path_factory):
 
 def read(uri, collection, **settings):
     source = Source(uri=uri, database="app", collection=collection, **settings)
-    reading = Reading()
+    reader = Reader(source)
     with mongo.open_collection(source, uri) as opened:
-        return list(mongo.documents(opened, source, reading=reading)), reading
+        return list(mongo.documents(opened, source, reader=reader)), reader
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shapes_through_a_server(uri, shape):
     _, paths, fields = SHAPES[shape]
-    rows, reading = read(uri, shape, photos=paths, fields=fields)
+    rows, reader = read(uri, shape, photos=paths, fields=fields)
     assert rows == [{"sample_id": row["sample_id"]} | want for row, want in zip(rows, READ[shape], strict=True)]
-    assert reading.documents == 1 and reading.repeated == (1 if shape == "species" else 0)
+    assert reader.documents == 1 and reader.repeated == (1 if shape == "species" else 0)
 
 
 def test_lists_over_many_messages(uri):
-    rows, reading = read(uri, "many", photos=["photos"])
-    assert (reading.documents, reading.references, reading.without_photos) == (1000, 1500, 250)
+    rows, reader = read(uri, "many", photos=["photos"])
+    assert (reader.documents, reader.references, reader.without_photos) == (1000, 1500, 250)
     assert len({row["sample_id"] for row in rows}) == len(rows) == 1750
 
 
 def test_documents_of_five_megabytes(uri):
-    rows, reading = read(uri, "large", photos=["photos"], fields={"image_url": "url"})
-    assert len(rows) == 15_000 and reading.documents == 3
+    rows, reader = read(uri, "large", photos=["photos"], fields={"image_url": "url"})
+    assert len(rows) == 15_000 and reader.documents == 3
     assert {row["license"] for row in rows} == {"CC0"}
 
 

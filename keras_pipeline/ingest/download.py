@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -53,7 +53,9 @@ class Shard(Protocol):
         """Remove the file unless it is complete."""
 
 
-def rows(documents: Iterable[dict], curation: Curation, base_url: str | None) -> Iterator[Document]:
+def rows(
+    documents: Iterable[dict], curation: Curation, base_url: str | None, url_replace: Mapping[str, str] | None = None
+) -> Iterator[Document]:
     """Convert source documents (as `mongo.documents` yields them) to what the ledger keeps of them."""
     for document in documents:
         url = fields.text_of(document["image_url"])
@@ -68,16 +70,18 @@ def rows(documents: Iterable[dict], curation: Curation, base_url: str | None) ->
             longitude=fields.degrees_of(document["longitude"], 180),
             license=fields.text_of(document["license"]),
             attribution=fields.text_of(document["attribution"]),
-            **_destination(document, url, curation, base_url),
+            **_destination(document, url, curation, base_url, url_replace),
         )
 
 
-def _destination(document: dict, url: str, curation: Curation, base_url: str | None) -> dict[str, str]:
+def _destination(
+    document: dict, url: str, curation: Curation, base_url: str | None, url_replace: Mapping[str, str] | None
+) -> dict[str, str]:
     """Return the name and host of a document to be fetched; of any other, the state and the reason."""
     if reason := curation.refusal(document):
         return {"state": "skipped", "reason": reason}
     name = curation.latin_name(document["latin_name"])
-    if resolved := urls.resolve(url, base_url):
+    if resolved := urls.resolve(url, base_url, url_replace):
         return {"latin_name": name, "host": urls.host_of(resolved)}
     return {"latin_name": name, "state": "failed", "reason": fetch.NO_URL}
 
@@ -93,6 +97,7 @@ def fetch_photos(
     open_shard: Callable[[], tuple[str, Shard]],
     shard_bytes: float,
     given_up: dict[str, str],
+    url_replace: Mapping[str, str] | None = None,
 ) -> None:
     """Download, convert and store every waiting photo of the ledger.
 
@@ -102,10 +107,11 @@ def fetch_photos(
     Args:
         own: base_url is our own (embedded) server, at a private address and without a rate limit.
         given_up: {host: reason} of hosts to leave alone; hosts given up now are added.
+        url_replace: see `urls.resolve`.
     """
     _keep_freed_memory()
     store = _Store(ledger, open_shard, shard_bytes)
-    asyncio.run(_fetch_photos(ledger, settings, base_url, own, convert, encode, store, given_up))
+    asyncio.run(_fetch_photos(ledger, settings, base_url, url_replace, own, convert, encode, store, given_up))
 
 
 def _keep_freed_memory() -> None:
@@ -123,6 +129,7 @@ async def _fetch_photos(
     ledger: Ledger,
     settings: Export,
     base_url: str | None,
+    url_replace: Mapping[str, str] | None,
     own: bool,
     convert: Convert,
     encode: Callable[[Photo], bytes],
@@ -134,7 +141,8 @@ async def _fetch_photos(
     async with _closing(tally, store, pool), fetch.session(settings, base_url if own else None) as client:
 
         async def ask(task: Task, turn: fetch.Turn) -> Answer:
-            return await fetch.get(client, urls.resolve(task.document.url, base_url) or "", settings, turn=turn)
+            url = urls.resolve(task.document.url, base_url, url_replace) or ""
+            return await fetch.get(client, url, settings, turn=turn)
 
         async def done(task: Task, answer: Answer, tries: int) -> None:
             outcome, example = _failed(task, answer, tries), None
@@ -148,18 +156,33 @@ async def _fetch_photos(
         await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up=given_up)
 
 
-def check_urls(ledger: Ledger, settings: Export, *, base_url: str | None, own: bool, check: Check) -> None:
+def check_urls(
+    ledger: Ledger,
+    settings: Export,
+    *,
+    base_url: str | None,
+    own: bool,
+    check: Check,
+    url_replace: Mapping[str, str] | None = None,
+) -> None:
     """Request the first bytes of every waiting URL in the ledger, to learn which ones fail."""
-    asyncio.run(_check_urls(ledger, settings, base_url, own, check))
+    asyncio.run(_check_urls(ledger, settings, base_url, url_replace, own, check))
 
 
-async def _check_urls(ledger: Ledger, settings: Export, base_url: str | None, own: bool, check: Check) -> None:
+async def _check_urls(
+    ledger: Ledger,
+    settings: Export,
+    base_url: str | None,
+    url_replace: Mapping[str, str] | None,
+    own: bool,
+    check: Check,
+) -> None:
     tally, store = _Tally(ledger.count("waiting"), "validate-urls", "URLs"), _Store(ledger, None, math.inf)
     async with _closing(tally, store), fetch.session(settings, base_url if own else None) as client:
 
         async def ask(task: Task, turn: fetch.Turn) -> Answer:
             # A ranged GET, because many photo hosts answer HEAD wrongly. Without a URL, no row waits in the ledger.
-            url = urls.resolve(task.document.url, base_url) or ""
+            url = urls.resolve(task.document.url, base_url, url_replace) or ""
             return await fetch.get(client, url, settings, turn=turn, first_bytes=FIRST_BYTES)
 
         async def done(task: Task, answer: Answer, tries: int) -> None:

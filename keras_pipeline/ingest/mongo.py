@@ -27,7 +27,7 @@ from pymongo.errors import (
 from keras_pipeline.core.config.source import Source
 from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.redaction import MONGODB_URI, redact
-from keras_pipeline.ingest.entries import Reader, Reading
+from keras_pipeline.ingest.entries import Reader
 
 # Well below the ten seconds after which users think that nothing happens.
 SERVER_SELECTION_SECONDS = 4
@@ -99,7 +99,7 @@ def count(collection: Collection, source: Source) -> int | None:
 
 
 def documents(
-    collection: Collection, source: Source, *, page: int = PAGE, reading: Reading | None = None
+    collection: Collection, source: Source, *, page: int = PAGE, reader: Reader | None = None
 ) -> Iterator[dict]:
     """Yield the photos of the selected documents in order of _id, with only the fields we use, whatever their types.
 
@@ -107,15 +107,15 @@ def documents(
 
     Args:
         page: documents read from one cursor.
-        reading: counts what is read.
+        reader: turns documents into photos and counts them; as `source` says if left out.
 
     Raises SourceError if there is no document.
     """
-    reader = Reader(source, reading)
+    reader = reader or Reader(source)
     batch = NESTED_BATCH if source.photos else BATCH
     for document in _each_once(collection, source.query, reader.projection, page, batch):
         yield from reader.photos(document)
-    if not reader.reading.documents:
+    if not reader.documents:
         raise SourceError(
             f"{source.database}.{source.collection} has no document for query {source.query}; "
             "check source.database, source.collection and source.query"

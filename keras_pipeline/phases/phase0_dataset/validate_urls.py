@@ -22,7 +22,8 @@ def run(run: Run) -> None:
         if settings.validate_urls.sample is not None:
             ledger.sample(settings.validate_urls.sample)
         check = photo.checker(run.config.dataset)
-        download.check_urls(ledger, settings.export, base_url=base_url, own=own, check=check)
+        replace = run.config.source.url_replace
+        download.check_urls(ledger, settings.export, base_url=base_url, own=own, check=check, url_replace=replace)
         columns = ["host", "state", "reason"]
         rows = pd.DataFrame(ledger.tally(*columns), columns=[*columns, "urls"])
     if own:
