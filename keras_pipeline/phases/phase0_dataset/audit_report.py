@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import csv
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -21,8 +23,11 @@ from keras_pipeline.evaluation.report.html import (
     format_cell,
     write_report,
 )
-from keras_pipeline.ingest.audit import SAMPLES
+from keras_pipeline.ingest.audit import COLUMNS, SAMPLES
+from keras_pipeline.ingest.hash_table import HashTable
+from keras_pipeline.ingest.listing import Listing
 from keras_pipeline.ingest.tally import CLIP
+from keras_pipeline.phases.phase0_dataset import audit_origins
 
 IN_JSON = 100  # rows in each list of documents; the tables hold all of them
 SHOWN = 10  # rows in a table on the page
@@ -30,7 +35,6 @@ NARROW = 80  # characters in a cell on the page
 HISTOGRAM = "class_histogram.png"
 CAPS_SPECIES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 CAPS_OBSERVATION = (1, 2, 3, 5, 10, 20, 50)
-ROWS = ["image_url", "latin_name", "sample_id", "first_latin_name"]
 APPEND = "append it to the file that source.exclude names"
 
 
@@ -46,9 +50,14 @@ def write(run: Run, result: dict) -> None:
     for name, table in _tables(result).items():
         with aside(tables / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
+    for name, listing in _listings(result).items():
+        with aside(tables / f"{name}.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, listing.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(listing)
     for name, (comment, lines) in _exclusions(result).items():
-        with aside(tables / f"{name}.txt") as temporary:
-            temporary.write_text("\n".join([f"# {comment}", *lines, ""]), encoding="utf-8")
+        with aside(tables / f"{name}.txt") as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in itertools.chain([f"# {comment}"], lines))
     (folder / HISTOGRAM).unlink(missing_ok=True)
     if result["per_class"]:
         plots.class_histogram(result["per_class"], folder / HISTOGRAM, rare_below=result["min_per_species"])
@@ -64,9 +73,24 @@ def write(run: Run, result: dict) -> None:
 
 
 def _for_json(result: dict) -> dict:
-    short = {name: {**result[name], "rows": result[name]["rows"][:IN_JSON]} for name in ("conflicts", "repeated_urls")}
-    cut = {name: result[name][:IN_JSON] for name in ("unusable_samples", "exclude_without_effect")}
-    return {**result, **short, **cut, "histogram": HISTOGRAM}
+    short = {
+        name: {**result[name], "rows": _first(result[name]["rows"], IN_JSON)} for name in ("conflicts", "repeated_urls")
+    }
+    cut = {name: _first(result[name], IN_JSON) for name in ("unusable_samples", "exclude_without_effect")}
+    return {**result, **short, **cut, **audit_origins.for_json(result, IN_JSON), "histogram": HISTOGRAM}
+
+
+def _first(rows: Iterable, n: int) -> list:
+    return list(itertools.islice(rows, n))
+
+
+def _listings(result: dict) -> dict[str, Listing]:
+    """Return {name of the CSV file: its rows, of which there may be millions}."""
+    return {
+        "conflicts": result["conflicts"]["rows"],
+        "repeated_urls": result["repeated_urls"]["rows"],
+        "unusable": result["unusable_samples"],
+    }
 
 
 def _tables(result: dict) -> dict[str, pd.DataFrame]:
@@ -87,10 +111,8 @@ def _tables(result: dict) -> dict[str, pd.DataFrame]:
         "fields": _frame(["field", "missing", "mistyped"], fields),
         "spellings": _frame(["latin_name", "spelling", "photos"], spellings),
         "synonyms_suggested": _frame(["synonym", "latin_name"], result["synonyms"].items()),
-        "conflicts": pd.DataFrame(result["conflicts"]["rows"], columns=ROWS),
-        "repeated_urls": pd.DataFrame(result["repeated_urls"]["rows"], columns=ROWS),
         "rare_species": _frame(["latin_name", "photos"], result["rare_species"].items()),
-        "unusable": pd.DataFrame(result["unusable_samples"], columns=["sample_id", "reason"]),
+        **audit_origins.tables(result),
     }
 
 
@@ -98,14 +120,23 @@ def _frame(columns: list[str], rows: Iterable[tuple]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=columns)
 
 
-def _exclusions(result: dict) -> dict[str, tuple[str, list[str]]]:
+def _exclusions(result: dict) -> dict[str, tuple[str, Iterable[str]]]:
     """Return {name of the file: (comment, lines)}, in the form that source.exclude reads."""
     conflicts = (row["image_url"] for row in result["conflicts"]["rows"])
     repeats = (row["sample_id"] for row in result["repeated_urls"]["rows"])
     return {
-        "exclude_conflicts": ("image URLs that carry two species' names", _lines(conflicts)),
-        "exclude_repeated_urls": ("_ids of documents whose URL came before, under the same name", _lines(repeats)),
-        "exclude_rare_species": (f"fewer than {result['min_per_species']} photos", _lines(_rare(result))),
+        "exclude_conflicts": (
+            "image URLs that carry two species' names",
+            _lines(conflicts, result["conflicts"]["photos"]),
+        ),
+        "exclude_repeated_urls": (
+            "photos whose URL another document gives to the same species",
+            _lines(repeats, result["repeated_urls"]["photos"]),
+        ),
+        "exclude_rare_species": (
+            f"fewer than {result['min_per_species']} photos",
+            _lines(_rare(result), len(result["rare_species"])),
+        ),
     }
 
 
@@ -115,14 +146,18 @@ def _rare(result: dict) -> dict[str, int]:
     return {name: n for name, n in result["rare_species"].items() if name not in spelled}
 
 
-def _lines(values: Iterable[str]) -> list[str]:
-    # A value that was cut, or that spans two lines, would exclude nothing.
-    return list(dict.fromkeys(value for value in values if len(value) < CLIP and "\n" not in value))
+def _lines(values: Iterable[str], most: int) -> Iterator[str]:
+    seen = HashTable(most, "Q", 1)
+    for value in values:
+        # A value that was cut, or that spans two lines, would exclude nothing.
+        if len(value) < CLIP and "\n" not in value and not seen.get(value, 1):
+            yield value
 
 
 def _summary(result: dict) -> dict[str, Cell]:
     return {
         "documents": result["documents"],
+        "photos": result["photos"],
         "usable": result["usable"],
         "species": result["species"],
         "photos of a species, median": result["class_size"].get("median"),
@@ -143,12 +178,13 @@ def _sections(result: dict, folder: Path) -> list[tuple[str, list[Block]]]:
         ("Observations", _observations(result)),
         ("Fields", _fields(result)),
         ("Where, when, whose", _origins(result)),
+        ("Licences", audit_origins.licences(result)),
     ]
 
 
 def _documents(result: dict) -> list[Block]:
     counted, read = result["collection_count"], result["documents"]
-    blocks: list[Block] = []
+    blocks: list[Block] = audit_origins.documents(result)
     if counted not in (None, read):
         blocks.append(
             Paragraph(
@@ -164,11 +200,11 @@ def _documents(result: dict) -> list[Block]:
         )
     if not result["unusable"]:
         return [*blocks, Paragraph("Every document has a latin name and an image URL, and none is excluded.")]
-    samples = [[_short(row["sample_id"]), row["reason"]] for row in result["unusable_samples"][:SHOWN]]
+    samples = [[_short(row["sample_id"]), row["reason"]] for row in _first(result["unusable_samples"], SHOWN)]
     return [
         *blocks,
-        _ranked("Why documents are left out", "reason", "documents", result["unusable"]),
-        Table(["_id", "reason"], samples, f"The first {len(samples)} of them (all: tables/unusable.csv)"),
+        _ranked("Why documents are left out", "reason", "photos", result["unusable"]),
+        Table(["sample_id", "reason"], samples, f"The first {len(samples)} of them (all: tables/unusable.csv)"),
         KeyValues({"cure": "correct them in the collection; source.fields.* if a field has another name there"}),
     ]
 
@@ -181,6 +217,7 @@ def _balance(result: dict, folder: Path) -> list[Block]:
         Figure(folder / HISTOGRAM, "Photos per species, log scale"),
         _ranked("The most photographed species (all: tables/species.csv)", "species", "photos", result["per_class"]),
         _caps(result["per_class"]),
+        *audit_origins.minima(result),
         KeyValues({"cure": "source.max_per_species keeps a seeded sample of each species"}),
     ]
     if not rare:
@@ -254,6 +291,7 @@ def remarks(result: dict) -> list[str]:
 def _urls(result: dict, tables: Path) -> list[Block]:
     return [
         *_seen_before(result, "conflicts", "another species", tables),
+        *audit_origins.shared(result),
         *_seen_before(result, "repeated_urls", "the same species", tables),
         _ranked("Hosts (all: tables/hosts.csv)", "host", "photos", result["per_host"]),
     ]
@@ -264,11 +302,11 @@ def _seen_before(result: dict, name: str, whose: str, tables: Path) -> list[Bloc
     text = f"{format_cell(found['photos'] or 'No')} photos have a URL that an earlier document gives to {whose}."
     if not found["photos"]:
         return [Paragraph(text)]
-    rows = [[_short(row[key]) for key in ROWS] for row in found["rows"][:SHOWN]]
+    rows = [[_short(row[key]) for key in COLUMNS] for row in _first(found["rows"], SHOWN)]
     headers = ["URL", "species", "_id", "species before"]
     return [
         Paragraph(text),
-        Table(headers, rows, f"The first {len(rows)} (up to 10,000: tables/{name}.csv)"),
+        Table(headers, rows, f"The first {len(rows)} (all: tables/{name}.csv)"),
         KeyValues({"cure": APPEND, "ready file": str(tables / f"exclude_{name}.txt")}),
     ]
 
@@ -302,7 +340,7 @@ def _fields(result: dict) -> list[Block]:
         for name, found in result["fields"].items()
         for sample in found["samples"]
     ]
-    blocks: list[Block] = [Table(["field", "missing", "mistyped"], rows, f"Of {result['documents']:,} documents")]
+    blocks: list[Block] = [Table(["field", "missing", "mistyped"], rows, f"Of {result['photos']:,} photos")]
     if samples:
         caption = f"Values of another type or range than expected, up to {SAMPLES} a field"
         blocks.append(Table(["field", "_id", "value"], samples, caption))
@@ -314,8 +352,8 @@ def _origins(result: dict) -> list[Block]:
     genera = {name: entry["photos"] for name, entry in result["per_genus"].items()}
     latest = dict(reversed(result["per_year"].items()))
     return [
+        *audit_origins.regions(result),
         _ranked("Regions (all: tables/regions.csv)", "region", "photos", result["per_region"]),
-        _ranked("Licences (all: tables/licences.csv)", "licence", "photos", result["per_license"]),
         _ranked("The latest years (all: tables/years.csv)", "year", "photos", latest),
         _ranked("Genera (all: tables/genera.csv)", "genus", "photos", genera),
     ]
