@@ -156,6 +156,11 @@ def teacher_over_probe(run: Run) -> Estimate:
     )
 
 
+def judged(metrics: dict) -> str:
+    """Return how many species have a photo that judges, and of how many, for the caption of metrics."""
+    return f"{metrics['species']:,} of {len(metrics['per_class_recall']):,} species"
+
+
 def region(run: Run, artefact: str) -> float:
     """Top-1 in the regional teacher's region, of one of the metrics."""
     region = run.config.regional.region

@@ -121,7 +121,8 @@ def _quality(run: Run) -> list[Block]:
         Table(
             ["region", "photos", "top-1", "95 % interval", "top-5"],
             rows,
-            f"Test photos, by region, before quantization; {metrics['groups']} groups",
+            f"Test photos, by region, before quantization; {metrics['groups']} groups, judged on "
+            f"{gate_metrics.judged(metrics)}",
         ),
         Paragraph(
             f"{promise(calibration)} On the test split {calibration['coverage']:.1%} of the answers are "

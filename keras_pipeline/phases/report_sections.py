@@ -217,7 +217,8 @@ def _network(run: Run, prefix: str, title: str) -> list[Block]:
                 ["macro recall", metrics["macro_recall"], interval(metrics["macro_recall_interval"])],
                 ["loss", metrics["loss"], ""],
             ],
-            f"{title} on {metrics['n']} test photos in {metrics['groups']} groups",
+            f"{title} on {metrics['n']} test photos in {metrics['groups']} groups, judged on "
+            f"{gate_metrics.judged(metrics)}",
         ),
         Details(
             "Training",
