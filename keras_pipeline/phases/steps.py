@@ -131,8 +131,8 @@ STEPS = [
     ),
     Step(
         "phase2", "evaluate", "metrics and pictures of it, and against the global teacher",
-        ("dataset", "regional", "teacher_metrics", "teacher_predictions"),
-        ("regional_metrics", "regional_predictions", "regional_pictures", "regional_comparison"), ("phase2.region",), 3,
+        ("dataset", "regional", "regional_subset", "teacher", "teacher_metrics", "teacher_predictions"),
+        ("regional_metrics", "regional_predictions", "regional_pictures", "regional_comparison"), ("phase2.region",), 4,
         flags=("split",),
     ),
     Step(
