@@ -1,47 +1,53 @@
-"""A region of a config, one or several; regions that are a property of the species."""
+"""Regions from the values of a field."""
 
-import numpy as np
 import pytest
 
-from keras_pipeline.core.config.load import ConfigError, from_dict
-from keras_pipeline.core.regions import are_of_species, photos_of, pooled, title_of
-from keras_pipeline.training.soft_labels import member_weights
+from keras_pipeline.core.config.load import from_dict
+from keras_pipeline.core.config.source import Source
+from keras_pipeline.ingest.entries import Reader
+from keras_pipeline.ingest.regions import Regions
+
+REGIONS = {"EU_SW": ["ES", "FR"], "EU_NORTH": ["DE", "FR"], "AMERICAS": ["US"]}
 
 
 @pytest.mark.parametrize(
-    "given, held, title",
-    [("EU_SW", "EU_SW", "EU_SW"), (["EU_SW"], "EU_SW", "EU_SW"), (["ES", "PT"], ["ES", "PT"], "ES + PT")],
+    "value, region",
+    [
+        ("ES", "EU_SW"), (" US ", "AMERICAS"), (["DE", "ES"], "EU_SW"), (["DE"], "EU_NORTH"), (["JP"], "unknown"),
+        ("JP", "unknown"), (["JP", "US"], "AMERICAS"), ([], None), (None, None), ("", None), (["", " "], None),
+        (7, 7), ({"a": 1}, {"a": 1}), ([["ES"]], [["ES"]]), (["ES", 7], ["ES", 7]), ("es", "unknown"),
+    ],
+)  # fmt: skip
+def test_the_first_region_that_shares_a_value(value, region):
+    regions = Regions(REGIONS)
+    assert [regions.of(value), regions.of(value)] == [region, region]
+
+
+def test_values_of_no_region_and_photos_of_several_are_counted():
+    regions = Regions(REGIONS)
+    for value in (["ES", "JP"], ["JP", "DE", "US"], "KR", ["FR"], ["ES"]):
+        regions.of(value)
+    assert regions.unnamed == {"JP": 2, "KR": 1}
+    assert regions.several == {"EU_NORTH before AMERICAS": 1, "EU_SW before EU_NORTH": 1}
+
+
+def test_a_photo_s_region_is_its_document_s_or_its_own():
+    source = Source(photos=["l"], fields={"region": "where.countries"}, regions=REGIONS)
+    entries = ["a", {"image_url": "b", "where": {"countries": ["US"]}}]
+    document = {"_id": 1, "where": {"countries": ["DE"]}, "l": entries}
+    assert [row["region"] for row in Reader(source).photos(document)] == ["EU_NORTH", "AMERICAS"]
+
+
+@pytest.mark.parametrize(
+    "regions, message",
+    [
+        ({}, "at least 1 item"),
+        ({"EU": "ES"}, "source.regions.EU: received 'ES'"),
+        ({"EU": ["SE", False]}, "YAML reads NO so; write 'NO' in quotes"),
+        ({"EU": [1]}, "source.regions.EU.0: received 1"),
+        (["ES"], "source.regions: received"),
+    ],
 )
-def test_a_list_of_one_is_that_region(given, held, title):
-    teachers = [{"path": "phase1/best.keras", "weight": 1.0}, {"path": "a", "weight": 1.0, "region_filter": given}]
-    config = from_dict({"experiment": "x", "phase2": {"region": given}, "phase3": {"teachers": teachers}})
-    assert config.regional.region == held and config.phase3.teachers[1].region_filter == held
-    assert title_of(config.regional.region) == title
-
-
-@pytest.mark.parametrize("given", ["", [], ["ES", ""], ["ES", "ES"]])
-def test_what_names_no_region_is_refused(given):
-    with pytest.raises(ConfigError, match=r"phase2.region: received .*, expected a region, or a list of different"):
-        from_dict({"experiment": "x", "phase2": {"region": given}})
-
-
-def test_photos_of_several_regions_are_counted_together():
-    per_region = {"ES": 7, "PT": 2, "DE": 5}
-    assert [photos_of(per_region, region) for region in ("ES", "FR", ["ES", "PT", "FR"])] == [7, 0, 9]
-
-
-def test_metrics_of_several_regions_are_weighted_by_photos():
-    per_region = {"ES": {"n": 30, "species": 4, "top1": 0.5}, "PT": {"n": 10, "species": 6, "top1": 0.9}}
-    assert pooled(per_region, ["ES", "PT"]) == {"n": 40, "species": 6, "top1": pytest.approx(0.6)}
-    assert pooled(per_region, "PT") == {"n": 10, "species": 6, "top1": 0.9} and pooled(per_region, "FR") is None
-
-
-def test_a_teacher_answers_for_each_of_its_regions():
-    regions = np.array(["ES", "PT", "DE"])
-    assert member_weights([(1.0, None), (3.0, ["ES", "PT"])], regions).tolist() == [[0.25, 0.75], [0.25, 0.75], [1, 0]]
-
-
-def test_nineteen_of_twenty_species_in_one_region_make_it_theirs():
-    assert are_of_species([(5, 5)] * 19 + [(5, 6)])
-    assert not are_of_species([(5, 5)] * 18 + [(5, 6)])
-    assert not are_of_species([(1, 1)] * 100)  # one photo is always in one region
+def test_bad_regions(regions, message):
+    with pytest.raises(ValueError, match=message):
+        from_dict({"experiment": "e", "source": {"regions": regions}})

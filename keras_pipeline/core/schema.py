@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from keras_pipeline.core.regions import photos_of
+from keras_pipeline.core.region_names import photos_of
 
 SPLITS = ("train", "val", "calibration", "test")
 UNKNOWN_REGION = "unknown"

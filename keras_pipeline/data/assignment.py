@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.core.regions import are_of_species
+from keras_pipeline.core.region_names import are_of_species
 from keras_pipeline.core.schema import UNKNOWN_REGION
 
 COLUMNS = [

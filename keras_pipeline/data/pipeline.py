@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_pipeline.core.regions import names_of, title_of
+from keras_pipeline.core.region_names import names_of, title_of
 from keras_pipeline.core.schema import FEATURE_NAMES
 from keras_pipeline.data import augment
 from keras_pipeline.data.preprocess import Preprocessing

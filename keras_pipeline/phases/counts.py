@@ -10,7 +10,7 @@ from pathlib import Path
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.phase0 import Split
-from keras_pipeline.core.regions import names_of, photos_of
+from keras_pipeline.core.region_names import names_of, photos_of
 from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.ingest import photo_folder
 

@@ -14,7 +14,7 @@ from keras_pipeline.core import sidecars
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.teachers import VIT_NAME, VIT_SIZES, Model
 from keras_pipeline.core.environment import nvidia
-from keras_pipeline.core.regions import photos_of
+from keras_pipeline.core.region_names import photos_of
 from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.ingest import photo_folder

@@ -11,7 +11,7 @@ import pandas as pd
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.student import TRAINED_HERE
-from keras_pipeline.core.regions import title_of
+from keras_pipeline.core.region_names import title_of
 from keras_pipeline.core.schema import MIN_PHOTOS, SPLITS, UNKNOWN_REGION
 from keras_pipeline.core.sidecars import required
 from keras_pipeline.evaluation import gate_metrics

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.progress import duration
-from keras_pipeline.core.regions import title_of
+from keras_pipeline.core.region_names import title_of
 from keras_pipeline.core.schema import MIN_PHOTOS
 from keras_pipeline.core.sidecars import required, sidecar
 from keras_pipeline.data import records

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from keras_pipeline.core.regions import names_of
+from keras_pipeline.core.region_names import names_of
 
 # Marks a field that may name a file, `Annotated[str, FILE]`: the contents of the file count, not its path.
 FILE = object()

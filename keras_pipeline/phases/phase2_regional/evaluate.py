@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import write_json
-from keras_pipeline.core.regions import are_of_species, names_of, title_of
+from keras_pipeline.core.region_names import are_of_species, names_of, title_of
 from keras_pipeline.data import records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation.answers import compare, load_answers

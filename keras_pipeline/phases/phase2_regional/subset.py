@@ -9,7 +9,7 @@ import pandas as pd
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import aside, write_json
 from keras_pipeline.core.progress import progress
-from keras_pipeline.core.regions import names_of, title_of
+from keras_pipeline.core.region_names import names_of, title_of
 from keras_pipeline.data import records
 
 
