@@ -122,7 +122,7 @@ def test_a_name_breaks_between_its_words_alone(tmp_path):
         example.shipped(), tmp_path / "saved", labels=list(LONG_NAMES), preprocessing=example.PREPROCESSING,
         calibration=example.CALIBRATION,
     )  # fmt: skip
-    tfjs.write_bundle(tmp_path / "saved", tmp_path / "page")
+    tfjs.write_bundle(tmp_path / "saved", tmp_path / "page", about=example.ABOUT)
     with serve_folder(tmp_path / "page") as base, open_browser() as browser:
         page = browser.new_page(viewport={"width": 320, "height": 640})
         page.goto(base)

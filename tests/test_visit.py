@@ -37,7 +37,7 @@ def export(root, calibration):
     priors["class_hash"] = class_hash(LABELS)
     parts = {"labels": LABELS, "preprocessing": example.PREPROCESSING, "calibration": calibration, "priors": priors}
     write_saved_model(example.shipped(), root / "model", **parts)
-    tfjs.write_bundle(root / "model", root / "bundle")
+    tfjs.write_bundle(root / "model", root / "bundle", about=example.ABOUT)
     return root / "bundle"
 
 
@@ -297,6 +297,22 @@ def test_a_weight_that_changes_few_answers_is_refused_too(visit, folder, tmp_pat
     shard.write_bytes(bytes(data))
     page = visit(bundle, wait="failed")
     assert page.inner_text("#status").endswith("model/group1-shard1of1.bin was altered after export.")
+
+
+def test_the_classifier_says_what_it_is_also_offline(visit):
+    page = visit()
+    page.wait_for_selector("#offline:not(:empty)")
+    about = 'async () => (await (await import("./classifier.js")).Classifier.load()).about'
+    assert page.evaluate(about) == example.ABOUT
+    page.context.set_offline(True)
+    assert page.evaluate(about) == example.ABOUT
+
+
+def test_an_about_json_of_another_export_is_refused(visit, folder, tmp_path):
+    bundle = shutil.copytree(folder, tmp_path / "bundle")
+    replace(bundle / "about.json", "0.95", "0.99")
+    page = visit(bundle, wait="failed")
+    assert page.inner_text("#status").endswith("about.json was altered after export.")
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@
 // Errors reject with a sentence. For a page of another host the server that has these files must allow it
 // (Access-Control-Allow-Origin).
 //
-// Classifier.load() says more: which backend, how long, and `classify(image, {region})`.
+// Classifier.load() says more: which backend, how long, `classify(image, {region})`, and `about`: {experiment, date, code,
+// species, class_hash, test_photos, top1, ece, threshold, coverage} of the model.
 
 const TOP = 5;
 const BASE = new URL("./", import.meta.url).href;
