@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import web_example as example
+from support.lines import LINES
 
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.evaluation.report.html import write_report
@@ -92,22 +93,6 @@ def page(folder):
         yield page
 
 
-# The lines of an element's text as they are laid out.
-LINES = """element => {
-  const [lines, range] = [[], document.createRange()];
-  const texts = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
-  let top = null;
-  for (let text; (text = texts.nextNode());) {
-    for (let i = 0; i < text.length; i++) {
-      range.setStart(text, i);
-      range.setEnd(text, i + 1);
-      const [box] = range.getClientRects();
-      if (box && Math.abs(box.top - top) > 2) lines.push("");
-      if (box) [top, lines[lines.length - 1]] = [box.top, lines.at(-1) + text.data[i]];
-    }
-  }
-  return lines.map((line) => line.trim());
-}"""
 LONG_NAMES = {
     "Brassaiopsis argyroneurophylla": ["Brassaiopsis", "argyroneurophylla"],
     "Chenopodium quinoa subsp. milleanum": ["Chenopodium quinoa", "subsp. milleanum"],

@@ -157,6 +157,7 @@ async function load({ base: from, backends, software = false }, tellProgress) {
     about: parsed(about),
     classes: labels.classes,
     genera: labels.genera,
+    details: labels.details ?? [],
     regions: priors?.regions ?? [],
     promises: {
       species: promise(calibration),

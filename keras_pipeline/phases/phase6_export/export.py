@@ -40,6 +40,7 @@ def run(run: Run) -> None:
         calibration=calibration,
         priors=run.read("priors") if calibration["region_priors"]["ship"] else None,
         attribution=_attribution(assignment.places(run.path("assignment"))),
+        details=records.load_details(run.path("dataset"), info.classes),
     )
     report = tfjs.write_bundle(run.path("saved_model"), run.path("web"), about=_about(run, info, calibration))
     write_json(run.path("export"), report)
