@@ -129,7 +129,11 @@ def _open_source(config: Config) -> Iterator[tuple[str, str | None]]:
     if source.uri != "embedded":
         yield source.uri, source.base_url
         return
-    from keras_pipeline.demo import embedded, herbarium  # MongoDB's driver and Pillow, which `status` does without
+    from keras_pipeline.demo import (
+        embedded,
+        herbarium,
+        species,
+    )  # MongoDB's driver and Pillow, which `status` does without
 
     run = Run(config, None)
     folder, photos = run.folder / "source", run.embedded_photos
@@ -138,8 +142,12 @@ def _open_source(config: Config) -> Iterator[tuple[str, str | None]]:
         documents = lambda: photo_folder.documents(photos, Path(labels))  # noqa: E731
     else:
         photos.mkdir(parents=True, exist_ok=True)
-        wanted = source.demo.model_dump(include={"species", "photos", "regional_shift"})
-        documents = lambda: herbarium.draw(photos, seed=config.seed, **wanted)  # noqa: E731
+        demo = source.demo
+        numbers = {"seed": config.seed, "species": demo.species, "photos": demo.photos}
+        if demo.shape == "species":
+            documents = lambda: species.draw(photos, **numbers)  # noqa: E731
+        else:
+            documents = lambda: herbarium.draw(photos, **numbers, regional_shift=demo.regional_shift)  # noqa: E731
     with embedded.source(
         folder / "mongo", documents=documents, photos=photos, database=source.database, collection=source.collection
     ) as opened:

@@ -195,7 +195,7 @@ STEPS = [
     Step(
         "phase6", "export", "write SavedModel, TF.js model and page",
         ("dataset", "assignment", "shipped", "shipped_calibration", "priors"), ("saved_model", "web", "export"),
-        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 5,
+        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 6,
     ),
     Step(
         "phase6", "validate", "compare the page in a browser with Python", ("dataset", "saved_model", "web"),
