@@ -585,3 +585,28 @@ def test_what_is_gone_stays_gone(tmp_path):
         target.run(documents)
         target.run(documents)
         assert set(host.asked) == {"/403.jpg"}
+
+
+def test_the_bytes_of_a_host_are_kept_and_those_of_another_are_not_held_up(tmp_path):
+    body = picture() + bytes(20_000)
+    with RawHost(lambda *_: response(body)) as slow, RawHost(lambda *_: response(body), "127.0.0.2") as fast:
+        rate = 100_000  # bytes a second are 0.36 GB an hour
+        limits = {
+            f"127.0.0.1:{slow.port}": HostLimits(concurrency=2, requests_per_second=None, gigabytes_per_hour=0.36)
+        }
+        settings = QUICK.model_copy(update={"hosts": limits, "allow_networks": ["127.0.0.0/8"]})
+        documents = [document(f"{host.url}/{i}.jpg") for host in (slow, fast) for i in range(10)]
+        started = time.monotonic()
+        rows = Target(tmp_path, slow, settings).run(documents)
+        seconds = time.monotonic() - started
+    assert {row.state for row in rows.values()} == {"ok"} and slow.asked.total() == fast.asked.total() == 10
+    # The last two photos are under way when their predecessors are paid for.
+    assert 8 * len(body) / rate <= seconds < 10 * len(body) / rate + 1
+
+
+def test_the_time_a_crawl_takes_is_that_of_its_slowest_host():
+    limits = {"Fast.org": HostLimits(requests_per_second=None), "big.org": HostLimits(gigabytes_per_hour=3.6)}
+    settings = Export(hosts=limits)
+    for waiting, seconds in (({"a.org": 500, "b.org": 100}, 50), ({"fast.org": 500}, 5), ({"big.org": 500}, 500)):
+        found = crawl.expected_seconds(waiting, settings, photo_bytes=1e6, photos_per_second=100)
+        assert found == pytest.approx(seconds)
