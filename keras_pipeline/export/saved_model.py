@@ -29,7 +29,7 @@ from scipy.special import softmax
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside, read_json, write_json
 from keras_pipeline.core.hashing import file_hash
-from keras_pipeline.core.taxonomy import class_hash, genera_of, genus, genus_names
+from keras_pipeline.core.taxonomy import class_hash, genera, genera_of, genus_names
 from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg, resize_antialiased
 from keras_pipeline.export.promise import CALIBRATION, Promise, check_calibration, read_calibration
 
@@ -89,7 +89,7 @@ def write_saved_model(
 def assets(labels: list[str], calibration: dict, preprocessing: Preprocessing) -> dict[str, dict]:
     """Return the JSON files that belong beside a model, by file name."""
     return {
-        LABELS: {"sha256": class_hash(labels), "classes": labels, "genera": [genus(name) for name in labels]},
+        LABELS: {"sha256": class_hash(labels), "classes": labels, "genera": genera(labels)},
         CALIBRATION: calibration,
         PREPROCESSING: preprocessing.to_json(),
     }

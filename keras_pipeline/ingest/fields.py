@@ -9,6 +9,8 @@ from typing import Any
 
 from bson import ObjectId
 
+from keras_pipeline.core.taxonomy import normalise
+
 IDS = (str, int, float, bytes, ObjectId, uuid.UUID)
 
 
@@ -20,7 +22,7 @@ def text_of(value: Any) -> str:
 def id_of(value: Any) -> str:
     """Return an observation's or user's id as text: 123, 123.0 (as JavaScript stores it) and '123' are the same."""
     if isinstance(value, str):
-        return value.strip()
+        return normalise(value)
     if not isinstance(value, IDS) or isinstance(value, bool):
         return ""
     if isinstance(value, float):
