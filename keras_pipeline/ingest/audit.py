@@ -14,7 +14,7 @@ import pandas as pd
 
 from keras_pipeline.core.redaction import redact, without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION
-from keras_pipeline.core.taxonomy import canonical, genus, normalise
+from keras_pipeline.core.taxonomy import canonical, genera, no_species, normalise
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.fields import day_of, degrees_of, id_of, text_of
 from keras_pipeline.ingest.hash_table import HashTable
@@ -41,11 +41,11 @@ def audit(
         exclude_without_effect: [line of source.exclude that no document has], species,
         per_class: {name: n} (largest first), per_genus: {genus: {species, photos}}, per_region, per_host, per_license,
         per_year: {value: n}, imbalance: largest / smallest, class_size: {min, median, max}, min_per_species,
-        rare_species, underscores, one_word: {name: n}, fields: {name: {missing, mistyped, samples: [{sample_id,
-        value}]}}, spellings: [{latin_name, photos, spellings: {name: n}}], synonyms: {synonym: latin_name} (those in
-        force and, for all spellings, the most frequent one, with blanks for underscores), conflicts and repeated_urls:
-        {photos, rows: [{image_url, latin_name, sample_id, first_latin_name}]}, observations: {sizes: {photos in an
-        observation, "255" for more: n}, photos}}
+        rare_species, underscores, one_word: {name: n}, no_species: [{latin_name, photos, why}], fields: {name:
+        {missing, mistyped, samples: [{sample_id, value}]}}, spellings: [{latin_name, photos, spellings: {name: n}}],
+        synonyms: {synonym: latin_name} (those in force and, for all spellings, the most frequent one, with blanks for
+        underscores), conflicts and repeated_urls: {photos, rows: [{image_url, latin_name, sample_id,
+        first_latin_name}]}, observations: {sizes: {photos in an observation, "255" for more: n}, photos}}
     """
     fields, photos = _Fields(), _Photos(collection_count or 65_536)
     samples: list[dict] = []
@@ -89,7 +89,7 @@ class _Photos:
     def add(self, document: dict, name: str) -> None:
         self.species[name] = self.species.get(name, 0) + 1
         url = document["image_url"].strip()
-        self._regions.add(text_of(document["region"]) or UNKNOWN_REGION)
+        self._regions.add(normalise(text_of(document["region"])) or UNKNOWN_REGION)
         end = url.find("/", 8)  # of https://host
         self._hosts.add(host_of(url[: min(end, CLIP) if end > 0 else CLIP]))
         self._licenses.add(text_of(document["license"]) or UNKNOWN)
@@ -195,21 +195,25 @@ def host_of(url: str) -> str:
 def _species(photos: dict[str, int], min_per_species: int) -> dict:
     counts = pd.Series(photos, dtype="int64").sort_index().sort_values(ascending=False, kind="stable")
     per_class = {name: int(n) for name, n in counts.items()}
-    genera: dict[str, dict] = {}
-    for name, n in per_class.items():
-        entry = genera.setdefault(genus(name), {"species": 0, "photos": 0})
+    per_genus: dict[str, dict] = {}
+    for genus, n in zip(genera(list(per_class)), per_class.values(), strict=True):
+        entry = per_genus.setdefault(genus, {"species": 0, "photos": 0})
         entry["species"] += 1
         entry["photos"] += n
     return {
         "usable": int(counts.sum()),
         "species": len(counts),
         "per_class": per_class,
-        "per_genus": dict(sorted(genera.items(), key=lambda item: (-item[1]["photos"], item[0]))),
+        "per_genus": dict(sorted(per_genus.items(), key=lambda item: (-item[1]["photos"], item[0]))),
         "imbalance": float(counts.max() / counts.min()) if len(counts) else None,
         "class_size": {k: float(getattr(counts, k)()) for k in ("min", "median", "max")} if len(counts) else {},
         "min_per_species": min_per_species,
         "rare_species": {name: n for name, n in reversed(per_class.items()) if n < min_per_species},
         "underscores": {name: n for name, n in per_class.items() if "_" in name},
+        "no_species": [
+            {"latin_name": name, "photos": per_class[name], "why": why}
+            for name, why in no_species(list(per_class)).items()
+        ],
         "one_word": {name: n for name, n in per_class.items() if " " not in canonical(_with_blanks(name))},
     }
 

@@ -22,6 +22,7 @@ from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.redaction import without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION, Photo
+from keras_pipeline.core.taxonomy import normalise
 from keras_pipeline.ingest import fetch, fields, urls
 from keras_pipeline.ingest.crawl import crawl
 from keras_pipeline.ingest.curation import Curation
@@ -62,7 +63,7 @@ def rows(
         yield Document(
             sample_id=document["sample_id"],
             url=url,
-            region=fields.text_of(document["region"]) or UNKNOWN_REGION,
+            region=normalise(fields.text_of(document["region"])) or UNKNOWN_REGION,
             observation_id=fields.id_of(document["observation_id"]),
             user_id=fields.id_of(document["user_id"]),
             day=fields.day_of(document["observed_on"]),

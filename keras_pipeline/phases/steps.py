@@ -87,7 +87,7 @@ def _global_teacher(config: Any) -> tuple[str, ...]:
 STEPS = [
     Step(
         "phase0", "audit", "count what the collection holds; downloads nothing", (), ("audit",),
-        (*SOURCE, "phase0.audit"), 4,
+        (*SOURCE, "phase0.audit"), 5,
     ),
     Step(
         "phase0", "validate-urls", "ask for a sample of the URLs; stores nothing", ("audit",), ("url_check",),
@@ -183,7 +183,7 @@ STEPS = [
     Step(
         "phase5", "threshold", "choose the 'not conclusive' threshold",
         ("dataset", "assignment", "logits", "temperature", "student"), ("calibration", "priors", "risk_coverage"),
-        ("seed", "phase5"), 4,
+        ("seed", "phase5"), 5,
     ),
     Step(
         "phase6", "quantize", "quantize the weights, and measure what it costs",

@@ -27,5 +27,5 @@ def run(run: Run) -> None:
         f"{result['documents']} documents, {result['usable']} usable, {result['species']} species; "
         f"skipped: {result['unusable'] or 'none'}; see {run.path('audit').with_suffix('.html')}"
     )
-    for remark in audit_report.remarks(result):
+    for remark in [*audit_report.remarks(result), *audit_report.suggestion(run, result)]:
         print(remark)

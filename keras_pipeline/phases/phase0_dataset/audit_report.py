@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import aside, write_json
-from keras_pipeline.core.taxonomy import genus
+from keras_pipeline.core.taxonomy import genera
 from keras_pipeline.evaluation.report import plots
 from keras_pipeline.evaluation.report.html import (
     Block,
@@ -72,13 +73,13 @@ def _for_json(result: dict) -> dict:
 def _tables(result: dict) -> dict[str, pd.DataFrame]:
     """Return {name of the CSV file: its rows}."""
     species = _frame(["latin_name", "photos"], result["per_class"].items())
-    species["genus"] = [genus(name) for name in species.latin_name]
-    genera = [(name, entry["species"], entry["photos"]) for name, entry in result["per_genus"].items()]
+    species["genus"] = genera(list(species.latin_name))
+    per_genus = [(name, entry["species"], entry["photos"]) for name, entry in result["per_genus"].items()]
     fields = [(name, found["missing"], found["mistyped"]) for name, found in result["fields"].items()]
     spellings = [(e["latin_name"], name, n) for e in result["spellings"] for name, n in e["spellings"].items()]
     return {
         "species": species,
-        "genera": _frame(["genus", "species", "photos"], genera),
+        "genera": _frame(["genus", "species", "photos"], per_genus),
         "regions": _frame(["region", "photos"], result["per_region"].items()),
         "hosts": _frame(["host", "photos"], result["per_host"].items()),
         "licences": _frame(["license", "photos"], result["per_license"].items()),
@@ -87,6 +88,7 @@ def _tables(result: dict) -> dict[str, pd.DataFrame]:
         "fields": _frame(["field", "missing", "mistyped"], fields),
         "spellings": _frame(["latin_name", "spelling", "photos"], spellings),
         "synonyms_suggested": _frame(["synonym", "latin_name"], result["synonyms"].items()),
+        "no_species": pd.DataFrame(result["no_species"], columns=["latin_name", "photos", "why"]),
         "conflicts": pd.DataFrame(result["conflicts"]["rows"], columns=ROWS),
         "repeated_urls": pd.DataFrame(result["repeated_urls"]["rows"], columns=ROWS),
         "rare_species": _frame(["latin_name", "photos"], result["rare_species"].items()),
@@ -105,6 +107,10 @@ def _exclusions(result: dict) -> dict[str, tuple[str, list[str]]]:
     return {
         "exclude_conflicts": ("image URLs that carry two species' names", _lines(conflicts)),
         "exclude_repeated_urls": ("_ids of documents whose URL came before, under the same name", _lines(repeats)),
+        "exclude_no_species": (
+            "labels that name no species",
+            _lines(row["latin_name"] for row in result["no_species"]),
+        ),
         "exclude_rare_species": (f"fewer than {result['min_per_species']} photos", _lines(_rare(result))),
     }
 
@@ -226,6 +232,14 @@ def _names(result: dict, tables: Path) -> list[Block]:
         ),
     ]
     blocks: list[Block] = [*(spellings if found else [Paragraph(f"No {text}")]), *map(Paragraph, remarks(result))]
+    if result["no_species"]:
+        unnamed = [[_short(row["latin_name"]), row["photos"], row["why"]] for row in result["no_species"][:SHOWN]]
+        caption = "Labels that name no species, the most photographed (all: tables/no_species.csv)"
+        blocks.append(Table(["label", "photos", "why"], unnamed, caption))
+        cure = (
+            f"remove the lines of labels that you do want as classes, then {APPEND}; or full names in source.synonyms"
+        )
+        blocks.append(KeyValues({"cure": cure, "ready file": str(tables / "exclude_no_species.txt")}))
     if not (found or result["underscores"] or result["one_word"]):
         return blocks
     cure = (
@@ -245,9 +259,27 @@ def remarks(result: dict) -> list[str]:
                 "Names with an underscore",
                 "their genus is unclear; cure: source.synonyms.",
             ),
+            (
+                {row["latin_name"]: row["photos"] for row in result["no_species"]},
+                "Labels that name no species",
+                "each counts as one; cure: source.exclude with tables/exclude_no_species.txt.",
+            ),
             (result["one_word"], "Names of one word", "it counts as the genus; cure: full names in source.synonyms."),
         )
         if names
+    ]
+
+
+def suggestion(run: Run, result: dict) -> list[str]:
+    """Return the sentence about the synonyms that the audit suggests, with the option that applies them; [] if none."""
+    many = sum(len(entry["spellings"]) - 1 for entry in result["spellings"])
+    if not many:
+        return []
+    first, other = list(result["spellings"][0]["spellings"])[:2]
+    file = run.path("audit").parent / "tables" / "synonyms_suggested.csv"
+    return [
+        f"Classes too many by their spelling: {many:,}, e.g. {_short(other)} beside {_short(first)}; check the "
+        f"ready file, then join them: --set source.synonyms={shlex.quote(str(file))}"
     ]
 
 
