@@ -276,10 +276,10 @@ def test_a_hostile_collection_ends_in_a_report():
         document(7, long, long), document(8, "\u200b", "http://[", observation_id=-1), document(9, user_id=2**63),
     ]  # fmt: skip
     result = audit(documents, min_per_species=5)
-    assert (result["documents"], result["usable"], result["conflicts"]["photos"]) == (10, 7, 0)
-    assert result["per_year"] == {"0001": 1, "unknown": 6}
+    assert (result["documents"], result["usable"], result["conflicts"]["photos"]) == (10, 6, 0)
+    assert result["per_year"] == {"0001": 1, "unknown": 5}
     # In bounded space, but for the species' own names.
-    names = ("per_class", "per_genus", "rare_species", "one_word")
+    names = ("per_class", "per_genus", "rare_species", "one_word", "no_species")
     shown = json.dumps({k: v for k, v in audit_report._for_json(result).items() if k not in names})
     assert len(shown) < 10_000
 
@@ -462,6 +462,68 @@ def test_canonical_keeps_apart():
 )
 def test_canonical_names_stay_as_they_are(name):
     assert taxonomy.canonical(taxonomy.canonical(name)) == taxonomy.canonical(name)
+
+
+def test_equivalent_and_invisible_characters_are_one_name():
+    composed, apart = "Iso\u00ebtes lacustris", "Isoe\u0308tes lacustris"
+    result = audit([document(1, composed), document(2, apart), document(3, "\ufeffIso\u00ebtes\u2009lacus\u00adtris")])
+    assert result["per_class"] == {composed: 3}
+    assert taxonomy.normalise("Isoe\u200b\u0308tes") == "Iso\u00ebtes"
+    assert taxonomy.normalise("Ros\ufe0fa\u3164 \x00canina\u2028L.") == "Rosa canina L."
+    assert audit([document(1, "\u200b\ufeff")])["unusable"] == {"no latin_name": 1}
+
+
+def test_the_genus_comes_from_the_canonical_form():
+    names = ["quercus ilex", "Quercus robur", "QUERCUS SUBER", "Quercus_pubescens", "cf. Quercus rubra",
+             "× Quercus hispanica", "Quercus, alba", "? Quercus", "(Quercus) dentata"]  # fmt: skip
+    assert taxonomy.genus_names(names) == ["Quercus"] and taxonomy.genera_of(names) == [0] * 9
+    assert taxonomy.genera(["iris pumila", "iris sibirica", "Iris lutea", "Viola alba"]) == ["iris"] * 3 + ["Viola"]
+    assert audit([document(1, "rosa canina"), document(2, "Rosa rugosa")])["per_genus"] == {
+        "Rosa": {"species": 2, "photos": 2}
+    }
+
+
+def test_labels_that_name_no_species_are_a_finding_with_a_cure(tmp_path, make_config):
+    names = ["nan", "NULL", "Quercus sp.", "Quercus", "Iso\u00ebtes lacustris", "Isoe\u0308tes lacustris"]
+    documents = [document(12 * i + k, name) for i, name in enumerate(names) for k in range(12)]
+    result = audit(documents)
+    why = {row["latin_name"]: row["why"] for row in result["no_species"]}
+    assert why == {"nan": "fill-in word", "NULL": "fill-in word", "Quercus sp.": "open nomenclature",
+                   "Quercus": "rank above the species"}  # fmt: skip
+    assert {row["photos"] for row in result["no_species"]} == {12}
+    assert result["usable"] == 72  # a finding, not a refusal
+    folder = written(make_config(), result).path("audit").parent
+    assert "Labels that name no species: 4, e.g. NULL" in (folder / "audit.html").read_text(encoding="utf-8")
+    cured = audit(documents, Curation.load(Source(exclude=str(folder / "tables/exclude_no_species.txt"))))
+    assert cured["per_class"] == {"Iso\u00ebtes lacustris": 24} and cured["no_species"] == []
+
+
+NO_SPECIES = ("Unknown plant", "#N/A", "?", "-", "Quercus cf. robur", "Cf. Quercus robur", "QUERCUS SP", "Quercus_sp.",
+              "Quercus sp1", "Quercus robur?", "Quercus ssp.", "Rumex indet.", "Acer aff. campestre", "Rosaceae",
+              "Rosaceae indet.", "Quercus sect. Lobatae", "Plantae", "Viola L.", "Taraxacum")  # fmt: skip
+SPECIES = ("Rosa 'Peace'", "Mentha × piperita", "Salix alba × fragilis", "Rubus fruticosus agg.", "Rosa hybrid",
+           "Viola alba subsp. dehnhardtii", "Hydrangea macrophylla (Thunb.) Ser.", "Ipomoea nil", "Hosta cv. Undulata",
+           "×Cuprocyparis leylandii", "Brassica oleracea Capitata Group", "Prunus avium L. ssp. avium",
+           "Acer palmatum var. dissectum", "Thalesia uniflora", "Nanodea muscosa", "Spiraea japonica L. f.",
+           "Carex sp\u00eddula", "Affonsea juglandifolia", "Unxia camphorata", "Testudinaria nulla")  # fmt: skip
+
+
+def test_what_names_no_species():
+    assert set(taxonomy.no_species([*NO_SPECIES, *SPECIES])) == set(NO_SPECIES)
+    # Most labels are single words, so they are the classes that somebody wants.
+    garden = ["Daffodil", "Snowdrop", "Crocus", "Lily Valley", "Tigerlily"]
+    assert taxonomy.no_species([*garden, "nan", "Crocus vernus"]) == {
+        "nan": "fill-in word", "Crocus": "rank above the species",
+    }  # fmt: skip
+
+
+def test_suggested_synonyms_are_announced_with_the_option_that_applies_them(make_config):
+    run = Run(make_config(), None)
+    result = audit([document(1, "Rosa canina"), document(2, "Rosa canina L."), document(3, "ROSA CANINA")])
+    (line,) = audit_report.suggestion(run, result)
+    assert line.startswith("Classes too many by their spelling: 2, e.g. ")
+    assert line.endswith(f"--set source.synonyms={run.path('audit').parent}/tables/synonyms_suggested.csv")
+    assert audit_report.suggestion(run, audit([document(1), document(2, "Bellis perennis")])) == []
 
 
 def test_class_list_is_sorted_and_its_hash_sees_the_order():

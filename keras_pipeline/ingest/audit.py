@@ -14,7 +14,7 @@ import pandas as pd
 
 from keras_pipeline.core.redaction import redact, without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION
-from keras_pipeline.core.taxonomy import canonical, genus, normalise
+from keras_pipeline.core.taxonomy import canonical, genera, no_species, normalise
 from keras_pipeline.ingest.curation import NOT_LICENSED, Curation
 from keras_pipeline.ingest.entries import Reader
 from keras_pipeline.ingest.fields import day_of, degrees_of, id_of, text_of
@@ -51,8 +51,7 @@ def audit(
     Args:
         min_per_species: photos; species with fewer are `rare_species`.
         least: photos by distinct URL; species with fewer are not used (`source.min_per_species`).
-        collection_count: documents as counted by the server.
-        expected: photos; sizes the hash tables.
+        collection_count, expected: documents as counted by the server; photos, to size the hash tables.
         reader: what turned the documents into photos; left out, each document is a photo.
 
     Returns:
@@ -61,14 +60,15 @@ def audit(
         exclude_without_effect: [line of source.exclude that no document has], species,
         per_class: {name: n} (largest first), per_genus: {genus: {species, photos}}, per_region, per_host, per_license,
         per_year: {value: n}, imbalance: largest / smallest, class_size: {min, median, max}, min_per_species,
-        rare_species, underscores, one_word: {name: n}, fields: {name: {missing, mistyped, lists (of the mistyped),
-        samples: [{sample_id, value}]}}, spellings: [{latin_name, photos, spellings: {name: n}}], synonyms: {synonym:
-        latin_name} (those in force; for all spellings, the most frequent one, with blanks for underscores; for names
-        that share their photos, `shared_synonyms`, the one with more), conflicts and repeated_urls: {photos, rows:
-        Listing of COLUMNS}, shared_photos: see `shared`, observations: {sizes: {photos in an observation, "255" for
-        more: n}, photos}, minima: {minimum: {species, photos}}, licenses: {id: {photos, species, spellings: {text:
-        n}}}, allow_lists: [{licenses, photos, species, lost: [name]}], region_of_species: {one, species} (with two
-        photos or more), unnamed_regions: {value: photos}, several_regions: {text: photos}}
+        rare_species, underscores, one_word: {name: n}, no_species: [{latin_name, photos, why}], fields: {name:
+        {missing, mistyped, lists (of the mistyped), samples: [{sample_id, value}]}}, spellings: [{latin_name, photos,
+        spellings: {name: n}}], synonyms: {synonym: latin_name} (those in force; for all spellings, the most frequent
+        one, with blanks for underscores; for names that share their photos, `shared_synonyms`, the one with more),
+        conflicts and repeated_urls: {photos, rows: Listing of COLUMNS}, shared_photos: see `shared`, observations:
+        {sizes: {photos in an observation, "255" for more: n}, photos}, minima: [{minimum, species, photos}], licenses:
+        {id: {photos, species, spellings: {text: n}}}, allow_lists: [{licenses, photos, species, lost: [name]}],
+        region_of_species: {one, species} (with two photos or more), unnamed_regions: {value: photos}, several_regions:
+        {text: photos}}
     """
     fields, found = _Fields(), _Photos(expected or collection_count or 65_536)
     samples, unusable, total = Listing(("sample_id", "reason")), Tally(), 0
@@ -82,13 +82,12 @@ def audit(
             found.licenses.add(document["license"], curation.latin_name(document["latin_name"]))
         unusable.add(reason)
         samples.add(document["sample_id"][:CLIP], reason)
-    if few := found.leave_out_under(least):
-        unusable[UNDER_SPECIES] = few
+    left_out = found.leave_out_under(least)
     species = {name: each.photos for name, each in found.species.items()}
     return {
         "collection_count": collection_count,
         **_counts(total, reader),
-        "unusable": dict(unusable),
+        "unusable": unusable | left_out,
         "unusable_samples": samples,
         "exclude_without_effect": sorted(curation.excluded - curation.matched)[:LISTED],
         "fields": fields.found,
@@ -147,7 +146,7 @@ class _Photos:
         self._observed = 0
 
     def add(self, document: dict, name: str) -> None:
-        region = text_of(document["region"]) or UNKNOWN_REGION
+        region = normalise(text_of(document["region"])) or UNKNOWN_REGION
         species = self.species.get(name)
         if species is None:
             # Labels start at 1; after 16 million names, all others share the last one.
@@ -185,11 +184,12 @@ class _Photos:
             self._sizes[before] -= 1
             self._sizes[before + 1] += 1
 
-    def leave_out_under(self, least: int) -> int:
-        """Take out the species with fewer photos, by distinct URL; return the number of their photos."""
+    def leave_out_under(self, least: int) -> dict[str, int]:
+        """Take out the species with fewer photos, by distinct URL; return {reason: their photos}, if there are any."""
         few = [name for name, each in self.species.items() if each.distinct < least]
         self._minima = self._left_by_minima()
-        return sum(self.species.pop(name).photos for name in few)
+        photos = sum(self.species.pop(name).photos for name in few)
+        return {UNDER_SPECIES: photos} if photos else {}
 
     @property
     def distinct(self) -> dict[str, int]:
@@ -286,21 +286,25 @@ def host_of(url: str) -> str:
 def _species(photos: dict[str, int], min_per_species: int) -> dict:
     counts = pd.Series(photos, dtype="int64").sort_index().sort_values(ascending=False, kind="stable")
     per_class = {name: int(n) for name, n in counts.items()}
-    genera: dict[str, dict] = {}
-    for name, n in per_class.items():
-        entry = genera.setdefault(genus(name), {"species": 0, "photos": 0})
+    per_genus: dict[str, dict] = {}
+    for genus, n in zip(genera(list(per_class)), per_class.values(), strict=True):
+        entry = per_genus.setdefault(genus, {"species": 0, "photos": 0})
         entry["species"] += 1
         entry["photos"] += n
     return {
         "usable": int(counts.sum()),
         "species": len(counts),
         "per_class": per_class,
-        "per_genus": dict(sorted(genera.items(), key=lambda item: (-item[1]["photos"], item[0]))),
+        "per_genus": dict(sorted(per_genus.items(), key=lambda item: (-item[1]["photos"], item[0]))),
         "imbalance": float(counts.max() / counts.min()) if len(counts) else None,
         "class_size": {k: float(getattr(counts, k)()) for k in ("min", "median", "max")} if len(counts) else {},
         "min_per_species": min_per_species,
         "rare_species": {name: n for name, n in reversed(per_class.items()) if n < min_per_species},
         "underscores": {name: n for name, n in per_class.items() if "_" in name},
+        "no_species": [
+            {"latin_name": name, "photos": per_class[name], "why": why}
+            for name, why in no_species(list(per_class)).items()
+        ],
         "one_word": {name: n for name, n in per_class.items() if " " not in canonical(_with_blanks(name))},
     }
 

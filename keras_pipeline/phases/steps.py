@@ -137,8 +137,8 @@ STEPS = [
     ),
     Step(
         "phase2", "evaluate", "metrics and pictures of it, and against the global teacher",
-        ("dataset", "regional", "teacher_metrics", "teacher_predictions"),
-        ("regional_metrics", "regional_predictions", "regional_pictures", "regional_comparison"), ("phase2.region",), 3,
+        ("dataset", "regional", "regional_subset", "teacher", "teacher_metrics", "teacher_predictions"),
+        ("regional_metrics", "regional_predictions", "regional_pictures", "regional_comparison"), ("phase2.region",), 4,
         flags=("split",),
     ),
     Step(
@@ -188,7 +188,7 @@ STEPS = [
     Step(
         "phase5", "threshold", "choose the 'not conclusive' threshold",
         ("dataset", "assignment", "logits", "temperature", "student"), ("calibration", "priors", "risk_coverage"),
-        ("seed", "phase5"), 4,
+        ("seed", "phase5"), 5,
     ),
     Step(
         "phase6", "quantize", "quantize the weights, and measure what it costs",
@@ -200,7 +200,7 @@ STEPS = [
     Step(
         "phase6", "export", "write SavedModel, TF.js model and page",
         ("dataset", "assignment", "shipped", "shipped_calibration", "priors"), ("saved_model", "web", "export"),
-        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 5, more_inputs=_details,
+        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 6, more_inputs=_details,
     ),
     Step(
         "phase6", "validate", "compare the page in a browser with Python", ("dataset", "saved_model", "web"),

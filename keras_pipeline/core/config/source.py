@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,7 +20,10 @@ class Demo(Section):
         None,
         description="CSV with image (a path below `images`, with its suffix), latin_name[, region, observation_id]",
     )
-    species: int = Field(14, ge=2, le=200, description="invented species; 14 include look-alikes")
+    shape: Literal["photos", "species"] = Field(
+        "photos", description="a document is a photo, or a species with lists of photos"
+    )
+    species: int = Field(14, ge=2, le=400, description="invented species; 14 include look-alikes")
     photos: int = Field(1100, ge=20, le=1_000_000, description="drawn photos; 1100 train in minutes")
     regional_shift: bool = Field(False, description="plants in EU_SW look like other species elsewhere")
 
@@ -28,6 +31,13 @@ class Demo(Section):
     def _both_or_none(self) -> Demo:
         if (self.images is None) != (self.labels is None):
             raise ValueError("images and labels go together: give both (a folder and its CSV) or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _only_photos(self) -> Demo:
+        if self.shape == "species" and (self.images is not None or self.regional_shift):
+            other = "regional_shift" if self.images is None else "images"
+            raise ValueError(f"{other} goes with shape: photos only; leave it out, or set shape: photos")
         return self
 
 

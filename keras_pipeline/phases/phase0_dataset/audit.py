@@ -36,7 +36,8 @@ def run(run: Run) -> None:
         f"{result['documents']} documents, {said}{result['usable']} usable, {result['species']} species; "
         f"skipped: {result['unusable'] or 'none'}; see {run.path('audit').with_suffix('.html')}"
     )
-    for remark in [*audit_report.remarks(result), *audit_origins.remarks(result)]:
+    said_of_names = [*audit_report.remarks(result), *audit_report.suggestion(run, result)]
+    for remark in [*said_of_names, *audit_origins.remarks(result)]:
         print(remark)
     _refuse_nothing(run, result, seen)
 

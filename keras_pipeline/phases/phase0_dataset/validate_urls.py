@@ -19,6 +19,7 @@ def run(run: Run) -> None:
     settings, own = run.config.phase0, run.config.source.uri == "embedded"
     with open_source(run) as (documents, base_url), Ledger(_url_database(run)) as ledger:
         plan(run, ledger, documents)
+        ledger.skip_repeated_urls()
         if settings.validate_urls.sample is not None:
             ledger.sample(settings.validate_urls.sample)
         check = photo.checker(run.config.dataset)
