@@ -71,6 +71,7 @@ def rows(
             longitude=fields.degrees_of(document["longitude"], 180),
             license=fields.text_of(document["license"]),
             attribution=fields.text_of(document["attribution"]),
+            details=document.get("details", {}),
             **_destination(document, url, curation, base_url, url_replace),
         )
 

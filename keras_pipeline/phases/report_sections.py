@@ -141,9 +141,11 @@ def _losses(run: Run) -> list[list]:
     audit, leaks = run.read("audit"), run.read("leak_audit")
     ledger = pd.read_parquet(run.path("url_ledger"), columns=["state", "reason"])
     lost = ledger[ledger.state != "ok"].groupby("reason").size().sort_values(ascending=False)
-    since = len(ledger) - audit["documents"]
+    without = audit.get("documents_without_photos", 0)
+    read = audit.get("photos", audit["documents"]) + without  # an audit of an older program has documents alone
+    since = len(ledger) - read
     return [
-        [audit["documents"], "documents"],
+        [read, "documents" if read == audit["documents"] else "photos, and documents without one"],
         *([[since, "repeated documents, or documents changed since the audit"]] if since else []),
         *([-int(n), f"not stored: {reason}"] for reason, n in lost.items()),
         *([-n, f"left out by the split: {reason}"] for reason, n in leaks["left_out"].items()),

@@ -84,6 +84,11 @@ def _global_teacher(config: Any) -> tuple[str, ...]:
     return ("teacher",) if config.phase2.model.pretrained == "global_teacher" else ()
 
 
+def _details(config: Any) -> tuple[str, ...]:
+    """The ledger holds the species' details, which change without a change in the dataset."""
+    return ("url_ledger",) if config.source.details else ()
+
+
 STEPS = [
     Step(
         "phase0", "audit", "count what the collection holds; downloads nothing", (), ("audit",),
@@ -195,7 +200,7 @@ STEPS = [
     Step(
         "phase6", "export", "write SavedModel, TF.js model and page",
         ("dataset", "assignment", "shipped", "shipped_calibration", "priors"), ("saved_model", "web", "export"),
-        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 6,
+        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 6, more_inputs=_details,
     ),
     Step(
         "phase6", "validate", "compare the page in a browser with Python", ("dataset", "saved_model", "web"),

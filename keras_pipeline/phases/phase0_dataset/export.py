@@ -124,7 +124,11 @@ def _fetch_on_beam(run: Run, ledger: Ledger, base_url: str | None) -> None:
 
 def _choose(run: Run, ledger: Ledger) -> None:
     source = run.config.source
-    ledger.choose(max_per_observation=source.max_per_observation, max_per_species=source.max_per_species)
+    ledger.choose(
+        max_per_observation=source.max_per_observation,
+        max_per_species=source.max_per_species,
+        min_per_species=source.min_per_species,
+    )
 
 
 def _estimate(run: Run, ledger: Ledger) -> dict:
