@@ -19,6 +19,7 @@ import pyarrow.parquet
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import aside
 from keras_pipeline.core.redaction import without_credentials
+from keras_pipeline.ingest import ledger_queries
 from keras_pipeline.ingest.signing import unsigned
 
 STATES = ("waiting", "ok", "failed", "skipped")
@@ -195,22 +196,31 @@ class Ledger:
         """
         with self._db:
             self._db.execute(
-                "UPDATE photos SET state = IIF(sha256 = '', 'waiting', 'ok'), reason = '' "
-                "WHERE state = 'skipped' AND (reason IN (?, ?) OR reason GLOB ?)",
-                (OVER_OBSERVATION, OVER_SPECIES, f"{SAME_URL}*"),
+                "UPDATE photos SET state = IIF(sha256 = '', 'waiting', 'ok'), reason = '' WHERE reason IN (?, ?)",
+                (OVER_OBSERVATION, OVER_SPECIES),
             )
-            self._db.execute(_repeated("address, latin_name"), (SAME_URL,))
-            for column, most, reason in (
-                ("observation_id", max_per_observation, OVER_OBSERVATION),
-                ("latin_name", max_per_species, OVER_SPECIES),
+            self._skip_repeated("address, latin_name")
+            for place, most, reason in (
+                (ledger_queries.OF_OBSERVATION, max_per_observation, OVER_OBSERVATION),
+                (ledger_queries.OF_SPECIES, max_per_species, OVER_SPECIES),
             ):
                 if most is not None:
-                    self._db.execute(_over(column), (reason, most))
+                    over = f"SELECT id FROM ({place}) WHERE place > ?"
+                    self._db.execute(
+                        f"UPDATE photos SET state = 'skipped', reason = ? WHERE rowid IN ({over})", (reason, most)
+                    )
 
     def skip_repeated_urls(self) -> None:
         """Leave out all rows but one of every URL, whatever their names."""
         with self._db:
-            self._db.execute(_repeated("address"), (SAME_URL,))
+            self._skip_repeated("address")
+
+    def _skip_repeated(self, columns: str) -> None:
+        """Skip all rows but one of those that agree in `columns`: a stored one counts, else one requested before.
+
+        What was decided by an earlier call and still holds is not written again.
+        """
+        self._db.execute(ledger_queries.REPEATED.format(columns=columns, same=SAME_URL))
 
     def sample(self, n: int) -> None:
         """Keep the first n rows in seeded order, and skip all others."""
@@ -263,22 +273,14 @@ class Ledger:
 
     def species_without_photo(self) -> list[tuple[str, int, str]]:
         """Return (latin name, documents, their commonest reason) of the species of which nothing is stored."""
-        return self._db.execute(
-            "SELECT latin_name, SUM(n), reason, MAX(n) FROM "  # MAX: `reason` is from the same row
-            "(SELECT latin_name, reason, COUNT(*) AS n, SUM(state = 'ok') AS stored FROM photos WHERE latin_name <> '' "
-            "GROUP BY latin_name, reason) GROUP BY latin_name HAVING SUM(stored) = 0 ORDER BY latin_name"
-        ).fetchall()
+        return self._db.execute(ledger_queries.WITHOUT_PHOTO).fetchall()
 
     def shared_redirects(self) -> list[tuple[str, int, int]]:
         """Return (URL, documents, species) of what photos of several species were redirected to.
 
         That is often a picture which says that there is no photo.
         """
-        return self._db.execute(
-            "SELECT redirected_to, COUNT(*) AS n, COUNT(DISTINCT latin_name) AS species FROM photos "
-            "WHERE redirected_to <> '' GROUP BY redirected_to HAVING species >= ? ORDER BY n DESC, redirected_to",
-            (SHARED,),
-        ).fetchall()
+        return self._db.execute(ledger_queries.SHARED_REDIRECTS, (SHARED,)).fetchall()
 
     def give_up(self, host: str, reason: str) -> int:
         """Postpone this host's waiting rows to another run; return their number."""
@@ -346,28 +348,3 @@ def _values(document: Document, seed: int, number: int) -> tuple:
     draw = hashlib.blake2b(f"{seed}:{document.sample_id}".encode(), digest_size=8).digest()
     fields = (getattr(document, name) for name in FIELDS)
     return (*fields, document.state, document.reason, int.from_bytes(draw, signed=True), number)
-
-
-def _repeated(columns: str) -> str:
-    """Skip all rows but one of those that agree in these columns: a stored one, else one that was requested before."""
-    return f"""
-    UPDATE photos SET state = 'skipped', reason = ? || winner FROM (
-        SELECT rowid AS id, ROW_NUMBER() OVER same AS place, FIRST_VALUE(sample_id) OVER same AS winner
-        FROM photos WHERE state <> 'skipped' AND address <> ''
-        WINDOW same AS (PARTITION BY {columns} ORDER BY sha256 = '', attempts = 0, draw, sample_id)
-    ) WHERE photos.rowid = id AND place > 1
-    """
-
-
-def _over(column: str) -> str:
-    return f"""
-    UPDATE photos SET state = 'skipped', reason = ? WHERE rowid IN (
-        SELECT id FROM (
-            SELECT id, DENSE_RANK() OVER (PARTITION BY value ORDER BY missing, first, url) AS place FROM (
-                SELECT rowid AS id, {column} AS value, IIF(address = '', rowid, address) AS url,
-                    MIN(sha256 = '') OVER photo AS missing, MIN(draw) OVER photo AS first
-                FROM photos WHERE state IN ('ok', 'waiting') AND {column} <> ''
-                WINDOW photo AS (PARTITION BY {column}, IIF(address = '', rowid, address))
-            )
-        ) WHERE place > ?)
-    """

@@ -1,0 +1,45 @@
+"""SQL over the rows of a ledger: repeated URLs, places under a limit, and what an export has to tell."""
+
+# Skips all rows but one of those that agree in `columns`: a stored one counts, else one that was requested before.
+# What an earlier call decided and what still holds is not written again.
+REPEATED = """
+UPDATE photos
+SET state = CASE WHEN place > 1 THEN 'skipped' WHEN sha256 = '' THEN 'waiting' ELSE 'ok' END,
+    reason = IIF(place > 1, '{same}' || winner, '')
+FROM (
+    SELECT rowid AS id, ROW_NUMBER() OVER same AS place, FIRST_VALUE(sample_id) OVER same AS winner
+    FROM photos WHERE (state <> 'skipped' OR reason GLOB '{same}*') AND address <> ''
+    WINDOW same AS (PARTITION BY {columns} ORDER BY sha256 = '', attempts = 0, draw, sample_id)
+)
+WHERE photos.rowid = id AND IIF(place > 1, reason <> '{same}' || winner, state = 'skipped')
+"""
+
+# The place of each row among those that a limit counts: stored photos first, then in seeded order.
+OF_SPECIES = """
+SELECT rowid AS id, ROW_NUMBER() OVER (PARTITION BY latin_name ORDER BY sha256 = '', draw) AS place
+FROM photos WHERE state IN ('ok', 'waiting') AND latin_name <> ''
+"""
+# A URL under two names is one photo of its observation.
+OF_OBSERVATION = """
+SELECT id, DENSE_RANK() OVER (PARTITION BY observation_id ORDER BY missing, first, photo) AS place FROM (
+    SELECT rowid AS id, observation_id, IIF(address = '', rowid, address) AS photo,
+        MIN(sha256 = '') OVER same AS missing, MIN(draw) OVER same AS first
+    FROM photos WHERE state IN ('ok', 'waiting') AND observation_id <> ''
+    WINDOW same AS (PARTITION BY observation_id, IIF(address = '', rowid, address))
+)
+"""
+
+# (latin name, documents, their commonest reason): MAX takes `reason` from its own row.
+WITHOUT_PHOTO = """
+SELECT latin_name, SUM(n), reason, MAX(n) FROM (
+    SELECT latin_name, reason, COUNT(*) AS n, SUM(state = 'ok') AS stored
+    FROM photos WHERE latin_name <> '' GROUP BY latin_name, reason
+)
+GROUP BY latin_name HAVING SUM(stored) = 0 ORDER BY latin_name
+"""
+
+# (URL, documents, species) of what photos of several species were redirected to.
+SHARED_REDIRECTS = """
+SELECT redirected_to, COUNT(*) AS n, COUNT(DISTINCT latin_name) AS species
+FROM photos WHERE redirected_to <> '' GROUP BY redirected_to HAVING species >= ? ORDER BY n DESC, redirected_to
+"""
