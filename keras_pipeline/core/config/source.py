@@ -75,6 +75,11 @@ class Source(Section):
     max_per_observation: int | None = Field(None, ge=1, description="photos, a seeded sample; null keeps all")
     demo: Demo = Demo()
 
+    @property
+    def serves_photos(self) -> bool:
+        """Whether relative URLs lead to our own server of drawn or given photos."""
+        return self.uri == "embedded" and self.base_url is None
+
     @field_validator("query")
     @classmethod
     def _dates(cls, query: dict) -> dict:
