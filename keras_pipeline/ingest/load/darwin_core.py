@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keras_pipeline.core.errors import SourceError
+from keras_pipeline.core.progress import progress
 from keras_pipeline.ingest.load.members import Member, text_of_member
 from keras_pipeline.ingest.load.meta_xml import META, Table, tables_of
 from keras_pipeline.ingest.load.rows import Bad, Lines, Row, cells
@@ -77,7 +78,7 @@ def rows(archive: Archive, scratch: Path) -> Iterator[Row | Bad]:
 def _rows(archive: Archive, database: sqlite3.Connection) -> Iterator[Row | Bad]:
     database.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; CREATE TABLE media (core, place, fields);")
     for table in archive.media:
-        for row in _read(archive, table):
+        for row in progress(_read(archive, table), description="media", unit="rows"):
             if isinstance(row, Bad):
                 yield row
             else:
