@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.progress import duration
+from keras_pipeline.core.region_names import title_of
 from keras_pipeline.core.schema import MIN_PHOTOS
 from keras_pipeline.core.sidecars import required, sidecar
 from keras_pipeline.data import records
@@ -188,7 +189,7 @@ def _regional(run: Run) -> list[Block]:
     return [
         Paragraph(
             f"{made_with['phase2.model.name']} at {made_with['phase2.data.image_size']} px, trained on "
-            f"{made_with['phase2.region']}. {comparison['verdict']}."
+            f"{title_of(made_with['phase2.region'])}. {comparison['verdict']}."
         ),
         Table(
             ["region", "photos", "groups", "global", "regional", "difference", "95 % interval", "regional is"],
@@ -216,7 +217,8 @@ def _network(run: Run, prefix: str, title: str) -> list[Block]:
                 ["macro recall", metrics["macro_recall"], interval(metrics["macro_recall_interval"])],
                 ["loss", metrics["loss"], ""],
             ],
-            f"{title} on {metrics['n']} test photos in {metrics['groups']} groups",
+            f"{title} on {metrics['n']} test photos in {metrics['groups']} groups, judged on "
+            f"{gate_metrics.judged(metrics)}",
         ),
         Details(
             "Training",
