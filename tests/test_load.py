@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,16 +13,20 @@ from pathlib import Path
 
 import pymongo
 import pytest
+import yaml
 from bson import ObjectId
 
 from keras_pipeline import __main__ as cli
 from keras_pipeline import commands, experiment
+from keras_pipeline.core.config.source import Source
 from keras_pipeline.demo import embedded
+from keras_pipeline.ingest import mongo
 from keras_pipeline.ingest.load import members
 from keras_pipeline.ingest.load import rows as limits
 from keras_pipeline.ingest.load.json_text import JsonText
 from keras_pipeline.ingest.load.target import RECORDS
 
+DOCUMENTED = (Path(__file__).parents[1] / "docs/loading.md").read_text(encoding="utf-8")
 DWC = "http://rs.tdwg.org/dwc/terms/"
 META = f"""<?xml version="1.0"?>
 <archive xmlns="http://rs.tdwg.org/dwc/text/" metadata="eml.xml">
@@ -381,3 +386,58 @@ def test_documents_of_the_demo_are_not_its_own(tmp_path, capsys):
     with embedded.source(folder, documents=lambda: 1 / 0, **names) as (uri, _), pymongo.MongoClient(uri) as client:
         assert client["plants"]["photos"].count_documents({}) == 5  # 1 and 2 were there
         assert client["plants"]["photos"].find_one({"_id": "1"})["scientific_name"] == "Vellania alba"
+
+
+CONFIGS = [yaml.safe_load(text)["source"] for text in re.findall(r"```yaml\n(.*?)```", DOCUMENTED, re.S)]
+OBSERVATION = API["results"][0] | {
+    "user": {"id": 3},
+    "observed_on": "2020-05-03",
+    "geojson": {"type": "Point", "coordinates": [5.1, 43.5]},
+    "photos": [{"id": 1, "url": "http://h/square.jpg", "license_code": "cc-by", "attribution": "(c) A"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("collection", "content", "photo"),
+    [
+        ("gbif", None, {
+            "latin_name": "Vellania alba", "image_url": "http://h/1.jpg", "region": "ES", "observation_id": "11",
+            "observed_on": "2020-05-03", "license": "CC-BY"}),
+        ("inaturalist", API | {"results": [OBSERVATION]}, {
+            "latin_name": "Vellania alba", "image_url": "http://h/square.jpg", "observation_id": "7", "user_id": 3,
+            "observed_on": "2020-05-03", "latitude": 43.5, "longitude": 5.1, "license": "cc-by",
+            "attribution": "(c) A"}),
+        ("inaturalist_csv", CSV, {
+            "latin_name": "Vellania alba", "image_url": "http://h/1.jpg", "observation_id": "1",
+            "observed_on": "2020-05-03", "license": "CC-BY"}),
+        ("plantnet", {"0a1b": PLANTNET["0a1b"]}, {
+            "latin_name": "Vellania alba L.", "image_url": "0a1b", "observation_id": "100", "license": "cc-by-sa",
+            "attribution": "A"}),
+    ],
+)  # fmt: skip
+def test_the_documented_config_reads_what_was_loaded(load, server, tmp_path, collection, content, photo):
+    (section,) = (each for each in CONFIGS if each["collection"] == collection)
+    files = [archive(tmp_path / "f", meta=META.replace("scientificName", "species"), occurrence=OCCURRENCES.replace(
+        '"', ""))] if content is None else [written(tmp_path / "f", content)]  # fmt: skip
+    if collection == "plantnet":
+        files.append(written(tmp_path / "names", {"1355868": "Vellania alba L."}))
+    assert load(*files)[0] == 0
+    source = Source(**section | {"uri": server[0], "database": "app", "collection": load.collection.name})
+    first = next(mongo.documents(load.collection, source))
+    assert {name: first[name] for name in photo} == photo
+
+
+def test_ids_that_are_the_same_text_are_one_document(load, tmp_path):
+    load(written(tmp_path / "a.jsonl", '{"_id": 7, "a": 1}\n{"_id": "7", "a": 2}\n{"_id": 8, "a": 3}\n'))
+    assert sorted(found["a"] for found in load.collection.find()) == [1, 3]
+    assert "line 2,the _id '7' came before" in (load.folder / "a.jsonl.bad.csv").read_text()
+
+
+def test_what_the_server_refuses_is_a_bad_row(load, tmp_path):
+    load.collection.insert_one({"_id": "old", "code": "A"})
+    load.collection.create_index("code", unique=True)
+    lines = [{"_id": f"n{i}", "code": code} for i, code in enumerate("XAY")]
+    path = written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)))
+    assert load(path, options=["--into-existing"])[0] == 0
+    assert sorted(found["code"] for found in load.collection.find()) == ["A", "X", "Y"]
+    assert "line 2,another document has its unique value" in (load.folder / "a.jsonl.bad.csv").read_text()

@@ -13,6 +13,7 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.progress import progress
 from keras_pipeline.ingest import mongo
+from keras_pipeline.ingest.fields import document_id
 from keras_pipeline.ingest.hash_table import HashTable
 from keras_pipeline.ingest.load import forms
 from keras_pipeline.ingest.load.rows import Bad, Row, check
@@ -35,7 +36,7 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
         total = target.collection.estimated_document_count()
     print(
         f"{source.database}.{source.collection}: {total:,} documents; next: phase0 audit --force (source.photos and "
-        "source.fields for each form: docs/your-data.md)"
+        "source.fields for each form: docs/loading.md)"
     )
     return {"collection": f"{source.database}.{source.collection}", "documents": total, "files": results}, 0
 
@@ -91,12 +92,12 @@ def _good(file: forms.File, scratch: Path, seen: HashTable, bad: _Bad) -> Iterat
     for row in file.rows(scratch):
         size, reason = (0, row) if isinstance(row, Bad) else check(row)
         if reason is None and isinstance(row, Row):
-            name = row.document["_id"]
-            if not seen.get(f"{type(name).__name__} {name}", 1):
+            name = document_id(row.document["_id"])  # 7 and "7" are one photo to the pipeline, and to nx-27017
+            if not seen.get(name, 1):
                 any_good = True
                 yield row, size
                 continue
-            reason = Bad(row.place, f"the _id {str(name)[:100]!r} came before; the first row stands")
+            reason = Bad(row.place, f"the _id {name[:100]!r} came before; the first row stands")
         assert reason is not None
         bad.add(reason)
         if not any_good and bad.count >= HOPELESS:
