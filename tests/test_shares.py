@@ -1,10 +1,12 @@
 """Shares of the splits hold over the whole, for any mix of species and groups."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from keras_pipeline.core.schema import SPLITS
+from keras_pipeline.core.schema import SPLITS, DatasetInfo
 from keras_pipeline.ingest.shares import assign_splits
 
 DEFAULT = {"train": 0.8, "val": 0.05, "calibration": 0.05, "test": 0.1}
@@ -49,6 +51,11 @@ def test_what_rounding_takes_from_small_species_is_given_back(groups, expected, 
     assert np.abs(np.subtract(list(found.photos.values()), expected)).max() <= within
     assert list(found.reachable.values()) == pytest.approx(expected)
     assert photos[photos.split == 0].name.nunique() == photos.name.nunique()
+
+
+def test_a_dataset_tells_the_species_of_each_split():
+    info = DatasetInfo(Path(), ["a", "b"], "", {"test": {"n": 3, "per_class": {"a": 3}}})
+    assert info.species("test") == 1 and len(info.classes) == 2
 
 
 def test_where_no_share_can_hold_the_reachable_ones_are_told():
