@@ -247,7 +247,7 @@ def test_excluded_documents_are_counted_and_nothing_else_of_them():
     [
         ("observed_on", [datetime.datetime(1, 1, 1), "2020-02-29", "2020-02-29 10:00"], ["2021-02-29", 2020, "May",
                                                                                        DatetimeMS(2**50), b"2020"]),
-        ("latitude", [90, -90.0, 0], [90.1, float("nan"), float("inf"), "40", True, [1]]),
+        ("latitude", [90, -90.0, 0, "40"], [90.1, float("nan"), float("inf"), "40°", True, [1]]),
         ("longitude", [180, -180.0], [180.1, {"lon": 1}]),
         ("region", ["EU"], [1, ["EU"]]),
         ("license", ["CC0"], [b"CC0"]),

@@ -37,7 +37,14 @@ TEACHER = {
 ONE_SPECIES = {**TEACHER, "species": 1, "top1_accuracy": 1.0}
 DATASET = {"splits": {"test": {"n": 90, "per_class": {"a": 60, "b": 30}}}}
 ONE_TEST_SPECIES = {"splits": {"test": {"n": 90, "per_class": {"a": 90}}}}
-LEAK_AUDIT = {"leaks": [], "photos": 850_000, "largest_group": {"n": 85, "share": 0.0001}, "links": {"sha256": 3}}
+SHARES = {
+    "asked": {"train": 0.8, "test": 0.2}, "reachable": {"train": 680_000, "test": 170_000},
+    "photos": {"train": 680_500, "test": 169_500}, "two_groups": 170,
+}  # fmt: skip
+LEAK_AUDIT = {
+    "leaks": [], "photos": 850_000, "largest_group": {"n": 85, "share": 0.0001}, "links": {"sha256": 3},
+    "shares": SHARES, "pictures": 1000, "two_names": 50,
+}  # fmt: skip
 CALIBRATION = {"ece_after": 0.0999, "after": {"top1": 0.8}, "precision": 0.96, "coverage": 0.9, "photos_needed": None}
 WASM = {"median_ms": 1900.0, "software": False, "correlation": 1.0, "top1_agreement": 1.0}
 EQUIVALENCE = {"status": "passed", "passed": True, "reasons": [], "backends": {"wasm": WASM}}
@@ -224,9 +231,42 @@ def test_without_a_url_nothing_fails(judge):
 def test_without_a_rule_no_group_is_large_and_nothing_leaks(judge):
     verdicts = judge("phase0 split", {"leak_audit": {**LEAK_AUDIT, "links": {}}})
     why = "phase0.split.group_by is empty: nothing holds photos together"
-    assert reasons(verdicts) == {"largest_group": why, "leaks": why}
+    pictures = "phase0.split.group_by has neither sha256 nor near-duplicate: no rule compares pictures"
+    assert reasons(verdicts) == {"largest_group": why, "leaks": why, "two_names": pictures}
     leaks = {**LEAK_AUDIT, "links": {}, "leaks": [{"kind": "group_id"}]}
     assert judge("phase0 split", {"leak_audit": leaks})["leaks"]["status"] == "missed"
+
+
+@pytest.mark.parametrize(
+    ("train", "two_groups", "status"),
+    [(80, 2, "met"), (81, 0, "met"), (82, 2, "met"), (83, 2, "met"), (84, 2, "missed"), (76, 2, "missed")],
+)
+def test_a_split_may_differ_by_a_hundredth_or_two_groups(judge, train, two_groups, status):
+    shares = {
+        **SHARES, "reachable": {"train": 80.0, "test": 20.0}, "photos": {"train": train, "test": 100 - train},
+        "two_groups": two_groups,
+    }  # fmt: skip
+    verdict = judge("phase0 split", {"leak_audit": {**LEAK_AUDIT, "shares": shares}})["split_shares"]
+    assert verdict["status"] == status and verdict["value"] == abs(train - 80) / 100
+    if abs(train - 80) > 1:
+        assert verdict["reason"].startswith("two groups are 0.02 of the photos")
+
+
+def test_an_audit_from_before_these_gates_is_not_judged_by_them(judge):
+    old = {name: value for name, value in LEAK_AUDIT.items() if name not in ("shares", "pictures", "two_names")}
+    assert set(reasons(judge("phase0 split", {"leak_audit": old}))) == {"split_shares", "two_names"}
+
+
+@pytest.mark.parametrize(("two_names", "status"), [(50, "met"), (51, "missed")])
+def test_at_most_five_percent_may_have_two_names(judge, two_names, status):
+    split = judge("phase0 split", {"leak_audit": {**LEAK_AUDIT, "two_names": two_names}})["two_names"]
+    found = {"conflicts": {"photos": two_names}, "per_class": {"a": 500, "b": 500}}
+    audit = judge("phase0 audit", {"audit": found})["two_names"]
+    assert split["status"] == audit["status"] == status and split["value"] == audit["value"] == two_names / 1000
+    if status == "missed":
+        for verdict, file in ((audit, "phase0/audit.html"), (split, "phase0/tables/label_conflicts.csv")):
+            assert verdict["reason"].startswith(file)
+            assert "source.synonyms" in verdict["reason"] and "source.exclude" in verdict["reason"]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +283,7 @@ def test_of_few_photos_those_of_one_plant_are_no_large_group(judge, n, photos, s
 
 
 def test_one_species_is_balanced_with_nothing(judge):
-    verdicts = judge("phase0 audit", {"audit": {"per_class": {"Plantae": 60}}})
+    verdicts = judge("phase0 audit", {"audit": {"per_class": {"Plantae": 60}, "conflicts": {"photos": 0}}})
     assert reasons(verdicts) == {
         "balance_documented": "one species: nothing to balance; is source.fields.latin_name the right field?"
     }

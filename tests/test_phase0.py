@@ -1,6 +1,7 @@
 """Phase 0 as a whole: MongoDB over a socket, a hostile photo host, kills, a collection that grows."""
 
 import collections
+import datetime
 import gc
 import json
 import os
@@ -200,10 +201,16 @@ def test_copies_stay_together_and_conflicts_out_of_what_is_judged(project):
         project.photos.insert_one({"_id": f"copy-{i}", "latin_name": name, "image_url": f"good-{i}.jpg?again"})
     assert project.run("audit", "export", "split") == 0
     stored, report = project.stored(), project.read("leak_audit.json")
-    assert all(stored[f"copy-{i}"][0] == stored[f"good-{i}.jpg"][0] for i in range(10))
-    assert all(stored[f"copy-{i}"][0] == "train" for i in range(5, 10))
-    assert report["label_conflicts"] == 10 and report["leaks"] == [] and report["photos"] == 130
+    # Of the first five pictures one record is left: "copy-0" is the smaller id.
+    assert all(f"copy-{i}" in stored and f"good-{i}.jpg" not in stored for i in range(5))
+    assert all(stored[f"copy-{i}"][0] == stored[f"good-{i}.jpg"][0] == "train" for i in range(5, 10))
+    assert report["label_conflicts"] == 10 and report["leaks"] == [] and report["photos"] == 125
     assert report["groups"] == 120 and report["largest_group"]["n"] == 2
+    assert report["pictures"] == 120 and report["two_names"] == 5
+    assert report["left_out"] == {"the same picture as another record of its species": 5}
+    left_out = pd.read_csv(project.root / "artifacts/small/phase0/tables/left_out.csv").set_index("sample_id").reason
+    assert left_out.to_dict() == {f"good-{i}.jpg": f"the same picture as copy-{i}" for i in range(5)}
+    assert sum(report["shares"]["photos"].values()) == 125
     conflicts = pd.read_csv(project.root / "artifacts/small/phase0/tables/label_conflicts.csv")
     assert len(conflicts) == 10 and set(conflicts.split) == {"train"}
 
@@ -214,7 +221,10 @@ def test_a_leak_stops_and_the_old_dataset_stays(project, monkeypatch, capsys):
     project.add([f"good-{i}.jpg" for i in range(60)])
     assert project.run("audit", "export", "split") == 0
     before = project.stored()
-    project.photos.insert_one({"_id": "copy", "latin_name": SPECIES[0], "image_url": "good-0.jpg?"})
+    project.photos.update_one({"_id": "good-0.jpg"}, {"$set": {"observation_id": "o"}})
+    project.photos.insert_one(
+        {"_id": "copy", "latin_name": SPECIES[0], "image_url": "good-99.jpg", "observation_id": "o"}
+    )
     assert project.run("export") == 0
     real = splitting.split_photos
 
@@ -228,7 +238,7 @@ def test_a_leak_stops_and_the_old_dataset_stays(project, monkeypatch, capsys):
     assert project.run("split") == 1
     assert "leaks between splits" in capsys.readouterr().err
     kinds = {leak["kind"] for leak in project.read("leak_audit.json")["leaks"]}
-    assert kinds == {"group_id", "sha256", "near-duplicate"}
+    assert kinds == {"group_id", "observation"}
     assert project.stored() == before
 
 
@@ -379,8 +389,8 @@ def test_rules_of_the_split_act_and_raw_shards_stay_where_they_are_wanted(projec
         options = {"phase0.split.group_by": rules, "phase0.split.keep_raw": True}
         code = project.run("split", **options)
         groups[tuple(rules)] = project.read("leak_audit.json")["groups"] if code == 0 else code
-    # One observation leaves two groups, too few for four splits.
-    assert groups == {("observation",): 2, ("sha256",): 60, ("near-duplicate",): 60, (): 61}
+    # One observation leaves two groups, too few for four splits. The copy is left out by any rule.
+    assert groups == {("observation",): 2, ("sha256",): 60, ("near-duplicate",): 60, (): 60}
     assert len(project.raw()) == 61
 
 
@@ -481,3 +491,72 @@ def test_one_species_is_nothing_to_tell_apart(project, capsys):
     assert (
         "received one species, Plantae (60 photos), expected two or more; is source.fields.latin_name the right field?"
     ) in capsys.readouterr().err
+
+
+def test_sessions_are_found_whatever_the_type_of_day_place_and_user(project, capsys):
+    # Twelve pairs: numbers and texts, dates with slashes and blanks, seconds since 1970.
+    project.add([f"good-{i}.jpg" for i in range(40)])
+    for pair in range(12):
+        second = 1588464000 + pair * 86400
+        day = datetime.datetime.fromtimestamp(second, datetime.UTC)
+        forms = [
+            (f" {day:%Y/%m/%d}", {"latitude": "43.5", "longitude": "5.1", "user_id": "7"}),
+            (day if pair % 2 else second * 1000, {"latitude": 43.5, "longitude": 5.1, "user_id": 7.0}),
+        ]
+        for which, (observed_on, fields) in enumerate(forms):
+            names = {"_id": f"session-{pair}-{which}", "image_url": f"good-{100 + 2 * pair + which}.jpg"}
+            project.photos.insert_one(names | {"latin_name": SPECIES[pair % 3], "observed_on": observed_on} | fields)
+    project.photos.insert_one(
+        {"_id": "may", "latin_name": SPECIES[0], "image_url": "good-99.jpg", "user_id": 7, "observed_on": "03.05.2020"}
+    )
+    assert project.run("audit", "export", "split") == 0
+    report, printed = project.read("leak_audit.json"), capsys.readouterr().out
+    assert report["groups"] == 40 + 12 + 1 and report["links"]["session"] >= 12
+    assert report["judged"] == {"observation": 0, "session": 24, "sha256": 65, "near-duplicate": 65}
+    assert "rule session: 41 of 65 photos have no user_id and day" in printed
+    assert "1 of 65 photos have a user, but no day that is understood" in printed
+    assert "the rule author in phase0.split.group_by would tie 25 of 65 photos" in printed
+    assert report["by_author"] == {"photos": 25, "links": 22}
+    assert project.run("split", **{"phase0.split.group_by": ["author"]}) == 0
+    assert project.read("leak_audit.json")["groups"] == 40 + 3
+
+
+def test_a_host_that_answers_with_one_picture_costs_these_photos_alone(project):
+    names = [f"good-{i}.jpg" for i in range(120)]
+    project.add(names)
+    for i in range(120):
+        project.photos.update_one(
+            {"_id": names[i]}, {"$set": {"observation_id": i // 3, "latin_name": f"Aus {i // 12}"}}
+        )
+    assert project.run("audit", "export", "split") == 0
+    before = project.stored()
+    shutil.rmtree(project.root / "tfrecords")
+    shutil.rmtree(project.root / "artifacts")
+    bad = names[::12]  # one a species
+    photo_of, project.host.photo_of = (
+        project.host.photo_of,
+        lambda name: jpeg_of(0 if name in bad else zlib.crc32(name.encode())),
+    )
+    try:
+        assert project.run("audit", "export", "split") == 0
+    finally:
+        project.host.photo_of = photo_of
+    after, report = project.stored(), project.read("leak_audit.json")
+    assert set(after) == set(names) - set(bad) and list(report["left_out"].values()) == [10]
+    assert report["two_names"] == 0 and report["largest_group"]["n"] == 3
+    assert {name: found[0] for name, found in after.items()} == {name: before[name][0] for name in after}
+
+
+def test_steps_after_one_that_ended_with_nothing_say_what_to_do(project, capsys):
+    project.add([f"missing-{i}.jpg" for i in range(3)])
+    assert project.run("audit") == 0 and project.run("export") == 3
+    capsys.readouterr()
+    assert project.command("split", "--force") == 3
+    assert "no photo is stored; run `phase0 export`" in capsys.readouterr().err
+    later = ["phase0 baseline", "phase1 train", "phase2 subset", "phase3 combine", "phase4 distill", "phase5 calibrate"]
+    random = ["phase0.baseline.features=colour-histogram", "phase1.model.pretrained=false"]
+    for step in later:
+        sets = [part for value in random for part in ("--set", value)]
+        assert main([*step.split(), "--config", str(project.file), *sets]) == 3
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and "run `" in error and "Traceback" not in error

@@ -53,6 +53,7 @@ class Chain:
         self.ran.append("audit")
         counts = {
             "per_class": {"a": 1, "b": 1},
+            "conflicts": {"photos": 0},
             "per_region": {"EU": 2},
             "per_host": {"h": 1},
             "species": 2,
@@ -69,7 +70,11 @@ class Chain:
         self.ran.append("split")
         splits = {name: {"n": 1, "per_region": {"EU": 1}, "per_class": {"a": 1}} for name in SPLITS}
         write_json(run.path("dataset"), {"seed": run.config.seed, "classes": ["a"], "splits": splits})
-        found = {"leaks": self.leaks, "links": {"sha256": 1}, "photos": 850_000, "largest_group": {"share": 0.001}}
+        photos = {"train": 680_000, "test": 170_000}
+        found = {
+            "leaks": self.leaks, "links": {"sha256": 1}, "photos": 850_000, "largest_group": {"share": 0.001},
+            "shares": {"photos": photos, "reachable": photos, "two_groups": 2}, "pictures": 850_000, "two_names": 0,
+        }  # fmt: skip
         write_json(run.path("leak_audit"), found)
 
     def train(self, run):
@@ -310,7 +315,8 @@ def test_a_missed_gate_does_not_stop_the_chain(chain):
     chain.leaks = [{"kind": "sha256"}]
     assert chain.execute() == ALL
     assert {v["name"]: v["status"] for v in chain.verdicts if v["step"] == "phase0 split"} == {
-        "leaks": "missed", "largest_group": "met", "valid_photos_min": "met", "valid_photos_max": "met",
+        "leaks": "missed", "largest_group": "met", "split_shares": "met", "two_names": "met", "valid_photos_min": "met",
+        "valid_photos_max": "met",
     }  # fmt: skip
     chain.execute()
     assert "missed" in {v["status"] for v in chain.verdicts}  # said again though nothing ran

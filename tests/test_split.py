@@ -9,7 +9,9 @@ from keras_pipeline.ingest import split as splitting
 from keras_pipeline.ingest.split import (
     BRIDGE,
     CONFLICT,
+    COPY,
     NONE,
+    PLACEHOLDER,
     Ties,
     find_leaks,
     groups_of,
@@ -225,14 +227,79 @@ def test_one_observation_with_two_species_is_no_conflict():
     assert not split(table, np.array([[0, 1]]), NONE).conflict.any()
 
 
-@pytest.mark.parametrize("rule, column", [("observation", "observation_id"), ("sha256", "sha256")])
-def test_when_one_photo_is_left_out_those_it_was_tied_to_stay_together(rule, column):
+def test_when_one_photo_is_left_out_those_it_was_tied_to_stay_together():
     # 0 and 1 are old, in train and test, and 2 is near both. 2 to 23 share a key, of which 2 comes first.
-    table = table_of(24, **{column: ["a", "b"] + ["c"] * 22})
-    ties = ties_of(table, [rule, "near-duplicate"], hashes_of(table), np.array([[0, 2], [1, 2]]))
+    table = table_of(24, observation_id=["a", "b"] + ["c"] * 22)
+    ties = ties_of(table, ["observation", "near-duplicate"], hashes_of(table), np.array([[0, 2], [1, 2]]))
     decided = split_photos(table, ties, shares=SHARES, seed=1, previous={"s00000": "train", "s00001": "test"})
     assert decided.reason[2] == BRIDGE
     assert len(set(decided.split[3:])) == 1 and len(set(decided.group[3:])) == 1 and decided.split[3] != ""
+
+
+def test_one_record_of_the_same_bytes_and_name_stays_whose_place_is_kept():
+    # Three records of one picture, two of them under one name, and an observation tied by a copy alone.
+    table = table_of(
+        30, sha256=[*"aaabbb", *map(str, range(24))], observation_id=["o", "", "o", "p", "q", "q"] + [""] * 24
+    )
+    table.loc[2, "latin_name"] = "Viola alba"
+    ties = ties_of(table, ["observation", "sha256"])
+    first = split_photos(table, ties, shares=SHARES, seed=1)
+    assert (
+        first.reason.tolist()
+        == ["", "the same picture as s00000", "", "", *["the same picture as s00003"] * 2] + [""] * 24
+    )
+    assert first.group[[1, 4, 5]].tolist() == [-1] * 3 and first.conflict[[0, 2]].all()
+    assert sum(first.shares.photos.values()) == 27
+    assert (first.pictures, first.two_names) == (26, 1)
+    later = split_photos(table, ties, shares=SHARES, seed=1, previous={"s00001": "train", "s00005": "test"})
+    assert later.reason[:6].tolist() == ["the same picture as s00001", "", "", *["the same picture as s00005"] * 2, ""]
+    assert later.split[5] == "test"
+
+
+@pytest.mark.parametrize("place", ["sha256", "hashes"])
+def test_a_placeholder_is_left_out_and_no_other_photo_changes_its_split(place):
+    # 50 species, 300 observations of three; ten of ten species are answered with one picture.
+    names = [f"species {i // 18:02d}" for i in range(900)]
+    table = table_of(900, latin_name=names, observation_id=[f"o{i // 3}" for i in range(900)])
+    hashes, bad = hashes_of(table), np.arange(0, 180, 18)
+    before = split_photos(table, ties_of(table, RULES, hashes), shares=SHARES, seed=1)
+    if place == "sha256":
+        table.loc[bad, "sha256"] = "placeholder"
+    else:
+        hashes[bad] = hashes[0]
+    near = np.stack([np.zeros(10, int), [*bad[1:], 899]], axis=1)  # also near a photo
+    found = splitting.placeholders(table, hashes)
+    assert np.flatnonzero(found).tolist() == bad.tolist()
+    after = split_photos(table, ties_of(table, RULES, hashes, near), shares=SHARES, seed=1, placeholder=found)
+    assert set(after.reason[bad]) == {PLACEHOLDER} and set(after.split[bad]) == {""}
+    others = ~found
+    assert (after.split[others] == before.split[others]).all() and set(after.reason[others]) == {""}
+    assert (after.pictures, after.two_names) == (890, 0)
+
+
+def test_a_picture_in_ten_observations_is_a_placeholder_and_in_nine_none():
+    table = table_of(40, observation_id=[f"o{i}" for i in range(40)], sha256=["x"] * 9 + ["y"] * 10 + ["z"] * 21)
+    table.loc[19:, "observation_id"] = "one"  # a copy for each of its observations is none
+    table.loc[30:, "observation_id"] = ""
+    table.loc[[0, 20], "latin_name"] = "Viola alba"  # two names are a conflict
+    assert np.flatnonzero(splitting.placeholders(table, hashes_of(table))).tolist() == list(range(9, 19))
+
+
+def test_an_author_is_a_user_or_an_attribution_of_one_species():
+    table = table_of(6, user_id=["u", "u", "u", "", "", ""], latin_name=["a", "a", "b", "b", "b", "a"]).assign(
+        attribution=["", "", "", "(c) Ann", "(c) Ann", "(c) Ann"]
+    )
+    assert together(table, ["author"]) == [{0, 1}, {3, 4}]
+    assert splitting.judged_by("author", table).all()
+    table.loc[5, "attribution"] = ""
+    assert splitting.judged_by("author", table).tolist() == [True] * 5 + [False]
+
+
+def test_what_a_rule_can_judge():
+    table = table_of(4, observation_id=["o", "", "o", ""], user_id=["u", "u", "", "v"], day=["d", "", "d", "d"])
+    assert splitting.judged_by("observation", table).tolist() == [True, False, True, False]
+    assert splitting.judged_by("session", table).tolist() == [True, False, False, True]
+    assert splitting.judged_by("sha256", table).all() and splitting.judged_by("near-duplicate", table).all()
 
 
 def test_all_copies_of_a_picture_that_would_join_two_splits_are_left_out():
@@ -311,7 +378,7 @@ def test_what_was_split_never_leaks():
         records = part[kept].assign(split=decided.split[kept], group_id=decided.group[kept]).reset_index(drop=True)
         found = (np.cumsum(kept) - 1)[pairs[kept[pairs].all(axis=1)]]
         assert leaks(records, near=found) == []
-        assert kept.all() or previous
+        assert all(reason.startswith(COPY) for reason in decided.reason[~kept]) or previous
         previous = dict(zip(part.sample_id, decided.split, strict=True))
 
 

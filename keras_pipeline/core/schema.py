@@ -59,6 +59,10 @@ class DatasetInfo:
         entry = self.splits[split]
         return entry["n"] if region is None else photos_of(entry["per_region"], region)
 
+    def species(self, split: str) -> int:
+        """Return the number of species with a photo in a split; `classes` has all of them."""
+        return len(self.splits[split]["per_class"])
+
     def shards(self, split: str) -> list[Path]:
         """Return the paths of a split's shards."""
         return [self.folder / shard["name"] for shard in self.splits[split]["shards"]]

@@ -59,6 +59,38 @@ def largest_group(run: Run) -> float:
     return largest["share"]
 
 
+def split_shares(run: Run) -> float | Estimate:
+    """The largest difference of a split's share of the photos from the reachable one."""
+    shares = run.read("leak_audit").get("shares")
+    if shares is None:
+        raise Unmeasurable("the shares were not recorded: run `phase0 split --force`")
+    total = sum(shares["photos"].values())
+    found = max(abs(n - shares["reachable"][split]) for split, n in shares["photos"].items()) / total
+    if found <= run.config.gates.split_shares:
+        return found
+    allowed = shares["two_groups"] / total
+    return Estimate(found, [max(0.0, found - allowed), found], f"two groups are {allowed:.3g} of the photos")
+
+
+def two_names_by_url(run: Run) -> float:
+    """Share of the photos whose URL came under another name before."""
+    audit = run.read("audit")
+    photos = sum(audit["per_class"].values())
+    if not photos:
+        raise Unmeasurable("no usable photo")
+    return audit["conflicts"]["photos"] / photos
+
+
+def two_names_by_picture(run: Run) -> float:
+    """Share of the pictures that have two names."""
+    audit = run.read("leak_audit")
+    if "two_names" not in audit:
+        raise Unmeasurable("pictures with two names were not counted: run `phase0 split --force`")
+    if not {"sha256", "near-duplicate"} & audit["links"].keys():
+        raise Unmeasurable("phase0.split.group_by has neither sha256 nor near-duplicate: no rule compares pictures")
+    return audit["two_names"] / audit["pictures"]
+
+
 def leaks(run: Run) -> int:
     """Leaks between splits."""
     audit = run.read("leak_audit")

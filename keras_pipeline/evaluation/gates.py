@@ -30,8 +30,11 @@ from keras_pipeline.evaluation.gate_metrics import (
     reproduced,
     shipped,
     smallest_recall,
+    split_shares,
     teacher_over_probe,
     teacher_top5,
+    two_names_by_picture,
+    two_names_by_url,
     url_failure_rate,
     val_loss_ratio,
     value_of,
@@ -63,6 +66,11 @@ TEACHER_ADVICE = (
 PAGE_ADVICE = (
     "phase6/equivalence.json gives reasons, phase6/worst.png shows the photos: run `phase6 export --force` and "
     "`phase6 validate`; `doctor` says which browser is asked"
+)
+
+TWO_NAMES_ADVICE = (
+    "{} lists them: join names that mean one species by source.synonyms, and leave wrongly named photos out by "
+    "source.exclude"
 )
 
 SLOW_ADVICE = "lower phase4.data.image_size or phase3.model.alpha"
@@ -99,6 +107,20 @@ GATES = [
         "largest_group", "share of the photos in the largest group", "phase0 split", "<=", largest_group,
         "phase0/leak_audit.json names some of its photos: leave a placeholder picture out by source.exclude, set "
         "source.max_per_observation, or take the rule that joins them out of phase0.split.group_by",
+    ),
+    Gate(
+        "split_shares", "share of the photos by which a split differs from what is reachable", "phase0 split", "<=",
+        split_shares,
+        "phase0/leak_audit.json has the shares asked for, reachable and received: take the rule that makes large "
+        "groups out of phase0.split.group_by, or set the shares in phase0.split to those that are reachable",
+    ),
+    Gate(
+        "two_names", "share of the photos whose URL has two names", "phase0 audit", "<=", two_names_by_url,
+        TWO_NAMES_ADVICE.format("phase0/audit.html"),
+    ),
+    Gate(
+        "two_names", "share of the pictures that have two names", "phase0 split", "<=", two_names_by_picture,
+        TWO_NAMES_ADVICE.format("phase0/tables/label_conflicts.csv"),
     ),
     Gate(
         "leaks", "groups, files or look-alikes in two splits", "phase0 split", "<=", leaks,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,15 +13,20 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from keras_pipeline.core.schema import SPLITS
+from keras_pipeline.ingest.shares import Shares, assign_splits
 
-# A species with this many groups is in every split, however its shares are rounded.
-GROUPS_FOR_ALL_SPLITS = 10
 # Same place: at most half a cell apart (0.01 degrees, about a kilometre). A second grid, shifted by half, covers seams.
 CELL = 0.02  # degrees
 PICTURES = ("sha256", "near-duplicate")  # rules for the same picture
 NONE = np.empty((0, 2), np.int64)
 BRIDGE = "would join groups of different splits"
 CONFLICT = "the same picture under two species, in a split that is evaluated"
+# One picture under so many names, or in so many observations, is no photo of a plant, but what a host sends instead.
+PLACEHOLDER_NAMES, PLACEHOLDER_OBSERVATIONS = 3, 10
+PLACEHOLDER = (
+    f"a placeholder: one picture under {PLACEHOLDER_NAMES} names or in {PLACEHOLDER_OBSERVATIONS} observations, or more"
+)
+COPY = "the same picture as "  # and the sample id of the record that stays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,14 @@ class Split:
     place: np.ndarray  # str, as split; for a photo that is left out, its previous split, to which it may return
     reason: np.ndarray  # str, why the photo is left out
     conflict: np.ndarray  # bool, a picture of the group has two names
+    shares: Shares  # over the whole, as are the following
+    pictures: int  # different ones, without placeholders; as far as the rules for pictures tell
+    two_names: int  # pictures with two names
+
+    @property
+    def rows(self) -> dict[str, np.ndarray]:
+        """The values by row, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +67,11 @@ class Ties:
     def links(self) -> int:
         """The number of pairs of photos that it takes to connect all of them."""
         return len(self.members) - len(np.unique(self.members[:, 1])) + len(self.pairs)
+
+    def without(self, out: np.ndarray) -> Ties:
+        """Return the ties of the other photos, without keys that only photos in `out` (bool [n]) had."""
+        members = self.members[~out[self.members[:, 0]]]
+        return Ties(members, self.pairs[np.isin(self.pairs, members[:, 1]).all(axis=1)])
 
 
 def merged(ties: Iterable[Ties]) -> Ties:
@@ -91,6 +107,11 @@ def same_session(table: pd.DataFrame) -> Ties:
     return merged(ties)
 
 
+def same_author(table: pd.DataFrame) -> Ties:
+    """Tie photos of one species that have one user or one attribution."""
+    return merged(same_key(by, table.latin_name) for by in (table.user_id, table.attribution))
+
+
 def same_picture(hashes: np.ndarray, near: np.ndarray) -> Ties:
     """Tie near-duplicates; the key of a photo is its hash.
 
@@ -110,7 +131,8 @@ def ties_of(
     """Return the ties of each rule in `phase0.split.group_by`.
 
     Args:
-        table: one row per photo (index 0 … n-1) with observation_id, user_id, day, latitude, longitude, sha256.
+        table: one row per photo (index 0 … n-1) with observation_id, user_id, day, latitude, longitude, sha256; for
+            `author` also latin_name and attribution.
         hashes, near: see `same_picture`; needed for `near-duplicate`.
     """
     rules = {
@@ -118,8 +140,37 @@ def ties_of(
         "session": lambda: same_session(table),
         "sha256": lambda: same_key(table.sha256),
         "near-duplicate": lambda: same_picture(np.asarray(hashes), near),
+        "author": lambda: same_author(table),
     }
     return {rule: rules[rule]() for rule in group_by}
+
+
+def judged_by(rule: str, table: pd.DataFrame) -> np.ndarray:
+    """Return whether a photo has what a rule in `phase0.split.group_by` compares: bool [n]; others it can't judge."""
+    needs = {
+        "observation": lambda: table.observation_id != "",
+        "session": lambda: (table.user_id != "") & (table.day != ""),
+        "author": lambda: (table.user_id != "") | (table.attribution != ""),
+    }
+    return needs[rule]().to_numpy() if rule in needs else np.ones(len(table), bool)
+
+
+def placeholders(table: pd.DataFrame, hashes: np.ndarray) -> np.ndarray:
+    """Return which photos show a picture that a host sends instead of a photo: bool [n].
+
+    Args:
+        table: one row per photo (index 0 … n-1) with sha256, latin_name, observation_id.
+        hashes: uint64 [n, 5], see `duplicates`.
+    """
+    pictures = (pd.factorize(table.sha256)[0], np.unique(hashes, axis=0, return_inverse=True)[1])
+    found = np.zeros(len(table), bool)
+    for picture in pictures:
+        for column, most in (("latin_name", PLACEHOLDER_NAMES), ("observation_id", PLACEHOLDER_OBSERVATIONS)):
+            pairs = pd.DataFrame({"picture": picture, "value": table[column]})
+            pairs = pairs[pairs.picture.duplicated(keep=False) & (pairs.value != "")].drop_duplicates()
+            several = pairs.picture.value_counts()
+            found |= np.isin(picture, several.index[several >= most])
+    return found
 
 
 def split_photos(
@@ -129,35 +180,62 @@ def split_photos(
     shares: dict[str, float],
     seed: int,
     previous: dict[str, str] | None = None,
+    placeholder: np.ndarray | None = None,
 ) -> Split:
     """Assign every photo to a group and a split, or leave it out.
 
     Args:
-        table: one row per photo with sample_id and latin_name, ordered by sample_id.
+        table: one row per photo with sample_id, latin_name and sha256, ordered by sample_id.
         ties: from `ties_of`.
         shares: {split: share of the photos}, summing to 1.
         previous: {sample_id: split} of an earlier split, whose groups keep their places.
+        placeholder: bool [n], from `placeholders`: photos that are left out.
     """
     names = table.latin_name.to_numpy()
     codes = {split: code for code, split in enumerate(SPLITS)}
     pinned = table.sample_id.map(previous or {}).map(codes).fillna(-1).to_numpy(np.int64)
-    group, left_out = groups_of(len(table), merged(ties.values()), pinned)
-    reason = np.where(left_out, BRIDGE, "").astype(object)
+    absent = np.zeros(len(table), bool) if placeholder is None else placeholder
+    ties = {rule: each.without(absent) if rule in PICTURES else each for rule, each in ties.items()}
+    group, left_out = groups_of(len(table), merged(ties.values()), np.where(absent, -1, pinned))
+    # A placeholder still counts where its group gets its place, so that it changes no other photo's.
+    of_absent = np.where(absent, group, -1)
+    reason = np.where(absent, PLACEHOLDER, np.where(left_out, BRIDGE, "")).astype(object)
+    group[absent] = -1
 
-    differing = _two_names(merged(ties[rule] for rule in PICTURES if rule in ties), names)
-    conflict = np.isin(group, group[differing]) & ~left_out  # its whole group is used only for training …
+    same = merged(ties[rule] for rule in PICTURES if rule in ties)
+    differing = _two_names(same, names)
+    conflict = np.isin(group, group[differing]) & (group >= 0)  # its whole group is used only for training …
     judged = np.isin(group, group[conflict & (pinned > 0)])  # … if it is not pinned elsewhere: 0 is train
-    out = np.intersect1d(differing, np.flatnonzero(judged & ~left_out))
+    out = np.intersect1d(differing, np.flatnonzero(judged & (group >= 0)))
     conflict &= ~judged
     conflict[out], group[out], reason[out] = True, -1, CONFLICT
 
-    kept = np.flatnonzero(group >= 0)
-    members = pd.DataFrame({"group": group[kept], "name": names[kept], "pin": pinned[kept], "barred": conflict[kept]})
-    chosen = assign_splits(members, table.sample_id.to_numpy()[kept], shares=shares, seed=seed)
+    copies, originals = _copies(table, np.flatnonzero(group >= 0), pinned)
+    group[copies], reason[copies] = -1, COPY + table.sample_id.to_numpy(object)[originals]
+
+    counted = np.where(np.isin(of_absent, group[group >= 0]), of_absent, group)
+    rows = np.flatnonzero(counted >= 0)
+    members = pd.DataFrame({"group": counted, "name": names, "pin": pinned, "barred": conflict, "absent": absent})
+    chosen, reached = assign_splits(members.iloc[rows], table.sample_id.to_numpy()[rows], shares=shares, seed=seed)
     split = np.full(len(table), "", object)
-    split[kept] = [chosen[g] for g in group[kept]]
+    split[rows] = np.where(absent[rows], "", np.array(SPLITS, object)[chosen])
     before = np.array(["", *SPLITS], object)[pinned + 1]
-    return Split(group, split, np.where(split == "", before, split), reason, conflict)
+    picture, _ = groups_of(len(table), same, np.full(len(table), -1))
+    counts = len(np.unique(picture[~absent])), len(np.unique(picture[differing]))
+    return Split(group, split, np.where(split == "", before, split), reason, conflict, reached, *counts)
+
+
+def _copies(table: pd.DataFrame, rows: np.ndarray, pinned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows whose bytes and name another row has too, and that row: int64 [k] each.
+
+    The first row that has a place already stays, else the first: so it does as the collection grows.
+    """
+    rows = rows[np.argsort(pinned[rows] < 0, kind="stable")]
+    keys = table[["sha256", "latin_name"]].iloc[rows].reset_index(drop=True)
+    number = keys.groupby(["sha256", "latin_name"], sort=False).ngroup().to_numpy()  # in order of the first row
+    _, first = np.unique(number, return_index=True)
+    copies = np.setdiff1d(np.arange(len(rows)), first)
+    return rows[copies], rows[first[number[copies]]]
 
 
 def _two_names(ties: Ties, names: np.ndarray) -> np.ndarray:
@@ -233,97 +311,6 @@ def _join_in_order(order: list[int], ties: Ties, pinned: np.ndarray) -> dict[int
         for key in keys_of[row]:
             holders[key] = [row]  # all its holders are now in this group
     return {row: None if row in left_out else find(row) for row in order}
-
-
-def assign_splits(
-    members: pd.DataFrame, sample_ids: np.ndarray, *, shares: dict[str, float], seed: int
-) -> dict[int, str]:
-    """Assign groups to splits, stratified by species.
-
-    Within each species, groups are taken in a seeded order. Each goes to the split that is furthest below its share of
-    photos; the first goes to train. A group counts as its most frequent species. A group of several species (such as a
-    session) is thus assigned by only one of them, so groups are moved afterwards until every species has training
-    photos, and with GROUPS_FOR_ALL_SPLITS groups that may be evaluated also a photo in every split.
-
-    Args:
-        members: one row per photo: group, name, pin (code of the split it is already in, or -1), barred (train only).
-        sample_ids: of the same rows; a group's smallest one decides its place in the order.
-    """
-    groups = pd.DataFrame({"group": members.group, "id": sample_ids}).groupby("group").agg(id=("id", "min"))
-    groups["n"] = members.groupby("group").size()
-    groups["pin"] = members.groupby("group").pin.max()
-    groups["barred"] = members.groupby("group").barred.any()
-    groups["order"] = [_order(sample_id, seed) for sample_id in groups.id]
-    tallies = members.groupby(["group", "name"]).size().reset_index(name="n")
-    tallies = tallies.sort_values(["group", "n", "name"], ascending=[True, False, True])
-    groups["name"] = tallies.drop_duplicates("group").set_index("group").name
-    assignment: dict[int, str] = {}
-    for _, species in groups.groupby("name", sort=True):
-        assignment |= _assign_species(species, shares)
-    _top_up(assignment, groups, tallies)
-    return assignment
-
-
-def _assign_species(species: pd.DataFrame, shares: dict[str, float]) -> dict[int, str]:
-    filled, assignment = dict.fromkeys(SPLITS, 0), {}
-
-    def put(row: Any, split: str) -> None:  # of itertuples
-        assignment[row.Index] = split
-        filled[split] += row.n
-
-    fresh = sorted(species.itertuples(), key=lambda row: row.order)
-    for row in fresh:
-        if row.pin >= 0 or row.barred:  # first, so that the others balance them
-            put(row, SPLITS[max(row.pin, 0)])
-    free = [row for row in fresh if row.Index not in assignment]
-    complete = len(species) >= GROUPS_FOR_ALL_SPLITS
-    for place, row in enumerate(free):
-        empty = [split for split in SPLITS if not filled[split]]
-        if empty and (not filled["train"] or (complete and len(free) - place <= len(empty))):
-            put(row, empty[0])  # train is the first of SPLITS
-        else:
-            total = sum(filled.values()) + row.n
-            put(row, max(SPLITS, key=lambda split: shares[split] * total - filled[split]))
-    return assignment
-
-
-def _top_up(assignment: dict[int, str], groups: pd.DataFrame, tallies: pd.DataFrame) -> None:
-    """Move free groups to splits in which one of their species has no photo. Changes `assignment`.
-
-    Args:
-        groups: by group: n, pin, barred, order.
-        tallies: group, name, n.
-    """
-    names_of = tallies.groupby("group").name.agg(list)
-    groups_of = tallies.groupby("name").group.agg(list).sort_index()
-    free = groups[groups.pin < 0].sort_values(["n", "order"])  # smallest first, so that shares change least
-    rank = {group: place for place, group in enumerate(free.index)}
-    in_split = collections.Counter((name, assignment[g]) for name, found in groups_of.items() for g in found)
-
-    def move(name: str, split: str, may_leave: Callable[[int], bool]) -> None:
-        movable = [g for g in groups_of[name] if g in rank and not (groups.barred[g] and split != "train")]
-        for group in sorted(movable, key=rank.__getitem__):
-            if may_leave(group):
-                in_split.subtract((other, assignment[group]) for other in names_of[group])
-                in_split.update((other, split) for other in names_of[group])
-                assignment[group] = split
-                return
-
-    def leaves_some(group: int) -> bool:
-        return all(in_split[other, assignment[group]] > 1 for other in names_of[group])
-
-    for name in groups_of.index:
-        if not in_split[name, "train"]:
-            move(name, "train", lambda group: True)
-    for name, found in groups_of.items():
-        complete = sum(not groups.barred[g] for g in found) >= GROUPS_FOR_ALL_SPLITS
-        for split in SPLITS[1:] if complete else ():
-            if not in_split[name, split]:
-                move(name, split, leaves_some)
-
-
-def _order(sample_id: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()
 
 
 def find_leaks(photos: pd.DataFrame, ties: dict[str, Ties]) -> list[dict]:

@@ -71,6 +71,13 @@ class Gates(Section):
 
     url_failure_rate: float | None = Field(0.05, description="below")
     largest_group: float | None = Field(0.01, description="share of the photos in the largest group, at most")
+    split_shares: float | None = Field(
+        0.01, description="difference of a split's share from the reachable one, at most; two groups are no difference"
+    )
+    two_names: float | None = Field(
+        0.05,
+        description="share of photos whose picture has two names, at most; after audit by URL, after split by picture",
+    )
     valid_photos_min: int | None = Field(800_000, description="photos; the plan: 800-900 thousand")
     valid_photos_max: int | None = Field(900_000, description="photos")
     baseline_top1_min: float | None = Field(0.30, description="of the linear probe; the plan: 30-40 %")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from keras_pipeline.data import assignment, records
 from keras_pipeline.ingest import details, split
 from keras_pipeline.ingest.duplicates import near_duplicates
 from keras_pipeline.ingest.split import NONE, Ties, ties_of
+from keras_pipeline.phases.phase0_dataset import split_report
 from keras_pipeline.phases.phase0_dataset.shard_index import hashes_of, index_shards
 from keras_pipeline.phases.phase0_dataset.stored import (
     RAW_SHARDS,
@@ -47,24 +49,19 @@ def run(run: Run) -> None:
         shares={name: getattr(run.config.phase0.split, name) for name in SPLITS},
         seed=run.config.seed,
         previous=_previous(run),
+        placeholder=split.placeholders(table, hashes_of(table)),
     )
-    table = table.assign(**vars(decided))
+    table = table.assign(**decided.rows)
     _refuse_one_species(table.latin_name[table.split != ""])
     _refuse_empty_splits(table)
     made, info = _write_shards(run, table)
     finished = _finished_photos(made, info)
-    observed = table[["sample_id", "observation_id", "user_id", "day", "latitude", "longitude"]]
+    observed = table[
+        ["sample_id", "latin_name", "attribution", "observation_id", "user_id", "day", "latitude", "longitude"]
+    ]
     final_ties, _ = _ties(run, finished.merge(observed, on="sample_id", how="left"))
     leaks = split.find_leaks(finished, final_ties)
-    report = {
-        "photos": int((table.split != "").sum()),
-        **split.describe_groups(table, decided.group),
-        "links": {rule: each.links for rule, each in ties.items()},
-        "label_conflicts": int(table.conflict.sum()),
-        "left_out": {reason: int(n) for reason, n in table.reason[table.reason != ""].value_counts().items()},
-        "species_missing_from": split.missing_species(table.latin_name, decided.split),
-        "leaks": leaks,
-    }
+    report = _report(run, table, decided, ties) | {"leaks": leaks}
     _write_tables(run, table, near)
     write_json(run.path("leak_audit"), report)
     if leaks:
@@ -78,6 +75,8 @@ def run(run: Run) -> None:
         f"links {report['links']}, {report['label_conflicts']} photos with label conflicts, "
         f"left out: {report['left_out'] or 'none'}; " + ", ".join(f"{k} {v['n']}" for k, v in info["splits"].items())
     )
+    for remark in split_report.remarks(report):
+        print(remark)
 
 
 def _stored_photos(run: Run) -> pd.DataFrame:
@@ -108,6 +107,28 @@ def _ties(run: Run, table: pd.DataFrame) -> tuple[dict[str, Ties], np.ndarray]:
     if "near-duplicate" in settings.group_by:
         near = near_duplicates(hashes, max_bits=settings.near_duplicate_bits, confirm_bits=settings.confirm_bits)
     return ties_of(table, settings.group_by, hashes, near), near
+
+
+def _report(run: Run, table: pd.DataFrame, decided: split.Split, ties: dict[str, Ties]) -> dict:
+    """Return the contents of leak_audit.json, still without the leaks."""
+    reasons = table.reason[table.reason != ""].where(~table.reason.str.startswith(split.COPY), split_report.COPIES)
+    authors = split.same_author(table)
+    return {
+        "photos": int((table.split != "").sum()),
+        **split.describe_groups(table, decided.group),
+        "links": {rule: each.links for rule, each in ties.items()},
+        "judged": {rule: int(split.judged_by(rule, table).sum()) for rule in ties},
+        "stored": len(table),
+        "without_day": int(((table.user_id != "") & (table.day == "")).sum()),
+        "by_author": {"photos": len(np.unique(authors.members[:, 0])), "links": authors.links},
+        "label_conflicts": int(table.conflict.sum()),
+        "pictures": decided.pictures,
+        "two_names": decided.two_names,
+        "left_out": {reason: int(n) for reason, n in reasons.value_counts().items()},
+        "shares": dataclasses.asdict(decided.shares),
+        "species": table.latin_name[table.split != ""].nunique(),
+        "species_missing_from": split.missing_species(table.latin_name, decided.split),
+    }
 
 
 def _made_with(run: Run) -> dict:
