@@ -481,3 +481,47 @@ def test_one_species_is_nothing_to_tell_apart(project, capsys):
     assert (
         "received one species, Plantae (60 photos), expected two or more; is source.fields.latin_name the right field?"
     ) in capsys.readouterr().err
+
+
+def test_an_export_tells_what_repeats_what_has_no_photo_and_what_to_do(project, capsys):
+    project.add([f"good-{i}.jpg" for i in range(6)])
+    project.photos.insert_many(
+        [{"_id": f"copy-{i}", "latin_name": SPECIES[i], "image_url": f"good-{i}.jpg"} for i in range(3)]
+        + [{"_id": "two", "latin_name": SPECIES[1], "image_url": "good-0.jpg"}]
+        + [{"_id": f"lost-{i:02}", "latin_name": f"Abies {i:02}", "image_url": f"missing-{i}.jpg"} for i in range(12)]
+        + [{"_id": f"moved-{i}", "latin_name": SPECIES[i], "image_url": f"moved-{i}.jpg"} for i in range(3)]
+        + [{"_id": "page", "latin_name": SPECIES[0], "image_url": "html-1.jpg"}]
+    )
+    assert project.run("audit", "validate-urls") == 1  # many fail
+    table = project.root / "artifacts/small/phase0/tables/shared_redirects.csv"
+    shared = f"3 documents of 3 species were redirected to one URL, {project.host.url}good-elsewhere.jpg"
+    assert shared in capsys.readouterr().out
+    project.host.asked.clear()
+    table.unlink()
+    assert project.run("export") == 0
+    assert all(n == 1 for name, n in project.host.asked.items() if name != "good-elsewhere.jpg")
+    printed = capsys.readouterr().out
+    assert "3 documents repeat a URL of their species, which is stored once" in printed and shared in printed
+    assert "1 URLs have several latin names" in printed and "'the same URL as another document': 3" in printed
+    names = ", ".join(f"Abies {i:02}" for i in range(10))
+    assert f"12 species end with no photo: {names} and 2 more; see " in printed
+    assert printed.splitlines()[-2] == (
+        "1 of the failures may pass: `phase0 export --force` asks for these again, and for nothing else"
+    )
+    assert pd.read_csv(table).values.tolist() == [[f"{project.host.url}good-elsewhere.jpg", 3, 3]]
+    lost = pd.read_csv(table.with_name("species_without_photo.csv"))
+    assert len(lost) == 12 and lost.iloc[11].tolist() == ["Abies 11", 1, "HTTP 404"]
+    assert main(["phase0", "export", "--dry-run", "--config", str(project.file)]) == 0
+    assert "to download about 0.00 MB (0.00 MB a photo, as those before) in at least 0.0 s" in capsys.readouterr().out
+
+
+def test_a_dry_run_tells_bytes_and_time_at_the_limits_of_the_hosts(project, capsys):
+    project.add([f"good-{i}.jpg" for i in range(40)])
+    assert project.run("audit") == 0
+    capsys.readouterr()
+    limits = {f"127.0.0.1:{project.host.port}": {"gigabytes_per_hour": 0.36}}
+    arguments = ["phase0", "export", "--dry-run", "--config", str(project.file)]
+    assert main([*arguments, "--set", f"phase0.export.hosts={json.dumps(limits)}"]) == 0
+    printed, guess = capsys.readouterr().out, "1.50 MB a photo, a guess, as none was fetched yet"
+    assert f"to download about 60.00 MB ({guess}) in at least 10 min" in printed
+    assert f"to download about 0.06 GB: {guess}" in printed

@@ -43,3 +43,10 @@ SHARED_REDIRECTS = """
 SELECT redirected_to, COUNT(*) AS n, COUNT(DISTINCT latin_name) AS species
 FROM photos WHERE redirected_to <> '' GROUP BY redirected_to HAVING species >= ? ORDER BY n DESC, redirected_to
 """
+
+SEVERAL_NAMES = """
+SELECT COUNT(*) FROM (
+    SELECT address FROM photos WHERE state = 'ok' AND address <> ''
+    GROUP BY address HAVING COUNT(DISTINCT latin_name) > 1
+)
+"""
