@@ -51,6 +51,7 @@ class Target:
     def __init__(self, folder, host, settings=QUICK):
         self.folder, self.host, self.settings, self.opened = folder, host, settings, 0
         self.caps = {"max_per_observation": None, "max_per_species": None}
+        self.url_replace = None
 
     def convert(self, photo):
         return photos.to_record(photo, short_side=36, min_short_side=20, quality=95)
@@ -64,14 +65,14 @@ class Target:
         """Rows of the ledger by sample id, after one export."""
         self.host.asked.clear()
         with Ledger(self.folder / "ledger.sqlite") as ledger:
-            ledger.plan(download.rows(documents, Names(), self.host.url), seed=seed)
+            ledger.plan(download.rows(documents, Names(), self.host.url, self.url_replace), seed=seed)
             ledger.choose(**self.caps)
             given_up = {}
             while ledger.count("waiting"):
                 download.fetch_photos(
                     ledger, self.settings, base_url=self.host.url, own=False, convert=self.convert,
                     encode=records.encode, open_shard=self.open_shard, shard_bytes=per_shard * 2000,
-                    given_up=given_up,
+                    given_up=given_up, url_replace=self.url_replace,
                 )  # fmt: skip
                 ledger.choose(**self.caps)
             ledger.write_parquet(self.folder / "ledger.parquet")
@@ -92,6 +93,14 @@ def host():
 @pytest.fixture
 def target(tmp_path, host):
     return Target(tmp_path, host)
+
+
+def test_what_is_replaced_in_a_url_is_requested_and_nothing_else_changes(target):
+    target.url_replace = {"/original-": "/good-", ".png": ".jpg"}
+    (row,) = target.run([document(f"{target.host.url}original-1.png")]).values()
+    assert (row.state, row.url) == ("ok", f"{target.host.url}original-1.png")
+    assert list(target.host.asked) == ["good-1.jpg"]
+    assert target.stored()[0].source_url == row.url
 
 
 @pytest.mark.parametrize(

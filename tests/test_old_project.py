@@ -160,4 +160,4 @@ def test_hashes_that_are_stored_alone_stay_the_same(make_config):
         assert stored._accepted(run) == names
     assert stored.stored_as(Run(mongodb, None)) == without_demo
     asked_with = "c7ddab8b6584f45cc0cc33cc99021947ab49f5409d37ea298a22ae19294ce77c"
-    assert stored.config_hash(mongodb, stored.REQUEST) == asked_with
+    assert stored.lasting_hash(mongodb, stored.REQUEST, stored.REQUEST_AT_FIRST) == asked_with

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.redaction import without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION, Photo
+from keras_pipeline.core.taxonomy import normalise
 from keras_pipeline.ingest import fetch, fields, urls
 from keras_pipeline.ingest.crawl import crawl
 from keras_pipeline.ingest.curation import Curation
@@ -53,14 +54,16 @@ class Shard(Protocol):
         """Remove the file unless it is complete."""
 
 
-def rows(documents: Iterable[dict], curation: Curation, base_url: str | None) -> Iterator[Document]:
+def rows(
+    documents: Iterable[dict], curation: Curation, base_url: str | None, url_replace: Mapping[str, str] | None = None
+) -> Iterator[Document]:
     """Convert source documents (as `mongo.documents` yields them) to what the ledger keeps of them."""
     for document in documents:
         url = fields.text_of(document["image_url"])
         yield Document(
             sample_id=document["sample_id"],
             url=url,
-            region=fields.text_of(document["region"]) or UNKNOWN_REGION,
+            region=normalise(fields.text_of(document["region"])) or UNKNOWN_REGION,
             observation_id=fields.id_of(document["observation_id"]),
             user_id=fields.id_of(document["user_id"]),
             day=fields.day_of(document["observed_on"]),
@@ -68,16 +71,19 @@ def rows(documents: Iterable[dict], curation: Curation, base_url: str | None) ->
             longitude=fields.degrees_of(document["longitude"], 180),
             license=fields.text_of(document["license"]),
             attribution=fields.text_of(document["attribution"]),
-            **_destination(document, url, curation, base_url),
+            details=document.get("details", {}),
+            **_destination(document, url, curation, base_url, url_replace),
         )
 
 
-def _destination(document: dict, url: str, curation: Curation, base_url: str | None) -> dict[str, str]:
+def _destination(
+    document: dict, url: str, curation: Curation, base_url: str | None, url_replace: Mapping[str, str] | None
+) -> dict[str, str]:
     """Return the name and host of a document to be fetched; of any other, the state and the reason."""
     if reason := curation.refusal(document):
         return {"state": "skipped", "reason": reason}
     name = curation.latin_name(document["latin_name"])
-    if resolved := urls.resolve(url, base_url):
+    if resolved := urls.resolve(url, base_url, url_replace):
         return {"latin_name": name, "host": urls.host_of(resolved), "address": urls.address(resolved)}
     return {"latin_name": name, "state": "failed", "reason": fetch.NO_URL}
 
@@ -93,6 +99,7 @@ def fetch_photos(
     open_shard: Callable[[], tuple[str, Shard]],
     shard_bytes: float,
     given_up: dict[str, str],
+    url_replace: Mapping[str, str] | None = None,
 ) -> None:
     """Download, convert and store every waiting photo of the ledger.
 
@@ -102,10 +109,11 @@ def fetch_photos(
     Args:
         own: base_url is our own (embedded) server, at a private address and without a rate limit.
         given_up: {host: reason} of hosts to leave alone; hosts given up now are added.
+        url_replace: see `urls.resolve`.
     """
     _keep_freed_memory()
     store = _Store(ledger, open_shard, shard_bytes)
-    asyncio.run(_fetch_photos(ledger, settings, base_url, own, convert, encode, store, given_up))
+    asyncio.run(_fetch_photos(ledger, settings, base_url, url_replace, own, convert, encode, store, given_up))
 
 
 def _keep_freed_memory() -> None:
@@ -123,6 +131,7 @@ async def _fetch_photos(
     ledger: Ledger,
     settings: Export,
     base_url: str | None,
+    url_replace: Mapping[str, str] | None,
     own: bool,
     convert: Convert,
     encode: Callable[[Photo], bytes],
@@ -134,7 +143,8 @@ async def _fetch_photos(
     async with _closing(tally, store, pool), fetch.session(settings, base_url if own else None) as client:
 
         async def ask(task: Task, turn: fetch.Turn) -> Answer:
-            return await fetch.get(client, urls.resolve(task.document.url, base_url) or "", settings, turn=turn)
+            url = urls.resolve(task.document.url, base_url, url_replace) or ""
+            return await fetch.get(client, url, settings, turn=turn)
 
         async def done(task: Task, answer: Answer, tries: int) -> None:
             results: list[tuple[Outcome, bytes | None]]
@@ -150,18 +160,33 @@ async def _fetch_photos(
         await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up=given_up)
 
 
-def check_urls(ledger: Ledger, settings: Export, *, base_url: str | None, own: bool, check: Check) -> None:
+def check_urls(
+    ledger: Ledger,
+    settings: Export,
+    *,
+    base_url: str | None,
+    own: bool,
+    check: Check,
+    url_replace: Mapping[str, str] | None = None,
+) -> None:
     """Request the first bytes of every waiting URL in the ledger, to learn which ones fail."""
-    asyncio.run(_check_urls(ledger, settings, base_url, own, check))
+    asyncio.run(_check_urls(ledger, settings, base_url, url_replace, own, check))
 
 
-async def _check_urls(ledger: Ledger, settings: Export, base_url: str | None, own: bool, check: Check) -> None:
+async def _check_urls(
+    ledger: Ledger,
+    settings: Export,
+    base_url: str | None,
+    url_replace: Mapping[str, str] | None,
+    own: bool,
+    check: Check,
+) -> None:
     tally, store = _Tally(ledger.count("waiting"), "validate-urls", "URLs"), _Store(ledger, None, math.inf)
     async with _closing(tally, store), fetch.session(settings, base_url if own else None) as client:
 
         async def ask(task: Task, turn: fetch.Turn) -> Answer:
             # A ranged GET, because many photo hosts answer HEAD wrongly. Without a URL, no row waits in the ledger.
-            url = urls.resolve(task.document.url, base_url) or ""
+            url = urls.resolve(task.document.url, base_url, url_replace) or ""
             return await fetch.get(client, url, settings, turn=turn, first_bytes=FIRST_BYTES)
 
         async def done(task: Task, answer: Answer, tries: int) -> None:

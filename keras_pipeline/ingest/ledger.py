@@ -19,7 +19,7 @@ import pyarrow.parquet
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import aside
 from keras_pipeline.core.redaction import without_credentials
-from keras_pipeline.ingest import ledger_queries
+from keras_pipeline.ingest import details, ledger_queries
 from keras_pipeline.ingest.signing import unsigned
 
 STATES = ("waiting", "ok", "failed", "skipped")
@@ -27,6 +27,7 @@ SHARED = 3  # species whose photos have one URL: it is perhaps a placeholder
 BATCH = 2000  # rows per transaction or parquet row group
 OVER_OBSERVATION = "over source.max_per_observation"
 OVER_SPECIES = "over source.max_per_species"
+UNDER_SPECIES = "under source.min_per_species"
 NOT_SAMPLED = "not in the sample"
 SAME_URL = "the same URL as "  # and the sample_id of the document whose photo counts
 
@@ -50,6 +51,7 @@ class Document:
     reason: str = ""
     host: str = ""
     address: str = ""  # of the photo, see `urls.address`: one request serves all documents that have it
+    details: dict[str, str] = dataclasses.field(default_factory=dict)  # kept by species, not by photo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Task:
         return self.documents[0]
 
 
-FIELDS = [field.name for field in dataclasses.fields(Document) if field.name not in ("state", "reason")]
+FIELDS = [field.name for field in dataclasses.fields(Document) if field.name not in ("state", "reason", "details")]
 RESULTS = [field.name for field in dataclasses.fields(Outcome) if field.name != "sample_id"]
 # The parquet file's columns in order, with Arrow types. All others are internal to a run.
 COLUMNS = {name: "string" for name in FIELDS if name not in ("latitude", "longitude", "host", "address")} | {
@@ -95,6 +97,7 @@ CREATE TABLE IF NOT EXISTS photos (
     PRIMARY KEY (sample_id)
 );
 CREATE TABLE IF NOT EXISTS asked_with (settings);
+{details.TABLE}
 """
 ADDED = ("address", "redirected_to")  # columns that a ledger may lack, because an older program made it
 INDEX = "CREATE INDEX IF NOT EXISTS waiting_urls ON photos (host, address) WHERE state = 'waiting'"
@@ -165,10 +168,13 @@ class Ledger:
         """
         (last,) = self._db.execute("SELECT COALESCE(MAX(pass), 0) FROM photos").fetchone()
         iterator, read = iter(documents), 0
+        with self._db:
+            self._db.execute("DELETE FROM details")
         while batch := list(itertools.islice(iterator, BATCH)):
             read += len(batch)
             with self._db:
                 self._db.executemany(PLAN, (_values(document, seed, last + 1) for document in batch))
+                details.add(self._db, batch)
         (different,) = self._db.execute("SELECT COUNT(*) FROM photos WHERE pass > ?", (last,)).fetchone()
         if different < read:
             raise ValueError(
@@ -188,18 +194,22 @@ class Ledger:
             self._db.execute("DELETE FROM asked_with")
             self._db.execute("INSERT INTO asked_with VALUES (?)", (settings,))
 
-    def choose(self, *, max_per_observation: int | None, max_per_species: int | None) -> None:
+    def choose(self, *, max_per_observation: int | None, max_per_species: int | None, min_per_species: int = 1) -> None:
         """Leave out repeated URLs, then limit the waiting rows: stored photos count first, then rows in seeded order.
 
-        Failed rows don't count, so that another call fills up their places. A URL of two names in one observation is
-        one photo.
+        Failed rows don't count, so that another call fills up their places; they do count for the minimum. A URL of
+        two names in one observation is one photo.
+
+        Raises ValueError if the minimum leaves fewer than two species.
         """
         with self._db:
             self._db.execute(
-                "UPDATE photos SET state = IIF(sha256 = '', 'waiting', 'ok'), reason = '' WHERE reason IN (?, ?)",
-                (OVER_OBSERVATION, OVER_SPECIES),
+                "UPDATE photos SET state = IIF(sha256 = '', 'waiting', 'ok'), reason = '' WHERE reason IN (?, ?, ?)",
+                (OVER_OBSERVATION, OVER_SPECIES, UNDER_SPECIES),
             )
             self._skip_repeated("address, latin_name")
+            if min_per_species > 1:
+                ledger_queries.leave_out_under(self._db, min_per_species, UNDER_SPECIES)
             for place, most, reason in (
                 (ledger_queries.OF_OBSERVATION, max_per_observation, OVER_OBSERVATION),
                 (ledger_queries.OF_SPECIES, max_per_species, OVER_SPECIES),
@@ -245,14 +255,14 @@ class Ledger:
             yield Task(rowid, (first, *(document for _, document in others)))
 
     def _waiting(self, host: str) -> Iterator[tuple[int, Document]]:
-        names, last = [field.name for field in dataclasses.fields(Document)], ("", -1)
+        names, last = [*FIELDS, "state", "reason"], ("", -1)
         query = f"""
             SELECT rowid, {", ".join(names)} FROM photos
             WHERE state = 'waiting' AND host = ? AND (address, rowid) > (?, ?) ORDER BY address, rowid LIMIT 64
         """
         while rows := self._db.execute(query, (host, *last)).fetchall():
             for rowid, *values in rows:
-                document = Document(*values)
+                document = Document(**dict(zip(names, values, strict=True)))
                 last = (document.address, rowid)
                 yield rowid, document
 
@@ -345,15 +355,19 @@ class Ledger:
         return self._db.execute(query).fetchall()
 
     def write_parquet(self, path: Path) -> None:
-        """Write all rows by sample_id, without passwords in URLs; in row groups, so that memory stays constant."""
-        schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+        """Write all rows by sample_id, without passwords in URLs; in row groups, so that memory stays constant.
+
+        The species' details, if there are any, stand in the file's metadata.
+        """
+        columns = [(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()]
+        schema = pa.schema(columns, metadata=details.metadata(self._db) or None)
         rows = self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM photos ORDER BY sample_id")
         with aside(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
             while batch := rows.fetchmany(BATCH):
-                columns: dict[str, Iterable] = dict(zip(COLUMNS, zip(*batch, strict=True), strict=True))
-                columns["url"] = map(without_credentials, columns["url"])
-                columns["may_succeed"] = map(bool, columns["may_succeed"])
-                writer.write_batch(pa.record_batch([pa.array(columns[f.name], f.type) for f in schema], schema=schema))
+                values: dict[str, Iterable] = dict(zip(COLUMNS, zip(*batch, strict=True), strict=True))
+                values["url"] = map(without_credentials, values["url"])
+                values["may_succeed"] = map(bool, values["may_succeed"])
+                writer.write_batch(pa.record_batch([pa.array(values[f.name], f.type) for f in schema], schema=schema))
 
 
 def _values(document: Document, seed: int, number: int) -> tuple:

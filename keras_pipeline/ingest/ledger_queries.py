@@ -1,4 +1,8 @@
-"""SQL over the rows of a ledger: repeated URLs, places under a limit, and what an export has to tell."""
+"""SQL over the rows of a ledger: repeated URLs, limits of species, and what an export has to tell."""
+
+from __future__ import annotations
+
+import sqlite3
 
 # Skips all rows but one of those that agree in `columns`: a stored one counts, else one that was requested before.
 # What an earlier call decided and what still holds is not written again.
@@ -50,3 +54,23 @@ SELECT COUNT(*) FROM (
     GROUP BY address HAVING COUNT(DISTINCT latin_name) > 1
 )
 """
+
+
+def leave_out_under(db: sqlite3.Connection, least: int, reason: str) -> None:
+    """Skip the photos of species with fewer, by distinct URL. What failed counts too, and stays failed.
+
+    Raises ValueError if that leaves fewer than two species.
+    """
+    photos = "SELECT latin_name, COUNT(DISTINCT unsigned(url)) AS n FROM photos WHERE state <> 'skipped' GROUP BY 1"
+    counts = f"SELECT COUNT(*), COALESCE(SUM(n >= ?), 0) FROM ({photos})"
+    species, left = db.execute(counts, (least,)).fetchone()
+    if left < 2 <= species:
+        raise ValueError(
+            f"source.min_per_species: received {least}, which leaves {left} of {species} species; expected two or "
+            "more; lower it"
+        )
+    db.execute(
+        "UPDATE photos SET state = 'skipped', reason = ? WHERE state IN ('ok', 'waiting') AND latin_name IN "
+        f"(SELECT latin_name FROM ({photos}) WHERE n < ?)",
+        (reason, least),
+    )

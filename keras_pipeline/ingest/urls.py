@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import yarl
@@ -19,12 +20,15 @@ PARTS = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#]*))?([^#]*)", re
 INVALID = re.compile(rb"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9._~!$&'()*+,;=:@/?%-]")
 
 
-def resolve(image_url: str, base_url: str | None) -> str | None:
-    """Return a document's photo as an absolute http(s) URL without fragment, or None.
+def resolve(image_url: str, base_url: str | None, url_replace: Mapping[str, str] | None = None) -> str | None:
+    """Return where to ask for a document's photo: an absolute http(s) URL without fragment, or None.
 
     Args:
         base_url: a folder, with or without a slash at its end.
+        url_replace: texts to replace in the document's URL, one after the other.
     """
+    for text, replacement in (url_replace or {}).items():
+        image_url = image_url.replace(text, replacement)
     if base_url:
         scheme, authority, path = _split(base_url)
         path, question_mark, query = path.partition("?")

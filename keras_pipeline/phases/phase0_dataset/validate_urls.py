@@ -16,14 +16,15 @@ from keras_pipeline.phases.phase0_dataset.stored import open_source, plan, share
 
 
 def run(run: Run) -> None:
-    settings, own = run.config.phase0, run.config.source.uri == "embedded"
+    settings, own = run.config.phase0, run.config.source.serves_photos
     with open_source(run) as (documents, base_url), Ledger(_url_database(run)) as ledger:
         plan(run, ledger, documents)
         ledger.skip_repeated_urls()
         if settings.validate_urls.sample is not None:
             ledger.sample(settings.validate_urls.sample)
         check = photo.checker(run.config.dataset)
-        download.check_urls(ledger, settings.export, base_url=base_url, own=own, check=check)
+        replace = run.config.source.url_replace
+        download.check_urls(ledger, settings.export, base_url=base_url, own=own, check=check, url_replace=replace)
         told = [*shared_redirects(run, ledger)]
         columns = ["host", "state", "reason"]
         rows = pd.DataFrame(ledger.tally(*columns), columns=[*columns, "urls"])
