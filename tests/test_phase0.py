@@ -18,6 +18,8 @@ import pytest
 import yaml
 from conftest import jpeg_of
 from support.hostile_host import HostileHost
+from support.raw_host import RawHost, response
+from support.species_collection import documents
 
 from keras_pipeline.__main__ import main
 from keras_pipeline.data import records
@@ -525,3 +527,31 @@ def test_a_dry_run_tells_bytes_and_time_at_the_limits_of_the_hosts(project, caps
     printed, guess = capsys.readouterr().out, "1.50 MB a photo, a guess, as none was fetched yet"
     assert f"to download about 60.00 MB ({guess}) in at least 10 min" in printed
     assert f"to download about 0.06 GB: {guess}" in printed
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_there_are_as_many_requests_as_urls_and_no_more_bytes_than_their_photos(tmp_path, client, nested):
+    def answer(target, _):
+        number = int(target[1:].partition(".")[0])
+        return response(jpeg_of(number, (48, 40))) if number % 97 else response(status=404)
+
+    with RawHost(answer) as raw:
+        project = Project(tmp_path, raw, client, f"species{nested}")
+        plants = documents(species=40, urls=404, references=796, two_names=7, base=raw.url)
+        overrides = {"source.fields": {"latin_name": "latinName", "image_url": "url"}, "source.base_url": None}
+        if nested:
+            overrides["source.photos"] = ["images", "img"]
+        else:  # one document a reference
+            plants = [
+                {"_id": f"{plant['_id']}/{i}", "latinName": plant["latinName"], "url": url}
+                for plant in plants
+                for i, url in enumerate([*(entry["url"] for entry in plant["images"]), *plant["img"]])
+            ]
+            assert len(plants) == 796
+        project.photos.insert_many(plants)
+        assert project.run("audit", "export", **overrides) == 0
+        assert raw.asked.total() == len(raw.asked) == 404
+        assert raw.sent == sum(len(jpeg_of(number, (48, 40))) for number in range(404) if number % 97)
+        # 5 of the 404 are missing, 6 of the 7 with two names are not.
+        assert sum(project.raw().values()) == 399 + 6 and len({sha256 for _, sha256 in project.raw()}) == 399
+        assert project.run("export", **overrides) == 0 and raw.asked.total() == 404

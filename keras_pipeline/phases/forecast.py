@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.compute
@@ -194,10 +195,10 @@ def _ingest(run: Run, n: dict, on: Device) -> dict[str, Cost]:
     requests = sum(hosts.values())
     downloads = crawl.expected_seconds(hosts, settings, photo_bytes=each, photos_per_second=crawl.CONVERTED * on.cores)
     audit = total / 20_000
-    if run.config.source.uri == "embedded":
-        downloads = total / 200
-        if not run.config.source.demo.images:
-            audit += total * DRAWING
+    if run.config.source.serves_photos:
+        downloads = requests / 200
+    if run.config.source.uri == "embedded" and not run.config.source.demo.images:
+        audit += total * DRAWING
     sample = min((run.config.phase0.validate_urls.sample or total) / max(total, 1), 1)
     stored = total * STORED_PHOTO * (run.config.dataset.short_side / 256) ** 2
     probe = _Network(Model(name="mobilenetv2"), run.config.phase0.baseline.image_size, on)
@@ -228,11 +229,11 @@ def _urls_by_host(run: Run, total: int) -> dict[str, int]:
     audit = run.read("audit")
     repeats = sum(audit.get(name, {}).get("photos", 0) for name in ("repeated_urls", "conflicts"))
     different = 1 - repeats / max(audit["usable"], 1)
-    base = run.config.source.base_url
-    return {
-        urls.host_of(base) if host == RELATIVE and base else host: round(n * different)
-        for host, n in audit.get("per_host", {"": total}).items()
-    }
+    hosts: Counter[str] = Counter()
+    base = urls.resolve("photo", run.config.source.base_url)
+    for host, n in audit.get("per_host", {"": total}).items():
+        hosts[urls.host_of(base) if host == RELATIVE and base else host] += round(n * different)
+    return dict(hosts)
 
 
 def _teachers(run: Run, n: dict, on: Device) -> dict[str, Cost]:

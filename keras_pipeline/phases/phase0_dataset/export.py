@@ -194,7 +194,7 @@ def _estimate(run: Run, ledger: Ledger) -> dict:
 def _download(run: Run, ledger: Ledger) -> dict:
     """Count the hosts, and estimate bytes and seconds of the downloads at their limits."""
     settings, hosts, measured = run.config.phase0.export, dict(ledger.hosts()), ledger.photo_bytes()
-    if run.config.source.uri == "embedded":  # our own server has no limits
+    if run.config.source.serves_photos:  # our own server has no limits
         settings = Export(each_host=HostLimits(requests_per_second=None))
     each = measured or PHOTO_BYTES
     rate = CONVERTED * (os.cpu_count() or 1)
