@@ -77,6 +77,25 @@ def test_what_a_killed_run_had_finished_is_not_fetched_again(projects, host, mon
     assert len([1 for state, *_ in told(beam).values() if state == "ok"]) > 60
 
 
+def test_a_url_is_asked_for_once_also_when_its_documents_would_lie_in_several_pieces(projects, host):  # noqa: F811
+    local, beam = projects
+    names = ("Bellis perennis", "Crocus vernus", "Iris germanica")
+    documents = [
+        {"_id": f"{i}-{j}", "latin_name": names[j % 3], "image_url": f"{host.url}good-{i}.jpg?x=%2f#{j}"}
+        for j in range(4)
+        for i in range(40)
+    ]
+    local.photos.insert_many(documents)
+    host.asked.clear()
+    assert beam.run("audit") == 0 and beam.command("export", "--force", "--runner", "beam") == 0
+    assert {host.asked[f"good-{i}.jpg?x=%2f"] for i in range(40)} == {1}  # as it is written, byte for byte
+    found = {name: state for name, (state, *_) in told(beam).items()}
+    assert {found[f"{i}-{j}"] for i in range(40) for j in (1, 2)} == {"ok"}
+    assert all(sorted((found[f"{i}-0"], found[f"{i}-3"])) == ["ok", "skipped"] for i in range(40))
+    host.asked.clear()
+    assert local.run("audit", "export") == 0 and told(local) == told(beam)
+
+
 def test_our_own_servers_queue_is_dealt_out_in_parts(tmp_path):
     from keras_pipeline.ingest.ledger import Document, Ledger
 

@@ -3,6 +3,7 @@
 import contextlib
 import math
 
+import pandas as pd
 import pytest
 
 from keras_pipeline.core import artifacts
@@ -117,3 +118,25 @@ def test_what_has_run_here_corrects_the_forecast(make_run):
 def test_the_free_space_is_that_of_the_nearest_folder_that_exists(make_config, tmp_path):
     run = Run(make_config(root=str(tmp_path / "not" / "yet")), lambda: contextlib.nullcontext())
     assert forecast.free_bytes(run) > 0
+
+
+def test_an_export_keeps_the_limits_of_its_hosts_and_says_what_it_downloads(make_run):
+    hosts = {"a.org": {"requests_per_second": None}, "b.org": {"gigabytes_per_hour": 3.6}}
+    run = make_run(source={"uri": "mongodb://127.0.0.1"}, phase0={"export": {"hosts": hosts}})
+    run.path("audit").parent.mkdir(parents=True)
+    audit = {
+        "usable": 8000, "species": 7, "per_region": {}, "repeated_urls": {"photos": 3900}, "conflicts": {"photos": 100},
+        "per_host": {"a.org": 7000, "B.org:8000": 1000},
+    }  # fmt: skip
+    write_json(run.path("audit"), audit)
+    cost = forecast.costs(run, TWO_CORES)["phase0 export"]
+    # Half of the references repeat a URL. b.org:8000 is another server than b.org.
+    assert cost.download == 4000 * 1.5e6 and cost.seconds == pytest.approx(2 + 500 / 10)
+    write_json(run.path("audit"), audit | {"per_host": {"a.org": 7000, "b.org": 1000}})
+    assert forecast.costs(run, TWO_CORES)["phase0 export"].seconds == pytest.approx(2 + 500 * 1.5)
+    run.path("url_ledger").parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame({"state": ["ok", "ok", "failed"], "bytes": [1_000_000, 3_000_000, 17]}).to_parquet(
+        run.path("url_ledger")
+    )
+    assert forecast.photo_bytes(run) == (2e6, "as those before")
+    assert forecast.costs(run, TWO_CORES)["phase0 export"].download == 4000 * 2e6

@@ -19,6 +19,8 @@ import pytest
 import yaml
 from conftest import jpeg_of
 from support.hostile_host import HostileHost
+from support.raw_host import RawHost, response
+from support.species_collection import documents
 
 from keras_pipeline.__main__ import main
 from keras_pipeline.data import records
@@ -560,3 +562,75 @@ def test_steps_after_one_that_ended_with_nothing_say_what_to_do(project, capsys)
         assert main([*step.split(), "--config", str(project.file), *sets]) == 3
         error = capsys.readouterr().err
         assert error.startswith("error: ") and "run `" in error and "Traceback" not in error
+
+
+def test_an_export_tells_what_repeats_what_has_no_photo_and_what_to_do(project, capsys):
+    project.add([f"good-{i}.jpg" for i in range(6)])
+    project.photos.insert_many(
+        [{"_id": f"copy-{i}", "latin_name": SPECIES[i], "image_url": f"good-{i}.jpg"} for i in range(3)]
+        + [{"_id": "two", "latin_name": SPECIES[1], "image_url": "good-0.jpg"}]
+        + [{"_id": f"lost-{i:02}", "latin_name": f"Abies {i:02}", "image_url": f"missing-{i}.jpg"} for i in range(12)]
+        + [{"_id": f"moved-{i}", "latin_name": SPECIES[i], "image_url": f"moved-{i}.jpg"} for i in range(3)]
+        + [{"_id": "page", "latin_name": SPECIES[0], "image_url": "html-1.jpg"}]
+    )
+    assert project.run("audit", "validate-urls") == 1  # many fail
+    table = project.root / "artifacts/small/phase0/tables/shared_redirects.csv"
+    shared = f"3 documents of 3 species were redirected to one URL, {project.host.url}good-elsewhere.jpg"
+    assert shared in capsys.readouterr().out
+    project.host.asked.clear()
+    table.unlink()
+    assert project.run("export") == 0
+    assert all(n == 1 for name, n in project.host.asked.items() if name != "good-elsewhere.jpg")
+    printed = capsys.readouterr().out
+    assert "3 documents repeat a URL of their species, which is stored once" in printed and shared in printed
+    assert "1 URLs have several latin names" in printed and "'the same URL as another document': 3" in printed
+    names = ", ".join(f"Abies {i:02}" for i in range(10))
+    assert f"12 species end with no photo: {names} and 2 more; see " in printed
+    assert printed.splitlines()[-2] == (
+        "1 of the failures may pass: `phase0 export --force` asks for these again, and for nothing else"
+    )
+    assert pd.read_csv(table).values.tolist() == [[f"{project.host.url}good-elsewhere.jpg", 3, 3]]
+    lost = pd.read_csv(table.with_name("species_without_photo.csv"))
+    assert len(lost) == 12 and lost.iloc[11].tolist() == ["Abies 11", 1, "HTTP 404"]
+    assert main(["phase0", "export", "--dry-run", "--config", str(project.file)]) == 0
+    assert "to download about 0.00 MB (0.00 MB a photo, as those before) in at least 0.0 s" in capsys.readouterr().out
+
+
+def test_a_dry_run_tells_bytes_and_time_at_the_limits_of_the_hosts(project, capsys):
+    project.add([f"good-{i}.jpg" for i in range(40)])
+    assert project.run("audit") == 0
+    capsys.readouterr()
+    limits = {f"127.0.0.1:{project.host.port}": {"gigabytes_per_hour": 0.36}}
+    arguments = ["phase0", "export", "--dry-run", "--config", str(project.file)]
+    assert main([*arguments, "--set", f"phase0.export.hosts={json.dumps(limits)}"]) == 0
+    printed, guess = capsys.readouterr().out, "1.50 MB a photo, a guess, as none was fetched yet"
+    assert f"to download about 60.00 MB ({guess}) in at least 10 min" in printed
+    assert f"to download about 0.06 GB: {guess}" in printed
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_there_are_as_many_requests_as_urls_and_no_more_bytes_than_their_photos(tmp_path, client, nested):
+    def answer(target, _):
+        number = int(target[1:].partition(".")[0])
+        return response(jpeg_of(number, (48, 40))) if number % 97 else response(status=404)
+
+    with RawHost(answer) as raw:
+        project = Project(tmp_path, raw, client, f"species{nested}")
+        plants = documents(species=40, urls=404, references=796, two_names=7, base=raw.url)
+        overrides = {"source.fields": {"latin_name": "latinName", "image_url": "url"}, "source.base_url": None}
+        if nested:
+            overrides["source.photos"] = ["images", "img"]
+        else:  # one document a reference
+            plants = [
+                {"_id": f"{plant['_id']}/{i}", "latinName": plant["latinName"], "url": url}
+                for plant in plants
+                for i, url in enumerate([*(entry["url"] for entry in plant["images"]), *plant["img"]])
+            ]
+            assert len(plants) == 796
+        project.photos.insert_many(plants)
+        assert project.run("audit", "export", **overrides) == 0
+        assert raw.asked.total() == len(raw.asked) == 404
+        assert raw.sent == sum(len(jpeg_of(number, (48, 40))) for number in range(404) if number % 97)
+        # 5 of the 404 are missing, 6 of the 7 with two names are not.
+        assert sum(project.raw().values()) == 399 + 6 and len({sha256 for _, sha256 in project.raw()}) == 399
+        assert project.run("export", **overrides) == 0 and raw.asked.total() == 404

@@ -14,6 +14,8 @@ from keras_pipeline.ingest import fetch
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Ledger, Task
 
+CONVERTED = 380  # photos a second that a core converts
+PHOTO_BYTES = 1.5e6  # of a photo to download, where none was: iNaturalist's originals
 ACTIVE_HOSTS = 1000  # crawled at once; a slow one must not hold up the others
 
 # Requests one task's URL once.

@@ -330,6 +330,18 @@ class Ledger:
         """Return the number of documents in a state."""
         return self._db.execute("SELECT COUNT(*) FROM photos WHERE state = ?", (state,)).fetchone()[0]
 
+    def may_succeed_later(self) -> int:
+        """Return the number of failed rows that another run asks for again."""
+        return self._db.execute("SELECT COUNT(*) FROM photos WHERE state = 'failed' AND may_succeed").fetchone()[0]
+
+    def stored_under_several_names(self) -> int:
+        """Return the number of URLs whose photo is stored under more than one latin name."""
+        return self._db.execute(ledger_queries.SEVERAL_NAMES).fetchone()[0]
+
+    def photo_bytes(self) -> float | None:
+        """Return the mean size in bytes of the photos as they were downloaded, None if none was."""
+        return self._db.execute("SELECT AVG(bytes) FROM photos WHERE state = 'ok'").fetchone()[0]
+
     def copy(self, path: Path) -> None:
         """Copy the ledger to another file, also while this one is written to."""
         target = sqlite3.connect(path)

@@ -48,6 +48,13 @@ SELECT redirected_to, COUNT(*) AS n, COUNT(DISTINCT latin_name) AS species
 FROM photos WHERE redirected_to <> '' GROUP BY redirected_to HAVING species >= ? ORDER BY n DESC, redirected_to
 """
 
+SEVERAL_NAMES = """
+SELECT COUNT(*) FROM (
+    SELECT address FROM photos WHERE state = 'ok' AND address <> ''
+    GROUP BY address HAVING COUNT(DISTINCT latin_name) > 1
+)
+"""
+
 
 def leave_out_under(db: sqlite3.Connection, least: int, reason: str) -> None:
     """Skip the photos of species with fewer, by distinct URL. What failed counts too, and stays failed.

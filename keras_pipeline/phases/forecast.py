@@ -8,7 +8,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
+
+import pyarrow.compute
+import pyarrow.parquet
 
 from keras_pipeline.core import sidecars
 from keras_pipeline.core.artifacts import Run
@@ -17,7 +21,9 @@ from keras_pipeline.core.environment import nvidia
 from keras_pipeline.core.region_names import photos_of
 from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.core.sidecars import sidecar
-from keras_pipeline.ingest import photo_folder
+from keras_pipeline.ingest import crawl, photo_folder, urls
+from keras_pipeline.ingest.audit import RELATIVE
+from keras_pipeline.ingest.download import FIRST_BYTES
 from keras_pipeline.phases import staleness, status
 from keras_pipeline.phases.steps import STEPS, Step
 
@@ -39,10 +45,11 @@ class Device:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Time and disk of one step."""
+    """Time, disk and downloads of one step."""
 
     seconds: float
-    bytes: float = 0.0
+    bytes: float = 0.0  # that it leaves on the disk
+    download: float = 0.0  # bytes
 
 
 # A core: training of MobileNetV2 1.0 at 160 px (flowers17) and of ViT-tiny at 224 px (benchmark train_step: 8.0
@@ -136,7 +143,7 @@ def costs(run: Run, on: Device | None = None) -> dict[str, Cost]:
     on = on or device()
     n, _ = photos(run)
     found = _ingest(run, n, on) | _teachers(run, n, on) | _student(run, n, on) | _proof(run, n, on)
-    return {title: Cost(_start(title) + cost.seconds, cost.bytes) for title, cost in found.items()}
+    return {title: dataclasses.replace(cost, seconds=_start(title) + cost.seconds) for title, cost in found.items()}
 
 
 def _start(title: str) -> float:
@@ -156,7 +163,7 @@ def corrected(run: Run, steps: list[Step]) -> dict[str, Cost]:
             ratios.append((meta["seconds"] - start) / max(found[step.title].seconds - start, 1.0))
     factor = sorted(ratios)[len(ratios) // 2] if ratios else 1.0
     return {
-        title: Cost(_start(title) + factor * (cost.seconds - _start(title)), cost.bytes)
+        title: dataclasses.replace(cost, seconds=_start(title) + factor * (cost.seconds - _start(title)))
         for title, cost in found.items()
     }
 
@@ -184,27 +191,49 @@ class _Network:
 
 def _ingest(run: Run, n: dict, on: Device) -> dict[str, Cost]:
     total = sum(n[name] for name in SPLITS)
-    hosts = 1
-    if run.path("audit").exists():
-        hosts = len(run.read("audit")["per_host"]) or 1
-    pace = run.config.phase0.export.each_host.requests_per_second
-    rate = min(380 * on.cores, hosts * pace) if pace else 380 * on.cores  # images/s
+    settings, hosts, each = run.config.phase0.export, _urls_by_host(run, total), photo_bytes(run)[0]
+    requests = sum(hosts.values())
+    downloads = crawl.expected_seconds(hosts, settings, photo_bytes=each, photos_per_second=crawl.CONVERTED * on.cores)
     audit = total / 20_000
-    if run.config.source.uri == "embedded":
-        rate = 200.0
-        if not run.config.source.demo.images:
-            audit += total * DRAWING
-    sample = min(run.config.phase0.validate_urls.sample or total, total)
+    if run.config.source.serves_photos:
+        downloads = requests / 200
+    if run.config.source.uri == "embedded" and not run.config.source.demo.images:
+        audit += total * DRAWING
+    sample = min((run.config.phase0.validate_urls.sample or total) / max(total, 1), 1)
     stored = total * STORED_PHOTO * (run.config.dataset.short_side / 256) ** 2
     probe = _Network(Model(name="mobilenetv2"), run.config.phase0.baseline.image_size, on)
     imagenet = run.config.phase0.baseline.features != "colour-histogram"
     return {
         "phase0 audit": Cost(audit),
-        "phase0 validate-urls": Cost(sample / rate),
-        "phase0 export": Cost(total / rate, stored),
+        "phase0 validate-urls": Cost(sample * downloads, download=sample * requests * min(each, FIRST_BYTES)),
+        "phase0 export": Cost(downloads, stored, requests * each),
         "phase0 split": Cost(total / 15_000 + stored / 100e6, stored),
         "phase0 baseline": Cost(probe.infer(total) if imagenet else total / 200),
     }
+
+
+def photo_bytes(run: Run) -> tuple[float, str]:
+    """(bytes of a photo to download, where from): of those that were fetched here, else a guess."""
+    if run.path("url_ledger").exists():
+        ledger = pyarrow.parquet.read_table(run.path("url_ledger"), columns=["state", "bytes"])
+        found = ledger.filter(pyarrow.compute.equal(ledger["state"], "ok"))["bytes"]
+        if mean := pyarrow.compute.mean(found).as_py():
+            return mean, "as those before"
+    return crawl.PHOTO_BYTES, "a guess, as none was fetched yet"
+
+
+def _urls_by_host(run: Run, total: int) -> dict[str, int]:
+    """{host: URLs to request}; copies of a URL are one."""
+    if not run.path("audit").exists():
+        return {"": total}
+    audit = run.read("audit")
+    repeats = sum(audit.get(name, {}).get("photos", 0) for name in ("repeated_urls", "conflicts"))
+    different = 1 - repeats / max(audit["usable"], 1)
+    hosts: Counter[str] = Counter()
+    base = urls.resolve("photo", run.config.source.base_url)
+    for host, n in audit.get("per_host", {"": total}).items():
+        hosts[urls.host_of(base) if host == RELATIVE and base else host] += round(n * different)
+    return dict(hosts)
 
 
 def _teachers(run: Run, n: dict, on: Device) -> dict[str, Cost]:
@@ -275,7 +304,7 @@ def free_bytes(run: Run) -> int:
 
 
 def would_run(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]:
-    """[{step, reason, seconds, gigabytes, last}]: what `execute` would run, or might, with the forecast of `cost`.
+    """[{step, reason, seconds, gigabytes, download_gigabytes, last}]: what `execute` would run, or might.
 
     seconds and gigabytes are expected, `last` is what the step took before (None: never).
     """
@@ -287,6 +316,7 @@ def would_run(run: Run, steps: list[Step], *, force: bool = False) -> list[dict]
         last = (sidecars.sidecar(run.path(step.outputs[0])) or {}).get("seconds")
         rows.append(
             {"step": step.title, "reason": reason, "seconds": expected[step.title].seconds,
-             "gigabytes": expected[step.title].bytes / 1e9, "last": last}
+             "gigabytes": expected[step.title].bytes / 1e9, "download_gigabytes": expected[step.title].download / 1e9,
+             "last": last}
         )  # fmt: skip
     return rows

@@ -140,7 +140,8 @@ def _losses(run: Run) -> list[list]:
     """Return rows of photos and what became of them."""
     audit, leaks = run.read("audit"), run.read("leak_audit")
     ledger = pd.read_parquet(run.path("url_ledger"), columns=["state", "reason"])
-    lost = ledger[ledger.state != "ok"].groupby("reason").size().sort_values(ascending=False)
+    reason = ledger.reason.str.replace(r"^the same URL as .*", "the same URL as another document", regex=True)
+    lost = ledger[ledger.state != "ok"].groupby(reason).size().sort_values(ascending=False)
     without = audit.get("documents_without_photos", 0)
     read = audit.get("photos", audit["documents"]) + without  # an audit of an older program has documents alone
     since = len(ledger) - read

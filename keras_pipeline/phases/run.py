@@ -78,6 +78,9 @@ def dry_run(run: Run, steps: list[Step], force: bool) -> list[dict]:
         f"together about {duration(seconds)} and {gigabytes:.3g} GB (free {forecast.free_bytes(run) / 1e9:.3g} GB) on "
         f"{forecast.device().name}, for {photos['train']:,} train photos by {origin}; a forecast"
     )
+    if downloads := sum(row["download_gigabytes"] for row in rows):
+        each, origin = forecast.photo_bytes(run)
+        print(f"to download about {downloads:.3g} GB: {each / 1e6:.2f} MB a photo, {origin}")
     preflight.check_ahead(run, steps, force=force)
     _warn_of_unused_teacher(run, steps)
     return rows

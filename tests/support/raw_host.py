@@ -18,7 +18,7 @@ def response(body=b"", status=200, **headers):
 class RawHost:
     """`answer(target, times)` returns the bytes sent for a request's target, asked for `times` times so far.
 
-    `lines` holds the request lines in order, `asked` counts targets, `sent` the bytes of all bodies and headers.
+    `lines` holds the request lines in order, `asked` counts targets, `sent` the bytes of all bodies.
     """
 
     def __init__(self, answer, address="127.0.0.1"):
@@ -58,7 +58,7 @@ class RawHost:
                 self.lines.append(line)
                 self.asked[target] += 1
                 answer = self.answer(target, self.asked[target])
-                self.sent += len(answer)
+                self.sent += len(answer.partition(b"\r\n\r\n")[2])
                 writer.write(answer)
                 await writer.drain()
         writer.close()

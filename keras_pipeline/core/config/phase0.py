@@ -21,7 +21,7 @@ class Audit(Section):
 class ValidateUrls(Section):
     """The number of URLs to check."""
 
-    sample: int | None = Field(5000, ge=1, description="documents, a seeded sample; null: check every URL")
+    sample: int | None = Field(5000, ge=1, description="URLs, a seeded sample; null: check every URL")
 
 
 class HostLimits(Section):
@@ -41,11 +41,11 @@ class Export(Section):
     each_host: HostLimits = HostLimits()
     hosts: dict[str, HostLimits] = Field({}, description="other limits for hosts that allow more, or less, by name")
     contact: str | None = Field(None, description="URL or mail address in the User-Agent; some hosts require one")
-    attempts: int = Field(4, ge=1, le=20, description="tries per URL in one run; 404 and the like are not tried again")
+    attempts: int = Field(4, ge=1, le=20, description="tries per URL in one run; only passing failures are tried again")
     backoff_seconds: float = Field(1.0, ge=0, description="pause after a first failure; then doubled, with jitter")
     max_wait_seconds: float = Field(600.0, ge=0, description="longest pause, and longest Retry-After that is kept")
     host_failures: int = Field(
-        10, ge=1, description="failures in a row (no connection, 429, 503) before a host is given up"
+        10, ge=1, description="failures in a row (no connection, 429, 503, 52x) before a host is given up"
     )
     connect_seconds: float = Field(10.0, gt=0, description="for DNS, connection and TLS")
     read_seconds: float = Field(30.0, gt=0, description="without data inside a response")

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from keras_pipeline.core import beam
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.phase0 import Export, HostLimits
 from keras_pipeline.core.errors import SourceError
+from keras_pipeline.core.progress import duration
 from keras_pipeline.data import photo, records
 from keras_pipeline.ingest import download, urls
-from keras_pipeline.ingest.ledger import Document, Ledger
+from keras_pipeline.ingest.crawl import CONVERTED, PHOTO_BYTES, expected_seconds
+from keras_pipeline.ingest.ledger import SAME_URL, Document, Ledger
 from keras_pipeline.phases.phase0_dataset import export_beam
 from keras_pipeline.phases.phase0_dataset.shard_index import stored_photos
 from keras_pipeline.phases.phase0_dataset.stored import (
@@ -28,7 +33,12 @@ from keras_pipeline.phases.phase0_dataset.stored import (
     plan,
     raw_folder,
     raw_shard_name,
+    shared_redirects,
+    write_table,
 )
+
+REPEATED = f"{SAME_URL}another document"
+NAMED = 10  # species on the console; the table has all
 
 
 def run(run: Run) -> None:
@@ -39,7 +49,11 @@ def run(run: Run) -> None:
             export_beam.take_in(ledger, raw_folder(run))
             _take_in(run, ledger, documents)
             stored, others = _fetch(run, ledger, convert, base_url)
-    print(f"{stored} photos stored, {sum(others.values())} not: {others or 'none'}")
+            told = [*_repeats(ledger, others), *_without_photo(run, ledger), *shared_redirects(run, ledger)]
+            later = ledger.may_succeed_later()
+    print(f"{stored} photos stored, {sum(others.values())} not: {others or 'none'}", *told, sep="\n")
+    if later:
+        print(f"{later} of the failures may pass: `phase0 export --force` asks for these again, and for nothing else")
     if not stored:
         raise SourceError(f"no photo could be stored ({others}); see {run.path('url_ledger')} for each URL")
 
@@ -79,8 +93,28 @@ def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) ->
         )
         _choose(run, ledger)  # the next photo of a species replaces one that failed
     ledger.write_parquet(run.path("url_ledger"))
-    others = {reason: n for state, reason, n in ledger.tally("state", "reason") if state != "ok"}
-    return ledger.count("ok"), others
+    others: Counter[str] = Counter()
+    for state, reason, n in ledger.tally("state", "reason"):
+        if state != "ok":
+            others[REPEATED if reason.startswith(SAME_URL) else reason] += n
+    return ledger.count("ok"), dict(others.most_common())
+
+
+def _repeats(ledger: Ledger, others: dict[str, int]) -> Iterator[str]:
+    if names := ledger.stored_under_several_names():
+        yield f"{names} URLs have several latin names: each was asked for once, and is stored under every name"
+    if repeated := others.get(REPEATED):
+        yield f"{repeated} documents repeat a URL of their species, which is stored once"
+
+
+def _without_photo(run: Run, ledger: Ledger) -> Iterator[str]:
+    """Write the species that end with no photo, and yield the line that names some."""
+    rows = ledger.species_without_photo()
+    file = write_table(run, "species_without_photo.csv", ("latin_name", "documents", "reason"), rows)
+    if rows:
+        names = ", ".join(name for name, *_ in rows[:NAMED])
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        yield f"{len(rows)} species end with no photo: {names}{more}; see {file}"
 
 
 def estimate(run: Run) -> str:
@@ -94,7 +128,11 @@ def estimate(run: Run) -> str:
                 ledger.copy(copy)
         with Ledger(copy) as ledger:
             _take_in(run, ledger, documents)
-            return _describe(_estimate(run, ledger))
+            found = _estimate(run, ledger)
+            return (
+                f"{_describe(found)}; to download about {_bytes(found['download'])} ({found['size']}) in at least "
+                f"{duration(found['seconds'])}"
+            )
 
 
 def _take_in(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
@@ -144,7 +182,7 @@ def _estimate(run: Run, ledger: Ledger) -> dict:
         each = 45e3 * (run.config.dataset.short_side / 256) ** 2
     return {
         "waiting": waiting,
-        "hosts": len(ledger.hosts()),
+        **_download(run, ledger),
         "stored": stored,
         "raw": waiting * each,
         "final": (waiting + stored) * each,
@@ -153,12 +191,28 @@ def _estimate(run: Run, ledger: Ledger) -> dict:
     }
 
 
+def _download(run: Run, ledger: Ledger) -> dict:
+    """Count the hosts, and estimate bytes and seconds of the downloads at their limits."""
+    settings, hosts, measured = run.config.phase0.export, dict(ledger.hosts()), ledger.photo_bytes()
+    if run.config.source.serves_photos:  # our own server has no limits
+        settings = Export(each_host=HostLimits(requests_per_second=None))
+    each = measured or PHOTO_BYTES
+    rate = CONVERTED * (os.cpu_count() or 1)
+    return {
+        "hosts": len(hosts),
+        "download": sum(hosts.values()) * each,
+        "size": f"{each / 1e6:.2f} MB a photo, {'as those before' if measured else 'a guess, as none was fetched yet'}",
+        "seconds": expected_seconds(hosts, settings, photo_bytes=each, photos_per_second=rate),
+    }
+
+
 def _describe(estimate: dict) -> str:
-    raw, final, free = (
-        f"{estimate[key] / 1e9:.2f} GB" if estimate[key] > 1e8 else f"{estimate[key] / 1e6:.2f} MB"
-        for key in ("raw", "final", "free")
-    )
     return (
         f"{estimate['waiting']} photos to fetch from {estimate['hosts']} hosts, {estimate['stored']} stored already; "
-        f"raw shards about {raw} and final ones {final}, free {free}"
+        f"raw shards about {_bytes(estimate['raw'])} and final ones {_bytes(estimate['final'])}, "
+        f"free {_bytes(estimate['free'])}"
     )
+
+
+def _bytes(number: float) -> str:
+    return f"{number / 1e9:.2f} GB" if number > 1e8 else f"{number / 1e6:.2f} MB"

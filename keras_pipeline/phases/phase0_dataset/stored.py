@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import itertools
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.fingerprint import lasting_hash
-from keras_pipeline.core.files import table_attributes
+from keras_pipeline.core.files import aside, table_attributes
 from keras_pipeline.core.progress import progress
+from keras_pipeline.core.redaction import redact
 from keras_pipeline.data import records
 from keras_pipeline.ingest import download, mongo
 from keras_pipeline.ingest.curation import Curation
@@ -80,6 +82,30 @@ def plan(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
     """Update the ledger to the collection and the request settings."""
     ledger.request_with(lasting_hash(run.config, REQUEST, REQUEST_AT_FIRST))
     ledger.plan(documents, seed=run.config.seed)
+
+
+def write_table(run: Run, name: str, columns: Sequence[str], rows: Iterable[Sequence]) -> Path:
+    """Write a CSV into phase 0's folder of tables; return its path."""
+    file = run.path("url_ledger").parent / "tables" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with aside(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(row[: len(columns)] for row in rows)
+    return file
+
+
+def shared_redirects(run: Run, ledger: Ledger) -> Iterator[str]:
+    """Write the URLs to which photos of several species were redirected, and yield a line on the commonest."""
+    rows = ledger.shared_redirects()
+    file = write_table(run, "shared_redirects.csv", ("url", "documents", "species"), rows)
+    if rows:
+        url, documents, species = rows[0]
+        more = f", and {len(rows) - 1} more such URLs" if len(rows) > 1 else ""
+        yield (
+            f"{documents} documents of {species} species were redirected to one URL, {redact(url)}{more}; is that a "
+            f"picture which says that there is no photo? See {file}"
+        )
 
 
 def raw_folder(run: Run) -> Path:

@@ -12,7 +12,7 @@ from keras_pipeline.core.files import write_json
 from keras_pipeline.data import photo
 from keras_pipeline.ingest import download
 from keras_pipeline.ingest.ledger import NOT_SAMPLED, Ledger
-from keras_pipeline.phases.phase0_dataset.stored import open_source, plan
+from keras_pipeline.phases.phase0_dataset.stored import open_source, plan, shared_redirects
 
 
 def run(run: Run) -> None:
@@ -25,6 +25,7 @@ def run(run: Run) -> None:
         check = photo.checker(run.config.dataset)
         replace = run.config.source.url_replace
         download.check_urls(ledger, settings.export, base_url=base_url, own=own, check=check, url_replace=replace)
+        told = [*shared_redirects(run, ledger)]
         columns = ["host", "state", "reason"]
         rows = pd.DataFrame(ledger.tally(*columns), columns=[*columns, "urls"])
     if own:
@@ -36,7 +37,11 @@ def run(run: Run) -> None:
     result = _failure_rate(rows)
     write_json(run.path("url_check"), result)
     within = "" if result["complete"] else " (95 % interval {:.1%} to {:.1%})".format(*result["interval"])
-    print(f"{result['failed']} of {result['checked']} URLs failed{within}: {result['by_reason'] or 'none'}")
+    print(
+        f"{result['failed']} of {result['checked']} URLs failed{within}: {result['by_reason'] or 'none'}",
+        *told,
+        sep="\n",
+    )
 
 
 def _failure_rate(rows: pd.DataFrame) -> dict:
