@@ -27,6 +27,8 @@ from keras_pipeline.ingest import mongo
 from keras_pipeline.ingest.audit import audit
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.entries import Reader
+from keras_pipeline.ingest.understand import LOOKED_AT, understand
+from keras_pipeline.phases.phase0_dataset.audit import expected_photos
 
 SPECIES = 8_587
 CURSOR, TIME, MEMORY = 0.6, 1.10, 1.10
@@ -87,10 +89,10 @@ def rates(work: dict[str, Callable[[], int]]) -> dict[str, float]:
 
 def audited(collection, settings: dict) -> int:
     source, count = Source(**settings), collection.estimated_document_count()
+    expected = expected_photos(count, understand(mongo.first_documents(collection, source, LOOKED_AT), source))
     reader = Reader(source)
     photos = mongo.documents(collection, source, reader=reader)
-    result = audit(photos, curation=Curation(), min_per_species=20, collection_count=count, reader=reader)
-    return result["photos"]
+    return audit(photos, curation=Curation(), min_per_species=20, expected=expected, reader=reader)["photos"]
 
 
 def read(collection, settings: dict) -> None:
