@@ -23,10 +23,13 @@ from keras_pipeline.ingest import photo_folder
 from keras_pipeline.phases import counts
 from keras_pipeline.phases.steps import PHASES
 
+EMBEDDED = "source/mongo"  # the embedded server's data, below the run's folder
+
 
 def run_of(options: argparse.Namespace) -> Run:
     """The run that a command line asks for: its config, and how to open its source."""
-    return Run(_config(options), _open_source, getattr(options, "split", "test"), beam=_beam(options))
+    opens = _open_to_load if options.command == "load" else _open_source
+    return Run(_config(options), opens, getattr(options, "split", "test"), beam=_beam(options))
 
 
 def _beam(options: argparse.Namespace) -> tuple[str, ...] | None:
@@ -123,6 +126,18 @@ def _config_of_manifest(options: argparse.Namespace) -> Config:
 
 
 @contextlib.contextmanager
+def _open_to_load(config: Config) -> Iterator[tuple[str, str | None]]:
+    """The same for `load`: an embedded server as it is, without documents of the demo."""
+    if config.source.uri != "embedded":
+        yield config.source.uri, None
+        return
+    from keras_pipeline.demo import embedded  # as below
+
+    with embedded.mongo(Run(config, None).folder / EMBEDDED) as uri:
+        yield uri, None
+
+
+@contextlib.contextmanager
 def _open_source(config: Config) -> Iterator[tuple[str, str | None]]:
     """(URI of the MongoDB, base URL of relative photo URLs) while the context is open."""
     source = config.source
@@ -136,7 +151,7 @@ def _open_source(config: Config) -> Iterator[tuple[str, str | None]]:
     )  # MongoDB's driver and Pillow, which `status` does without
 
     run = Run(config, None)
-    folder, photos = run.folder / "source", run.embedded_photos
+    photos = run.embedded_photos
     assert photos is not None  # of an embedded source
     if labels := source.demo.labels:
         documents = lambda: photo_folder.documents(photos, Path(labels))  # noqa: E731
@@ -149,6 +164,10 @@ def _open_source(config: Config) -> Iterator[tuple[str, str | None]]:
         else:
             documents = lambda: herbarium.draw(photos, **numbers, regional_shift=demo.regional_shift)  # noqa: E731
     with embedded.source(
-        folder / "mongo", documents=documents, photos=photos, database=source.database, collection=source.collection
-    ) as opened:
-        yield opened
+        run.folder / EMBEDDED,
+        documents=documents,
+        photos=photos,
+        database=source.database,
+        collection=source.collection,
+    ) as (uri, base_url):
+        yield uri, source.base_url or base_url

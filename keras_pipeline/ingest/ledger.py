@@ -19,7 +19,7 @@ import pyarrow.parquet
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import aside
 from keras_pipeline.core.redaction import without_credentials
-from keras_pipeline.ingest import details, limits
+from keras_pipeline.ingest import details, ledger_queries
 from keras_pipeline.ingest.signing import unsigned
 
 STATES = ("waiting", "ok", "failed", "skipped")
@@ -204,24 +204,33 @@ class Ledger:
         """
         with self._db:
             self._db.execute(
-                "UPDATE photos SET state = IIF(sha256 = '', 'waiting', 'ok'), reason = '' "
-                "WHERE state = 'skipped' AND (reason IN (?, ?, ?) OR reason GLOB ?)",
-                (OVER_OBSERVATION, OVER_SPECIES, UNDER_SPECIES, f"{SAME_URL}*"),
+                "UPDATE photos SET state = IIF(sha256 = '', 'waiting', 'ok'), reason = '' WHERE reason IN (?, ?, ?)",
+                (OVER_OBSERVATION, OVER_SPECIES, UNDER_SPECIES),
             )
-            self._db.execute(limits.repeated("address, latin_name"), (SAME_URL,))
+            self._skip_repeated("address, latin_name")
             if min_per_species > 1:
-                limits.leave_out_under(self._db, min_per_species, UNDER_SPECIES)
-            for column, most, reason in (
-                ("observation_id", max_per_observation, OVER_OBSERVATION),
-                ("latin_name", max_per_species, OVER_SPECIES),
+                ledger_queries.leave_out_under(self._db, min_per_species, UNDER_SPECIES)
+            for place, most, reason in (
+                (ledger_queries.OF_OBSERVATION, max_per_observation, OVER_OBSERVATION),
+                (ledger_queries.OF_SPECIES, max_per_species, OVER_SPECIES),
             ):
                 if most is not None:
-                    self._db.execute(limits.over(column), (reason, most))
+                    over = f"SELECT id FROM ({place}) WHERE place > ?"
+                    self._db.execute(
+                        f"UPDATE photos SET state = 'skipped', reason = ? WHERE rowid IN ({over})", (reason, most)
+                    )
 
     def skip_repeated_urls(self) -> None:
         """Leave out all rows but one of every URL, whatever their names."""
         with self._db:
-            self._db.execute(limits.repeated("address"), (SAME_URL,))
+            self._skip_repeated("address")
+
+    def _skip_repeated(self, columns: str) -> None:
+        """Skip all rows but one of those that agree in `columns`: a stored one counts, else one requested before.
+
+        What was decided by an earlier call and still holds is not written again.
+        """
+        self._db.execute(ledger_queries.REPEATED.format(columns=columns, same=SAME_URL))
 
     def sample(self, n: int) -> None:
         """Keep the first n rows in seeded order, and skip all others."""
@@ -274,22 +283,14 @@ class Ledger:
 
     def species_without_photo(self) -> list[tuple[str, int, str]]:
         """Return (latin name, documents, their commonest reason) of the species of which nothing is stored."""
-        return self._db.execute(
-            "SELECT latin_name, SUM(n), reason, MAX(n) FROM "  # MAX: `reason` is from the same row
-            "(SELECT latin_name, reason, COUNT(*) AS n, SUM(state = 'ok') AS stored FROM photos WHERE latin_name <> '' "
-            "GROUP BY latin_name, reason) GROUP BY latin_name HAVING SUM(stored) = 0 ORDER BY latin_name"
-        ).fetchall()
+        return self._db.execute(ledger_queries.WITHOUT_PHOTO).fetchall()
 
     def shared_redirects(self) -> list[tuple[str, int, int]]:
         """Return (URL, documents, species) of what photos of several species were redirected to.
 
         That is often a picture which says that there is no photo.
         """
-        return self._db.execute(
-            "SELECT redirected_to, COUNT(*) AS n, COUNT(DISTINCT latin_name) AS species FROM photos "
-            "WHERE redirected_to <> '' GROUP BY redirected_to HAVING species >= ? ORDER BY n DESC, redirected_to",
-            (SHARED,),
-        ).fetchall()
+        return self._db.execute(ledger_queries.SHARED_REDIRECTS, (SHARED,)).fetchall()
 
     def give_up(self, host: str, reason: str) -> int:
         """Postpone this host's waiting rows to another run; return their number."""
