@@ -7,7 +7,7 @@ import pytest
 
 MODULES = (
     "training.losses", "training.distiller", "training.soft_labels", "evaluation.threshold", "evaluation.calibration",
-    "data.preprocess", "data.pipeline", "ingest.signing", "training.advice", "training.schedule",
+    "data.preprocess", "data.pipeline", "core.licenses", "ingest.signing", "training.advice", "training.schedule",
 )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ class HashTable:
         slots[place] = entry
         self._room -= 1
         if not self._room:  # more keys than expected
-            self._grow(max(1000, self._size // 4))
+            self._grow(max(1000, self._size // 2))
 
     def _grow(self, keys: int) -> None:
         # At most 80 % full, because a look-up ends at an empty slot. Never moved, which would take two tables at once.

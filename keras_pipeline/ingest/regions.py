@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,15 @@ from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.ingest.tally import Tally
 
 REMEMBERED, LONG = 10_000, 300  # different values of the field; texts in one
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What the field's values mean."""
+
+    region: str | None
+    unnamed: list[str]
+    several: str  # "" if at most one region shares a value
 
 
 class Regions:
@@ -19,7 +29,7 @@ class Regions:
         self.several = Tally()  # {"the region taken before another one that shares a value too": photos}
         self._values = {name: {value.strip() for value in values} for name, values in regions.items()}
         self._named: set[str] = set().union(*self._values.values())
-        self._known: dict[tuple[str, ...], list[str]] = {}
+        self._known: dict[tuple, _Found] = {}
 
     def of(self, value: Any) -> Any:
         """Return the first region that shares a value with the field, a text or a list of texts.
@@ -30,18 +40,28 @@ class Regions:
         if value is None or value == []:
             return None
         texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
-        if not texts or not all(isinstance(text, str) for text in texts):
+        try:
+            found = self._known.get(texts)
+        except TypeError:  # a list of lists
             return value
-        found = self._known.get(texts)
         if found is None:
-            stripped = {text.strip() for text in texts}
-            found = [name for name, values in self._values.items() if not values.isdisjoint(stripped)]
-            if len(self._known) < REMEMBERED and len(texts) < LONG:
-                self._known[texts] = found
-        for text in texts:
-            if text.strip() not in self._named and text.strip():
-                self.unnamed.add(text.strip())
-        if len(found) > 1:
-            self.several.add(f"{found[0]} before {', '.join(found[1:])}")
-        blank = not any(text.strip() for text in texts)
-        return found[0] if found else None if blank else UNKNOWN_REGION
+            if not texts or not all(isinstance(text, str) for text in texts):
+                return value
+            found = self._look_up(texts)
+        for text in found.unnamed:
+            self.unnamed.add(text)
+        if found.several:
+            self.several.add(found.several)
+        return found.region
+
+    def _look_up(self, texts: tuple[str, ...]) -> _Found:
+        stripped = [text for text in dict.fromkeys(map(str.strip, texts)) if text]
+        shared = [name for name, values in self._values.items() if not values.isdisjoint(stripped)]
+        found = _Found(
+            shared[0] if shared else UNKNOWN_REGION if stripped else None,
+            [text for text in stripped if text not in self._named],
+            f"{shared[0]} before {', '.join(shared[1:])}" if len(shared) > 1 else "",
+        )
+        if len(self._known) < REMEMBERED and len(texts) < LONG:
+            self._known[texts] = found
+        return found

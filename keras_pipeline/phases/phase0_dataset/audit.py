@@ -26,7 +26,7 @@ def run(run: Run) -> None:
             min_per_species=run.config.phase0.audit.min_per_species,
             least=source.min_per_species,
             collection_count=count,
-            expected=count and int(count * max(1, seen.photos / seen.documents)),
+            expected=count and expected_photos(count, seen),
             reader=reader,
         )
     result["source"] = f"{redact(source.uri)} {source.database}.{source.collection}"
@@ -40,6 +40,11 @@ def run(run: Run) -> None:
     for remark in [*said_of_names, *audit_origins.remarks(result)]:
         print(remark)
     _refuse_nothing(run, result, seen)
+
+
+def expected_photos(documents: int, seen: Understanding) -> int:
+    """Estimate the photos of a collection from those of the documents looked at."""
+    return int(documents * max(1, seen.photos / max(seen.documents, 1)))
 
 
 def _refuse_nothing(run: Run, result: dict, seen: Understanding) -> None:
