@@ -182,7 +182,7 @@ STEPS = [
     Step(
         "phase5", "threshold", "choose the 'not conclusive' threshold",
         ("dataset", "assignment", "logits", "temperature", "student"), ("calibration", "priors", "risk_coverage"),
-        ("seed", "phase5"), 4,
+        ("seed", "phase5"), 5,
     ),
     Step(
         "phase6", "quantize", "quantize the weights, and measure what it costs",
