@@ -14,7 +14,7 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config import fingerprint
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import write_json
-from keras_pipeline.core.hashing import content_hash
+from keras_pipeline.core.hashing import byte_hashes, content_hash, file_hash
 from keras_pipeline.phases import staleness
 from keras_pipeline.phases.staleness import why_stale
 from keras_pipeline.phases.steps import Step
@@ -363,6 +363,23 @@ def test_content_hash_of_a_folder_sees_names_and_contents(tmp_path):
     assert one == folder("two", {"a.bin": b"1", "sub/b.bin": b"2", "saved_model.pb": b"date 2"})
     assert one != folder("three", {"a.bin": b"1", "sub/c.bin": b"2"})
     assert one != folder("four", {"a.bin": b"12", "sub/b.bin": b""})
+
+
+def test_content_hash_of_a_page_and_its_proof_leaves_out_the_date_in_about_json(tmp_path):
+    def export(name, date, classes):
+        page = tmp_path / name
+        page.mkdir()
+        write_json(page / "about.json", {"date": date})
+        write_json(page / "labels.json", {"classes": classes})
+        listed = {file.name: {"sha256": file_hash(file)} for file in sorted(page.iterdir())}
+        write_json(page / "files.json", listed)
+        write_json(tmp_path / f"{name}.json", {"files": {"list_sha256": file_hash(page / "files.json"), "n": 2}})
+        return content_hash(page), content_hash(tmp_path / f"{name}.json"), byte_hashes(page)
+
+    first, second = export("a", "today", "x"), export("b", "tomorrow", "x")
+    third = export("c", "today", "y")
+    assert first[:2] == second[:2] and first[2] != second[2]
+    assert first[0] != third[0]
 
 
 def test_a_folder_takes_the_place_of_a_file(tmp_path):

@@ -67,7 +67,7 @@ def test_help_comes_at_once():
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["phase0"], ["run"], ["demo"], ["status"], ["classify"], ["serve"], ["doctor"]]
+    "command", [[], ["phase0"], ["run"], ["demo"], ["load"], ["status"], ["classify"], ["serve"], ["doctor"]]
 )
 def test_every_command_has_help(command):
     with pytest.raises(SystemExit) as ended:
@@ -590,6 +590,7 @@ def test_looking_at_soft_labels_that_are_not_there(experiment, capsys, arguments
             {"conclusive": False, "genus_conclusive": True, "promise": 0.5},
             "not conclusive (Viola alba?), 72.0%; genus Viola, 90.0%; right in at least 50 % of cases",
         ),
+        ({"conclusive": True, "common_name": "White violet"}, "Viola alba (White violet), 72.0%"),
     ],
 )
 def test_classify_says_what_is_conclusive_and_what_less_it_promises(

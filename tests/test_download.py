@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import functools
 import sqlite3
 import time
 
@@ -9,12 +10,13 @@ import pandas as pd
 import pytest
 from conftest import jpeg_of
 from support.hostile_host import HostileHost
+from support.raw_host import RawHost, response
 
 from keras_pipeline.core.config.phase0 import Export, HostLimits
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
+from keras_pipeline.data import first_bytes, records
 from keras_pipeline.data import photo as photos
-from keras_pipeline.data import records
-from keras_pipeline.ingest import crawl, download
+from keras_pipeline.ingest import crawl, download, fetch
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Ledger
 
@@ -23,6 +25,7 @@ QUICK = Export(
     max_redirects=3, attempts=3, backoff_seconds=0.02, max_wait_seconds=5, concurrency=32,
     each_host=HostLimits(concurrency=16, requests_per_second=None),
 )  # fmt: skip
+CHECK = functools.partial(first_bytes.refusal, min_short_side=20)
 
 
 class Names:
@@ -48,6 +51,7 @@ class Target:
     def __init__(self, folder, host, settings=QUICK):
         self.folder, self.host, self.settings, self.opened = folder, host, settings, 0
         self.caps = {"max_per_observation": None, "max_per_species": None}
+        self.url_replace = None
 
     def convert(self, photo):
         return photos.to_record(photo, short_side=36, min_short_side=20, quality=95)
@@ -61,14 +65,14 @@ class Target:
         """Rows of the ledger by sample id, after one export."""
         self.host.asked.clear()
         with Ledger(self.folder / "ledger.sqlite") as ledger:
-            ledger.plan(download.rows(documents, Names(), self.host.url), seed=seed)
+            ledger.plan(download.rows(documents, Names(), self.host.url, self.url_replace), seed=seed)
             ledger.choose(**self.caps)
             given_up = {}
             while ledger.count("waiting"):
                 download.fetch_photos(
                     ledger, self.settings, base_url=self.host.url, own=False, convert=self.convert,
                     encode=records.encode, open_shard=self.open_shard, shard_bytes=per_shard * 2000,
-                    given_up=given_up,
+                    given_up=given_up, url_replace=self.url_replace,
                 )  # fmt: skip
                 ledger.choose(**self.caps)
             ledger.write_parquet(self.folder / "ledger.parquet")
@@ -91,6 +95,14 @@ def target(tmp_path, host):
     return Target(tmp_path, host)
 
 
+def test_what_is_replaced_in_a_url_is_requested_and_nothing_else_changes(target):
+    target.url_replace = {"/original-": "/good-", ".png": ".jpg"}
+    (row,) = target.run([document(f"{target.host.url}original-1.png")]).values()
+    assert (row.state, row.url) == ("ok", f"{target.host.url}original-1.png")
+    assert list(target.host.asked) == ["good-1.jpg"]
+    assert target.stored()[0].source_url == row.url
+
+
 @pytest.mark.parametrize(
     "name, state, reason, tries, again",
     [
@@ -99,12 +111,12 @@ def target(tmp_path, host):
         ("moody-1.jpg", "ok", "", 2, False),
         ("busy-1.jpg", "ok", "", 2, False),
         ("missing-1.jpg", "failed", "HTTP 404", 1, False),
-        ("html-1.jpg", "failed", "an HTML page, not a photo", 1, False),
-        ("empty-1.jpg", "failed", "an empty file", 1, False),
+        ("html-1.jpg", "failed", "an HTML page, not a photo", 1, True),
+        ("empty-1.jpg", "failed", "an empty file", 1, True),
         ("half-1.jpg", "failed", "truncated or broken photo", 1, False),
         ("small-1.jpg", "failed", "shorter side below 20 px", 1, False),
         ("endless-1.jpg", "failed", "larger than 0.2 MB", 1, False),
-        ("loop-1.jpg", "failed", "more than 3 redirects", 1, False),
+        ("loop-1.jpg", "failed", "more than 3 redirects", 1, True),
         ("hung-1.jpg", "failed", "silent for 0.3 s", 3, True),
         ("ftp://example.org/x.jpg", "failed", "not a valid http(s) URL; relative ones need source.base_url", 0, False),
     ],
@@ -388,7 +400,7 @@ def test_checked_urls_stay_checked_when_the_run_was_killed(tmp_path, host):
         documents = [document(name) for name in ("good-1.jpg", "good-2.jpg", "missing-1.jpg", "down-1.jpg")]
         for _ in range(2):
             ledger.plan(download.rows(documents, Names(), host.url), seed=1)
-            download.check_urls(ledger, QUICK, base_url=host.url, own=False)
+            download.check_urls(ledger, QUICK, base_url=host.url, own=False, check=CHECK)
     assert host.asked == {"good-1.jpg": 1, "good-2.jpg": 1, "missing-1.jpg": 1, "down-1.jpg": 6}
 
 
@@ -400,7 +412,7 @@ def test_with_other_settings_all_that_failed_is_tried_again(tmp_path, host):
             ledger.request_with(settings)
             ledger.plan(download.rows(documents, Names(), host.url), seed=1)
             waiting.append(ledger.count("waiting"))
-            download.check_urls(ledger, QUICK, base_url=host.url, own=False)
+            download.check_urls(ledger, QUICK, base_url=host.url, own=False, check=CHECK)
     assert waiting == [2, 0, 1]
 
 
@@ -425,7 +437,7 @@ def test_hosts_have_their_own_limits_and_ours_needs_no_mercy(tmp_path, host):
         patch.setattr(crawl, "Host", Watched)
         documents = [document("http://127.0.0.1:9/a.jpg"), document("good-1.jpg")]
         ledger.plan(download.rows(documents, Names(), host.url), seed=1)
-        download.check_urls(ledger, settings, base_url=host.url, own=True)
+        download.check_urls(ledger, settings, base_url=host.url, own=True, check=CHECK)
     ours = HostLimits(concurrency=settings.concurrency, requests_per_second=None)
     assert sorted(seen, key=lambda limits: limits.concurrency) == [HostLimits(concurrency=2), ours]
 
@@ -435,10 +447,11 @@ def test_check_urls_finds_what_would_fail_and_stores_nothing(tmp_path, host):
     with Ledger(tmp_path / "l.sqlite") as ledger:
         documents = [document(name) for name in names] + [document("n.jpg", latin_name=None), document("ftp://x/y")]
         ledger.plan(download.rows(documents, Names(), host.url), seed=1)
-        download.check_urls(ledger, QUICK, base_url=host.url, own=False)
+        download.check_urls(ledger, QUICK, base_url=host.url, own=False, check=CHECK)
         tally = {(state, reason): n for state, reason, n in ledger.tally("state", "reason")}
     assert tally == {
-        ("ok", ""): 2, ("failed", "HTTP 404"): 1, ("failed", "an HTML page, not a photo"): 1,
+        ("ok", ""): 1, ("failed", "HTTP 404"): 1, ("failed", "an HTML page, not a photo"): 1,
+        ("failed", "not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture"): 1,
         ("failed", "silent for 0.3 s"): 1, ("failed", "more than 3 redirects"): 1, ("failed", "an empty file"): 1,
         ("skipped", "no latin_name"): 1, ("failed", "not a valid http(s) URL; relative ones need source.base_url"): 1,
     }  # fmt: skip
@@ -517,3 +530,216 @@ def test_all_hosts_together_keep_the_concurrency(tmp_path, host):
         assert max(host.most, other.most) <= 3
         times = sorted(at for each in (host, other) for at, _ in each.times)
         assert all(b - a >= 0.045 for a, b in zip(times, times[3:], strict=False))
+
+
+def picture(size=(48, 40), **options):
+    return jpeg_of(1, size, **options)
+
+
+REFUSED = [  # what a host sends with status 200, and why it is not stored
+    (b'{"error": "not found"}', "a text or JSON, not a photo"),
+    (b"<!DOCTYPE html>", "an HTML page, not a photo"),
+    (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "HEIC, not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture"),
+    (b"\0\0\0\x18ftypisom\0\0\0\0mp41avc1" + bytes(99),
+     "a video, not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture"),
+    (b"%PDF-1.4\0\n", "a PDF document, not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture"),
+    (b"", "an empty file"),
+    (b"\0" * 99, "not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture"),
+    *((picture((60, 12), format=each), "shorter side below 20 px")
+      for each in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF")),
+    (picture((60, 12), comment=bytes(9000)), "shorter side below 20 px"),
+    (picture((60, 12), format="WEBP", lossless=True), "shorter side below 20 px"),
+    (picture((60, 12), format="WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0"), "shorter side below 20 px"),
+]  # fmt: skip
+
+
+def test_the_check_refuses_what_the_export_refuses(tmp_path):
+    bodies = [*(body for body, _ in REFUSED), *(picture(format=each) for each in ("JPEG", "PNG", "TIFF", "AVIF"))]
+    with RawHost(lambda target, _: response(bodies[int(target[1:])])) as host:
+        documents = [document(f"{host.url}/{i}") for i in range(len(bodies))]
+        with Ledger(tmp_path / "l.sqlite") as ledger:
+            ledger.plan(download.rows(documents, Names(), None), seed=1)
+            download.check_urls(ledger, QUICK, base_url=None, own=False, check=CHECK)
+            ledger.write_parquet(tmp_path / "check.parquet")
+        exported = Target(tmp_path, host).run(documents)
+    checked = {row.sample_id: row.reason for row in pd.read_parquet(tmp_path / "check.parquet").itertuples()}
+    for document_, reason in zip(documents, [*(reason for _, reason in REFUSED), "", "", "", ""], strict=True):
+        assert checked[document_["sample_id"]] == exported[document_["sample_id"]].reason == reason
+
+
+@pytest.mark.parametrize(
+    "bad", [response(status=522), response(status=202), response(status=501), response(b"<!DOCTYPE html>"),
+            response(status=403), response(b"{}"), response(), response(status=302, location="ftp://x/")]
+)  # fmt: skip
+def test_a_bad_hour_is_not_for_ever(tmp_path, bad):
+    with RawHost(lambda *_: bad if len(host.lines) == 1 else response(picture())) as host:
+        target = Target(tmp_path, host, QUICK.model_copy(update={"attempts": 1}))
+        (first,) = target.run([document(host.url + "/a.jpg")]).values()
+        assert (first.state, first.may_succeed) == ("failed", True)
+        (second,) = target.run([document(host.url + "/a.jpg")]).values()
+        assert second.state == "ok" and len(host.lines) == 2
+
+
+def test_a_passing_server_error_is_mended_in_the_same_run(tmp_path):
+    for status in (522, 500, 202):
+        with RawHost(lambda _, times, status=status: response(picture(), status if times == 1 else 200)) as host:
+            (row,) = Target(tmp_path, host).run([document(f"{host.url}/{status}.jpg")]).values()
+            assert (row.state, row.attempts) == ("ok", 2)
+
+
+def test_what_is_gone_stays_gone(tmp_path):
+    with RawHost(lambda target, _: response(status=int(target[1:4]))) as host:
+        documents = [document(f"{host.url}/{status}.jpg") for status in (404, 410, 403)]
+        target = Target(tmp_path, host)
+        target.run(documents)
+        target.run(documents)
+        assert set(host.asked) == {"/403.jpg"}
+
+
+def test_the_bytes_of_a_host_are_kept_and_those_of_another_are_not_held_up(tmp_path):
+    body = picture() + bytes(20_000)
+    with RawHost(lambda *_: response(body)) as slow, RawHost(lambda *_: response(body), "127.0.0.2") as fast:
+        rate = 100_000  # bytes a second are 0.36 GB an hour
+        limits = {
+            f"127.0.0.1:{slow.port}": HostLimits(concurrency=2, requests_per_second=None, gigabytes_per_hour=0.36)
+        }
+        settings = QUICK.model_copy(update={"hosts": limits, "allow_networks": ["127.0.0.0/8"]})
+        documents = [document(f"{host.url}/{i}.jpg") for host in (slow, fast) for i in range(10)]
+        started = time.monotonic()
+        rows = Target(tmp_path, slow, settings).run(documents)
+        seconds = time.monotonic() - started
+    assert {row.state for row in rows.values()} == {"ok"} and slow.asked.total() == fast.asked.total() == 10
+    # The last two photos are under way when their predecessors are paid for.
+    assert 8 * len(body) / rate <= seconds < 10 * len(body) / rate + 1
+
+
+def test_the_time_a_crawl_takes_is_that_of_its_slowest_host():
+    limits = {"Fast.org": HostLimits(requests_per_second=None), "big.org": HostLimits(gigabytes_per_hour=3.6)}
+    settings = Export(hosts=limits)
+    for waiting, seconds in (({"a.org": 500, "b.org": 100}, 50), ({"fast.org": 500}, 5), ({"big.org": 500}, 500)):
+        found = crawl.expected_seconds(waiting, settings, photo_bytes=1e6, photos_per_second=100)
+        assert found == pytest.approx(seconds)
+
+
+def outcomes_of(rows):
+    return {name: (row.state, row.reason, row.latin_name) for name, row in rows.items()}
+
+
+def test_a_url_is_asked_for_once_and_stored_once_for_each_name(target):
+    documents = [
+        document("good-1.jpg", sample_id="a"), document("good-1.jpg", sample_id="b"),
+        document("good-1.jpg#top", sample_id="c"), document(f"{target.host.url}good-1.jpg", sample_id="d"),
+        document("good-1.jpg", sample_id="e", latin_name="Viola alba"), document("good-2.jpg", sample_id="f"),
+        document("missing-1.jpg", sample_id="g"), document("missing-1.jpg", sample_id="h", latin_name="Viola alba"),
+        document("missing-1.jpg", sample_id="i"),
+    ]  # fmt: skip
+    rows = target.run(documents)
+    assert target.host.asked == {"good-1.jpg": 1, "good-2.jpg": 1, "missing-1.jpg": 1}
+    stored = {photo.sample_id: (photo.latin_name, photo.source_url) for photo in target.stored()}
+    (winner,) = stored.keys() - {"e", "f"}
+    assert stored["e"] == ("Viola alba", "good-1.jpg") and rows["e"].sha256 == rows[winner].sha256 != ""
+    assert [rows[name].reason for name in "abcd" if name != winner] == [f"the same URL as {winner}"] * 3
+    assert {rows[name].state for name in "abcd" if name != winner} == {"skipped"}
+    assert sorted(rows[name].reason for name in "ghi")[:2] == ["HTTP 404", "HTTP 404"]
+    for changed in (documents[::-1], [*documents, document("good-1.jpg", sample_id="new")]):
+        again = target.run(changed)
+        assert not target.host.asked and {n: r.state for n, r in again.items() if n in stored} == dict.fromkeys(
+            stored, "ok"
+        )
+    assert again["new"].reason == f"the same URL as {winner}"
+    # Where the document that counts has gone, another takes its place.
+    rows = target.run([each for each in documents if each["sample_id"] != winner])
+    assert target.host.asked == {"good-1.jpg": 1} and sum(rows[n].state == "ok" for n in rows if n in "abcd") == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_photo_that_is_stored_counts_before_one_that_is_not(tmp_path, host, seed):
+    target = Target(tmp_path, host)
+    target.run([document("good-1.jpg", sample_id="m")], seed=seed)
+    rows = target.run([document("good-1.jpg", sample_id=name) for name in "abmyz"], seed=seed)
+    assert not host.asked and [name for name, row in rows.items() if row.state == "ok"] == ["m"]
+
+
+def test_copies_do_not_count_against_the_limits(target):
+    target.caps |= {"max_per_species": 3, "max_per_observation": 2}
+    copies = [document(f"good-{i % 3}.jpg", sample_id=f"{i}") for i in range(9)]
+    rows = target.run([*copies, *(document(f"missing-{i}.jpg") for i in range(3)), document("good-7.jpg")])
+    assert sum(row.state == "ok" for row in rows.values()) == 3
+    two_names = [
+        document(f"good-{i}.jpg", sample_id=f"{i} {name}", observation_id=1, latin_name=name)
+        for i in range(3)
+        for name in ("Viola alba", "Viola odorata")
+    ]
+    rows = target.run(two_names)  # two photos of the observation, each under both names
+    assert sorted(collections.Counter(row.url for row in rows.values() if row.state == "ok").values()) == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "signature",
+    ["X-Amz-Date=2026{0}&X-Amz-Signature=ab{0}", "GoogleAccessId=x&Expires=1{0}&Signature=s{0}", "sv=1&sig={0}",
+     "Expires={0}&Signature={0}&Key-Pair-Id=K"],
+)  # fmt: skip
+def test_a_photo_that_is_signed_again_is_not_fetched_again(target, signature):
+    def signed(day, names):
+        return [document(f"{name}?{signature.format(day)}", sample_id=name) for name in names]
+
+    target.run(signed(1, ["good-1.jpg", "good-2.jpg"]))
+    stored = target.stored()
+    rows = target.run(signed(2, ["good-1.jpg", "good-2.jpg", "good-3.jpg"]))
+    assert set(target.host.asked) == {f"good-3.jpg?{signature.format(2)}"}
+    assert [photo.sha256 for photo in target.stored()][:2] == [photo.sha256 for photo in stored]
+    assert rows["good-1.jpg"].url == f"good-1.jpg?{signature.format(2)}" and rows["good-1.jpg"].state == "ok"
+    rows = target.run([document(f"good-1.jpg?v=2&{signature.format(2)}", sample_id="good-1.jpg")])
+    assert target.host.asked.total() == 1  # not only the signature is another
+
+
+def test_two_signatures_of_one_url_are_one_request(target):
+    urls = [f"good-1.jpg?X-Amz-Date={day}&X-Amz-Signature={day}" for day in (1, 2)]
+    rows = target.run([document(url) for url in urls])
+    assert target.host.asked.total() == 1 and sorted(row.state for row in rows.values()) == ["ok", "skipped"]
+
+
+def test_a_kill_never_separates_the_names_of_one_photo(target, monkeypatch):
+    documents = [
+        document(f"good-{i}.jpg", sample_id=f"{i} {name}", latin_name=name)
+        for i in range(12)
+        for name in ("Viola alba", "Viola odorata")
+    ]
+    finish, finished = records.ShardWriter.finish, []
+
+    def dying(self):
+        finished.append(self)
+        if len(finished) > 2:
+            raise RuntimeError("killed")
+        finish(self)
+
+    monkeypatch.setattr(records.ShardWriter, "finish", dying)
+    with pytest.raises(RuntimeError, match="killed"):
+        target.run(documents, per_shard=3)
+    monkeypatch.undo()
+    kept = {photo.source_url for photo in target.stored()}
+    assert 0 < len(kept) < 12 and collections.Counter(p.source_url for p in target.stored()) == dict.fromkeys(kept, 2)
+    target.run(documents)
+    assert set(target.host.asked) == {f"good-{i}.jpg" for i in range(12)} - kept
+
+
+def test_what_many_species_are_redirected_to_and_species_without_a_photo_are_listed(target):
+    names = ("Viola alba", "Viola odorata", "Viola riviniana")
+    target.run([document(f"moved-{i}.jpg", latin_name=names[i % 3]) for i in range(6)]
+               + [document("missing-1.jpg", latin_name="Abies alba"), document("html-1.jpg", latin_name="Abies alba"),
+                  document("missing-2.jpg", latin_name="Abies alba"), document("ftp://x/y", latin_name="Acer rubrum"),
+                  document("x.jpg", latin_name="")])  # fmt: skip
+    with Ledger(target.folder / "ledger.sqlite") as ledger:
+        assert ledger.shared_redirects() == [(f"{target.host.url}good-elsewhere.jpg", 6, 3)]
+        assert [row[:3] for row in ledger.species_without_photo()] == [
+            ("Abies alba", 3, "HTTP 404"), ("Acer rubrum", 1, fetch.NO_URL),
+        ]  # fmt: skip
+
+
+def test_the_check_asks_for_a_url_once_whatever_its_names(tmp_path, host):
+    documents = [document("good-1.jpg", sample_id=f"{i}", latin_name=f"Viola {'ab'[i % 2]}") for i in range(9)]
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.plan(download.rows(documents, Names(), host.url), seed=1)
+        ledger.skip_repeated_urls()
+        download.check_urls(ledger, QUICK, base_url=host.url, own=False, check=CHECK)
+        assert ledger.count("ok") == host.asked.total() == 1

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import web_example as example
+from support.lines import LINES
 
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.evaluation.report.html import write_report
@@ -92,22 +93,6 @@ def page(folder):
         yield page
 
 
-# The lines of an element's text as they are laid out.
-LINES = """element => {
-  const [lines, range] = [[], document.createRange()];
-  const texts = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
-  let top = null;
-  for (let text; (text = texts.nextNode());) {
-    for (let i = 0; i < text.length; i++) {
-      range.setStart(text, i);
-      range.setEnd(text, i + 1);
-      const [box] = range.getClientRects();
-      if (box && Math.abs(box.top - top) > 2) lines.push("");
-      if (box) [top, lines[lines.length - 1]] = [box.top, lines.at(-1) + text.data[i]];
-    }
-  }
-  return lines.map((line) => line.trim());
-}"""
 LONG_NAMES = {
     "Brassaiopsis argyroneurophylla": ["Brassaiopsis", "argyroneurophylla"],
     "Chenopodium quinoa subsp. milleanum": ["Chenopodium quinoa", "subsp. milleanum"],
@@ -122,7 +107,7 @@ def test_a_name_breaks_between_its_words_alone(tmp_path):
         example.shipped(), tmp_path / "saved", labels=list(LONG_NAMES), preprocessing=example.PREPROCESSING,
         calibration=example.CALIBRATION,
     )  # fmt: skip
-    tfjs.write_bundle(tmp_path / "saved", tmp_path / "page")
+    tfjs.write_bundle(tmp_path / "saved", tmp_path / "page", about=example.ABOUT)
     with serve_folder(tmp_path / "page") as base, open_browser() as browser:
         page = browser.new_page(viewport={"width": 320, "height": 640})
         page.goto(base)

@@ -12,6 +12,7 @@ from PIL import Image
 from support import web_example as example
 
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.files import read_json
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.export.promise import Promise
 from keras_pipeline.export.saved_model import classify, load_classifier, write_saved_model
@@ -51,6 +52,18 @@ def test_classify_jpeg_answers_records_as_the_python_path_does(loaded):
     assert [name.decode() for name in answers["latin_name"].numpy()] == [e["latin_name"] for e in expected]
     np.testing.assert_allclose(answers["probability"], [e["probability"] for e in expected], atol=1e-5)
     assert answers["conclusive"].numpy().tolist() == [e["conclusive"] for e in expected]
+
+
+def test_details_stand_beside_each_name_and_are_absent_where_there_are_none(tmp_path, loaded):
+    details = [{"common_name": "Daisy", "plant_id": 5}, {}, {"latin_name": "no answer"}, {}]
+    parts = {"labels": example.SPECIES, "preprocessing": example.PREPROCESSING, "calibration": example.CALIBRATION}
+    write_saved_model(example.shipped(), tmp_path / "model", **parts, details=details)
+    assert read_json(tmp_path / "model/assets/labels.json")["details"] == details
+    photo = example.encoded(example.photo(0, 3))
+    said, plain = load_classifier(tmp_path / "model").classify(photo), loaded.classify(photo)
+    assert said == plain | details[0] | {"top5": said["top5"]}
+    assert [{**known, **entry} for known, entry in zip(said["top5"], plain["top5"], strict=True)] == said["top5"]
+    assert "details" not in read_json(example.saved() / "assets/labels.json")
 
 
 def test_where_the_species_is_not_conclusive_the_genus_may_be(tmp_path):

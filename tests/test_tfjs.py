@@ -50,7 +50,7 @@ def test_weights_that_were_not_quantized_stay_float32(tmp_path):
 def test_a_weight_that_the_converter_changes_is_refused_by_name(tmp_path):
     saved = example.export(example.trained(), tmp_path / "saved")  # its BatchNorms would be folded by the converter
     with pytest.raises(ValueError, match=r"weights/\d+.*fold_batch_norm"):
-        write_bundle(saved, tmp_path / "bundle")
+        write_bundle(saved, tmp_path / "bundle", about=example.ABOUT)
     assert not (tmp_path / "bundle").exists()
 
 
@@ -65,12 +65,12 @@ def test_an_operation_that_the_browser_lacks_is_named_with_its_layer(tmp_path):
     with pytest.raises(
         ValueError, match=r"TensorFlow.js has no Lgamma, received in \S*odd\S*/Lgamma; use another layer"
     ):
-        write_bundle(saved, tmp_path / "bundle")
+        write_bundle(saved, tmp_path / "bundle", about=example.ABOUT)
     assert not (tmp_path / "bundle").exists()
 
 
 def test_the_same_weights_give_the_same_files(tmp_path, folder):
-    write_bundle(example.saved(), tmp_path / "again")
+    write_bundle(example.saved(), tmp_path / "again", about=example.ABOUT)
     assert (tmp_path / "again/files.json").read_bytes() == (folder / "files.json").read_bytes()
 
 
@@ -80,6 +80,7 @@ def test_file_list_covers_the_folder(folder):
     assert set(listed) == set(present) - {"files.json"}
     assert all(hashlib.sha256(present[n].read_bytes()).hexdigest() == f["sha256"] for n, f in listed.items())
     assert {"index.html", "labels.json", "calibration.json", "preprocessing.json", "model/model.json"} <= set(listed)
+    assert json.loads((folder / "about.json").read_text()) == example.ABOUT and "about.json" in listed
     assert {"NOTICES.txt", "vendor/LICENSE-Apache-2.0.txt"} <= set(listed)
 
 

@@ -2,13 +2,28 @@
 
 import hashlib
 import os
+import re
 from types import SimpleNamespace
 
 import pytest
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.load import from_dict
-from keras_pipeline.phases.phase6_export import validate
+from keras_pipeline.phases.phase6_export import export, validate
+
+
+def test_about_json_holds_the_metrics_of_the_shipped_weights_and_no_secret(tmp_path):
+    source = {"uri": "mongodb://reader:secret@nowhere"}
+    run = Run(from_dict({"experiment": "x", "root": str(tmp_path), "source": source}), None)
+    info = SimpleNamespace(classes=["Bellis perennis", "Iris pumila"], class_hash="f" * 64)
+    measured = {"n": 17, "top1": 0.75, "ece": {"value": 0.03, "interval": [0.01, 0.05]}}
+    about = export._about(run, info, {"after": measured, "threshold": None, "coverage": 0.0, "temperature": 1.5})
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", about.pop("date"))
+    assert set(about.pop("code")) == {"version", "git_commit", "git_dirty"}
+    assert about == {
+        "experiment": "x", "species": 2, "class_hash": "f" * 64, "test_photos": 17, "top1": 0.75, "ece": 0.03,
+        "threshold": None, "coverage": 0.0,
+    }  # fmt: skip
 
 
 @pytest.fixture

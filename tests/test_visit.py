@@ -1,10 +1,12 @@
 """Visits to the page in the real browser: languages, regions, genus, offline, backends, large photos, other sites."""
 
+import re
 import shutil
 
 import pytest
 from PIL import Image
 from support import web_example as example
+from support.lines import LINES
 
 from keras_pipeline.core.files import read_json, write_json
 from keras_pipeline.core.hashing import file_hash
@@ -31,13 +33,21 @@ SAFARI = (
 )
 
 
-def export(root, calibration):
+DETAILS = [
+    {"common_name": "<b id=bold>Bold</b> & Co", "plant_id": 7},
+    {"common_name": "Bartholomew-Fortescue's exceedingly long-stalked purple-eyed marsh violet of northern valleys"},
+    {"latin_name": "no answer", "probability": 2, "common_name": 12},
+    {"common_name": "بنفسج ثلاثي"},
+]
+
+
+def export(root, calibration, **assets):
     """A bundle with two genera and region priors."""
     priors = {"regions": ["Here", "Nowhere"], "log_ratios": [[0, 0, 0, 0], [-9, 9, 0, 0]]}
     priors["class_hash"] = class_hash(LABELS)
     parts = {"labels": LABELS, "preprocessing": example.PREPROCESSING, "calibration": calibration, "priors": priors}
-    write_saved_model(example.shipped(), root / "model", **parts)
-    tfjs.write_bundle(root / "model", root / "bundle")
+    write_saved_model(example.shipped(), root / "model", **parts, **assets)
+    tfjs.write_bundle(root / "model", root / "bundle", about=example.ABOUT)
     return root / "bundle"
 
 
@@ -146,6 +156,47 @@ def test_both_languages_say_the_same_things(visit):
         Object.entries(m).map(([key, v]) => `${key} ${typeof v} ${typeof v === "string" ? 0 : v.length}`));
     }""")
     assert keys[0] == keys[1] and len(keys[0]) > 30
+
+
+def test_a_common_name_stands_beside_the_latin_one(visit, tmp_path):
+    bundle = export(tmp_path, CALIBRATION, details=DETAILS)
+    classifier = load_classifier(tmp_path / "model")
+    page = visit(bundle, viewport={"width": 320, "height": 700}, bypass_csp=True)
+    for label in range(4):
+        data = next(
+            photo
+            for photo in (example.encoded(example.photo(label, seed)) for seed in range(20))
+            if (said := classifier.classify(photo))["conclusive"] and said["latin_name"] == LABELS[label]
+        )
+        page.evaluate("document.body.dataset.state = 'ready'")
+        ask(page, data)
+        name = "" if label == 2 else DETAILS[label]["common_name"]
+        assert page.inner_text("#verdict") == LABELS[label] and page.text_content("#common") == name
+        row = page.locator("#species li").first
+        assert (row.locator(".name").inner_text(), row.locator(".common").text_content()) == (LABELS[label], name)
+        assert page.text_content("#status").startswith(f"{LABELS[label]} ({name}), " if name else f"{LABELS[label]}, ")
+        lines = [re.split("[ -]", line.rstrip("-")) for line in page.locator("#common").evaluate(LINES)]
+        assert [word for line in lines for word in line] == re.split("[ -]", name) * bool(name), lines
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert violations(page) == []
+        assert page.locator("#bold").count() == 0  # a name is no markup
+
+
+def test_the_details_of_a_species_are_in_each_answer_as_in_python(visit, tmp_path):
+    page = visit(export(tmp_path, CALIBRATION, details=DETAILS))
+    photo = example.encoded(example.photo(0, 3))
+    said = load_classifier(tmp_path / "model").classify(photo)
+    answer = page.evaluate(
+        """async (bytes) => {
+      const { classify } = await import("./classifier.js");
+      const { species } = await classify(new Blob([new Uint8Array(bytes)]));
+      return species.map(({ probability, ...rest }) => rest);
+    }""",
+        list(photo),
+    )
+    assert answer == [{key: value for key, value in each.items() if key != "probability"} for each in said["top5"]]
+    assert [each["latin_name"] for each in answer if "plant_id" in each] == [LABELS[0]]
+    assert all(each["latin_name"] in LABELS and each["probability"] <= 1 for each in said["top5"])
 
 
 def test_the_region_counts_as_in_python(visit, classifier):
@@ -297,6 +348,22 @@ def test_a_weight_that_changes_few_answers_is_refused_too(visit, folder, tmp_pat
     shard.write_bytes(bytes(data))
     page = visit(bundle, wait="failed")
     assert page.inner_text("#status").endswith("model/group1-shard1of1.bin was altered after export.")
+
+
+def test_the_classifier_says_what_it_is_also_offline(visit):
+    page = visit()
+    page.wait_for_selector("#offline:not(:empty)")
+    about = 'async () => (await (await import("./classifier.js")).Classifier.load()).about'
+    assert page.evaluate(about) == example.ABOUT
+    page.context.set_offline(True)
+    assert page.evaluate(about) == example.ABOUT
+
+
+def test_an_about_json_of_another_export_is_refused(visit, folder, tmp_path):
+    bundle = shutil.copytree(folder, tmp_path / "bundle")
+    replace(bundle / "about.json", "0.95", "0.99")
+    page = visit(bundle, wait="failed")
+    assert page.inner_text("#status").endswith("about.json was altered after export.")
 
 
 @pytest.fixture

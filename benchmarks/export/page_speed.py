@@ -94,7 +94,7 @@ def export(folder: Path) -> Preprocessing:
         model, folder / "model", labels=[f"Species {i}" for i in range(1000)], preprocessing=preprocessing,
         calibration={"temperature": 1.0, "threshold": 0.5},
     )  # fmt: skip
-    tfjs.write_bundle(folder / "model", folder / "served/page")
+    tfjs.write_bundle(folder / "model", folder / "served/page", about={})
     return preprocessing
 
 

@@ -1,4 +1,4 @@
-"""Content hashes of artefacts, without the dates in .keras files and SavedModels and the times and rates in JSON."""
+"""Content hashes of artefacts, without the dates in .keras files, SavedModels and pages and the times in JSON."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import Any
 
 # `phase6 validate` adds it to the page that it checks; it is an artefact of its own.
 ADDED_LATER = "equivalence.json"
-# Files of a SavedModel that hold dates or a random id; its weights and assets are hashed.
-VOLATILE = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb"}
+ABOUT = "about.json"  # of the page: holds the date of its export
+# Files that hold dates or a random id; a SavedModel's weights and assets are hashed.
+VOLATILE = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb", ABOUT}
+# ABOUT is also an entry of files.json, whose own hash is in equivalence.json.
+UNTIMELY = {"timing", ABOUT, "list_sha256"}
 # What hashing raises for a file that is no longer JSON or an archive, or that holds no weights.
 UNREADABLE = (ValueError, KeyError, OSError, zipfile.BadZipFile, zlib.error)
 
@@ -59,7 +62,7 @@ def _without_timing(value: Any) -> Any:
         return {
             key: _without_timing(inner)
             for key, inner in value.items()
-            if key != "timing" and not key.endswith(("_ms", "_per_second"))
+            if key not in UNTIMELY and not key.endswith(("_ms", "_per_second"))
         }
     return [_without_timing(inner) for inner in value] if isinstance(value, list) else value
 

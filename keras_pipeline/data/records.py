@@ -68,6 +68,13 @@ def decode(example: bytes) -> Photo:
     return Photo(**values)
 
 
+def load_details(dataset: Path, classes: list[str]) -> list[dict[str, Any]]:
+    """Read details.json beside dataset.json: {name: value} of each class; [] if the file is not there."""
+    file = dataset.with_name("details.json")
+    known = read_json(file) if file.exists() else {}
+    return [known.get(name, {}) for name in classes] if known else []
+
+
 class ShardWriter:
     """A shard written under a temporary name, which `finish` renames and `abandon` removes."""
 

@@ -1,14 +1,14 @@
 """The demo's source: drawn photos and their documents, with the faults of real collections."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from bson import ObjectId
@@ -21,6 +21,7 @@ from keras_pipeline.demo.painter import paint
 Kind = Literal[
     "plain", "exif", "cmyk", "png", "copy", "missing", "html", "truncated", "small", "unlabelled", "unlinked"
 ]
+Planned = TypeVar("Planned")  # the plan of a photo
 DRAWING = 1  # raise when photos or documents change for the same arguments
 LEAST = 8  # photos of the rarest species, in 4 observations or more: enough for four splits by observation
 _TAIL = 0.7  # photos of the k-th commonest species ~ k^-0.7
@@ -92,19 +93,19 @@ def draw(folder: Path, *, seed: int, species: int, photos: int, regional_shift: 
         shots = [_shifted(shot, species) for shot in shots]
     (folder / shots[0].album).mkdir(parents=True, exist_ok=True)
     todo = [shot for shot in shots if shot.kind not in _WITHOUT_FILE and not (folder / shot.file).exists()]
-    _store_all(folder, todo)
+    in_parallel(partial(_store, folder), todo)
     return [_document(shot) for shot in shots]
 
 
-def _store_all(folder: Path, shots: list[_Shot]) -> None:
-    store = partial(_store, folder)
-    if len(shots) < 100:  # faster than starting worker processes
-        for shot in progress(shots, description="drawing"):
-            store(shot)
+def in_parallel(store: Callable[[Planned], None], photos: list[Planned]) -> None:
+    """Draw and store planned photos, in worker processes if there are many; `store` must be picklable."""
+    if len(photos) < 100:  # faster than starting worker processes
+        for photo in progress(photos, description="drawing"):
+            store(photo)
         return
     # Spawned, not forked: the caller may have TensorFlow's threads running.
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        for _ in progress(pool.map(store, shots, chunksize=8), total=len(shots), description="drawing"):
+        for _ in progress(pool.map(store, photos, chunksize=8), total=len(photos), description="drawing"):
             pass
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from scipy.special import softmax
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside, read_json, write_json
 from keras_pipeline.core.hashing import file_hash
-from keras_pipeline.core.taxonomy import class_hash, genera_of, genus, genus_names
+from keras_pipeline.core.taxonomy import class_hash, genera, genera_of, genus_names
 from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg, resize_antialiased
 from keras_pipeline.export.promise import CALIBRATION, Promise, check_calibration, read_calibration
 
@@ -48,6 +48,7 @@ def write_saved_model(
     calibration: dict,
     priors: dict | None = None,
     attribution: str = "",
+    details: Sequence[dict] = (),
 ) -> None:
     """Write the SavedModel described above, to a temporary folder that is then renamed.
 
@@ -60,6 +61,7 @@ def write_saved_model(
             it is shipped as an asset.
         priors: {regions [R], log_ratios [R, C], …} to ship, or None.
         attribution: authors and licences of the photos that the model has learnt from, as text.
+        details: {name: value} of each label, such as its common name; empty if there are none.
 
     Raises:
         ValueError: when shapes, labels, calibration and priors do not fit together.
@@ -74,7 +76,7 @@ def write_saved_model(
     # dropout) would differ between two runs.
     servable.weights = [weight.value for weight in model.weights]
     servable.serving_default, servable.classify_jpeg = scores, answers
-    contents = assets(labels, calibration, preprocessing) | ({} if priors is None else {PRIORS: priors})
+    contents = assets(labels, calibration, preprocessing, details) | ({} if priors is None else {PRIORS: priors})
     with tempfile.TemporaryDirectory() as scratch, aside(folder) as temporary:
         for name, value in contents.items():
             write_json(Path(scratch) / name, value)
@@ -86,10 +88,13 @@ def write_saved_model(
         tf.saved_model.save(servable, str(temporary), signatures={"serving_default": scores, "classify_jpeg": answers})
 
 
-def assets(labels: list[str], calibration: dict, preprocessing: Preprocessing) -> dict[str, dict]:
-    """Return the JSON files that belong beside a model, by file name."""
+def assets(
+    labels: list[str], calibration: dict, preprocessing: Preprocessing, details: Sequence[dict] = ()
+) -> dict[str, dict]:
+    """Return the JSON files that belong beside a model, by file name; arguments as of `write_saved_model`."""
+    known = {"details": list(details)} if any(details) else {}
     return {
-        LABELS: {"sha256": class_hash(labels), "classes": labels, "genera": [genus(name) for name in labels]},
+        LABELS: {"sha256": class_hash(labels), "classes": labels, "genera": genera(labels), **known},
         CALIBRATION: calibration,
         PREPROCESSING: preprocessing.to_json(),
     }
@@ -176,6 +181,7 @@ class Classifier:
     """A loaded SavedModel with its labels, calibration and preprocessing."""
 
     labels: list[str]  # C latin names
+    details: list[dict]  # {name: value} of each label, of `source.details`
     temperature: float  # > 0
     species: Promise
     genus: Promise
@@ -198,9 +204,9 @@ class Classifier:
                 a region no genus is conclusive.
 
         Returns:
-            {latin_name, probability, conclusive, genus, genus_probability, genus_conclusive, promise, top5}. `promise`
-            is the guaranteed precision of a conclusive answer if it is below the target (phase5.accept_unmet), else
-            None.
+            {latin_name, probability, conclusive, genus, genus_probability, genus_conclusive, promise, top5}, with the
+            species' details beside each latin_name. `promise` is the guaranteed precision of a conclusive answer if it
+            is below the target (phase5.accept_unmet), else None.
 
         Raises:
             ValueError: for bytes that are no photo, an unknown region, or a model without region priors.
@@ -213,7 +219,7 @@ class Classifier:
             probabilities = softmax(logits / priors["temperature"] + priors["added"])
             species, by_sum = priors["promise"], Promise()
         best = np.argsort(-probabilities, kind="stable")[:TOP]
-        top = [{"latin_name": self.labels[i], "probability": float(probabilities[i])} for i in best]
+        top = [self._entry(i, float(probabilities[i])) for i in best]
         conclusive = bool(species.kept_by(probabilities[best[0]]))
         names, genera = self.genera
         by_genus = np.bincount(genera, probabilities)
@@ -233,6 +239,10 @@ class Classifier:
             "promise": promise,
             "top5": top,
         }
+
+    def _entry(self, i: int, probability: float) -> dict:
+        own = {"latin_name": self.labels[i], "probability": probability}
+        return own | self.details[i] | own  # in this order, and no detail takes the place of an answer
 
     def prior(self, region: str) -> dict:
         """Return {added [C], temperature, promise, …} of a region.
@@ -288,6 +298,7 @@ def _load(folder: Path) -> Classifier:
         priors = read_json(folder / "assets" / PRIORS) | own
     return Classifier(
         labels["classes"],
+        labels.get("details", [{}] * len(labels["classes"])),
         calibration["temperature"],
         Promise.of(calibration),
         Promise.of(calibration.get("genus", {})),

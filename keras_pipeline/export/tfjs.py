@@ -4,10 +4,11 @@
     vendor/                       TensorFlow.js as published, and its licences
     model/model.json + shards     serving_default; float16 where that loses nothing, float32 elsewhere
     labels.json preprocessing.json calibration.json attribution.txt [priors.json]     the SavedModel's assets
+    about.json                    the experiment, its code and its metrics
     selftest.png selftest.json    a picture and the SavedModel's answer, on which the page tests each backend
     files.json                    length and sha256 of every file above
 
-Two exports of the same weights give byte-identical files.
+Two exports of the same weights give byte-identical files, but for the date in about.json and its hash in files.json.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_pipeline.core.files import aside, read_json, write_json
-from keras_pipeline.core.hashing import file_hash
+from keras_pipeline.core.hashing import ABOUT, file_hash
 from keras_pipeline.core.quiet import stderr_held_back
 from keras_pipeline.export.saved_model import LABELS, load_classifier
 
@@ -66,12 +67,13 @@ FILE_LIST = "files.json"
 CONSTANT_ELEMENTS = 16
 
 
-def write_bundle(saved_model_folder: Path, bundle_folder: Path) -> dict:
+def write_bundle(saved_model_folder: Path, bundle_folder: Path, *, about: dict) -> dict:
     """Convert `serving_default` and write the bundle described above, to a temporary folder that is then renamed.
 
     Args:
         saved_model_folder: of `write_saved_model`.
         bundle_folder: replaced if it exists.
+        about: content of about.json, which everyone can read.
 
     Returns:
         {bytes (of model.json and shards), total_bytes, files, shards, uint8 and float16 (numbers of tensors), float32
@@ -88,6 +90,7 @@ def write_bundle(saved_model_folder: Path, bundle_folder: Path) -> dict:
         for asset in (saved_model_folder / "assets").iterdir():
             shutil.copyfile(asset, temporary / asset.name)
         _write_self_test(saved_model_folder, temporary)
+        write_json(temporary / ABOUT, about)
         for name in PAGE_FILES:
             shutil.copyfile(PAGE / name, temporary / name)
         for name in VENDOR_FILES:

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -22,14 +22,18 @@ from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.redaction import without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION, Photo
-from keras_pipeline.ingest import fetch, fields
+from keras_pipeline.core.taxonomy import normalise
+from keras_pipeline.ingest import fetch, fields, urls
 from keras_pipeline.ingest.crawl import crawl
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Document, Ledger, Outcome, Task
 
+# A file's first bytes -> why `Convert` will refuse it, or "".
+Check = Callable[[bytes], str]
 # photo bytes -> (JPEG bytes, height, width); raises ValueError with the reason if the photo is not usable.
 Convert = Callable[[bytes], tuple[bytes, int, int]]
+FIRST_BYTES = 16_384  # of a photo, to check its URL; only a JPEG with a large thumbnail in it tells its size later
 FLUSH = 500  # outcomes without a photo per transaction
 
 
@@ -50,14 +54,16 @@ class Shard(Protocol):
         """Remove the file unless it is complete."""
 
 
-def rows(documents: Iterable[dict], curation: Curation, base_url: str | None) -> Iterator[Document]:
+def rows(
+    documents: Iterable[dict], curation: Curation, base_url: str | None, url_replace: Mapping[str, str] | None = None
+) -> Iterator[Document]:
     """Convert source documents (as `mongo.documents` yields them) to what the ledger keeps of them."""
     for document in documents:
         url = fields.text_of(document["image_url"])
         yield Document(
             sample_id=document["sample_id"],
             url=url,
-            region=fields.text_of(document["region"]) or UNKNOWN_REGION,
+            region=normalise(fields.text_of(document["region"])) or UNKNOWN_REGION,
             observation_id=fields.id_of(document["observation_id"]),
             user_id=fields.id_of(document["user_id"]),
             day=fields.day_of(document["observed_on"]),
@@ -65,17 +71,20 @@ def rows(documents: Iterable[dict], curation: Curation, base_url: str | None) ->
             longitude=fields.degrees_of(document["longitude"], 180),
             license=fields.text_of(document["license"]),
             attribution=fields.text_of(document["attribution"]),
-            **_destination(document, url, curation, base_url),
+            details=document.get("details", {}),
+            **_destination(document, url, curation, base_url, url_replace),
         )
 
 
-def _destination(document: dict, url: str, curation: Curation, base_url: str | None) -> dict[str, str]:
+def _destination(
+    document: dict, url: str, curation: Curation, base_url: str | None, url_replace: Mapping[str, str] | None
+) -> dict[str, str]:
     """Return the name and host of a document to be fetched; of any other, the state and the reason."""
     if reason := curation.refusal(document):
         return {"state": "skipped", "reason": reason}
     name = curation.latin_name(document["latin_name"])
-    if resolved := fetch.resolve(url, base_url):
-        return {"latin_name": name, "host": fetch.host_of(resolved)}
+    if resolved := urls.resolve(url, base_url, url_replace):
+        return {"latin_name": name, "host": urls.host_of(resolved), "address": urls.address(resolved)}
     return {"latin_name": name, "state": "failed", "reason": fetch.NO_URL}
 
 
@@ -90,6 +99,7 @@ def fetch_photos(
     open_shard: Callable[[], tuple[str, Shard]],
     shard_bytes: float,
     given_up: dict[str, str],
+    url_replace: Mapping[str, str] | None = None,
 ) -> None:
     """Download, convert and store every waiting photo of the ledger.
 
@@ -99,10 +109,11 @@ def fetch_photos(
     Args:
         own: base_url is our own (embedded) server, at a private address and without a rate limit.
         given_up: {host: reason} of hosts to leave alone; hosts given up now are added.
+        url_replace: see `urls.resolve`.
     """
     _keep_freed_memory()
     store = _Store(ledger, open_shard, shard_bytes)
-    asyncio.run(_fetch_photos(ledger, settings, base_url, own, convert, encode, store, given_up))
+    asyncio.run(_fetch_photos(ledger, settings, base_url, url_replace, own, convert, encode, store, given_up))
 
 
 def _keep_freed_memory() -> None:
@@ -120,6 +131,7 @@ async def _fetch_photos(
     ledger: Ledger,
     settings: Export,
     base_url: str | None,
+    url_replace: Mapping[str, str] | None,
     own: bool,
     convert: Convert,
     encode: Callable[[Photo], bytes],
@@ -131,44 +143,62 @@ async def _fetch_photos(
     async with _closing(tally, store, pool), fetch.session(settings, base_url if own else None) as client:
 
         async def ask(task: Task, turn: fetch.Turn) -> Answer:
-            return await fetch.get(client, fetch.resolve(task.document.url, base_url) or "", settings, turn=turn)
+            url = urls.resolve(task.document.url, base_url, url_replace) or ""
+            return await fetch.get(client, url, settings, turn=turn)
 
         async def done(task: Task, answer: Answer, tries: int) -> None:
-            outcome, example = _failed(task, answer, tries), None
-            if answer.body is not None:
-                job = functools.partial(_stored, task.document, answer, tries, convert, encode)
-                outcome, example = await loop.run_in_executor(pool, job)
-            await store.add(outcome, example)
-            tally.count(outcome)
+            results: list[tuple[Outcome, bytes | None]]
+            if answer.body is None:
+                results = [(outcome, None) for outcome in _outcomes(task, answer, tries)]
+            else:
+                job = functools.partial(_stored, task, answer, tries, convert, encode)
+                results = await loop.run_in_executor(pool, job)
+            await store.add(results)
+            tally.count([outcome for outcome, _ in results])
 
-        own_host = fetch.host_of(base_url) if own and base_url else ""
+        own_host = urls.host_of(base_url) if own and base_url else ""
         await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up=given_up)
 
 
-def check_urls(ledger: Ledger, settings: Export, *, base_url: str | None, own: bool) -> None:
+def check_urls(
+    ledger: Ledger,
+    settings: Export,
+    *,
+    base_url: str | None,
+    own: bool,
+    check: Check,
+    url_replace: Mapping[str, str] | None = None,
+) -> None:
     """Request the first bytes of every waiting URL in the ledger, to learn which ones fail."""
-    asyncio.run(_check_urls(ledger, settings, base_url, own))
+    asyncio.run(_check_urls(ledger, settings, base_url, url_replace, own, check))
 
 
-async def _check_urls(ledger: Ledger, settings: Export, base_url: str | None, own: bool) -> None:
+async def _check_urls(
+    ledger: Ledger,
+    settings: Export,
+    base_url: str | None,
+    url_replace: Mapping[str, str] | None,
+    own: bool,
+    check: Check,
+) -> None:
     tally, store = _Tally(ledger.count("waiting"), "validate-urls", "URLs"), _Store(ledger, None, math.inf)
     async with _closing(tally, store), fetch.session(settings, base_url if own else None) as client:
 
         async def ask(task: Task, turn: fetch.Turn) -> Answer:
             # A ranged GET, because many photo hosts answer HEAD wrongly. Without a URL, no row waits in the ledger.
-            url = fetch.resolve(task.document.url, base_url) or ""
-            return await fetch.get(client, url, settings, turn=turn, first_bytes=512)
+            url = urls.resolve(task.document.url, base_url, url_replace) or ""
+            return await fetch.get(client, url, settings, turn=turn, first_bytes=FIRST_BYTES)
 
         async def done(task: Task, answer: Answer, tries: int) -> None:
-            outcome = _failed(task, answer, tries)
+            outcomes = _outcomes(task, answer, tries)
             if answer.body is not None:
-                reason = _no_photo(answer.body)
+                reason = fetch.no_file(answer.body) or check(answer.body)
                 state = "failed" if reason else "ok"
-                outcome = dataclasses.replace(outcome, state=state, reason=reason)
-            await store.add(outcome, None)
-            tally.count(outcome)
+                outcomes = [dataclasses.replace(each, state=state, reason=reason) for each in outcomes]
+            await store.add([(outcome, None) for outcome in outcomes])
+            tally.count(outcomes)
 
-        own_host = fetch.host_of(base_url) if own and base_url else ""
+        own_host = urls.host_of(base_url) if own and base_url else ""
         await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up={})
 
 
@@ -189,45 +219,49 @@ async def _closing(tally: _Tally, store: _Store, pool: ThreadPoolExecutor | None
         tally.close()
 
 
-def _no_photo(body: bytes) -> str:
-    if not body:
-        return "an empty file"
-    return fetch.markup(body)
-
-
-def _failed(task: Task, answer: Answer, tries: int) -> Outcome:
-    return Outcome(
-        task.document.sample_id,
-        "failed",
-        answer.reason,
-        http_status=answer.http_status,
-        bytes=answer.bytes,
-        attempts=tries,
-        may_succeed=answer.may_succeed,
-    )
+def _outcomes(task: Task, answer: Answer, tries: int) -> list[Outcome]:
+    """Return what an answer without a photo means for each row of a task."""
+    return [
+        Outcome(
+            document.sample_id,
+            "failed",
+            answer.reason,
+            http_status=answer.http_status,
+            bytes=answer.bytes,
+            attempts=tries,
+            may_succeed=answer.may_succeed or answer.later,
+            redirected_to=answer.redirected_to,
+        )
+        for document in task.documents
+    ]
 
 
 def _stored(
-    document: Document, answer: Answer, tries: int, convert: Convert, encode: Callable[[Photo], bytes]
-) -> tuple[Outcome, bytes | None]:
-    """Convert an answer into a record, in a worker thread; return its outcome, and its bytes if it is a photo."""
-    body = answer.body or b""
-    reason = _no_photo(body)
+    task: Task, answer: Answer, tries: int, convert: Convert, encode: Callable[[Photo], bytes]
+) -> list[tuple[Outcome, bytes | None]]:
+    """Convert an answer, in a worker thread; return for each row its outcome, and a record if it is a photo."""
+    body, outcomes = answer.body or b"", _outcomes(task, answer, tries)
+    reason = fetch.no_file(body)
+    later = bool(reason)
     try:
         if not reason:
             image, height, width = convert(body)
     except ValueError as error:
         reason = str(error)
     if reason:
-        return Outcome(document.sample_id, "failed", reason, answer.http_status, answer.bytes, "", tries), None
+        return [(dataclasses.replace(each, reason=reason, may_succeed=later), None) for each in outcomes]
     sha256 = hashlib.sha256(body).hexdigest()
-    photo = Photo(
-        sample_id=document.sample_id, image=image, height=height, width=width, latin_name=document.latin_name,
-        region=document.region, group_id="",  # decided by the split
-        source_url=without_credentials(document.url), sha256=sha256, license=document.license,
-        attribution=document.attribution,
-    )  # fmt: skip
-    return Outcome(document.sample_id, "ok", "", answer.http_status, answer.bytes, sha256, tries), encode(photo)
+    records = [
+        Photo(
+            sample_id=document.sample_id, image=image, height=height, width=width, latin_name=document.latin_name,
+            region=document.region, group_id="",  # decided by the split
+            source_url=without_credentials(document.url), sha256=sha256, license=document.license,
+            attribution=document.attribution,
+        )
+        for document in task.documents
+    ]  # fmt: skip
+    stored = [dataclasses.replace(each, state="ok", sha256=sha256) for each in outcomes]
+    return list(zip(stored, map(encode, records), strict=True))
 
 
 class _Store:
@@ -242,19 +276,20 @@ class _Store:
         self._finishing: list[asyncio.Task] = []
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
 
-    async def add(self, outcome: Outcome, example: bytes | None) -> None:
-        if example is None:
-            self._outside.append(outcome)
-            if len(self._outside) >= FLUSH:
-                self._flush()
-            return
-        if self._shard is None:
-            assert self._open_shard  # only None when URLs are checked, without photos
-            self._name, self._shard = self._open_shard()
-        shard = self._shard
-        shard.add(example)
-        self._inside.append(outcome)
-        if shard.size >= self._shard_bytes:
+    async def add(self, results: list[tuple[Outcome, bytes | None]]) -> None:
+        """Keep the results of one request together, so that a kill loses all or none of them."""
+        for outcome, example in results:
+            if example is None:
+                self._outside.append(outcome)
+                continue
+            if self._shard is None:
+                assert self._open_shard  # only None when URLs are checked, without photos
+                self._name, self._shard = self._open_shard()
+            self._shard.add(example)
+            self._inside.append(outcome)
+        if len(self._outside) >= FLUSH:
+            self._flush()
+        if self._shard and self._shard.size >= self._shard_bytes:
             # Shielded, so that the shard is finished even if something else fails meanwhile.
             await asyncio.shield(self._begin_finish())
 
@@ -296,15 +331,15 @@ class _Tally:
         self._started, self._asked, self._bytes = time.monotonic(), 0, 0
         self._failures: Counter[str] = Counter()
 
-    def count(self, outcome: Outcome) -> None:
-        self._asked += 1
-        self._bytes += outcome.bytes
-        if outcome.state != "ok":
-            self._failures[outcome.reason] += 1
+    def count(self, outcomes: list[Outcome]) -> None:
+        """Count the outcomes of one request."""
+        self._asked += len(outcomes)
+        self._bytes += outcomes[0].bytes
+        self._failures.update(outcome.reason for outcome in outcomes if outcome.state != "ok")
         rate = self._bytes / 1e6 / max(time.monotonic() - self._started, 1e-3)
         failed = ", ".join(f"{reason} {n}" for reason, n in self._failures.most_common(5))
         self._bar.set_postfix_str(f"{rate:.1f} MB/s; failed: {failed or 'none'}", refresh=False)
-        self._bar.update()
+        self._bar.update(len(outcomes))
 
     def close(self) -> None:
         self._bar.close()

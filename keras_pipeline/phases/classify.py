@@ -24,7 +24,9 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
         if "error" in answer:
             print(f"error: {answer['photo']}: {answer['error']}", file=sys.stderr)
             continue
-        verdict = answer["latin_name"] if answer["conclusive"] else f"not conclusive ({answer['latin_name']}?)"
+        name = answer["latin_name"]
+        common = f" ({answer['common_name']})" if answer.get("common_name") else ""
+        verdict = f"{name}{common}" if answer["conclusive"] else f"not conclusive ({name}?)"
         genus = f"; genus {answer['genus']}, {answer['genus_probability']:.1%}" if answer["genus_conclusive"] else ""
         promise = "" if answer["promise"] is None else f"; right in at least {int(100 * answer['promise'])} % of cases"
         print(f"{answer['photo']}: {verdict}, {answer['probability']:.1%}{genus}{promise}")

@@ -37,10 +37,15 @@ function unbroken(text) {
   });
 }
 
-function speciesRow({ latin_name, probability }, threshold) {
+/** A detail of the collection's own, if it is a text; `textContent` alone shows it, so that it can't become markup. */
+const commonName = ({ common_name }) => (typeof common_name === "string" ? common_name.trim() : "");
+
+function speciesRow(entry, threshold) {
+  const { latin_name, probability } = entry;
   const row = $("row").content.cloneNode(true);
   row.querySelector(".name").textContent = latin_name;
   row.querySelector(".name").lang = "la";
+  row.querySelector(".common").textContent = commonName(entry);
   row.querySelector(".percent").textContent = say.percent(probability);
   row.querySelector(".fill").style.width = `${probability * 100}%`;
   row.querySelector(".mark").style.left = `${threshold * 100}%`; // hidden where it is null
@@ -55,6 +60,8 @@ function showAnswer({ species, probability, conclusive, threshold, genus, promis
   $("verdict").replaceChildren(...unbroken(verdict));
   $("verdict").className = conclusive ? "latin" : "";
   $("verdict").lang = conclusive ? "la" : language;
+  const common = conclusive ? commonName(best) : "";
+  $("common").textContent = common;
   if (conclusive) $("sure").textContent = say.sure(percent).replace(/^./, (letter) => letter.toUpperCase());
   else if (genus.conclusive)
     $("sure").replaceChildren(...words(say.genus(genus.name, say.percent(genus.probability), best.latin_name)));
@@ -68,7 +75,7 @@ function showAnswer({ species, probability, conclusive, threshold, genus, promis
   $("answer").dataset.conclusive = conclusive ? "species" : genus.conclusive ? "genus" : "none";
   $("answer").dataset.threshold = threshold ?? "none";
   const sure = conclusive ? percent : genus.conclusive ? say.percent(genus.probability) : null;
-  const announced = sure ? say.answered(verdict, sure) : `${verdict}. ${$("sure").textContent}`;
+  const announced = sure ? say.answered(common ? `${verdict} (${common})` : verdict, sure) : `${verdict}. ${$("sure").textContent}`;
   show("answered", `${announced} ${$("promise").textContent}`.trim());
 }
 

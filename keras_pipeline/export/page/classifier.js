@@ -4,7 +4,8 @@
 //   const { species, probability, conclusive } = await classify(image);
 //
 // `image` is a File or Blob of a photo, or anything that createImageBitmap takes (an <img>, a <canvas>, a video).
-// `species` is [{latin_name, probability}], the five likeliest first; probabilities are calibrated. `conclusive` says
+// `species` is [{latin_name, probability}], the five likeliest first; probabilities are calibrated. What the export knows
+// besides of a species (`source.details`: its common_name, an id of yours) stands there too. `conclusive` says
 // whether the first reaches `threshold`, under which the model had better not be believed; `threshold` is null, and no
 // answer conclusive, where the model could not be shown to be right often enough. Where the species is not conclusive,
 // `genus`, {name, probability, conclusive}, may be. `promise` is null, or, where the model was shipped although it
@@ -13,7 +14,8 @@
 // Errors reject with a sentence. For a page of another host the server that has these files must allow it
 // (Access-Control-Allow-Origin).
 //
-// Classifier.load() says more: which backend, how long, and `classify(image, {region})`.
+// Classifier.load() says more: which backend, how long, `classify(image, {region})`, and `about`: {experiment, date, code,
+// species, class_hash, test_photos, top1, ece, threshold, coverage} of the model.
 
 const TOP = 5;
 const BASE = new URL("./", import.meta.url).href;
@@ -76,7 +78,10 @@ export class Classifier {
     const picture = image instanceof Blob ? image : await createImageBitmap(image, { imageOrientation: "from-image" });
     const { probabilities, ms } = await this.ask("classify", { picture, region }, image instanceof Blob ? [] : [picture]);
     const order = Array.from(probabilities.keys()).sort((a, b) => probabilities[b] - probabilities[a]);
-    const species = order.slice(0, TOP).map((i) => ({ latin_name: this.classes[i], probability: probabilities[i] }));
+    const species = order.slice(0, TOP).map((i) => {
+      const own = { latin_name: this.classes[i], probability: probabilities[i] };
+      return { ...own, ...this.details[i], ...own }; // no detail takes the place of an answer
+    });
     const [{ probability }] = species;
     const { threshold, accepted } = this.promises[region === null ? "species" : "region"];
     const conclusive = reaches(probability, threshold);

@@ -104,15 +104,15 @@ async function load({ base: from, backends, software = false }, tellProgress) {
   base = from;
   importScripts(...SCRIPTS.core.map(here));
   const names = ["labels.json", "calibration.json", "preprocessing.json"];
-  const [files, test, photo, ...buffers] = await Promise.all(
-    ["files.json", "selftest.json", "selftest.png", ...names].map(bytes));
+  const [files, about, test, photo, ...buffers] = await Promise.all(
+    ["files.json", "about.json", "selftest.json", "selftest.png", ...names].map(bytes));
   const assets = Object.fromEntries(names.map((name, i) => [name, buffers[i]]));
   const [labels, calibration, preprocessing] = buffers.map(parsed);
   if (calibration.region_priors?.ship) assets["priors.json"] = await bytes("priors.json");
   const priors = assets["priors.json"] ? parsed(assets["priors.json"]) : null;
   // Fetched once, whichever backends are tried.
   const listed = parsed(files);
-  const checks = []; // hashed while the next file comes
+  const checks = [checkFile(here("about.json"), about, listed).then(() => null, (error) => error)]; // while others come
   const fetchFunc = async (url, options) => {
     const response = await fetch(url, options).catch(() => { throw new Error("no connection"); });
     if (!response.ok) return response;
@@ -154,8 +154,10 @@ async function load({ base: from, backends, software = false }, tellProgress) {
     backend: loaded.backend,
     tried,
     files_sha256: self.crypto.subtle ? await sha256(files) : null,
+    about: parsed(about),
     classes: labels.classes,
     genera: labels.genera,
+    details: labels.details ?? [],
     regions: priors?.regions ?? [],
     promises: {
       species: promise(calibration),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 import pandas as pd
 
+import keras_pipeline
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.environment import git_commit
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.hashing import content_hash
+from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import assignment, records
 from keras_pipeline.export import saved_model, tfjs
 from keras_pipeline.models import heads
@@ -35,10 +40,28 @@ def run(run: Run) -> None:
         calibration=calibration,
         priors=run.read("priors") if calibration["region_priors"]["ship"] else None,
         attribution=_attribution(assignment.places(run.path("assignment"))),
+        details=records.load_details(run.path("dataset"), info.classes),
     )
-    report = tfjs.write_bundle(run.path("saved_model"), run.path("web"))
+    report = tfjs.write_bundle(run.path("saved_model"), run.path("web"), about=_about(run, info, calibration))
     write_json(run.path("export"), report)
     print(f"page: {run.path('web')} (model {report['bytes'] / 1e6:.2f} MB in {report['shards']} shards)")
+
+
+def _about(run: Run, info: DatasetInfo, calibration: dict) -> dict:
+    """Return what the page says of its model: nothing that a visitor may not read."""
+    measured = calibration["after"]
+    return {
+        "experiment": run.config.experiment,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "code": {"version": keras_pipeline.__version__, **git_commit()},
+        "species": len(info.classes),
+        "class_hash": info.class_hash,
+        "test_photos": measured["n"],
+        "top1": measured["top1"],
+        "ece": measured["ece"]["value"],
+        "threshold": calibration["threshold"],
+        "coverage": calibration["coverage"],
+    }
 
 
 def _attribution(table: pd.DataFrame) -> str:

@@ -154,7 +154,8 @@ def _write_lite(
         )
     digest = hashlib.sha256(content).hexdigest()
     calibrated, _ = report_of(info, table, priors_of(run, info, table), evidence, LITE, digest, fitted)
-    assets = saved_model.assets(info.classes, calibrated, student.preprocessing(run.config))
+    details = records.load_details(run.path("dataset"), info.classes)
+    assets = saved_model.assets(info.classes, calibrated, student.preprocessing(run.config), details)
     with aside(run.path("tflite")) as temporary:
         temporary.mkdir()
         (temporary / "model.tflite").write_bytes(content)
