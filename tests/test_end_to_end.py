@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image, ImageDraw
+from support import axe
 
 from keras_pipeline.__main__ import main
 from keras_pipeline.core import manifest
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.load import from_file
 from keras_pipeline.core.hashing import content_hash
-from keras_pipeline.export.browser import BrowserMissing, find_chromium
+from keras_pipeline.export.browser import BrowserMissing, find_chromium, open_browser
 from keras_pipeline.export.visit import show_photo
 from keras_pipeline.phases import model_card
 
@@ -203,6 +204,16 @@ def test_a_second_run_does_nothing_and_verify_finds_everything_unchanged(road, c
     assert (root / "artifacts/easy/report.html").stat().st_mtime_ns > written
     assert not list(root.rglob("backup")) and not list(root.rglob(".writing-*"))  # only a restart would need them
     assert main(["phase7", "verify", "--config", str(file)]) == 0
+
+
+@pytest.mark.slow
+def test_axe_finds_nothing_on_the_whole_report(road):
+    _, root, _ = road
+    report = root / "artifacts/easy/report.html"
+    with open_browser() as browser:
+        for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+            found = axe.violations_of_report(browser, report, width=width, scheme=scheme)
+            assert found == [], (width, scheme)
 
 
 @pytest.mark.slow

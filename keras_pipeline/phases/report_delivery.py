@@ -36,7 +36,7 @@ def calibration_blocks(run: Run) -> list[Block]:
             f"{made_with['phase5.confidence_level']:.0%}, the search for the threshold included."
         ),
         Table(["metric", *columns], _metrics(columns), "Calibration on the test split; 95 % intervals over groups"),
-        Figure(run.path("reliability"), "Reliability before and after temperature scaling, test split"),
+        Figure(run.path("reliability"), "Float student: reliability before and after temperature scaling, test split"),
         Details("Genus, region and further photos", [*map(Paragraph, calibration.describe_additions(last))]),
         Details(
             "By region",
@@ -46,13 +46,15 @@ def calibration_blocks(run: Run) -> list[Block]:
                     [_region(name, last) for name in last["per_region"]],
                     f"{title}: calibrated together, each with a threshold of its own where photos allow",
                 ),
-                Figure(run.path("reliability_regions"), "Reliability by region"),
+                Figure(run.path("reliability_regions"), "Float student: reliability by region"),
             ],
         ),
         Details(
             "Other thresholds",
             [
-                Figure(run.path("risk_coverage"), "Share of wrong answers by share of photos answered, test split"),
+                Figure(
+                    run.path("risk_coverage"), "Float student: wrong answers by share of photos answered, test split"
+                ),
                 Table(["threshold", "accuracy", "coverage"], scan, "Threshold scan, test split"),
             ],
         ),
@@ -96,7 +98,7 @@ def _region(name: str, calibration: dict) -> list:
 
 def _with_interval(metric: dict) -> str:
     low, high = metric["interval"]
-    return f"{metric['value']:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{metric['value']:.3f} [{low:.3f},\N{NO-BREAK SPACE}{high:.3f}]"
 
 
 _VERDICTS = {
@@ -138,8 +140,8 @@ def export_blocks(run: Run) -> list[Block]:
 
 
 _AGREEMENT = (
-    "backend, stage, photos, same top-1, same top-5, same 'conclusive', max |Δp|, mean |Δp|, correlation, ms a photo, "
-    "verdict"
+    "backend, stage, verdict, photos, same top-1, same top-5, same 'conclusive', max |\N{WORD JOINER}Δp|, "
+    "mean |\N{WORD JOINER}Δp|, correlation, ms a photo"
 )
 
 
@@ -149,7 +151,7 @@ def _agreement_table(backends: dict[str, dict]) -> Table:
         "correlation", "median_ms",
     )  # fmt: skip
     rows = [
-        [backend, name, *(stage.get(key) for key in keys), "passed" if stage["passed"] else "FAILED"]
+        [backend, name, "passed" if stage["passed"] else "FAILED", *(stage.get(key) for key in keys)]
         for backend, measured in backends.items()
         for name, stage in measured["stages"].items()
     ]
@@ -170,9 +172,15 @@ def _speed_table(backends: dict[str, dict], browser: dict) -> Table:
     )
 
 
+_COST = (
+    "weights, MB, top-1, paired difference, answers changed, ΔNLL, ECE, max |\N{WORD JOINER}Δp|, "
+    "max |\N{WORD JOINER}Δw|"
+)
+
+
 def _quantization_table(cost: dict, size: int) -> Table:
     before = cost["float32"]
-    rows = [["float32", before["megabytes"], before["top1"], "", "", None, before["ece"], None, None]]
+    rows = [["float32", before["megabytes"], before["top1"], None, None, None, before["ece"], None, None]]
     for way, found in cost["variants"].items():
         top1, flips = found["top1"], found["flips"]
         low, high = flips["interval"]
@@ -184,7 +192,7 @@ def _quantization_table(cost: dict, size: int) -> Table:
              found["max_abs_dp"], largest]
         )  # fmt: skip
     return Table(
-        ["weights", "MB", "top-1", "paired difference", "answers changed", "ΔNLL", "ECE", "max |Δp|", "max |Δw|"],
+        _COST.split(", "),
         rows,
         f"What quantization costs, on {before['n']} test photos; ECE with a temperature fitted to each. Model and "
         f"shards of the page: {size:,} bytes",

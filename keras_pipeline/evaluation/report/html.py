@@ -166,7 +166,8 @@ def _markdown(block: Block) -> str:
 
 def _literal(text: str) -> str:
     """Escape text for Markdown: names come from a database."""
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+    plain = text.replace("\N{NO-BREAK SPACE}", " ").replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", plain)
 
 
 def format_cell(value: Cell) -> str:
@@ -186,8 +187,8 @@ def format_cell(value: Cell) -> str:
 
 
 def interval(ends: Sequence[float]) -> str:
-    """Format an interval."""
-    return "{:.3f} to {:.3f}".format(*ends)
+    """Format an interval, which no line break may tear apart."""
+    return "{:.3f} to {:.3f}".format(*ends).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def format_column(column: Sequence[Cell]) -> list[str]:
@@ -279,7 +280,8 @@ def _figure(figure: Figure) -> str:
         encoded, (width, height) = _webp(picture.convert("RGB"), figure.width)
     source = f"data:image/webp;base64,{base64.b64encode(encoded).decode('ascii')}"
     image = f'<img src="{source}" alt="{caption}" width="{width}" height="{height}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+    # On a phone a chart scrolls inside its own box, because its words would be too small at the screen's width.
+    return f'<figure><div class="chart" tabindex="0">{image}</div><figcaption>{caption}</figcaption></figure>'
 
 
 def _webp(picture: Image.Image, width: int) -> tuple[bytes, tuple[int, int]]:

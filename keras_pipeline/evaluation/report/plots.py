@@ -108,7 +108,7 @@ def risk_coverage(
         area: under the curve (AURC).
     """
     coverage, risk = np.asarray(coverage, float), np.asarray(risk, float)
-    figure, (axes,) = new_figure(6.5, 4.0, columns=1)
+    figure, (axes,) = new_figure(6.5, 4.4, columns=1)
     axes.step(100 * coverage, 100 * risk, where="post", color=BLUE, label=f"wrong among answered (AURC {area:.4f})")
     allowed = 100 * (1 - target)
     axes.axhline(allowed, color=GREY, linestyle="--", linewidth=1, label=f"target: at most {allowed:.3g} % wrong")
@@ -116,7 +116,8 @@ def risk_coverage(
         axes.plot(100 * chosen[0], 100 * chosen[1], "o", color=ORANGE, markersize=8, label="the chosen threshold")
     axes.set(xlabel="coverage: % of photos answered", ylabel="risk: % wrong", xlim=(0, 101))
     axes.set_ylim(0, max(100 * risk.max(), allowed) * 1.1)
-    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    # Outside the axes, where neither the curve nor the target can cross it.
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     save_png(figure, path)
 
 

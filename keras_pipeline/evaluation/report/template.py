@@ -5,7 +5,7 @@ from string import Template
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2420; --soft: #5b665f; --line: #dfe4e0; --page: #f6f7f5; --card: #fff;
   --accent: #2f6b46; --good: #1d6b3c; --good-bg: #def1e3; --bad: #a3240f; --bad-bg: #fbe3dc; --unknown: #5d5a3f;
-  --unknown-bg: #eeecd9; }
+  --unknown-bg: #eeecd9; --cell: .7rem; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6ebe7; --soft: #9daaa1; --line: #333b36; --page: #141815;
   --card: #1c211e; --accent: #8cc9a1; --good: #9fdcb2; --good-bg: #1d3a28; --bad: #ffb4a2; --bad-bg: #4a2018;
   --unknown: #d8d3a6; --unknown-bg: #37351f; } }
@@ -31,12 +31,14 @@ a { color: var(--accent); }
 .bad { color: var(--bad); background: var(--bad-bg); }
 .unknown { color: var(--unknown); background: var(--unknown-bg); }
 .warning { max-width: none; padding: .6rem .9rem; border-radius: 10px; font-size: .92rem; }
-.scroll { overflow-x: auto; margin: 1rem 0; }
+.scroll { overflow-x: auto; margin: 1rem 0; container-type: inline-size; }
+.scroll:has(th:nth-child(10)) { --cell: .45rem; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-caption { text-align: left; color: var(--soft); padding: .7rem .9rem .3rem; font-size: .88rem; }
-caption span { position: sticky; left: .9rem; display: inline-block; max-width: min(100vw - 5rem, 50rem); }
-th, td { padding: .45rem .9rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
-thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .85rem; white-space: nowrap; }
+caption { text-align: left; color: var(--soft); padding: .7rem var(--cell) .3rem; font-size: .88rem; }
+caption span { position: sticky; left: var(--cell); display: inline-block;
+  max-width: min(100cqw - 2 * var(--cell), 50rem); }
+th, td { padding: .45rem var(--cell); text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
+thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .85rem; vertical-align: bottom; }
 tbody th { font-weight: 600; min-width: 9rem; }
 code { font-size: .88em; overflow-wrap: anywhere; }
 th code { display: block; font-size: .8rem; font-weight: 400; color: var(--soft); overflow-wrap: normal; }
@@ -45,7 +47,8 @@ details { background: var(--card); border: 1px solid var(--line); border-radius:
 summary { cursor: pointer; font-size: .92rem; color: var(--accent); }
 pre { overflow-x: auto; font-size: .82rem; margin: .7rem 0 0; }
 .gates td[data-label] { white-space: nowrap; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { white-space: nowrap; }
 dl { display: grid; grid-template-columns: fit-content(60%) 1fr; gap: .35rem 1.4rem; padding: .9rem 1rem;
   margin: 1rem 0; font-size: .92rem; }
 dt { color: var(--soft); }
@@ -53,6 +56,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: 1rem 0; padding: .75rem; }
 .first { display: grid; grid-template-columns: 1fr 22rem; gap: 1.1rem 1.5rem; align-items: start; margin: 1.2rem 0 0; }
 .first figure { margin: 0; grid-column: 2; grid-row: 1; }
+.first img { max-width: 100%; }
 .first .next { grid-column: 1 / -1; }
 .first:not(:has(figure)) { grid-template-columns: 1fr; }
 .first:has(figure) .tiles { grid-template-columns: repeat(6, 1fr); }
@@ -66,8 +70,13 @@ h2, h3 { line-height: 1.3; }
 .section h2 { display: inline; color: var(--ink); }
 h3 { display: inline; font-size: .98rem; font-weight: 600; margin: 0; }
 .section :is(figure, dl, .scroll, details) { background: var(--page); }
-.section details :is(figure, dl, .scroll) { border-color: transparent; }
-img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff; border-radius: 6px; }
+.section details :is(figure, dl, .scroll) { border: 0; }
+.section details figure { padding: 0; }
+.section details dl { padding: .2rem 0; }
+.section details .scroll { margin-inline: calc(-1 * var(--cell)); }
+details > :last-child, details.section > div > :last-child { margin-bottom: .3rem; }
+.chart { overflow-x: auto; }
+img { display: block; max-width: max(100%, 40rem); height: auto; margin: 0 auto; background: #fff; border-radius: 6px; }
 figcaption { color: var(--soft); font-size: .88rem; padding: .6rem .2rem 0; }
 @media (max-width: 56rem) {
   .first { grid-template-columns: 1fr; gap: .8rem; margin: .8rem 0 0; }
@@ -77,6 +86,7 @@ figcaption { color: var(--soft); font-size: .88rem; padding: .6rem .2rem 0; }
   .first img { max-height: 10rem; width: auto; }
 }
 @media (max-width: 40rem) {
+  :root { --cell: .5rem; }
   main { padding: 1rem 1.1rem 3rem; }
   .tiles { gap: .5rem; }
   .tiles div { padding: .35rem .7rem; }
@@ -85,11 +95,14 @@ figcaption { color: var(--soft); font-size: .88rem; padding: .6rem .2rem 0; }
   .tiles span { line-height: 1.35; }
   .section { padding: .7rem .6rem; }
   .section details { padding: .6rem; }
-  .section dl { padding: .7rem .5rem; }
+  .section > div > dl { padding: .7rem .5rem; }
+  dl { grid-template-columns: fit-content(55%) 1fr; gap: .35rem .8rem; }
+  .section figure { padding: .5rem; }
+  .gates td[data-label] { display: inline-block; }
   .gates thead { position: absolute; clip-path: inset(50%); }
   .gates :is(caption, tbody, tr, th, td) { display: block; }
   .gates tr { border-top: 1px solid var(--line); padding: .5rem 0; }
-  .gates :is(th, td) { border: 0; padding: .15rem .9rem; }
+  .gates :is(th, td) { border: 0; padding: .15rem var(--cell); }
   .gates td:empty { display: none; }
   .gates td[data-label]::before { content: attr(data-label) " "; color: var(--soft); }
 }
