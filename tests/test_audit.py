@@ -15,6 +15,7 @@ from keras_pipeline.core import taxonomy
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.source import Source
 from keras_pipeline.ingest import audit as auditing
+from keras_pipeline.ingest import tally
 from keras_pipeline.ingest.audit import host_of
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.hash_table import HashTable
@@ -73,7 +74,7 @@ def test_nothing_usable_is_still_a_report(documents):
 
 def test_all_are_counted_though_not_all_are_listed(monkeypatch):
     monkeypatch.setattr(auditing, "LISTED", 100)
-    monkeypatch.setattr(auditing, "DISTINCT", 3)
+    monkeypatch.setattr(tally, "DISTINCT", 3)
     result = audit([document(i, None) for i in range(250)] + [document(0, region=f"R{i}") for i in range(150)])
     assert result["unusable"] == {"no latin_name": 250} and len(result["unusable_samples"]) == 100
     assert result["repeated_urls"]["photos"] == 149 and len(result["repeated_urls"]["rows"]) == 100

@@ -122,6 +122,41 @@ def test_missing_field(latin_name, image_url, reason):
     assert missing_field(document(latin_name, image_url)) == reason
 
 
+@pytest.mark.parametrize(
+    "licence, reason",
+    [
+        ("CC BY 4.0", None), ("cc-by-nc", "licence cc-by-nc is not in source.licenses"),
+        (None, "licence unknown is not in source.licenses"), (7, "licence unknown is not in source.licenses"),
+        ("Mine", "licence mine is not in source.licenses"), ("CC0", None),
+    ],
+)  # fmt: skip
+def test_licences(licence, reason):
+    cure = Curation.load(Source(licenses=["cc0", "CC-BY"]))
+    assert cure.refusal({**document(), "license": licence}) == reason
+
+
+def test_an_unknown_licence_may_be_allowed():
+    cure = Curation.load(Source(licenses=["unknown", "Mine"]))
+    assert [cure.refusal({**document(), "license": text}) for text in (None, " MINE ")] == [None, None]
+
+
+def test_a_photo_of_a_list_is_excluded_by_its_id_and_by_its_document_s(tmp_path):
+    (tmp_path / "exclude").write_text("7\n8/0123456789ab\n")
+    cure = Curation.load(Source(photos=["l"], exclude=str(tmp_path / "exclude")))
+    ids = ["7/aaaaaaaaaaaa", "7/l.0", "8/0123456789ab", "8/aaaaaaaaaaaa", "7"]
+    excluded = [True, True, True, False, True]
+    assert [bool(cure.refusal(document(sample_id=_id))) for _id in ids] == excluded
+    cure = Curation.load(Source(exclude=str(tmp_path / "exclude")))
+    assert cure.refusal(document(sample_id="7/aaaaaaaaaaaa")) is None
+
+
+def test_an_excluded_url_may_be_signed_anew(load):
+    url = "https://s3/a.jpg?v=1&X-Amz-Date={0}&X-Amz-Signature={0}"
+    cure = load(exclude=url.format(1) + "\n")
+    assert cure.refusal(document(image_url=url.format(2))) == curation.EXCLUDED
+    assert cure.refusal(document(image_url="https://s3/a.jpg?v=2")) is None
+
+
 def test_a_curation_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Curation().excluded = frozenset()

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import functools
 import sqlite3
 import time
 
@@ -9,11 +10,12 @@ import pandas as pd
 import pytest
 from conftest import jpeg_of
 from support.hostile_host import HostileHost
+from support.raw_host import RawHost, response
 
 from keras_pipeline.core.config.phase0 import Export, HostLimits
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
+from keras_pipeline.data import first_bytes, records
 from keras_pipeline.data import photo as photos
-from keras_pipeline.data import records
 from keras_pipeline.ingest import crawl, download
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Ledger
@@ -23,6 +25,7 @@ QUICK = Export(
     max_redirects=3, attempts=3, backoff_seconds=0.02, max_wait_seconds=5, concurrency=32,
     each_host=HostLimits(concurrency=16, requests_per_second=None),
 )  # fmt: skip
+CHECK = functools.partial(first_bytes.refusal, min_short_side=20)
 
 
 class Names:
@@ -48,6 +51,7 @@ class Target:
     def __init__(self, folder, host, settings=QUICK):
         self.folder, self.host, self.settings, self.opened = folder, host, settings, 0
         self.caps = {"max_per_observation": None, "max_per_species": None}
+        self.url_replace = None
 
     def convert(self, photo):
         return photos.to_record(photo, short_side=36, min_short_side=20, quality=95)
@@ -61,14 +65,14 @@ class Target:
         """Rows of the ledger by sample id, after one export."""
         self.host.asked.clear()
         with Ledger(self.folder / "ledger.sqlite") as ledger:
-            ledger.plan(download.rows(documents, Names(), self.host.url), seed=seed)
+            ledger.plan(download.rows(documents, Names(), self.host.url, self.url_replace), seed=seed)
             ledger.choose(**self.caps)
             given_up = {}
             while ledger.count("waiting"):
                 download.fetch_photos(
                     ledger, self.settings, base_url=self.host.url, own=False, convert=self.convert,
                     encode=records.encode, open_shard=self.open_shard, shard_bytes=per_shard * 2000,
-                    given_up=given_up,
+                    given_up=given_up, url_replace=self.url_replace,
                 )  # fmt: skip
                 ledger.choose(**self.caps)
             ledger.write_parquet(self.folder / "ledger.parquet")
@@ -91,6 +95,14 @@ def target(tmp_path, host):
     return Target(tmp_path, host)
 
 
+def test_what_is_replaced_in_a_url_is_requested_and_nothing_else_changes(target):
+    target.url_replace = {"/original-": "/good-", ".png": ".jpg"}
+    (row,) = target.run([document(f"{target.host.url}original-1.png")]).values()
+    assert (row.state, row.url) == ("ok", f"{target.host.url}original-1.png")
+    assert list(target.host.asked) == ["good-1.jpg"]
+    assert target.stored()[0].source_url == row.url
+
+
 @pytest.mark.parametrize(
     "name, state, reason, tries, again",
     [
@@ -99,12 +111,12 @@ def target(tmp_path, host):
         ("moody-1.jpg", "ok", "", 2, False),
         ("busy-1.jpg", "ok", "", 2, False),
         ("missing-1.jpg", "failed", "HTTP 404", 1, False),
-        ("html-1.jpg", "failed", "an HTML page, not a photo", 1, False),
-        ("empty-1.jpg", "failed", "an empty file", 1, False),
+        ("html-1.jpg", "failed", "an HTML page, not a photo", 1, True),
+        ("empty-1.jpg", "failed", "an empty file", 1, True),
         ("half-1.jpg", "failed", "truncated or broken photo", 1, False),
         ("small-1.jpg", "failed", "shorter side below 20 px", 1, False),
         ("endless-1.jpg", "failed", "larger than 0.2 MB", 1, False),
-        ("loop-1.jpg", "failed", "more than 3 redirects", 1, False),
+        ("loop-1.jpg", "failed", "more than 3 redirects", 1, True),
         ("hung-1.jpg", "failed", "silent for 0.3 s", 3, True),
         ("ftp://example.org/x.jpg", "failed", "not a valid http(s) URL; relative ones need source.base_url", 0, False),
     ],
@@ -388,7 +400,7 @@ def test_checked_urls_stay_checked_when_the_run_was_killed(tmp_path, host):
         documents = [document(name) for name in ("good-1.jpg", "good-2.jpg", "missing-1.jpg", "down-1.jpg")]
         for _ in range(2):
             ledger.plan(download.rows(documents, Names(), host.url), seed=1)
-            download.check_urls(ledger, QUICK, base_url=host.url, own=False)
+            download.check_urls(ledger, QUICK, base_url=host.url, own=False, check=CHECK)
     assert host.asked == {"good-1.jpg": 1, "good-2.jpg": 1, "missing-1.jpg": 1, "down-1.jpg": 6}
 
 
@@ -400,7 +412,7 @@ def test_with_other_settings_all_that_failed_is_tried_again(tmp_path, host):
             ledger.request_with(settings)
             ledger.plan(download.rows(documents, Names(), host.url), seed=1)
             waiting.append(ledger.count("waiting"))
-            download.check_urls(ledger, QUICK, base_url=host.url, own=False)
+            download.check_urls(ledger, QUICK, base_url=host.url, own=False, check=CHECK)
     assert waiting == [2, 0, 1]
 
 
@@ -425,7 +437,7 @@ def test_hosts_have_their_own_limits_and_ours_needs_no_mercy(tmp_path, host):
         patch.setattr(crawl, "Host", Watched)
         documents = [document("http://127.0.0.1:9/a.jpg"), document("good-1.jpg")]
         ledger.plan(download.rows(documents, Names(), host.url), seed=1)
-        download.check_urls(ledger, settings, base_url=host.url, own=True)
+        download.check_urls(ledger, settings, base_url=host.url, own=True, check=CHECK)
     ours = HostLimits(concurrency=settings.concurrency, requests_per_second=None)
     assert sorted(seen, key=lambda limits: limits.concurrency) == [HostLimits(concurrency=2), ours]
 
@@ -435,10 +447,11 @@ def test_check_urls_finds_what_would_fail_and_stores_nothing(tmp_path, host):
     with Ledger(tmp_path / "l.sqlite") as ledger:
         documents = [document(name) for name in names] + [document("n.jpg", latin_name=None), document("ftp://x/y")]
         ledger.plan(download.rows(documents, Names(), host.url), seed=1)
-        download.check_urls(ledger, QUICK, base_url=host.url, own=False)
+        download.check_urls(ledger, QUICK, base_url=host.url, own=False, check=CHECK)
         tally = {(state, reason): n for state, reason, n in ledger.tally("state", "reason")}
     assert tally == {
-        ("ok", ""): 2, ("failed", "HTTP 404"): 1, ("failed", "an HTML page, not a photo"): 1,
+        ("ok", ""): 1, ("failed", "HTTP 404"): 1, ("failed", "an HTML page, not a photo"): 1,
+        ("failed", "not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture"): 1,
         ("failed", "silent for 0.3 s"): 1, ("failed", "more than 3 redirects"): 1, ("failed", "an empty file"): 1,
         ("skipped", "no latin_name"): 1, ("failed", "not a valid http(s) URL; relative ones need source.base_url"): 1,
     }  # fmt: skip
@@ -517,3 +530,67 @@ def test_all_hosts_together_keep_the_concurrency(tmp_path, host):
         assert max(host.most, other.most) <= 3
         times = sorted(at for each in (host, other) for at, _ in each.times)
         assert all(b - a >= 0.045 for a, b in zip(times, times[3:], strict=False))
+
+
+def picture(size=(48, 40), **options):
+    return jpeg_of(1, size, **options)
+
+
+REFUSED = [  # what a host sends with status 200, and why it is not stored
+    (b'{"error": "not found"}', "a text or JSON, not a photo"),
+    (b"<!DOCTYPE html>", "an HTML page, not a photo"),
+    (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "HEIC, not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture"),
+    (b"\0\0\0\x18ftypisom\0\0\0\0mp41avc1" + bytes(99),
+     "a video, not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture"),
+    (b"%PDF-1.4\0\n", "a PDF document, not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture"),
+    (b"", "an empty file"),
+    (b"\0" * 99, "not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture"),
+    *((picture((60, 12), format=each), "shorter side below 20 px")
+      for each in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF")),
+    (picture((60, 12), comment=bytes(9000)), "shorter side below 20 px"),
+    (picture((60, 12), format="WEBP", lossless=True), "shorter side below 20 px"),
+    (picture((60, 12), format="WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0"), "shorter side below 20 px"),
+]  # fmt: skip
+
+
+def test_the_check_refuses_what_the_export_refuses(tmp_path):
+    bodies = [*(body for body, _ in REFUSED), *(picture(format=each) for each in ("JPEG", "PNG", "TIFF", "AVIF"))]
+    with RawHost(lambda target, _: response(bodies[int(target[1:])])) as host:
+        documents = [document(f"{host.url}/{i}") for i in range(len(bodies))]
+        with Ledger(tmp_path / "l.sqlite") as ledger:
+            ledger.plan(download.rows(documents, Names(), None), seed=1)
+            download.check_urls(ledger, QUICK, base_url=None, own=False, check=CHECK)
+            ledger.write_parquet(tmp_path / "check.parquet")
+        exported = Target(tmp_path, host).run(documents)
+    checked = {row.sample_id: row.reason for row in pd.read_parquet(tmp_path / "check.parquet").itertuples()}
+    for document_, reason in zip(documents, [*(reason for _, reason in REFUSED), "", "", "", ""], strict=True):
+        assert checked[document_["sample_id"]] == exported[document_["sample_id"]].reason == reason
+
+
+@pytest.mark.parametrize(
+    "bad", [response(status=522), response(status=202), response(status=501), response(b"<!DOCTYPE html>"),
+            response(status=403), response(b"{}"), response(), response(status=302, location="ftp://x/")]
+)  # fmt: skip
+def test_a_bad_hour_is_not_for_ever(tmp_path, bad):
+    with RawHost(lambda *_: bad if len(host.lines) == 1 else response(picture())) as host:
+        target = Target(tmp_path, host, QUICK.model_copy(update={"attempts": 1}))
+        (first,) = target.run([document(host.url + "/a.jpg")]).values()
+        assert (first.state, first.may_succeed) == ("failed", True)
+        (second,) = target.run([document(host.url + "/a.jpg")]).values()
+        assert second.state == "ok" and len(host.lines) == 2
+
+
+def test_a_passing_server_error_is_mended_in_the_same_run(tmp_path):
+    for status in (522, 500, 202):
+        with RawHost(lambda _, times, status=status: response(picture(), status if times == 1 else 200)) as host:
+            (row,) = Target(tmp_path, host).run([document(f"{host.url}/{status}.jpg")]).values()
+            assert (row.state, row.attempts) == ("ok", 2)
+
+
+def test_what_is_gone_stays_gone(tmp_path):
+    with RawHost(lambda target, _: response(status=int(target[1:4]))) as host:
+        documents = [document(f"{host.url}/{status}.jpg") for status in (404, 410, 403)]
+        target = Target(tmp_path, host)
+        target.run(documents)
+        target.run(documents)
+        assert set(host.asked) == {"/403.jpg"}

@@ -5,9 +5,10 @@ import ipaddress
 
 import pytest
 from support.hostile_host import HostileHost
+from support.raw_host import RawHost, response
 
 from keras_pipeline.core.config.phase0 import Export
-from keras_pipeline.ingest import fetch
+from keras_pipeline.ingest import fetch, urls
 
 FAST = Export(
     connect_seconds=1, read_seconds=0.4, total_seconds=1, max_megabytes=0.2, allow_networks=["127.0.0.1/32"],
@@ -140,12 +141,12 @@ def test_who_asks_says_so(host):
     ],
 )
 def test_resolve(url, base, expected):
-    assert fetch.resolve(url, base) == expected
+    assert urls.resolve(url, base) == expected
 
 
 def test_host_of():
-    assert fetch.host_of("https://X.org:443/a") == "x.org"
-    assert fetch.host_of("http://x.org:8080/a") == "x.org:8080"
+    assert urls.host_of("https://X.org:443/a") == "x.org"
+    assert urls.host_of("http://x.org:8080/a") == "x.org:8080"
 
 
 @pytest.mark.parametrize(
@@ -168,3 +169,59 @@ def test_retry_after(value, seconds):
 def test_retry_after_as_a_date():
     assert fetch._seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert fetch._seconds("Fri, 31 Dec 2999 23:59:59 GMT") > 1e9
+
+
+@pytest.mark.parametrize(
+    "status, again, later, trouble",
+    [(202, True, True, False), (404, False, False, False), (410, False, False, False), (403, False, True, False),
+     (401, False, True, False), (500, True, True, False), (501, True, True, False), (508, True, True, False),
+     (520, True, True, True), (522, True, True, True), (530, True, True, True), (599, True, True, False)],
+)  # fmt: skip
+def test_what_a_later_try_or_a_later_run_can_mend(status, again, later, trouble):
+    with RawHost(lambda *_: response(b"<html>", status)) as host:
+        answer, _ = get(host.url + "/a.jpg")
+        found = (answer.reason, answer.may_succeed, answer.later, answer.host_trouble)
+        assert found == (f"HTTP {status}", again, later, trouble)
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "none", "binary", "utf-8", "image/jpeg", "identity, identity"])
+def test_an_encoding_that_codes_nothing_is_accepted(encoding):
+    with RawHost(lambda *_: response(b"photo", content_encoding=encoding)) as host:
+        assert get(host.url + "/a.jpg")[0].body == b"photo"
+
+
+@pytest.mark.parametrize(
+    "encoding, named",
+    [("gzip", "gzip"), (" GZip", "gzip"), ("identity, br", "br"), ("zstd", "zstd"), ("x-gzip", "x-gzip"),
+     ("deflate", "deflate"), ("compress", "compress")],
+)  # fmt: skip
+def test_a_coded_body_is_refused(encoding, named):
+    with RawHost(lambda *_: response(b"photo", content_encoding=encoding)) as host:
+        assert get(host.url + "/a.jpg")[0].reason == f"sent with Content-Encoding {named}"
+
+
+def test_a_file_that_announces_too_many_bytes_is_refused_before_they_come():
+    def answer(target, _):
+        if target == "/part":
+            return response(b"photo", 206, content_range="bytes 0-4/200001")
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 200001\r\n\r\nphoto"
+
+    with RawHost(answer) as host:
+        for target, options in (("/whole", {}), ("/whole", {"first_bytes": 5}), ("/part", {"first_bytes": 5})):
+            assert get(host.url + target, **options)[0].reason == "larger than 0.2 MB"
+
+
+def test_bytes_before_an_error_count():
+    with RawHost(lambda *_: b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n" + bytes(5000)) as host:
+        answer, _ = get(host.url + "/a.jpg")
+        assert (answer.reason, answer.bytes) == ("silent for 0.4 s", 5000)
+
+
+@pytest.mark.parametrize(
+    "body, reason",
+    [(b"", fetch.NOTHING), (b"\n<html>", fetch.A_PAGE), (b'{"error": "not found"}', fetch.A_TEXT),
+     ("Bitte später\r\n".encode(), fetch.A_TEXT), (b"\xff\xd8\xff\xe0\0\x10JFIF", ""), (b"GIF89a\x01\0\x01\0", ""),
+     (b"\x89PNG\r\n\x1a\n", "")],
+)  # fmt: skip
+def test_what_can_be_no_picture(body, reason):
+    assert fetch.no_file(body) == reason

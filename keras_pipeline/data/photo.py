@@ -21,6 +21,7 @@ from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOp
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from keras_pipeline.core.config.source import Dataset
+from keras_pipeline.data import first_bytes
 
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 # Undoes each orientation, like Pillow's ImageOps.exif_transpose.
@@ -34,13 +35,11 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Checked before decoding: a 1 MB file can claim 4 gigapixels. A 100-megapixel camera photo still passes.
-MAX_PIXELS = 120_000_000
 # Formats that Pillow recognizes by their header and decodes on request. It reads forty more, and would try them on
 # every response from the network (icons decode at once, PostScript starts a program).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 MAX_SIDE = 65_500  # pixels, libjpeg's limit
-Image.MAX_IMAGE_PIXELS = None  # `_opened` checks MAX_PIXELS instead of Pillow's warning.
+Image.MAX_IMAGE_PIXELS = None  # `_opened` checks the size instead of Pillow's warning.
 
 TRIANGLE = ResizeOptions(ResizeAlg.convolution(FilterType.bilinear))
 _thread = threading.local()  # A Resizer holds buffers, so each thread has its own.
@@ -94,8 +93,8 @@ def to_record(photo: bytes, *, short_side: int, min_short_side: int, quality: in
         # Phones write MPO: a JPEG followed by a second picture.
         plain = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and "icc_profile" not in image.info
         storable = image.format == "JPEG" and image.mode == "RGB"
-    if min(size) < min_short_side:
-        raise ValueError(f"shorter side below {min_short_side} px")
+    if wrong := first_bytes.wrong_size(size, min_short_side=min_short_side):
+        raise ValueError(wrong)
     pixels = _decode_plain_jpeg(photo, short_side) if plain else None
     if pixels is None:
         pixels = np.asarray(upright_rgb(photo))
@@ -108,6 +107,11 @@ def to_record(photo: bytes, *, short_side: int, min_short_side: int, quality: in
     # 4:2:0, like nearly all photos: a quarter smaller than 4:4:4, and a quarter faster to decode in every epoch.
     encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "420")
     return encoded, pixels.shape[0], pixels.shape[1]
+
+
+def checker(settings: Dataset) -> Callable[[bytes], str]:
+    """Return what says, from a file's first bytes, why `converter` will refuse it, or ""."""
+    return functools.partial(first_bytes.refusal, min_short_side=settings.min_short_side)
 
 
 def converter(settings: Dataset) -> Callable[[bytes], tuple[bytes, int, int]]:
@@ -125,11 +129,12 @@ def _opened(photo: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(photo), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise ValueError("not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture") from error
+        # A picture with a broken header is not identified either.
+        raise ValueError(first_bytes.wrong_format(photo) or "truncated or broken photo") from error
     except Exception as error:
         raise ValueError("truncated or broken photo") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"larger than {MAX_PIXELS} pixels")
+    if wrong := first_bytes.wrong_size(image.size, min_short_side=1):
+        raise ValueError(wrong)
     return image
 
 

@@ -17,7 +17,8 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_pipeline.core.config.source import Dataset
-from keras_pipeline.data.photo import MAX_PIXELS, shrink, upright_rgb
+from keras_pipeline.data.first_bytes import MAX_PIXELS
+from keras_pipeline.data.photo import shrink, upright_rgb
 
 
 def decode_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:

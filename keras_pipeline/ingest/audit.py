@@ -18,12 +18,11 @@ from keras_pipeline.core.taxonomy import canonical, genus, normalise
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.fields import day_of, degrees_of, id_of, text_of
 from keras_pipeline.ingest.hash_table import HashTable
+from keras_pipeline.ingest.tally import CLIP, DISTINCT, Tally
 
 LISTED = 10_000  # rows in each list of documents
-DISTINCT = 10_000  # different hosts, licences, years, regions; all others count as one
-OTHER, UNKNOWN, RELATIVE = "(other)", "unknown", "(relative URL)"
+UNKNOWN, RELATIVE = "unknown", "(relative URL)"
 SAMPLES = 5  # mistyped values shown per field
-CLIP = 1000  # characters; longer texts are cut where they are only shown
 LABEL_BITS, COUNT_BITS = 24, 8  # of a URL's 64 bits, and of an observation's 32
 LARGEST_OBSERVATION = (1 << COUNT_BITS) - 1  # photos; larger observations count as this size
 
@@ -71,22 +70,6 @@ def audit(
         **photos.found(),
         **_spellings(photos.species, curation),
     }
-
-
-class Tally(dict):
-    """Counts of texts. After 10,000 different ones, new ones count as `(other)`."""
-
-    def add(self, value: str) -> None:
-        """Count one occurrence of a text."""
-        try:
-            self[value] += 1
-        except KeyError:
-            name = value[:CLIP] if len(self) < DISTINCT else OTHER
-            self[name] = self.get(name, 0) + 1
-
-    def ranked(self) -> dict[str, int]:
-        """Return the counts, largest first, equal ones by name."""
-        return dict(sorted(self.items(), key=lambda item: (-item[1], item[0])))
 
 
 class _Photos:

@@ -1,4 +1,4 @@
-"""Cures for the audit's findings: `source.synonyms` replaces names, `source.exclude` leaves documents out."""
+"""Which photos are used, and under which name: `source.synonyms`, `source.exclude` and `source.licenses`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from keras_pipeline.core.config.source import Source
+from keras_pipeline.core.licenses import license_id
 from keras_pipeline.core.redaction import without_credentials
 from keras_pipeline.core.taxonomy import normalise
+from keras_pipeline.ingest.fields import text_of
+from keras_pipeline.ingest.signing import unsigned
 
 HEADER = ["synonym", "latin_name"]
 EXCLUDED = "excluded by source.exclude"
+NOT_LICENSED = "is not in source.licenses"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Curation:
 
     synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)  # normalised name -> the one to use
     excluded: frozenset[str] = frozenset()  # _ids, image URLs, latin names
+    licenses: frozenset[str] | None = None  # ids of the allowed ones; None: all
+    in_lists: bool = False  # a sample_id is the document's _id, a slash and the photo's part
     matched: set[str] = dataclasses.field(default_factory=set)  # entries of `excluded` that occurred in a document
 
     @classmethod
@@ -30,6 +36,8 @@ class Curation:
         return cls(
             _read_synonyms(Path(source.synonyms)) if source.synonyms else {},
             _read_excluded(Path(source.exclude)) if source.exclude else frozenset(),
+            None if source.licenses is None else frozenset(source.licenses),
+            source.photos is not None,
         )
 
     def latin_name(self, raw: str) -> str:
@@ -38,17 +46,23 @@ class Curation:
         return self.synonyms.get(name, name)
 
     def refusal(self, document: dict) -> str | None:
-        """Return why a document (as `mongo.documents` yields it) is not exported, or None."""
+        """Return why a photo (as `mongo.documents` yields it) is not exported, or None."""
         reason = missing_field(document)
-        if reason or not self.excluded:
-            return reason
-        name, url = normalise(document["latin_name"]), document["image_url"].strip()
-        # The audit's lists show URLs without their passwords, so both forms count.
-        urls = map(normalise, (url, without_credentials(url)))
-        candidates = (normalise(document["sample_id"]), *urls, name, self.synonyms.get(name, name))
-        matches = self.excluded.intersection(candidates)
+        if reason is None and self.excluded and self._is_excluded(document):
+            return EXCLUDED
+        if reason is None and self.licenses is not None:
+            name = license_id(text_of(document["license"]))
+            return None if name in self.licenses else f"licence {name[:80]} {NOT_LICENSED}"
+        return reason
+
+    def _is_excluded(self, document: dict) -> bool:
+        name, url, sample_id = normalise(document["latin_name"]), document["image_url"].strip(), document["sample_id"]
+        # The audit's lists show URLs without their passwords, so both forms count; and a signature changes.
+        urls = (normalise(unsigned(text)) for text in (url, without_credentials(url)))
+        ids = [sample_id, sample_id.rpartition("/")[0]] if self.in_lists else [sample_id]
+        matches = self.excluded.intersection((*map(normalise, ids), *urls, name, self.synonyms.get(name, name)))
         self.matched.update(matches)
-        return EXCLUDED if matches else None
+        return bool(matches)
 
 
 def missing_field(document: dict) -> str | None:
@@ -114,7 +128,7 @@ def _end_of_chain(path: Path, synonyms: Mapping[str, str], synonym: str) -> str:
 def _read_excluded(path: Path) -> frozenset[str]:
     # A URL may hold a '#': only whole lines are comments.
     lines = (line.strip() for line in _read(path, "source.exclude").split("\n"))
-    return frozenset(normalise(line) for line in lines if line and not line.startswith("#"))
+    return frozenset(normalise(unsigned(line)) for line in lines if line and not line.startswith("#"))
 
 
 def _read(path: Path, key: str) -> str:

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -22,14 +22,17 @@ from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.redaction import without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION, Photo
-from keras_pipeline.ingest import fetch, fields
+from keras_pipeline.ingest import fetch, fields, urls
 from keras_pipeline.ingest.crawl import crawl
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Document, Ledger, Outcome, Task
 
+# A file's first bytes -> why `Convert` will refuse it, or "".
+Check = Callable[[bytes], str]
 # photo bytes -> (JPEG bytes, height, width); raises ValueError with the reason if the photo is not usable.
 Convert = Callable[[bytes], tuple[bytes, int, int]]
+FIRST_BYTES = 16_384  # of a photo, to check its URL; only a JPEG with a large thumbnail in it tells its size later
 FLUSH = 500  # outcomes without a photo per transaction
 
 
@@ -50,7 +53,9 @@ class Shard(Protocol):
         """Remove the file unless it is complete."""
 
 
-def rows(documents: Iterable[dict], curation: Curation, base_url: str | None) -> Iterator[Document]:
+def rows(
+    documents: Iterable[dict], curation: Curation, base_url: str | None, url_replace: Mapping[str, str] | None = None
+) -> Iterator[Document]:
     """Convert source documents (as `mongo.documents` yields them) to what the ledger keeps of them."""
     for document in documents:
         url = fields.text_of(document["image_url"])
@@ -65,17 +70,20 @@ def rows(documents: Iterable[dict], curation: Curation, base_url: str | None) ->
             longitude=fields.degrees_of(document["longitude"], 180),
             license=fields.text_of(document["license"]),
             attribution=fields.text_of(document["attribution"]),
-            **_destination(document, url, curation, base_url),
+            details=document.get("details", {}),
+            **_destination(document, url, curation, base_url, url_replace),
         )
 
 
-def _destination(document: dict, url: str, curation: Curation, base_url: str | None) -> dict[str, str]:
+def _destination(
+    document: dict, url: str, curation: Curation, base_url: str | None, url_replace: Mapping[str, str] | None
+) -> dict[str, str]:
     """Return the name and host of a document to be fetched; of any other, the state and the reason."""
     if reason := curation.refusal(document):
         return {"state": "skipped", "reason": reason}
     name = curation.latin_name(document["latin_name"])
-    if resolved := fetch.resolve(url, base_url):
-        return {"latin_name": name, "host": fetch.host_of(resolved)}
+    if resolved := urls.resolve(url, base_url, url_replace):
+        return {"latin_name": name, "host": urls.host_of(resolved)}
     return {"latin_name": name, "state": "failed", "reason": fetch.NO_URL}
 
 
@@ -90,6 +98,7 @@ def fetch_photos(
     open_shard: Callable[[], tuple[str, Shard]],
     shard_bytes: float,
     given_up: dict[str, str],
+    url_replace: Mapping[str, str] | None = None,
 ) -> None:
     """Download, convert and store every waiting photo of the ledger.
 
@@ -99,10 +108,11 @@ def fetch_photos(
     Args:
         own: base_url is our own (embedded) server, at a private address and without a rate limit.
         given_up: {host: reason} of hosts to leave alone; hosts given up now are added.
+        url_replace: see `urls.resolve`.
     """
     _keep_freed_memory()
     store = _Store(ledger, open_shard, shard_bytes)
-    asyncio.run(_fetch_photos(ledger, settings, base_url, own, convert, encode, store, given_up))
+    asyncio.run(_fetch_photos(ledger, settings, base_url, url_replace, own, convert, encode, store, given_up))
 
 
 def _keep_freed_memory() -> None:
@@ -120,6 +130,7 @@ async def _fetch_photos(
     ledger: Ledger,
     settings: Export,
     base_url: str | None,
+    url_replace: Mapping[str, str] | None,
     own: bool,
     convert: Convert,
     encode: Callable[[Photo], bytes],
@@ -131,7 +142,8 @@ async def _fetch_photos(
     async with _closing(tally, store, pool), fetch.session(settings, base_url if own else None) as client:
 
         async def ask(task: Task, turn: fetch.Turn) -> Answer:
-            return await fetch.get(client, fetch.resolve(task.document.url, base_url) or "", settings, turn=turn)
+            url = urls.resolve(task.document.url, base_url, url_replace) or ""
+            return await fetch.get(client, url, settings, turn=turn)
 
         async def done(task: Task, answer: Answer, tries: int) -> None:
             outcome, example = _failed(task, answer, tries), None
@@ -141,34 +153,49 @@ async def _fetch_photos(
             await store.add(outcome, example)
             tally.count(outcome)
 
-        own_host = fetch.host_of(base_url) if own and base_url else ""
+        own_host = urls.host_of(base_url) if own and base_url else ""
         await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up=given_up)
 
 
-def check_urls(ledger: Ledger, settings: Export, *, base_url: str | None, own: bool) -> None:
+def check_urls(
+    ledger: Ledger,
+    settings: Export,
+    *,
+    base_url: str | None,
+    own: bool,
+    check: Check,
+    url_replace: Mapping[str, str] | None = None,
+) -> None:
     """Request the first bytes of every waiting URL in the ledger, to learn which ones fail."""
-    asyncio.run(_check_urls(ledger, settings, base_url, own))
+    asyncio.run(_check_urls(ledger, settings, base_url, url_replace, own, check))
 
 
-async def _check_urls(ledger: Ledger, settings: Export, base_url: str | None, own: bool) -> None:
+async def _check_urls(
+    ledger: Ledger,
+    settings: Export,
+    base_url: str | None,
+    url_replace: Mapping[str, str] | None,
+    own: bool,
+    check: Check,
+) -> None:
     tally, store = _Tally(ledger.count("waiting"), "validate-urls", "URLs"), _Store(ledger, None, math.inf)
     async with _closing(tally, store), fetch.session(settings, base_url if own else None) as client:
 
         async def ask(task: Task, turn: fetch.Turn) -> Answer:
             # A ranged GET, because many photo hosts answer HEAD wrongly. Without a URL, no row waits in the ledger.
-            url = fetch.resolve(task.document.url, base_url) or ""
-            return await fetch.get(client, url, settings, turn=turn, first_bytes=512)
+            url = urls.resolve(task.document.url, base_url, url_replace) or ""
+            return await fetch.get(client, url, settings, turn=turn, first_bytes=FIRST_BYTES)
 
         async def done(task: Task, answer: Answer, tries: int) -> None:
             outcome = _failed(task, answer, tries)
             if answer.body is not None:
-                reason = _no_photo(answer.body)
+                reason = fetch.no_file(answer.body) or check(answer.body)
                 state = "failed" if reason else "ok"
                 outcome = dataclasses.replace(outcome, state=state, reason=reason)
             await store.add(outcome, None)
             tally.count(outcome)
 
-        own_host = fetch.host_of(base_url) if own and base_url else ""
+        own_host = urls.host_of(base_url) if own and base_url else ""
         await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up={})
 
 
@@ -189,12 +216,6 @@ async def _closing(tally: _Tally, store: _Store, pool: ThreadPoolExecutor | None
         tally.close()
 
 
-def _no_photo(body: bytes) -> str:
-    if not body:
-        return "an empty file"
-    return fetch.markup(body)
-
-
 def _failed(task: Task, answer: Answer, tries: int) -> Outcome:
     return Outcome(
         task.document.sample_id,
@@ -203,7 +224,7 @@ def _failed(task: Task, answer: Answer, tries: int) -> Outcome:
         http_status=answer.http_status,
         bytes=answer.bytes,
         attempts=tries,
-        may_succeed=answer.may_succeed,
+        may_succeed=answer.may_succeed or answer.later,
     )
 
 
@@ -212,14 +233,13 @@ def _stored(
 ) -> tuple[Outcome, bytes | None]:
     """Convert an answer into a record, in a worker thread; return its outcome, and its bytes if it is a photo."""
     body = answer.body or b""
-    reason = _no_photo(body)
+    failed = Outcome(document.sample_id, "failed", "", answer.http_status, answer.bytes, "", tries)
+    if reason := fetch.no_file(body):
+        return dataclasses.replace(failed, reason=reason, may_succeed=True), None
     try:
-        if not reason:
-            image, height, width = convert(body)
+        image, height, width = convert(body)
     except ValueError as error:
-        reason = str(error)
-    if reason:
-        return Outcome(document.sample_id, "failed", reason, answer.http_status, answer.bytes, "", tries), None
+        return dataclasses.replace(failed, reason=str(error)), None
     sha256 = hashlib.sha256(body).hexdigest()
     photo = Photo(
         sample_id=document.sample_id, image=image, height=height, width=width, latin_name=document.latin_name,

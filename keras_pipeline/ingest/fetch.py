@@ -10,20 +10,26 @@ import re
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from keras_pipeline import __version__
 from keras_pipeline.core.config.phase0 import Export
+from keras_pipeline.ingest.urls import address, as_sent, host_of, join
 
 NO_URL = "not a valid http(s) URL; relative ones need source.base_url"
 A_PAGE = "an HTML page, not a photo"
 A_DRAWING = "SVG or XML, not a photo"
+A_TEXT = "a text or JSON, not a photo"
+NOTHING = "an empty file"
 REDIRECTS = {301, 302, 303, 307, 308}
-RETRIED = {408, 425, 429, 500, 502, 503, 504}
+RETRIED = {202, 408, 425, 429, *range(500, 600)}
 # Trouble with the host, not the URL: requests pause for a while, and after several in a row the host is given up.
-OVERLOADED = {429, 503}
+# 520 to 530 are a content network's words for an origin that does not answer.
+OVERLOADED = {429, 503, *range(520, 531)}
+GONE = {404, 410}  # all other refusals may be a limit, a challenge, or a signature that has expired
+CODINGS = {"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"}
 PRIVATE = "private address"
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA assigns
@@ -39,6 +45,8 @@ class Answer:
     http_status: int | None = None
     bytes: int = 0  # received
     may_succeed: bool = False  # on another try
+    later: bool = False  # another run may succeed, but another try now would not
+    redirected_to: str = ""  # the last redirect's target, without its signature
     host_trouble: bool = False
     retry_after: float | None = None  # seconds that the host asked for
 
@@ -51,27 +59,22 @@ class HostGivenUp(Exception):  # noqa: N818
     """This host gets no more requests in this run; the message is the reason."""
 
 
-def resolve(image_url: str, base_url: str | None) -> str | None:
-    """Return the absolute http(s) URL, or None."""
-    try:
-        url = urljoin(base_url or "", image_url.strip())
-        return url if urlsplit(url).scheme in ("http", "https") and host_of(url) else None
-    except ValueError:  # http://[half an IPv6 address
-        return None
-
-
-def host_of(url: str) -> str:
-    """Return `name` or `name:port`, the key of limits and tallies. Raises ValueError for an invalid URL."""
-    parts = urlsplit(url)
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    name = parts.hostname or ""
-    return name if parts.port in (None, default) else f"{name}:{parts.port}"
-
-
 def markup(body: bytes) -> str:
-    """Return why a text is not a photo, or "": error and consent pages come with status 200."""
+    """Return why markup is not a photo, or ""."""
     found = MARKUP.match(body[:2048].removeprefix(codecs.BOM_UTF8).lstrip())
     return "" if found is None else A_PAGE if found[1] else A_DRAWING
+
+
+def no_file(body: bytes) -> str:
+    """Return why a body can't be any picture, or "". The same URL may have a photo in another hour.
+
+    Error, challenge and consent pages come with status 200, and so do a service's excuses in JSON.
+    """
+    if not body:
+        return NOTHING
+    # Every picture's header holds control characters.
+    is_text = not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", body[:2048])
+    return markup(body) or (A_TEXT if is_text else "")
 
 
 def session(settings: Export, base_url: str | None = None) -> aiohttp.ClientSession:
@@ -141,43 +144,56 @@ async def get(
         first_bytes: request and read only that many bytes.
     """
     headers = {} if first_bytes is None else {"Range": f"bytes=0-{first_bytes - 1}"}
+    body, redirected_to = bytearray(), ""
     try:
         for _ in range(settings.max_redirects + 1):
             await turn(host_of(url))
-            async with client.get(url, headers=headers, allow_redirects=False) as response:
-                target = response.headers.get("Location")
+            async with client.get(as_sent(url), headers=headers, allow_redirects=False) as response:
+                target = response.headers.get("Location")  # bytes that are not UTF-8 as surrogate escapes
                 if response.status not in REDIRECTS or not target:
-                    return await _read(response, settings, first_bytes)
-                if (resolved := resolve(target, url)) is None:
-                    return Answer(reason="redirected to what is no http(s) URL", http_status=response.status)
-                url = resolved
-        return Answer(reason=f"more than {settings.max_redirects} redirects", http_status=response.status)
+                    answer = await _read(response, settings, first_bytes, body)
+                    return dataclasses.replace(answer, redirected_to=redirected_to)
+                if (resolved := join(target, url)) is None:
+                    reason = "redirected to what is no http(s) URL"
+                    return Answer(reason=reason, http_status=response.status, later=True)
+                url, redirected_to = resolved, address(resolved)
+        reason = f"more than {settings.max_redirects} redirects"
+        return Answer(reason=reason, http_status=response.status, later=True)
     except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
-        return _failure(error, settings)
+        return dataclasses.replace(_failure(error, settings), bytes=len(body), redirected_to=redirected_to)
 
 
-async def _read(response: aiohttp.ClientResponse, settings: Export, first_bytes: int | None) -> Answer:
+async def _read(response: aiohttp.ClientResponse, settings: Export, first_bytes: int | None, body: bytearray) -> Answer:
+    """Read a body, part by part so that the caller has what came before an error."""
     status = response.status
     if status != 200 and not (status == 206 and first_bytes):
         return Answer(
             reason=f"HTTP {status}",
             http_status=status,
             may_succeed=status in RETRIED,
+            later=status not in GONE,
             host_trouble=status in OVERLOADED,
             retry_after=_seconds(response.headers.get("Retry-After")) if status in OVERLOADED else None,
         )
-    encoding = response.headers.get("Content-Encoding", "identity")
-    if encoding != "identity":
-        return Answer(reason=f"sent with Content-Encoding {encoding[:40]}", http_status=status)
-    limit, body = settings.max_megabytes * 1e6 if first_bytes is None else first_bytes, bytearray()
+    encodings = ",".join(response.headers.getall("Content-Encoding", [])).lower().split(",")
+    if codings := CODINGS.intersection(map(str.strip, encodings)):
+        return Answer(reason=f"sent with Content-Encoding {min(codings)}", http_status=status)
+    limit, too_large = settings.max_megabytes * 1e6, f"larger than {settings.max_megabytes:g} MB"
+    if _announced(response) > limit:
+        return Answer(reason=too_large, http_status=status)
     async for part in response.content.iter_any():
         body += part
-        if len(body) > limit and first_bytes is None:
-            reason = f"larger than {settings.max_megabytes:g} MB"
-            return Answer(reason=reason, http_status=status, bytes=len(body))
-        if len(body) >= limit and first_bytes is not None:
+        if first_bytes is not None and len(body) >= first_bytes:
             break
+        if len(body) > limit:
+            return Answer(reason=too_large, http_status=status, bytes=len(body))
     return Answer(body=bytes(body), http_status=status, bytes=len(body))
+
+
+def _announced(response: aiohttp.ClientResponse) -> int:
+    """Return the size of the whole file in bytes, 0 if the header does not tell it."""
+    _, _, whole = response.headers.get("Content-Range", "").partition("/")
+    return int(whole) if whole.isdecimal() and len(whole) < 19 else response.content_length or 0
 
 
 def _seconds(retry_after: str | None) -> float | None:

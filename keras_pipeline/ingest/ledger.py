@@ -19,11 +19,14 @@ import pyarrow.parquet
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import aside
 from keras_pipeline.core.redaction import without_credentials
+from keras_pipeline.ingest import details
+from keras_pipeline.ingest.signing import unsigned
 
 STATES = ("waiting", "ok", "failed", "skipped")
 BATCH = 2000  # rows per transaction or parquet row group
 OVER_OBSERVATION = "over source.max_per_observation"
 OVER_SPECIES = "over source.max_per_species"
+UNDER_SPECIES = "under source.min_per_species"
 NOT_SAMPLED = "not in the sample"
 
 
@@ -45,6 +48,7 @@ class Document:
     state: str = "waiting"  # waiting | skipped | failed
     reason: str = ""
     host: str = ""
+    details: dict[str, str] = dataclasses.field(default_factory=dict)  # kept by species, not by photo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Task:
     document: Document
 
 
-FIELDS = [field.name for field in dataclasses.fields(Document) if field.name not in ("state", "reason")]
+FIELDS = [field.name for field in dataclasses.fields(Document) if field.name not in ("state", "reason", "details")]
 RESULTS = [field.name for field in dataclasses.fields(Outcome) if field.name != "sample_id"]
 # The parquet file's columns in order, with Arrow types. `host`, `shard`, `draw` and `pass` are internal to a run.
 COLUMNS = {name: "string" for name in FIELDS if name not in ("latitude", "longitude", "host")} | {
@@ -84,6 +88,7 @@ CREATE TABLE IF NOT EXISTS photos (
 );
 CREATE INDEX IF NOT EXISTS waiting ON photos (host) WHERE state = 'waiting';
 CREATE TABLE IF NOT EXISTS asked_with (settings);
+{details.TABLE}
 """
 # A stored photo stays stored while its URL is the same, even if other fields of its document change.
 PLAN = f"""
@@ -117,6 +122,7 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(TABLE)
+            self._db.create_function("unsigned", 1, unsigned, deterministic=True)
         except sqlite3.Error as error:
             self._db.close()
             raise self._explained(error) from error
@@ -145,10 +151,13 @@ class Ledger:
         """
         (last,) = self._db.execute("SELECT COALESCE(MAX(pass), 0) FROM photos").fetchone()
         iterator, read = iter(documents), 0
+        with self._db:
+            self._db.execute("DELETE FROM details")
         while batch := list(itertools.islice(iterator, BATCH)):
             read += len(batch)
             with self._db:
                 self._db.executemany(PLAN, (_values(document, seed, last + 1) for document in batch))
+                details.add(self._db, batch)
         (different,) = self._db.execute("SELECT COUNT(*) FROM photos WHERE pass > ?", (last,)).fetchone()
         if different < read:
             raise ValueError(
@@ -168,22 +177,41 @@ class Ledger:
             self._db.execute("DELETE FROM asked_with")
             self._db.execute("INSERT INTO asked_with VALUES (?)", (settings,))
 
-    def choose(self, *, max_per_observation: int | None, max_per_species: int | None) -> None:
+    def choose(self, *, max_per_observation: int | None, max_per_species: int | None, min_per_species: int = 1) -> None:
         """Limit the waiting rows: stored photos count first, then rows in seeded order.
 
-        Failed rows don't count, so that another call fills up their places.
+        Failed rows don't count, so that another call fills up their places; they do count for the minimum.
+
+        Raises ValueError if the minimum leaves fewer than two species.
         """
         with self._db:
             self._db.execute(
-                "UPDATE photos SET state = IIF(sha256 = '', 'waiting', 'ok'), reason = '' WHERE reason IN (?, ?)",
-                (OVER_OBSERVATION, OVER_SPECIES),
+                "UPDATE photos SET state = IIF(sha256 = '', 'waiting', 'ok'), reason = '' WHERE reason IN (?, ?, ?)",
+                (OVER_OBSERVATION, OVER_SPECIES, UNDER_SPECIES),
             )
+            if min_per_species > 1:
+                self._leave_out_under(min_per_species)
             for column, most, reason in (
                 ("observation_id", max_per_observation, OVER_OBSERVATION),
                 ("latin_name", max_per_species, OVER_SPECIES),
             ):
                 if most is not None:
                     self._db.execute(_over(column), (reason, most))
+
+    def _leave_out_under(self, least: int) -> None:
+        photos = "SELECT latin_name, COUNT(DISTINCT unsigned(url)) AS n FROM photos WHERE state <> 'skipped' GROUP BY 1"
+        counts = f"SELECT COUNT(*), COALESCE(SUM(n >= ?), 0) FROM ({photos})"
+        species, left = self._db.execute(counts, (least,)).fetchone()
+        if left < 2 <= species:
+            raise ValueError(
+                f"source.min_per_species: received {least}, which leaves {left} of {species} species; expected two or "
+                "more; lower it"
+            )
+        self._db.execute(
+            "UPDATE photos SET state = 'skipped', reason = ? WHERE state IN ('ok', 'waiting') AND latin_name IN "
+            f"(SELECT latin_name FROM ({photos}) WHERE n < ?)",
+            (UNDER_SPECIES, least),
+        )
 
     def sample(self, n: int) -> None:
         """Keep the first n rows in seeded order, and skip all others."""
@@ -202,14 +230,14 @@ class Ledger:
 
     def waiting(self, host: str) -> Iterator[Task]:
         """Yield the waiting rows of one host, in order of their documents."""
-        names, last = [field.name for field in dataclasses.fields(Document)], -1
+        names, last = [*FIELDS, "state", "reason"], -1
         query = f"""
             SELECT rowid, {", ".join(names)} FROM photos WHERE state = 'waiting' AND host = ? AND rowid > ?
             ORDER BY rowid LIMIT 64
         """
         while rows := self._db.execute(query, (host, last)).fetchall():
             for last, *values in rows:
-                yield Task(last, Document(*values))
+                yield Task(last, Document(**dict(zip(names, values, strict=True))))
 
     def record(self, outcomes: Iterable[Outcome]) -> None:
         """Record outcomes in one transaction."""
@@ -277,15 +305,19 @@ class Ledger:
         return self._db.execute(query).fetchall()
 
     def write_parquet(self, path: Path) -> None:
-        """Write all rows by sample_id, without passwords in URLs; in row groups, so that memory stays constant."""
-        schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+        """Write all rows by sample_id, without passwords in URLs; in row groups, so that memory stays constant.
+
+        The species' details, if there are any, stand in the file's metadata.
+        """
+        columns = [(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()]
+        schema = pa.schema(columns, metadata=details.metadata(self._db) or None)
         rows = self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM photos ORDER BY sample_id")
         with aside(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
             while batch := rows.fetchmany(BATCH):
-                columns: dict[str, Iterable] = dict(zip(COLUMNS, zip(*batch, strict=True), strict=True))
-                columns["url"] = map(without_credentials, columns["url"])
-                columns["may_succeed"] = map(bool, columns["may_succeed"])
-                writer.write_batch(pa.record_batch([pa.array(columns[f.name], f.type) for f in schema], schema=schema))
+                values: dict[str, Iterable] = dict(zip(COLUMNS, zip(*batch, strict=True), strict=True))
+                values["url"] = map(without_credentials, values["url"])
+                values["may_succeed"] = map(bool, values["may_succeed"])
+                writer.write_batch(pa.record_batch([pa.array(values[f.name], f.type) for f in schema], schema=schema))
 
 
 def _values(document: Document, seed: int, number: int) -> tuple:

@@ -1,4 +1,4 @@
-"""The source: a MongoDB collection with one document per photo."""
+"""The source: a MongoDB collection, read once in order of _id."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from pymongo.errors import (
 from keras_pipeline.core.config.source import Source
 from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.redaction import MONGODB_URI, redact
+from keras_pipeline.ingest.entries import Reader
 
 # Well below the ten seconds after which users think that nothing happens.
 SERVER_SELECTION_SECONDS = 4
@@ -35,6 +36,7 @@ SERVER_SELECTION_SECONDS = 4
 CONNECT_SECONDS = 20
 PAGE = 250_000  # documents per cursor; nx-27017 opens another in 60 µs per document of the whole collection
 BATCH = 2000  # documents per message; a server drops a cursor that is idle for ten minutes
+NESTED_BATCH = 200  # the same where a document has lists of photos: a species' document is some 20 kB
 PAUSES = (1, 2, 4, 8, 16)  # seconds before another try; electing a primary takes about ten
 # BSON types as MongoDB sorts them ("Comparison/Sort Order" in its manual), by the names that `$type` knows.
 TYPE_ORDER = ("null", "number", "string", "object", "binData", "objectId", "bool", "date", "timestamp")
@@ -96,37 +98,31 @@ def count(collection: Collection, source: Source) -> int | None:
     return None
 
 
-def documents(collection: Collection, source: Source, *, page: int = PAGE) -> Iterator[dict]:
-    """Yield the selected documents in order of _id, with only the fields we use, whatever their types.
+def documents(
+    collection: Collection, source: Source, *, page: int = PAGE, reader: Reader | None = None
+) -> Iterator[dict]:
+    """Yield the photos of the selected documents in order of _id, with only the fields we use, whatever their types.
 
-    After a lost connection or cursor, reading resumes after the last _id: no document is lost or repeated.
+    After a lost connection or cursor, reading resumes after the last _id: no document is lost, repeated or half read.
 
     Args:
         page: documents read from one cursor.
+        reader: turns documents into photos and counts them; as `source` says if left out.
 
-    Raises SourceError if there are none.
+    Raises SourceError if there is no document.
     """
-    names = source.fields.model_dump()
-    # Whole sub-documents: nx-27017 finds nothing under a dotted projection.
-    projection = {theirs.split(".")[0]: 1 for theirs in names.values()}
-    plain = [(ours, theirs) for ours, theirs in names.items() if "." not in theirs]
-    nested = [(ours, theirs) for ours, theirs in names.items() if "." in theirs]
-    found = False
-    for document in _each_once(collection, source.query, projection, page):
-        found = True
-        get = document.get
-        fields = {ours: get(theirs) for ours, theirs in plain}
-        fields |= {ours: _at(document, theirs) for ours, theirs in nested}
-        fields["sample_id"] = str(document["_id"])
-        yield fields
-    if not found:
+    reader = reader or Reader(source)
+    batch = NESTED_BATCH if source.photos else BATCH
+    for document in _each_once(collection, source.query, reader.projection, page, batch):
+        yield from reader.photos(document)
+    if not reader.documents:
         raise SourceError(
             f"{source.database}.{source.collection} has no document for query {source.query}; "
             "check source.database, source.collection and source.query"
         )
 
 
-def _each_once(collection: Collection, query: dict, projection: dict, page: int) -> Iterator[dict]:
+def _each_once(collection: Collection, query: dict, projection: dict, page: int, batch: int) -> Iterator[dict]:
     """Yield every selected document once, over as many cursors as that takes."""
     rests: list[dict] = [{}]  # filters for what is still to be read, in order
     last, total, in_order = None, 0, True
@@ -134,7 +130,7 @@ def _each_once(collection: Collection, query: dict, projection: dict, page: int)
     while rests:
         before, selected = total, {"$and": [query, rests[0]]} if query and rests[0] else query or rests[0]
         try:
-            with collection.find(selected, projection, batch_size=BATCH).sort("_id", 1) as cursor:
+            with collection.find(selected, projection, batch_size=batch).sort("_id", 1) as cursor:
                 for document in cursor:
                     in_order = in_order and not _is_backwards(last, document["_id"])
                     last, total, failures = document["_id"], total + 1, 0
@@ -181,11 +177,3 @@ def _after(last: Any) -> list[dict]:
     same = {"$gt": last} if last == last else {"$gte": -math.inf}
     later = TYPE_ORDER[TYPE_ORDER.index(kind) + 1 :]
     return [{"_id": same}, *({"_id": {"$type": name}} for name in later)]
-
-
-def _at(document: dict, path: str) -> Any:
-    """Return the value of a field, or of one inside a sub-document (`photo.url`); None if it is missing."""
-    value: Any = document
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value

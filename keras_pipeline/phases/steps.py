@@ -64,8 +64,8 @@ class Step:
 
 
 SOURCE = (
-    "source.database", "source.collection", "source.query", "source.fields", "source.demo", "source.synonyms",
-    "source.exclude",
+    "source.database", "source.collection", "source.query", "source.photos", "source.fields", "source.regions",
+    "source.licenses", "source.min_per_species", "source.demo", "source.synonyms", "source.exclude",
 )  # fmt: skip
 STORES = ("seed", "phase3.distillation.temperature", "phase3.soft_labels")
 BEAM = ("runner", "beam-args")
@@ -84,6 +84,11 @@ def _global_teacher(config: Any) -> tuple[str, ...]:
     return ("teacher",) if config.phase2.model.pretrained == "global_teacher" else ()
 
 
+def _details(config: Any) -> tuple[str, ...]:
+    """The ledger holds the species' details, which change without a change in the dataset."""
+    return ("url_ledger",) if config.source.details else ()
+
+
 STEPS = [
     Step(
         "phase0", "audit", "count what the collection holds; downloads nothing", (), ("audit",),
@@ -91,13 +96,14 @@ STEPS = [
     ),
     Step(
         "phase0", "validate-urls", "ask for a sample of the URLs; stores nothing", ("audit",), ("url_check",),
-        (*SOURCE, "source.base_url", "seed", "phase0.export", "phase0.validate_urls"), 3,
+        (*SOURCE, "source.base_url", "source.url_replace", "seed", "dataset.min_short_side", "phase0.export",
+         "phase0.validate_urls"), 4,
         leftovers=("artifacts/{experiment}/phase0/urls.sqlite*",),
     ),
     Step(
         "phase0", "export", "download every photo once", ("audit",), ("url_ledger",),
-        (*SOURCE, "source.max_per_species", "source.max_per_observation", "source.base_url", "seed", "dataset",
-         "phase0.export"), 3, flags=BEAM, estimates=True,
+        (*SOURCE, "source.max_per_species", "source.max_per_observation", "source.details", "source.base_url",
+         "source.url_replace", "seed", "dataset", "phase0.export"), 4, flags=BEAM, estimates=True,
     ),
     Step(
         "phase0", "split", "group photos, assign groups to splits, write TFRecords, search for leaks", ("url_ledger",),
@@ -194,7 +200,7 @@ STEPS = [
     Step(
         "phase6", "export", "write SavedModel, TF.js model and page",
         ("dataset", "assignment", "shipped", "shipped_calibration", "priors"), ("saved_model", "web", "export"),
-        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 6,
+        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 6, more_inputs=_details,
     ),
     Step(
         "phase6", "validate", "compare the page in a browser with Python", ("dataset", "saved_model", "web"),

@@ -8,7 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from keras_pipeline.core.config.base import FILE, Section
+from keras_pipeline.core.licenses import KNOWN, license_id, misspelt
 from keras_pipeline.core.redaction import MONGODB_URI, is_mongodb_uri
+
+# Names in the answers of `classify`; a detail of a species needs another.
+ANSWER = frozenset(
+    ("photo", "latin_name", "probability", "conclusive", "genus", "genus_probability", "genus_conclusive", "promise",
+     "top5", "error")
+)  # fmt: skip
 
 
 class Demo(Section):
@@ -41,7 +48,11 @@ class Demo(Section):
 
 
 class Fields(Section):
-    """Names of the fields in the source documents."""
+    """Names of the fields in the source documents.
+
+    Dots reach into sub-documents, numbers into lists (`geojson.coordinates.1`). With `source.photos` a field is looked
+    for in the entry of the list, and where the entry lacks it, in the document.
+    """
 
     latin_name: str = "latin_name"
     image_url: str = "image_url"
@@ -71,19 +82,94 @@ class Source(Section):
 
     uri: str = Field("embedded", description="mongodb://… or `embedded`, which starts its own server")
     database: str = Field("plants", min_length=1, description="MongoDB database")
-    collection: str = Field("photos", min_length=1, description="MongoDB collection, one document per photo")
+    collection: str = Field("photos", min_length=1, description="MongoDB collection")
     query: dict[str, Any] = Field({}, description="MongoDB filter; {} takes all documents")
     base_url: str | None = Field(None, description="relative image URLs are resolved against this")
+    photos: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="dotted paths of a document's lists of photos, entries with fields or texts (URLs); null: a "
+        "document is a photo",
+    )
     fields: Fields = Fields()
+    regions: dict[str, list[str]] | None = Field(
+        None,
+        min_length=1,
+        description="region: its values of source.fields.region, in order: the first region that shares a value with "
+        "the field, a text or a list, is the photo's; null: the field's text is the region",
+    )
+    licenses: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="licences whose photos are used (cc0, public-domain, cc-by, cc-by-sa, cc-by-nc, …; unknown: photos "
+        "without one); null: all",
+    )
+    url_replace: dict[str, str] = Field(
+        {},
+        description="text: text to replace in a photo's URL before it is requested, such as /original.: /medium.; the "
+        "photo stays the same photo",
+    )
     synonyms: Annotated[str | None, FILE] = Field(
         None, description="CSV with synonym, latin_name: names to replace on reading"
     )
     exclude: Annotated[str | None, FILE] = Field(
         None, description="file with one _id, image URL or latin name per line to leave out"
     )
+    min_per_species: int = Field(
+        1, ge=1, description="photos by distinct URL; species with fewer, after licences and exclusions, are left out"
+    )
     max_per_species: int | None = Field(None, ge=1, description="photos, a seeded sample; null keeps all")
     max_per_observation: int | None = Field(None, ge=1, description="photos, a seeded sample; null keeps all")
+    details: dict[str, str] = Field(
+        {},
+        description="name: field, such as common_name: commonName; a text for each species (the commonest), which "
+        "labels.json and answers carry",
+    )
     demo: Demo = Demo()
+
+    @field_validator("photos")
+    @classmethod
+    def _paths(cls, photos: list[str] | None) -> list[str] | None:
+        for path in photos or ():
+            if not all(path.split(".")):
+                raise ValueError(f"received the path {path!r}, expected names with dots between them (media.photos)")
+        return photos
+
+    @field_validator("regions", mode="before")
+    @classmethod
+    def _countries(cls, regions: Any) -> Any:
+        values = regions.values() if isinstance(regions, dict) else ()
+        if any(value is False for listed in values if isinstance(listed, list) for value in listed):
+            raise ValueError("received false among the values, since YAML reads NO so; write 'NO' in quotes")
+        return regions
+
+    @field_validator("licenses")
+    @classmethod
+    def _known(cls, licenses: list[str] | None) -> list[str] | None:
+        for name in licenses or ():
+            if meant := misspelt(name):
+                raise ValueError(
+                    f"received {name!r}, expected a licence such as {', '.join(KNOWN)}, or one as the documents name "
+                    f"it; did you mean {meant!r}?"
+                )
+        return None if licenses is None else list(dict.fromkeys(map(license_id, licenses)))
+
+    @field_validator("details")
+    @classmethod
+    def _fields(cls, details: dict[str, str]) -> dict[str, str]:
+        for name, path in details.items():
+            if not name.strip() or not all(path.split(".")):
+                raise ValueError(f"received {name!r}: {path!r}, expected a name and a field (family: taxonomy.family)")
+            if name in ANSWER:
+                raise ValueError(f"received the name {name!r}, which answers have already, expected another name")
+        return details
+
+    @field_validator("url_replace")
+    @classmethod
+    def _texts(cls, url_replace: dict[str, str]) -> dict[str, str]:
+        if "" in url_replace:
+            raise ValueError("received an empty text to replace, expected a part of the URLs, such as /original.")
+        return url_replace
 
     @field_validator("query")
     @classmethod

@@ -21,7 +21,8 @@ from keras_pipeline.evaluation.report.html import (
     format_cell,
     write_report,
 )
-from keras_pipeline.ingest.audit import CLIP, SAMPLES
+from keras_pipeline.ingest.audit import SAMPLES
+from keras_pipeline.ingest.tally import CLIP
 
 IN_JSON = 100  # rows in each list of documents; the tables hold all of them
 SHOWN = 10  # rows in a table on the page

@@ -13,7 +13,7 @@ from keras_pipeline.core import beam
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import SourceError
 from keras_pipeline.data import photo, records
-from keras_pipeline.ingest import download, fetch
+from keras_pipeline.ingest import download, urls
 from keras_pipeline.ingest.ledger import Document, Ledger
 from keras_pipeline.phases.phase0_dataset import export_beam
 from keras_pipeline.phases.phase0_dataset.shard_index import stored_photos
@@ -69,6 +69,7 @@ def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) ->
             ledger,
             run.config.phase0.export,
             base_url=base_url,
+            url_replace=run.config.source.url_replace,
             own=run.config.source.uri == "embedded",
             convert=convert,
             encode=records.encode,
@@ -109,8 +110,9 @@ def _take_in(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
 
 def _fetch_on_beam(run: Run, ledger: Ledger, base_url: str | None) -> None:
     raw = raw_folder(run)
-    own_host = fetch.host_of(base_url) if base_url and run.config.source.uri == "embedded" else ""
-    work = export_beam.Fetching(raw, run.config.phase0.export, run.config.dataset, base_url, own_host)
+    own_host = urls.host_of(base_url) if base_url and run.config.source.uri == "embedded" else ""
+    replace = run.config.source.url_replace
+    work = export_beam.Fetching(raw, run.config.phase0.export, run.config.dataset, base_url, replace, own_host)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=raw.parent) as scratch:
         queues = export_beam.write_queues(ledger, Path(scratch), own_host)
         waiting = ledger.count("waiting")
@@ -122,7 +124,11 @@ def _fetch_on_beam(run: Run, ledger: Ledger, base_url: str | None) -> None:
 
 def _choose(run: Run, ledger: Ledger) -> None:
     source = run.config.source
-    ledger.choose(max_per_observation=source.max_per_observation, max_per_species=source.max_per_species)
+    ledger.choose(
+        max_per_observation=source.max_per_observation,
+        max_per_species=source.max_per_species,
+        min_per_species=source.min_per_species,
+    )
 
 
 def _estimate(run: Run, ledger: Ledger) -> dict:

@@ -35,6 +35,7 @@ class Fetching:
     settings: Export
     dataset: Dataset
     base_url: str | None
+    url_replace: dict[str, str]
     own_host: str  # "" if no host is ours
 
 
@@ -98,6 +99,7 @@ def _fetch(work: Fetching, piece: list[Document], name: str, outcomes: Path, giv
             ledger,
             work.settings,
             base_url=work.base_url,
+            url_replace=work.url_replace,
             own=bool(work.own_host),
             convert=photo.converter(work.dataset),
             encode=records.encode,

@@ -15,7 +15,7 @@ from keras_pipeline.core.files import write_json
 from keras_pipeline.core.schema import SPLITS, shuffle_key
 from keras_pipeline.core.taxonomy import class_hash, class_list
 from keras_pipeline.data import assignment, records
-from keras_pipeline.ingest import split
+from keras_pipeline.ingest import details, split
 from keras_pipeline.ingest.duplicates import near_duplicates
 from keras_pipeline.ingest.split import NONE, Ties, ties_of
 from keras_pipeline.phases.phase0_dataset.shard_index import hashes_of, index_shards
@@ -69,6 +69,8 @@ def run(run: Run) -> None:
     write_json(run.path("leak_audit"), report)
     if leaks:
         raise LeakError(f"{len(leaks)} leaks between splits, see {run.path('leak_audit')}; the first: {leaks[0]}")
+    if not (made / "details.json").exists():
+        (folder / "details.json").unlink(missing_ok=True)  # of an earlier split
     records.publish(folder, made)
     remove_raw(run)
     print(
@@ -177,6 +179,8 @@ def _write_shards(run: Run, table: pd.DataFrame) -> tuple[Path, dict]:
     places = table.sort_values("sample_id")[assignment.COLUMNS]
     places.attrs |= {"made_with": _made_with(run), "stored_as": stored_as(run)}
     places.to_parquet(made / run.path("assignment").name, index=False)
+    if found := details.read(run.path("url_ledger")):
+        write_json(made / "details.json", {name: found[name] for name in classes if name in found})
     write_json(made / "dataset.json", info)
     return made, info
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.experiment import Config
-from keras_pipeline.core.config.fingerprint import config_hash, lasting_hash
+from keras_pipeline.core.config.fingerprint import lasting_hash
 from keras_pipeline.core.files import table_attributes
 from keras_pipeline.core.progress import progress
 from keras_pipeline.data import records
@@ -34,9 +34,11 @@ STORED_AT_FIRST = (
 
 # Keys that decide whether a URL can be fetched. When one changes, all failed URLs are tried again.
 REQUEST = (
-    "source.base_url", "phase0.export.contact", "phase0.export.max_megabytes", "phase0.export.max_redirects",
-    "phase0.export.allow_networks",
+    "source.base_url", "source.url_replace", "phase0.export.contact", "phase0.export.max_megabytes",
+    "phase0.export.max_redirects", "phase0.export.allow_networks",
 )  # fmt: skip
+# The same when it was first hashed, as above.
+REQUEST_AT_FIRST = tuple(key for key in REQUEST if key != "source.url_replace")
 
 RAW_SHARDS = "photos-*.tfrecord"
 _LOCAL = re.compile(r"photos-(\d{5})\.tfrecord")  # shards of the local engine, not of Beam's workers
@@ -69,12 +71,14 @@ def open_source(run: Run) -> Iterator[tuple[Iterator[Document], str | None]]:
     with run.source() as (uri, base_url), mongo.open_collection(source, uri) as collection:
         documents = mongo.documents(collection, source)
         documents = itertools.chain([next(documents)], documents)
-        yield download.rows(progress(documents, description="read", unit="documents"), curation, base_url), base_url
+        unit = "photos" if source.photos else "documents"
+        read = progress(documents, description="read", unit=unit)
+        yield download.rows(read, curation, base_url, source.url_replace), base_url
 
 
 def plan(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
     """Update the ledger to the collection and the request settings."""
-    ledger.request_with(config_hash(run.config, REQUEST))
+    ledger.request_with(lasting_hash(run.config, REQUEST, REQUEST_AT_FIRST))
     ledger.plan(documents, seed=run.config.seed)
 
 

@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import write_json
+from keras_pipeline.data import photo
 from keras_pipeline.ingest import download
 from keras_pipeline.ingest.ledger import NOT_SAMPLED, Ledger
 from keras_pipeline.phases.phase0_dataset.stored import open_source, plan
@@ -20,7 +21,9 @@ def run(run: Run) -> None:
         plan(run, ledger, documents)
         if settings.validate_urls.sample is not None:
             ledger.sample(settings.validate_urls.sample)
-        download.check_urls(ledger, settings.export, base_url=base_url, own=own)
+        check = photo.checker(run.config.dataset)
+        replace = run.config.source.url_replace
+        download.check_urls(ledger, settings.export, base_url=base_url, own=own, check=check, url_replace=replace)
         columns = ["host", "state", "reason"]
         rows = pd.DataFrame(ledger.tally(*columns), columns=[*columns, "urls"])
     if own:

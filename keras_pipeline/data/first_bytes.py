@@ -1,0 +1,107 @@
+"""What the first bytes of a file tell: the picture's format and size, or why it is no photo that can be stored.
+
+Pillow reads whole files. A check of URLs has only their beginning, and a refusal should name what came instead.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+
+# Checked before decoding: a 1 MB file can claim 4 gigapixels. A 100-megapixel camera photo still passes.
+MAX_PIXELS = 120_000_000
+NO_PICTURE = "not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture"
+PICTURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|GIF8[79]a|II[*+]\0|MM\0[*+]|BM", re.S)
+BRAND = re.compile(rb".{4}ftyp(.{4}).{4}((?:.{4})*)", re.S)  # of the ISO base media file format
+HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+OTHERS = {
+    "a video": re.compile(rb"\x1a\x45\xdf\xa3|RIFF.{4}AVI |FLV\x01|\0\0\x01[\xb3\xba]|\x30\x26\xb2\x75", re.S),
+    "JPEG XL": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "),
+    "JPEG 2000": re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
+    "a PDF document": re.compile(rb"%PDF-"),
+    "an archive": re.compile(rb"PK\x03\x04|\x1f\x8b|Rar!|7z\xbc\xaf"),
+}  # fmt: skip
+
+
+def refusal(first: bytes, *, min_short_side: int) -> str:
+    """Return why a file with these first bytes will not be stored, or "" if they tell nothing against it.
+
+    Args:
+        min_short_side: pixels; smaller photos are refused.
+    """
+    if found := wrong_format(first):
+        return found
+    size = _size(first)
+    return wrong_size(size, min_short_side=min_short_side) if size else ""
+
+
+def wrong_size(size: tuple[int, int], *, min_short_side: int) -> str:
+    """Return why a picture of this width and height in pixels is not stored, or ""."""
+    if size[0] * size[1] > MAX_PIXELS:
+        return f"larger than {MAX_PIXELS} pixels"
+    return f"shorter side below {min_short_side} px" if min(size) < min_short_side else ""
+
+
+def wrong_format(first: bytes) -> str:
+    """Return why a file is none of the formats that are stored, with its own format where it is known, or ""."""
+    if PICTURES.match(first):
+        return ""
+    found = next((name for name, start in OTHERS.items() if start.match(first)), "")
+    if brand := BRAND.match(first[: max(16, int.from_bytes(first[:4]))]):
+        brands = {brand[1], *re.findall(b".{4}", brand[2], re.S)}
+        if brand[1] in (b"avif", b"avis") or (brand[1] in HEIF and brands & {b"avif", b"avis"}):
+            return ""
+        found = "HEIC" if brand[1] in HEIF else "a video"
+    return ", ".join(filter(None, (found, NO_PICTURE)))
+
+
+def _size(first: bytes) -> tuple[int, int] | None:
+    """Return width and height in pixels, None where these bytes do not hold them."""
+    try:
+        if first.startswith(b"\xff\xd8"):
+            return _jpeg_size(first)
+        if first.startswith(b"\x89PNG"):
+            width, height = struct.unpack_from(">II", first, 16)
+            return (width, height) if first[12:16] == b"IHDR" else None
+        if first.startswith(b"GIF8"):
+            width, height = struct.unpack_from("<HH", first, 6)
+            return width, height
+        if first.startswith(b"BM") and first[14] != 12:  # 12: the header of OS/2
+            width, height = struct.unpack_from("<ii", first, 18)
+            return abs(width), abs(height)
+        return _webp_size(first) if first.startswith(b"RIFF") else _avif_size(first)
+    except (struct.error, IndexError):
+        return None
+
+
+def _jpeg_size(first: bytes) -> tuple[int, int] | None:
+    place = 2
+    while True:
+        marker, length = first[place + 1], struct.unpack_from(">H", first, place + 2)[0]
+        if first[place] != 0xFF:
+            return None
+        if marker == 0xFF:  # a fill byte
+            place += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", first, place + 5)
+            return width, height
+        else:
+            place += 2 + length
+
+
+def _webp_size(first: bytes) -> tuple[int, int] | None:
+    if first[12:16] == b"VP8X":
+        return int.from_bytes(first[24:27], "little") + 1, int.from_bytes(first[27:30], "little") + 1
+    if first[12:16] == b"VP8L":
+        bits = struct.unpack_from("<I", first, 21)[0]
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", first, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _avif_size(first: bytes) -> tuple[int, int] | None:
+    """Return the largest of the items' sizes: thumbnails and tiles have theirs too."""
+    pairs = re.findall(rb"ispe.{4}(.{4})(.{4})", first, re.S)
+    sizes = [(int.from_bytes(width), int.from_bytes(height)) for width, height in pairs]
+    return max(sizes, key=math.prod, default=None)
