@@ -55,6 +55,19 @@ def parser() -> argparse.ArgumentParser:
                 metavar="CSV",
                 help="image (a path below DIR, with its suffix), latin_name[, region, observation_id]",
             )
+    command = _command(commands, "load", "put public files into the collection: GBIF, iNaturalist, Pl@ntNet, JSON")
+    command.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="Darwin Core archive, iNaturalist's CSV or API answer, Pl@ntNet-300K's metadata, JSON lines",
+    )
+    command.add_argument(
+        "--into-existing",
+        action="store_true",
+        help="also into a collection that `load` did not make; nothing is deleted",
+    )
     _command(commands, "status", "what is done, stale or missing")
     _command(commands, "report", "write report.html again")
     command = _command(commands, "serve", "serve the page on loopback")

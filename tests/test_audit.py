@@ -14,12 +14,15 @@ from bson import DatetimeMS, ObjectId
 from keras_pipeline.core import taxonomy
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.source import Source
+from keras_pipeline.core.licenses import KNOWN
 from keras_pipeline.ingest import audit as auditing
-from keras_pipeline.ingest import tally
+from keras_pipeline.ingest import license_counts, listing, tally
 from keras_pipeline.ingest.audit import host_of
 from keras_pipeline.ingest.curation import Curation
+from keras_pipeline.ingest.entries import Reader
 from keras_pipeline.ingest.hash_table import HashTable
-from keras_pipeline.phases.phase0_dataset import audit_report
+from keras_pipeline.ingest.shared import with_synonyms
+from keras_pipeline.phases.phase0_dataset import audit_origins, audit_report
 
 FIELDS = tuple(auditing.FIELDS)
 
@@ -45,7 +48,7 @@ def test_counts():
     assert list(result["per_class"].items()) == [("Viola odorata", 3), ("Bellis perennis", 1)]
     assert result["per_region"] == {"EU": 2, "unknown": 2}
     assert result["unusable"] == {"no latin_name": 1, "no image_url": 1, "latin_name is no text": 1}
-    assert result["unusable_samples"][0] == {"sample_id": "4", "reason": "no latin_name"}
+    assert next(iter(result["unusable_samples"])) == {"sample_id": "4", "reason": "no latin_name"}
     assert result["imbalance"] == 3.0
     assert result["class_size"] == {"min": 1.0, "median": 2.0, "max": 3.0}
     assert (result["rare_species"], result["min_per_species"]) == ({"Bellis perennis": 1}, 2)
@@ -69,15 +72,15 @@ def test_genera_hosts_licences_and_years():
 def test_nothing_usable_is_still_a_report(documents):
     result = audit(documents)
     assert (result["usable"], result["species"], result["imbalance"]) == (0, 0, None)
-    json.dumps(result, allow_nan=False)
+    json.dumps(audit_report._for_json(result), allow_nan=False)
 
 
-def test_all_are_counted_though_not_all_are_listed(monkeypatch):
-    monkeypatch.setattr(auditing, "LISTED", 100)
+def test_all_are_counted_and_all_are_listed(monkeypatch):
+    monkeypatch.setattr(listing, "IN_MEMORY", 1000)
     monkeypatch.setattr(tally, "DISTINCT", 3)
     result = audit([document(i, None) for i in range(250)] + [document(0, region=f"R{i}") for i in range(150)])
-    assert result["unusable"] == {"no latin_name": 250} and len(result["unusable_samples"]) == 100
-    assert result["repeated_urls"]["photos"] == 149 and len(result["repeated_urls"]["rows"]) == 100
+    assert result["unusable"] == {"no latin_name": 250} and len(list(result["unusable_samples"])) == 250
+    assert result["repeated_urls"]["photos"] == 149 and len(list(result["repeated_urls"]["rows"])) == 149
     assert result["per_region"] == {"(other)": 147, "R0": 1, "R1": 1, "R2": 1}
 
 
@@ -86,15 +89,151 @@ def test_one_url_under_two_species_and_repeated_urls():
     documents = [document(i, name, "http://h/same.jpg" + " " * i) for i, name in enumerate(names)]
     result = audit([document(9, "Bellis"), *documents])
     row = {"image_url": "http://h/same.jpg", "first_latin_name": "Viola alba"}
-    assert result["conflicts"] == {"photos": 1, "rows": [row | {"latin_name": "Viola odorata", "sample_id": "1"}]}
+    assert list(result["conflicts"]["rows"]) == [row | {"latin_name": "Viola odorata", "sample_id": "1"}]
+    assert result["conflicts"]["photos"] == 1
     assert result["repeated_urls"]["photos"] == 2
-    assert result["repeated_urls"]["rows"][1] == row | {"latin_name": "Viola alba", "sample_id": "3"}
+    assert list(result["repeated_urls"]["rows"])[1] == row | {"latin_name": "Viola alba", "sample_id": "3"}
 
 
 def test_a_conflict_between_synonyms_is_none():
     documents = [document(1, "Viola alt", "u"), document(2, "Viola neu", "u")]
     result = audit(documents, Curation(synonyms={"Viola alt": "Viola neu"}))
     assert (result["conflicts"]["photos"], result["repeated_urls"]["photos"], result["species"]) == (0, 1, 1)
+
+
+def signed(number):
+    return f"https://s3/a.jpg?X-Amz-Date={number}&X-Amz-Signature={number}"
+
+
+def test_a_url_signed_anew_is_the_same_url():
+    result = audit([document(1, image_url=signed(1)), document(2, image_url=signed(2)), document(3, "Rosa", signed(3))])
+    assert (result["repeated_urls"]["photos"], result["conflicts"]["photos"]) == (1, 1)
+
+
+def shared_collection():
+    """Nova shares 4 of its 5 photos with Vetus, Alia shares 2 of its 2, and three photos of Vetus come twice."""
+    urls = {"Planta vetus": [*range(10), 0, 1, 2], "Planta nova": [0, 1, 2, 3, 20], "Planta alia": [0, 30]}
+    named = [(name, n) for name, listed in urls.items() for n in listed]
+    return [document(i, name, f"http://h/{n}.jpg") for i, (name, n) in enumerate(named)]
+
+
+def test_names_that_share_photos_and_the_synonyms_that_this_suggests():
+    result = audit(shared_collection())
+    assert [tuple(row.values()) for row in result["shared_photos"]] == [
+        ("Planta nova", "Planta vetus", 4, 5, 10, 0.8), ("Planta alia", "Planta vetus", 1, 2, 10, 0.5)
+    ]  # fmt: skip
+    assert list(result["shared_photos"][0]) == audit_origins.SHARED
+    assert (result["synonyms"], result["shared_synonyms"]) == ({"Planta nova": "Planta vetus"}, ["Planta nova"])
+    said = audit_origins.remarks(result)[-1]
+    assert said.startswith("1 names share most of their photos with another one, e.g. Planta nova and Planta vetus;")
+    cured = audit(shared_collection(), Curation(synonyms=result["synonyms"]))
+    assert (cured["shared_synonyms"], cured["per_class"]["Planta vetus"]) == ([], 18)
+
+
+def test_suggested_synonyms_have_no_circles():
+    rows = [
+        {"latin_name": small, "other": large, "share": 1.0, "shared": 5}
+        for small, large in (("a", "b"), ("b", "c"), ("c", "a"), ("d", "a"), ("A", "x"))
+    ]
+    joined, added = with_synonyms({"A": "a", "x": "y"}, rows)
+    assert joined == {"A": "a", "x": "y", "a": "b", "b": "c", "d": "c"} and added == ["a", "b", "d"]
+
+
+def test_what_a_minimum_would_leave_and_does_leave():
+    counts = {"Aus a": 1, "Aus b": 2, "Aus c": 3, "Aus d": 12}
+    documents = [document(f"{name}{i}", name) for name, n in counts.items() for i in range(n)]
+    documents += [document("twice", "Aus b", "http://h/Aus b0.jpg")] * 4
+    result = audit(documents)
+    assert [(row["minimum"], row["species"], row["photos"]) for row in result["minima"]] == [
+        (1, 4, 18), (2, 3, 17), (3, 2, 15), (5, 1, 12), (10, 1, 12), (20, 0, 0)
+    ]  # fmt: skip
+    left = audit(documents, least=3)
+    assert (left["per_class"], left["usable"]) == ({"Aus d": 12, "Aus c": 3}, 15)
+    assert left["unusable"] == {"under source.min_per_species": 7} and left["minima"] == result["minima"]
+
+
+def test_licences_by_spelling_and_species_and_what_lists_would_leave():
+    licences = {"Aus a": ["CC0", "cc-0", "CC-BY"], "Aus b": ["CC-BY-NC"] * 3, "Aus c": [None, "© me"]}
+    numbered = [(name, i, text) for name, each in licences.items() for i, text in enumerate(each)]
+    documents = [document(f"{name}{i}", name, license=text) for name, i, text in numbered]
+    result = audit(documents)
+    assert list(result["licenses"]) == ["cc-by-nc", "cc0", "all-rights-reserved", "cc-by", "unknown"]
+    assert result["licenses"]["cc0"] == {"photos": 2, "species": 1, "spellings": {"CC0": 1, "cc-0": 1}}
+    lists = [(row["licenses"][-1], row["photos"], row["species"], row["lost"]) for row in result["allow_lists"]]
+    assert lists[:3] == [
+        ("public-domain", 2, 1, ["Aus b", "Aus c"]), ("cc-by", 3, 1, ["Aus b", "Aus c"]),
+        ("cc-by-sa", 3, 1, ["Aus b", "Aus c"]),
+    ]  # fmt: skip
+    assert lists[3] == ("cc-by-nc-sa", 6, 2, ["Aus c"])
+    strict = audit(documents, Curation(licenses=frozenset({"cc0"})))
+    assert strict["licenses"] == result["licenses"] and strict["per_license"] == {"CC0": 1, "cc-0": 1}
+    assert strict["unusable"]["licence cc-by-nc is not in source.licenses"] == 3
+
+
+def test_a_thousand_licences_are_counted_in_little_space():
+    result = audit(document(i, f"Aus {i % 3}", license=f"mine {i}") for i in range(1000))
+    assert len(result["licenses"]) == license_counts.TOLD_APART - len(KNOWN)
+    assert result["licenses"]["(other)"]["species"] == 3
+
+
+def test_whose_the_region_is():
+    def of_region(region):
+        return [document(f"{s}{i}", f"Aus a{s}", region=region(s, i)) for s in range(40) for i in range(1 + (s > 0))]
+
+    result = audit(of_region(lambda s, i: f"R{s % 3}"))
+    assert result["region_of_species"] == {"one": 39, "species": 39}
+    assert "region is the species' here: 39 of 39 species" in audit_origins.remarks(result)[0]
+    result = audit(of_region(lambda s, i: f"R{i % 3}"))
+    assert result["region_of_species"] == {"one": 0, "species": 39} and audit_origins.remarks(result) == []
+    assert audit_origins.remarks(audit(of_region(lambda s, i: None))) == []
+
+
+def test_a_list_is_mistyped_and_told_with_its_cure():
+    documents = [document(i, region=["ES", "FR"], image_url=["u"] if i else "u") for i in range(4)]
+    result = audit(documents)
+    region = result["fields"]["region"]
+    assert (region["missing"], region["mistyped"], region["lists"]) == (0, 4, 4)
+    assert audit_origins.remarks(result) == [
+        "source.fields.image_url: received lists (['u']) in 3 of 4 documents, expected a text; name the list in "
+        "source.photos, if each of its entries is a photo",
+        "source.fields.region: received lists (['ES', 'FR']) in 4 of 4 documents, expected a text; name the regions "
+        "and their values in source.regions",
+    ]
+
+
+def test_photos_of_lists_are_counted_apart_from_their_documents(make_config):
+    source = Source(
+        photos=["images", "img"], fields={"image_url": "url", "region": "countries", "latin_name": "latinName"},
+        regions={"EU_SW": ["ES"], "EU_NORTH": ["DE"]},
+    )  # fmt: skip
+    documents = [
+        {"_id": 1, "latinName": "Aus a", "countries": ["ES", "DE"], "images": [{"url": "a"}, {"url": "b"}, {}],
+         "img": ["a"]},
+        {"_id": 2, "latinName": "Aus b", "countries": ["JP", "DE"], "img": ["c"]},
+        {"_id": 3, "latinName": "Aus c", "img": []},
+    ]  # fmt: skip
+    reader = Reader(source)
+    result = audit([photo for each in documents for photo in reader.photos(each)], reader=reader)
+    assert [result[key] for key in ("documents", "references", "repeated_in_documents", "photos", "usable")] == [
+        3, 5, 1, 4, 3
+    ]  # fmt: skip
+    assert result["per_region"] == {"EU_NORTH": 1, "EU_SW": 2}
+    assert result["unusable"] == {"no image_url": 2}
+    said = audit_origins.remarks(result)
+    assert said[0].startswith("3 documents refer to 5 photos; 1 references repeat a URL of their document")
+    assert "1 values of source.fields.region are in no region of source.regions: JP 1" in said
+    assert said[1].startswith("1 documents have no photo") and said[-1].endswith("EU_SW before EU_NORTH 3")
+    page = (written(make_config(), result).path("audit").parent / "audit.html").read_text(encoding="utf-8")
+    assert "EU_SW before EU_NORTH" in page and "tables/licence_spellings.csv" in page
+
+
+def test_all_rows_of_a_cure_are_in_its_file(make_config):
+    documents = [document(i, f"Viola {'ab'[i % 2]}", f"u{i // 2}") for i in range(20_002)]
+    documents += [document(f"again{i}", "Viola a", f"u{i}") for i in range(10_001)]
+    tables = written(make_config(), audit(documents)).path("audit").parent / "tables"
+    for name in ("conflicts", "repeated_urls"):
+        assert len(pd.read_csv(tables / f"{name}.csv")) == 10_001
+        assert len((tables / f"exclude_{name}.txt").read_text().splitlines()) == 10_002
 
 
 def test_excluded_documents_are_counted_and_nothing_else_of_them():
@@ -137,11 +276,11 @@ def test_a_hostile_collection_ends_in_a_report():
         document(7, long, long), document(8, "\u200b", "http://[", observation_id=-1), document(9, user_id=2**63),
     ]  # fmt: skip
     result = audit(documents, min_per_species=5)
-    assert (result["documents"], result["usable"], result["conflicts"]["photos"]) == (10, 7, 0)
-    assert result["per_year"] == {"0001": 1, "unknown": 6}
+    assert (result["documents"], result["usable"], result["conflicts"]["photos"]) == (10, 6, 0)
+    assert result["per_year"] == {"0001": 1, "unknown": 5}
     # In bounded space, but for the species' own names.
-    names = ("per_class", "per_genus", "rare_species", "one_word")
-    shown = json.dumps({k: v for k, v in result.items() if k not in names})
+    names = ("per_class", "per_genus", "rare_species", "one_word", "no_species")
+    shown = json.dumps({k: v for k, v in audit_report._for_json(result).items() if k not in names})
     assert len(shown) < 10_000
 
 
@@ -323,6 +462,68 @@ def test_canonical_keeps_apart():
 )
 def test_canonical_names_stay_as_they_are(name):
     assert taxonomy.canonical(taxonomy.canonical(name)) == taxonomy.canonical(name)
+
+
+def test_equivalent_and_invisible_characters_are_one_name():
+    composed, apart = "Iso\u00ebtes lacustris", "Isoe\u0308tes lacustris"
+    result = audit([document(1, composed), document(2, apart), document(3, "\ufeffIso\u00ebtes\u2009lacus\u00adtris")])
+    assert result["per_class"] == {composed: 3}
+    assert taxonomy.normalise("Isoe\u200b\u0308tes") == "Iso\u00ebtes"
+    assert taxonomy.normalise("Ros\ufe0fa\u3164 \x00canina\u2028L.") == "Rosa canina L."
+    assert audit([document(1, "\u200b\ufeff")])["unusable"] == {"no latin_name": 1}
+
+
+def test_the_genus_comes_from_the_canonical_form():
+    names = ["quercus ilex", "Quercus robur", "QUERCUS SUBER", "Quercus_pubescens", "cf. Quercus rubra",
+             "× Quercus hispanica", "Quercus, alba", "? Quercus", "(Quercus) dentata"]  # fmt: skip
+    assert taxonomy.genus_names(names) == ["Quercus"] and taxonomy.genera_of(names) == [0] * 9
+    assert taxonomy.genera(["iris pumila", "iris sibirica", "Iris lutea", "Viola alba"]) == ["iris"] * 3 + ["Viola"]
+    assert audit([document(1, "rosa canina"), document(2, "Rosa rugosa")])["per_genus"] == {
+        "Rosa": {"species": 2, "photos": 2}
+    }
+
+
+def test_labels_that_name_no_species_are_a_finding_with_a_cure(tmp_path, make_config):
+    names = ["nan", "NULL", "Quercus sp.", "Quercus", "Iso\u00ebtes lacustris", "Isoe\u0308tes lacustris"]
+    documents = [document(12 * i + k, name) for i, name in enumerate(names) for k in range(12)]
+    result = audit(documents)
+    why = {row["latin_name"]: row["why"] for row in result["no_species"]}
+    assert why == {"nan": "fill-in word", "NULL": "fill-in word", "Quercus sp.": "open nomenclature",
+                   "Quercus": "rank above the species"}  # fmt: skip
+    assert {row["photos"] for row in result["no_species"]} == {12}
+    assert result["usable"] == 72  # a finding, not a refusal
+    folder = written(make_config(), result).path("audit").parent
+    assert "Labels that name no species: 4, e.g. NULL" in (folder / "audit.html").read_text(encoding="utf-8")
+    cured = audit(documents, Curation.load(Source(exclude=str(folder / "tables/exclude_no_species.txt"))))
+    assert cured["per_class"] == {"Iso\u00ebtes lacustris": 24} and cured["no_species"] == []
+
+
+NO_SPECIES = ("Unknown plant", "#N/A", "?", "-", "Quercus cf. robur", "Cf. Quercus robur", "QUERCUS SP", "Quercus_sp.",
+              "Quercus sp1", "Quercus robur?", "Quercus ssp.", "Rumex indet.", "Acer aff. campestre", "Rosaceae",
+              "Rosaceae indet.", "Quercus sect. Lobatae", "Plantae", "Viola L.", "Taraxacum")  # fmt: skip
+SPECIES = ("Rosa 'Peace'", "Mentha × piperita", "Salix alba × fragilis", "Rubus fruticosus agg.", "Rosa hybrid",
+           "Viola alba subsp. dehnhardtii", "Hydrangea macrophylla (Thunb.) Ser.", "Ipomoea nil", "Hosta cv. Undulata",
+           "×Cuprocyparis leylandii", "Brassica oleracea Capitata Group", "Prunus avium L. ssp. avium",
+           "Acer palmatum var. dissectum", "Thalesia uniflora", "Nanodea muscosa", "Spiraea japonica L. f.",
+           "Carex sp\u00eddula", "Affonsea juglandifolia", "Unxia camphorata", "Testudinaria nulla")  # fmt: skip
+
+
+def test_what_names_no_species():
+    assert set(taxonomy.no_species([*NO_SPECIES, *SPECIES])) == set(NO_SPECIES)
+    # Most labels are single words, so they are the classes that somebody wants.
+    garden = ["Daffodil", "Snowdrop", "Crocus", "Lily Valley", "Tigerlily"]
+    assert taxonomy.no_species([*garden, "nan", "Crocus vernus"]) == {
+        "nan": "fill-in word", "Crocus": "rank above the species",
+    }  # fmt: skip
+
+
+def test_suggested_synonyms_are_announced_with_the_option_that_applies_them(make_config):
+    run = Run(make_config(), None)
+    result = audit([document(1, "Rosa canina"), document(2, "Rosa canina L."), document(3, "ROSA CANINA")])
+    (line,) = audit_report.suggestion(run, result)
+    assert line.startswith("Classes too many by their spelling: 2, e.g. ")
+    assert line.endswith(f"--set source.synonyms={run.path('audit').parent}/tables/synonyms_suggested.csv")
+    assert audit_report.suggestion(run, audit([document(1), document(2, "Bellis perennis")])) == []
 
 
 def test_class_list_is_sorted_and_its_hash_sees_the_order():

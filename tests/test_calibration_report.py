@@ -200,6 +200,17 @@ def test_what_cannot_be_measured_is_said(run):
     assert run.read("priors") == {"regions": []}
 
 
+def test_a_region_that_is_the_species_own_is_no_prior(run):
+    table = pd.read_parquet(run.path("assignment"))
+    place(run, table.assign(region=np.where(table.latin_name.str.startswith(CLASSES[0]), "EU", "EU_SW")))
+    assert calibrated(run)["region_priors"] == {"ship": False, "why": "the region is the species'"}
+    assert run.read("priors") == {"regions": []}
+    priors = run.config.phase5.region_priors.model_copy(update={"ship": True})
+    phase5 = run.config.phase5.model_copy(update={"region_priors": priors})
+    with pytest.raises(ValueError, match="phase5.region_priors.ship: received true, and the region is the species';"):
+        calibrated(Run(run.config.model_copy(update={"phase5": phase5}), None))
+
+
 def test_observations_with_two_names_are_left_out(run):
     found = predictions.load(run.path("logits"), "test")
     labels = found.labels.copy()

@@ -67,7 +67,7 @@ def test_help_comes_at_once():
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["phase0"], ["run"], ["demo"], ["status"], ["classify"], ["serve"], ["doctor"]]
+    "command", [[], ["phase0"], ["run"], ["demo"], ["load"], ["status"], ["classify"], ["serve"], ["doctor"]]
 )
 def test_every_command_has_help(command):
     with pytest.raises(SystemExit) as ended:

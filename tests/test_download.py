@@ -16,7 +16,7 @@ from keras_pipeline.core.config.phase0 import Export, HostLimits
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.data import first_bytes, records
 from keras_pipeline.data import photo as photos
-from keras_pipeline.ingest import crawl, download
+from keras_pipeline.ingest import crawl, download, fetch
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Ledger
 
@@ -594,3 +594,152 @@ def test_what_is_gone_stays_gone(tmp_path):
         target.run(documents)
         target.run(documents)
         assert set(host.asked) == {"/403.jpg"}
+
+
+def test_the_bytes_of_a_host_are_kept_and_those_of_another_are_not_held_up(tmp_path):
+    body = picture() + bytes(20_000)
+    with RawHost(lambda *_: response(body)) as slow, RawHost(lambda *_: response(body), "127.0.0.2") as fast:
+        rate = 100_000  # bytes a second are 0.36 GB an hour
+        limits = {
+            f"127.0.0.1:{slow.port}": HostLimits(concurrency=2, requests_per_second=None, gigabytes_per_hour=0.36)
+        }
+        settings = QUICK.model_copy(update={"hosts": limits, "allow_networks": ["127.0.0.0/8"]})
+        documents = [document(f"{host.url}/{i}.jpg") for host in (slow, fast) for i in range(10)]
+        started = time.monotonic()
+        rows = Target(tmp_path, slow, settings).run(documents)
+        seconds = time.monotonic() - started
+    assert {row.state for row in rows.values()} == {"ok"} and slow.asked.total() == fast.asked.total() == 10
+    # The last two photos are under way when their predecessors are paid for.
+    assert 8 * len(body) / rate <= seconds < 10 * len(body) / rate + 1
+
+
+def test_the_time_a_crawl_takes_is_that_of_its_slowest_host():
+    limits = {"Fast.org": HostLimits(requests_per_second=None), "big.org": HostLimits(gigabytes_per_hour=3.6)}
+    settings = Export(hosts=limits)
+    for waiting, seconds in (({"a.org": 500, "b.org": 100}, 50), ({"fast.org": 500}, 5), ({"big.org": 500}, 500)):
+        found = crawl.expected_seconds(waiting, settings, photo_bytes=1e6, photos_per_second=100)
+        assert found == pytest.approx(seconds)
+
+
+def outcomes_of(rows):
+    return {name: (row.state, row.reason, row.latin_name) for name, row in rows.items()}
+
+
+def test_a_url_is_asked_for_once_and_stored_once_for_each_name(target):
+    documents = [
+        document("good-1.jpg", sample_id="a"), document("good-1.jpg", sample_id="b"),
+        document("good-1.jpg#top", sample_id="c"), document(f"{target.host.url}good-1.jpg", sample_id="d"),
+        document("good-1.jpg", sample_id="e", latin_name="Viola alba"), document("good-2.jpg", sample_id="f"),
+        document("missing-1.jpg", sample_id="g"), document("missing-1.jpg", sample_id="h", latin_name="Viola alba"),
+        document("missing-1.jpg", sample_id="i"),
+    ]  # fmt: skip
+    rows = target.run(documents)
+    assert target.host.asked == {"good-1.jpg": 1, "good-2.jpg": 1, "missing-1.jpg": 1}
+    stored = {photo.sample_id: (photo.latin_name, photo.source_url) for photo in target.stored()}
+    (winner,) = stored.keys() - {"e", "f"}
+    assert stored["e"] == ("Viola alba", "good-1.jpg") and rows["e"].sha256 == rows[winner].sha256 != ""
+    assert [rows[name].reason for name in "abcd" if name != winner] == [f"the same URL as {winner}"] * 3
+    assert {rows[name].state for name in "abcd" if name != winner} == {"skipped"}
+    assert sorted(rows[name].reason for name in "ghi")[:2] == ["HTTP 404", "HTTP 404"]
+    for changed in (documents[::-1], [*documents, document("good-1.jpg", sample_id="new")]):
+        again = target.run(changed)
+        assert not target.host.asked and {n: r.state for n, r in again.items() if n in stored} == dict.fromkeys(
+            stored, "ok"
+        )
+    assert again["new"].reason == f"the same URL as {winner}"
+    # Where the document that counts has gone, another takes its place.
+    rows = target.run([each for each in documents if each["sample_id"] != winner])
+    assert target.host.asked == {"good-1.jpg": 1} and sum(rows[n].state == "ok" for n in rows if n in "abcd") == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_photo_that_is_stored_counts_before_one_that_is_not(tmp_path, host, seed):
+    target = Target(tmp_path, host)
+    target.run([document("good-1.jpg", sample_id="m")], seed=seed)
+    rows = target.run([document("good-1.jpg", sample_id=name) for name in "abmyz"], seed=seed)
+    assert not host.asked and [name for name, row in rows.items() if row.state == "ok"] == ["m"]
+
+
+def test_copies_do_not_count_against_the_limits(target):
+    target.caps |= {"max_per_species": 3, "max_per_observation": 2}
+    copies = [document(f"good-{i % 3}.jpg", sample_id=f"{i}") for i in range(9)]
+    rows = target.run([*copies, *(document(f"missing-{i}.jpg") for i in range(3)), document("good-7.jpg")])
+    assert sum(row.state == "ok" for row in rows.values()) == 3
+    two_names = [
+        document(f"good-{i}.jpg", sample_id=f"{i} {name}", observation_id=1, latin_name=name)
+        for i in range(3)
+        for name in ("Viola alba", "Viola odorata")
+    ]
+    rows = target.run(two_names)  # two photos of the observation, each under both names
+    assert sorted(collections.Counter(row.url for row in rows.values() if row.state == "ok").values()) == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "signature",
+    ["X-Amz-Date=2026{0}&X-Amz-Signature=ab{0}", "GoogleAccessId=x&Expires=1{0}&Signature=s{0}", "sv=1&sig={0}",
+     "Expires={0}&Signature={0}&Key-Pair-Id=K"],
+)  # fmt: skip
+def test_a_photo_that_is_signed_again_is_not_fetched_again(target, signature):
+    def signed(day, names):
+        return [document(f"{name}?{signature.format(day)}", sample_id=name) for name in names]
+
+    target.run(signed(1, ["good-1.jpg", "good-2.jpg"]))
+    stored = target.stored()
+    rows = target.run(signed(2, ["good-1.jpg", "good-2.jpg", "good-3.jpg"]))
+    assert set(target.host.asked) == {f"good-3.jpg?{signature.format(2)}"}
+    assert [photo.sha256 for photo in target.stored()][:2] == [photo.sha256 for photo in stored]
+    assert rows["good-1.jpg"].url == f"good-1.jpg?{signature.format(2)}" and rows["good-1.jpg"].state == "ok"
+    rows = target.run([document(f"good-1.jpg?v=2&{signature.format(2)}", sample_id="good-1.jpg")])
+    assert target.host.asked.total() == 1  # not only the signature is another
+
+
+def test_two_signatures_of_one_url_are_one_request(target):
+    urls = [f"good-1.jpg?X-Amz-Date={day}&X-Amz-Signature={day}" for day in (1, 2)]
+    rows = target.run([document(url) for url in urls])
+    assert target.host.asked.total() == 1 and sorted(row.state for row in rows.values()) == ["ok", "skipped"]
+
+
+def test_a_kill_never_separates_the_names_of_one_photo(target, monkeypatch):
+    documents = [
+        document(f"good-{i}.jpg", sample_id=f"{i} {name}", latin_name=name)
+        for i in range(12)
+        for name in ("Viola alba", "Viola odorata")
+    ]
+    finish, finished = records.ShardWriter.finish, []
+
+    def dying(self):
+        finished.append(self)
+        if len(finished) > 2:
+            raise RuntimeError("killed")
+        finish(self)
+
+    monkeypatch.setattr(records.ShardWriter, "finish", dying)
+    with pytest.raises(RuntimeError, match="killed"):
+        target.run(documents, per_shard=3)
+    monkeypatch.undo()
+    kept = {photo.source_url for photo in target.stored()}
+    assert 0 < len(kept) < 12 and collections.Counter(p.source_url for p in target.stored()) == dict.fromkeys(kept, 2)
+    target.run(documents)
+    assert set(target.host.asked) == {f"good-{i}.jpg" for i in range(12)} - kept
+
+
+def test_what_many_species_are_redirected_to_and_species_without_a_photo_are_listed(target):
+    names = ("Viola alba", "Viola odorata", "Viola riviniana")
+    target.run([document(f"moved-{i}.jpg", latin_name=names[i % 3]) for i in range(6)]
+               + [document("missing-1.jpg", latin_name="Abies alba"), document("html-1.jpg", latin_name="Abies alba"),
+                  document("missing-2.jpg", latin_name="Abies alba"), document("ftp://x/y", latin_name="Acer rubrum"),
+                  document("x.jpg", latin_name="")])  # fmt: skip
+    with Ledger(target.folder / "ledger.sqlite") as ledger:
+        assert ledger.shared_redirects() == [(f"{target.host.url}good-elsewhere.jpg", 6, 3)]
+        assert [row[:3] for row in ledger.species_without_photo()] == [
+            ("Abies alba", 3, "HTTP 404"), ("Acer rubrum", 1, fetch.NO_URL),
+        ]  # fmt: skip
+
+
+def test_the_check_asks_for_a_url_once_whatever_its_names(tmp_path, host):
+    documents = [document("good-1.jpg", sample_id=f"{i}", latin_name=f"Viola {'ab'[i % 2]}") for i in range(9)]
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.plan(download.rows(documents, Names(), host.url), seed=1)
+        ledger.skip_repeated_urls()
+        download.check_urls(ledger, QUICK, base_url=host.url, own=False, check=CHECK)
+        assert ledger.count("ok") == host.asked.total() == 1

@@ -11,12 +11,14 @@ from PIL import Image
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.files import write_json
 from keras_pipeline.data import records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation import answers as stored_answers
 from keras_pipeline.evaluation import metrics
 from keras_pipeline.evaluation.report import pictures
 from keras_pipeline.phases.phase1_teacher import evaluate
+from keras_pipeline.phases.phase2_regional import evaluate as phase2_evaluate
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_an_evaluation_leaves_each_photos_answer(run, photos, capsys):
     right = np.mean(answers["label"] == answers["answer"])
     assert 0 < right < 1  # otherwise the next lines say little
     assert run.read("teacher_metrics")["top1_accuracy"] == pytest.approx(right)
-    assert f"test: n 11 in 11 groups, top-1 {right:.3f} [" in capsys.readouterr().out
+    assert f"test: n 11 in 11 groups, judged on 3 of 3 species, top-1 {right:.3f} [" in capsys.readouterr().out
     drawn = {path.name for path in run.path("teacher_pictures").iterdir()}
     assert drawn == {"confusion.png", "regions.png", "recall.png", "confused.png"}
     classes = records.load_info(run.path("dataset")).classes
@@ -111,6 +113,58 @@ def test_comparison_is_second_against_first_by_region(run, photos):
     }
     assert (table["EU"]["verdict"], table["EU"]["difference"], table["EU"]["interval"]) == ("worse", -1, [-1, -1])
     assert table["EU_SW"]["verdict"] == "no difference shown"  # five groups are no proof
+
+
+def save(run, name, weights):
+    """A model whose logits are the same for every photo."""
+    kernel = keras.initializers.Zeros()
+    head = keras.layers.Dense(3, kernel_initializer=kernel, bias_initializer=keras.initializers.Constant(0))
+    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), head])
+    head.bias.assign(weights)
+    model.save(run.path(name))
+
+
+def test_where_the_region_is_the_species_the_global_teacher_is_asked_among_those(run, photos, capsys):
+    classes = records.load_info(run.path("dataset")).classes
+    save(run, "teacher", [3.0, 2.0, 1.0])
+    save(run, "regional", [0.0, 1.0, 0.0])
+    evaluate.evaluate_model(run, "teacher", image_size=32, draw=False)
+    train = run.read("dataset")["splits"]["train"]["per_class"]
+    write_json(
+        run.path("regional_subset"), {"region": "EU_SW", "per_class": {name: train[name] for name in classes[1:]}}
+    )
+    phase2_evaluate.run(run)
+
+    found, here = run.read("regional_comparison"), np.array([p.label for p in photos if p.region == "EU_SW"])
+    fair, plain = found["among_its_species"], found["by_region"]["EU_SW"]
+    assert (plain["first"], plain["second"]) == (np.mean(here == 0), np.mean(here == 1))
+    assert (fair["species"], fair["n"], fair["first"], fair["second"]) == (2, 5, np.mean(here == 1), np.mean(here == 1))
+    assert fair["difference"] == 0 and "asked among its 2 species only; among all 3 it has" in found["verdict"]
+    assert found["verdict"] in capsys.readouterr().out
+
+
+def test_where_photos_of_a_species_lie_in_several_regions_it_is_not(run):
+    save(run, "teacher", [3.0, 2.0, 1.0])
+    save(run, "regional", [0.0, 1.0, 0.0])
+    evaluate.evaluate_model(run, "teacher", image_size=32, draw=False)
+    train = run.read("dataset")["splits"]["train"]["per_class"]
+    write_json(
+        run.path("regional_subset"), {"region": "EU_SW", "per_class": {name: n - 1 for name, n in train.items()}}
+    )
+    phase2_evaluate.run(run)
+    assert "among_its_species" not in run.read("regional_comparison")
+
+
+def test_regions_of_a_list_are_compared_as_one(run, photos):
+    save(run, "teacher", [3.0, 2.0, 1.0])
+    save(run, "regional", [0.0, 1.0, 0.0])
+    evaluate.evaluate_model(run, "teacher", image_size=32, draw=False)
+    write_json(run.path("regional_subset"), {"per_class": {records.load_info(run.path("dataset")).classes[0]: 1}})
+    config = run.config.model_copy(update={"phase2": run.config.phase2.model_copy(update={"region": ["EU", "EU_SW"]})})
+    phase2_evaluate.run(Run(config, None))
+    found = run.read("regional_comparison")
+    assert found["region"] == ["EU", "EU_SW"] and list(found["by_region"]) == ["all", "EU + EU_SW"]
+    assert found["by_region"]["EU + EU_SW"]["n"] == 11 and found["verdict"].startswith("EU + EU_SW: regional teacher")
 
 
 @pytest.mark.parametrize("change", ["another", "order", "fewer"])
@@ -182,11 +236,11 @@ def test_a_description_without_a_worst_class():
     result = {
         "n": 3, "groups": 2, "top1_accuracy": 2 / 3, "top1_interval": [0.1, 0.9], "top5_accuracy": 1.0, "loss": 0.5,
         "macro_recall": 0.25, "per_region": {"EU": {"top1": 1.0, "n": 1}, "NA": {"top1": 0.5, "n": 2}},
-        "min_recall": None,
+        "min_recall": None, "species": 2, "per_class_recall": dict.fromkeys(("Iris", "Viola", "Bellis"), {}),
     }  # fmt: skip
     text = (
-        "val: n 3 in 2 groups, top-1 0.667 [0.100, 0.900], top-5 1.000, loss 0.500, macro recall 0.250; "
-        "EU 1.000 (n 1), NA 0.500 (n 2)"
+        "val: n 3 in 2 groups, judged on 2 of 3 species, top-1 0.667 [0.100, 0.900], top-5 1.000, loss 0.500, "
+        "macro recall 0.250; EU 1.000 (n 1), NA 0.500 (n 2)"
     )
     assert evaluate.describe("val", result) == text
     worst = {"min_recall": {"latin_name": "Iris", "recall": 0.125}}

@@ -197,7 +197,7 @@ def test_copies_stay_together_and_conflicts_out_of_what_is_judged(project):
     # The same bytes under other ids: five with the same name, five with another one.
     for i in range(10):
         name = SPECIES[i % 3] if i < 5 else "Viola alba"
-        project.photos.insert_one({"_id": f"copy-{i}", "latin_name": name, "image_url": f"good-{i}.jpg"})
+        project.photos.insert_one({"_id": f"copy-{i}", "latin_name": name, "image_url": f"good-{i}.jpg?again"})
     assert project.run("audit", "export", "split") == 0
     stored, report = project.stored(), project.read("leak_audit.json")
     assert all(stored[f"copy-{i}"][0] == stored[f"good-{i}.jpg"][0] for i in range(10))
@@ -214,7 +214,7 @@ def test_a_leak_stops_and_the_old_dataset_stays(project, monkeypatch, capsys):
     project.add([f"good-{i}.jpg" for i in range(60)])
     assert project.run("audit", "export", "split") == 0
     before = project.stored()
-    project.photos.insert_one({"_id": "copy", "latin_name": SPECIES[0], "image_url": "good-0.jpg"})
+    project.photos.insert_one({"_id": "copy", "latin_name": SPECIES[0], "image_url": "good-0.jpg?"})
     assert project.run("export") == 0
     real = splitting.split_photos
 
@@ -372,7 +372,7 @@ def test_a_corrupt_shard_is_mended_by_what_the_message_says(project, capsys):
 
 def test_rules_of_the_split_act_and_raw_shards_stay_where_they_are_wanted(project):
     project.add([f"good-{i}.jpg" for i in range(60)], observation_id="one")
-    project.photos.insert_one({"_id": "copy", "latin_name": SPECIES[0], "image_url": "good-0.jpg"})
+    project.photos.insert_one({"_id": "copy", "latin_name": SPECIES[0], "image_url": "good-0.jpg?"})
     assert project.run("audit", "export") == 0
     groups = {}
     for rules in (["observation"], ["sha256"], ["near-duplicate"], []):

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from keras_pipeline import __main__ as cli
@@ -295,6 +296,18 @@ def test_one_host_is_asked_once(monkeypatch):
     assert pretrained._reachable("http://127.0.0.1:9/x") and pretrained._reachable("http://127.0.0.1:9/x")
     assert len(asked) == 1
     pretrained._reachable.cache_clear()
+
+
+def test_priors_of_regions_that_are_the_species_are_refused_after_the_split(project):
+    run = project({"phase5": {"region_priors": {"ship": True}}})
+    rows = [(f"{i}", "train", "Iris" if i % 2 else "Viola", "EU_SW" if i % 2 else "EU", "", "", "") for i in range(8)]
+    columns = ["sample_id", "split", "latin_name", "region", "observation_id", "license", "attribution"]
+    pd.DataFrame(rows, columns=columns).to_parquet(run.path("assignment"))
+    known = preflight.counted(run, "dataset")
+    with pytest.raises(ValueError, match="ship: received true, and the region is the species'; set it to false"):
+        preflight.check_region_priors(run, known)
+    pd.DataFrame([*rows, ("9", "train", "Iris", "EU", "", "", "")], columns=columns).to_parquet(run.path("assignment"))
+    preflight.check_region_priors(run, known)  # Iris grows in both
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.taxonomy import class_hash
-from keras_pipeline.data import records
+from keras_pipeline.data import pipeline, records
+from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.phases.phase2_regional import evaluate, subset
 
 REGIONS = ("EU_SW", "EU")
@@ -65,6 +66,18 @@ def test_the_index_lists_the_regions_photos_and_where_their_bytes_lie(dataset):
         found = records.decode(data)
         assert (found.sample_id, found.latin_name, found.sha256) == (row.sample_id, row.latin_name, row.sha256)
         assert found.region == HERE
+
+
+def test_regions_of_a_list_count_as_one(dataset):
+    run = dataset([HERE, THERE], *SHARDS)
+    subset.run(run)
+    summary = run.read("regional_subset")
+    assert summary["region"] == [HERE, THERE] and (summary["samples"], summary["species"]) == (10, 4)
+    info = records.load_info(run.path("dataset"))
+    assert info.count("train", [HERE, THERE]) == 10 and info.count("train", [HERE, "nowhere"]) == 6
+    batches = pipeline.evaluation_batches(info, "train", Preprocessing(32), region=[THERE, "nowhere"])
+    shown = [region.decode() for batch in batches for region in batch["region"].numpy().tolist()]
+    assert shown == [THERE] * 4
 
 
 def test_the_summary_counts_them(dataset):

@@ -54,13 +54,15 @@ def test_no_metric_is_shown_that_could_not_have_been_another(run, monkeypatch):
 
 def test_the_headline_has_five_metrics(run, monkeypatch):
     dataset = {"splits": {"train": {"n": 1500}, "test": {"n": 46}}, "classes": ["Iris", "Viola"]}
-    monkeypatch.setattr(Run, "read", lambda self, name: {"dataset": dataset}[name])
+    judged = {"species": 1, "per_class_recall": {"Iris": {}, "Viola": {}}}
+    metrics = {"teacher_metrics": judged, "student_metrics": judged | {"species": 2}}
+    monkeypatch.setattr(Run, "read", lambda self, name: {"dataset": dataset, **metrics}[name])
     monkeypatch.setattr(report_summary, "_measured", lambda run, value, form: form.format(0.25))
     monkeypatch.setattr(report_summary, "_over_probe", lambda run: "better than the linear probe's 20.0%")
     assert report_summary.headline(run) == {
         "photos of 2 species": "1,546",
-        "teacher, test top-1": "25.0%",
-        "student, test top-1; better than the linear probe's 20.0%": "25.0%",
+        "teacher, test top-1, judged on 1 of 2 species": "25.0%",
+        "student, test top-1, judged on 2 of 2 species; better than the linear probe's 20.0%": "25.0%",
         "calibration error (ECE), as shipped": "0.250",
         "page answers equal to Python's": "25.0%",
     }

@@ -26,11 +26,9 @@ WORKERS = ("--runner=DirectRunner", "--direct_num_workers=2", "--direct_running_
 def export(folder: Path, config: Path, name: str, photos: int) -> float:
     """Seconds of the command."""
     root = folder / f"{name}-{photos}"
-    command = [sys.executable, "-m", "keras_pipeline", "phase0", "export", "--config", str(config)]
-    command += ["--set", f"root={root}", "--set", f"source.query={json.dumps({'number': {'$lt': photos}})}"]
-    audit = root / f"artifacts/{config.stem}/phase0/audit.json"
-    audit.parent.mkdir(parents=True)
-    audit.write_text(json.dumps({"documents": photos}))
+    chosen = ["--set", f"root={root}", "--set", f"source.query={json.dumps({'number': {'$lt': photos}})}"]
+    loopback.audit(config, *chosen)
+    command = [sys.executable, "-m", "keras_pipeline", "phase0", "export", "--config", str(config), *chosen]
     if name == "beam":
         command += ["--runner", "beam", "--beam-args", *WORKERS]
     seconds, megabytes = loopback.run_watched(command, folder / f"{name}-{photos}.log")

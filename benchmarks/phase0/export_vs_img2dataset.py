@@ -11,7 +11,6 @@ more memory.
 """
 
 import io
-import json
 import re
 import subprocess
 import sys
@@ -54,11 +53,9 @@ def theirs(folder: Path, urls: Path, number: int) -> tuple[float, float, float]:
 
 
 def ours(folder: Path, config: Path, number: int) -> tuple[float, float, float]:
-    command = [sys.executable, "-m", "keras_pipeline", "phase0", "export", "--config", str(config)]
-    command += ["--set", f"root={folder / f'ours{number}'}"]
-    audit = folder / f"ours{number}/artifacts/{config.stem}/phase0/audit.json"
-    audit.parent.mkdir(parents=True)
-    audit.write_text(json.dumps({"documents": PHOTOS}))
+    root = ["--set", f"root={folder / f'ours{number}'}"]
+    loopback.audit(config, *root)
+    command = [sys.executable, "-m", "keras_pipeline", "phase0", "export", "--config", str(config), *root]
     log = folder / f"ours{number}.log"
     seconds, megabytes = loopback.run_watched(command, log)
     rate = re.search(rf"{PHOTOS} photos in [\d.]+ s: ([\d.]+) a second", log.read_text())

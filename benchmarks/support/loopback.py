@@ -70,6 +70,12 @@ def write_config(file: Path, uri: str, base_url: str, **export) -> None:
     file.write_text(yaml.safe_dump(values))
 
 
+def audit(config: Path, *overrides: str) -> None:
+    """Do the step before the export, which is not timed, with the same `--set`."""
+    command = [sys.executable, "-m", "keras_pipeline", "phase0", "audit", "--config", str(config), *overrides]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
 def run_watched(command: list[str], log: Path) -> tuple[float, float]:
     """(seconds, peak MB) of a command with all its children: proportional set size, so that shared pages count once.
 

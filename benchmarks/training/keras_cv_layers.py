@@ -16,10 +16,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
-from input_pipeline import BATCH, SIZE, examples, ours, rate
 from keras_cv import layers
 
 from benchmarks.support.stored_photos import CLASSES, store
+from benchmarks.training.input_pipeline import BATCH, SIZE, examples, ours, rate
 from keras_pipeline.data import pipeline
 
 SECONDS, GOAL = 4.0, 4.0

@@ -17,6 +17,7 @@ KNOWN = (
 )  # fmt: skip
 # Lists that are often allowed, each with those before it.
 USUAL = (("cc0", PUBLIC), ("cc-by",), ("cc-by-sa",), ("cc-by-nc", "cc-by-nc-sa"), ("cc-by-nd", "cc-by-nc-nd"))
+LONGEST = 200  # characters; what follows is no licence's name
 MARKS = ("by", "nc", "nd", "sa")
 LONG = {
     "attribution": "by", "noncommercial": "nc", "commercial": "nc", "sharealike": "sa", "alike": "sa",
@@ -37,7 +38,6 @@ VERSION = re.compile(r"v?\d+")
 ADDRESS = re.compile(r"(?:https?:)?(?://)?(?:www\.)?creativecommons\.org/(?:licen[cs]es/)?(.*?)(?:/\d[\w./-]*)?/?")
 
 
-@functools.lru_cache(10_000)
 def license_id(text: str) -> str:
     """Return the id of a licence, such as `cc-by-nc`; `unknown` for an empty text.
 
@@ -47,6 +47,11 @@ def license_id(text: str) -> str:
     >>> license_id("CC BY-NC 4.0"), license_id("http://creativecommons.org/publicdomain/zero/1.0/")
     ('cc-by-nc', 'cc0')
     """
+    return _id_of(text[:LONGEST])
+
+
+@functools.lru_cache(10_000)
+def _id_of(text: str) -> str:
     text = text.strip().lower().replace("(c)", "©")
     if not text:
         return UNKNOWN

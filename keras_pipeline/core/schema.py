@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
+from keras_pipeline.core.region_names import photos_of
+
 SPLITS = ("train", "val", "calibration", "test")
 UNKNOWN_REGION = "unknown"
 # A metric of fewer photos is too uncertain to fail a run, to rank as the worst, or to be shown separately.
@@ -52,10 +54,10 @@ class DatasetInfo:
     class_hash: str
     splits: dict[str, dict]  # {split: {n, shards: [{name, n, bytes, sha256}], per_region, per_class}}
 
-    def count(self, split: str, region: str | None = None) -> int:
-        """Return the number of photos in a split, or of one region in it."""
+    def count(self, split: str, region: str | list[str] | None = None) -> int:
+        """Return the number of photos in a split, or of a region in it."""
         entry = self.splits[split]
-        return entry["n"] if region is None else entry["per_region"].get(region, 0)
+        return entry["n"] if region is None else photos_of(entry["per_region"], region)
 
     def shards(self, split: str) -> list[Path]:
         """Return the paths of a split's shards."""

@@ -6,7 +6,8 @@ import hashlib
 import itertools
 import json
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 HYBRID_SIGNS = ("×", "x", "X")
 RANKS = {
@@ -23,30 +24,75 @@ OTHER_PLANTS = {
     "sp", "spp", "cv", "cf", "aff", "group", "gp", "grex", "sensu", "auct", "auctt", "hort", "non", "nec", "sect",
     "ser",
 }  # fmt: skip
+QUALIFIERS = {"cf", "aff", "conf", "confer", "affinis", "nr", "prox"}
+# What forms and tables write where a name is missing; compared in lower case.
+FILL_IN = {
+    "nan", "null", "nil", "none", "na", "n/a", "#n/a", "n.a", "n.d", "<na>", "nd", "tbd", "undefined", "missing",
+    "empty", "no name", "not available", "not identified", "other", "others", "species", "incertae sedis", "0", "-1",
+}  # fmt: skip
+FILL_IN_FIRST = {"unknown", "unidentified", "undetermined", "unspecified", "unbekannt", "inconnu", "desconocido"}
+OPEN = {"sp", "spp", "cf", "aff", "indet", "ind", "undet", "det"}  # open nomenclature: not identified to the species
+# Ranks between genus and species, second in a name; elsewhere `Ser.` is Seringe, an author.
+ABOVE_SECOND = {
+    "sect", "section", "subsect", "subsection", "subg", "subgen", "subgenus", "ser", "series", "gen", "genus", "family",
+    "fam", "tribe", "order",
+}  # fmt: skip
+ABOVE = {
+    "plantae", "viridiplantae", "angiospermae", "gymnospermae", "compositae", "cruciferae", "gramineae", "guttiferae",
+    "labiatae", "leguminosae", "palmae", "umbelliferae",
+}  # fmt: skip
+ABOVE_ENDINGS = ("aceae", "oideae", "ineae", "ales", "opsida", "phyta", "phytina")
+AROUND = ",;:?!*()[]\"'“”‘’"  # signs around a genus
+# Invisible, although Unicode counts them among letters and marks: fillers, a joiner, variation selectors.
+IGNORABLE = dict.fromkeys([0x34F, 0x115F, 0x1160, 0x3164, 0xFFA0, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)])
 
 
-def normalise(latin_name: str) -> str:
-    """Collapse blanks. Case, authors and hybrid signs are left alone: the audit reports them, nothing is guessed."""
-    return " ".join(latin_name.split())
+def normalise(text: str) -> str:
+    """Return a text as it is compared: composed (NFC), without invisible characters, its blanks collapsed.
+
+    Isoëtes with one letter ë and with e and a combining diaeresis look the same and are the same name. Case, authors
+    and hybrid signs are left alone: the audit reports them, nothing is guessed.
+    """
+    if not text.isprintable():  # nor are blanks other than the usual one
+        text = "".join(letter for letter in text if letter.isspace() or not _is_invisible(letter))
+    if not text.isascii():  # composed last: an invisible letter may stand between a letter and its diaeresis
+        text = unicodedata.normalize("NFC", text.translate(IGNORABLE))
+    return " ".join(text.split())
+
+
+def _is_invisible(letter: str) -> bool:
+    # Zero-width blanks, byte-order marks, soft hyphens, marks of direction, control characters.
+    return unicodedata.category(letter) in ("Cf", "Cc")
 
 
 def genus(latin_name: str) -> str:
-    """Return the first word that is not a hybrid sign, as written; empty for an empty name."""
-    words = latin_name.replace("×", " ").split()
-    if len(words) > 1 and words[0] in HYBRID_SIGNS:
-        return words[1]
+    """Return the genus as written, without hybrid sign, underscore, comma or qualifier; empty for an empty name."""
+    words = [word.strip(AROUND) for word in normalise(latin_name.replace("_", " ").replace("×", " ")).split()]
+    words = [word for word in words if word]
+    while len(words) > 1 and (_is_sign(words[0]) or words[0].casefold().rstrip(".") in QUALIFIERS):
+        words = words[1:]
     return words[0] if words else ""
 
 
-def genus_names(classes: list[str]) -> list[str]:
+def genera(classes: Sequence[str]) -> list[str]:
+    """Return the genus of each class, in the spelling that most of its species have: Quercus for 'QUERCUS suber'."""
+    written = [genus(name) for name in classes]
+    counts = Counter(written)
+    best: dict[str, str] = {}
+    for name in sorted(counts, key=lambda name: (-counts[name], not name.istitle(), name)):
+        best.setdefault(name.casefold(), name)
+    return [best[name.casefold()] for name in written]
+
+
+def genus_names(classes: Sequence[str]) -> list[str]:
     """Return the genera of a class list, sorted."""
-    return sorted({genus(name) for name in classes})
+    return sorted(set(genera(classes)))
 
 
-def genera_of(classes: list[str]) -> list[int]:
+def genera_of(classes: Sequence[str]) -> list[int]:
     """Return the genus of each class as an index into `genus_names`."""
     index = {name: i for i, name in enumerate(genus_names(classes))}
-    return [index[genus(name)] for name in classes]
+    return [index[name] for name in genera(classes)]
 
 
 def canonical(latin_name: str) -> str:
@@ -69,10 +115,40 @@ def canonical(latin_name: str) -> str:
     return " ".join([*map(str.casefold, name), *_without_authors(words[len(name) :])])
 
 
+def no_species(classes: Sequence[str]) -> dict[str, str]:
+    """Return {class: why it names no species} of a class list, for people to judge.
+
+    A name of one word counts as a rank above the species where another class has it as its genus, or where most
+    classes have two words or more: a list of garden names ('Daffodil', 'Snowdrop') is left alone. Hybrids, subspecies,
+    aggregates and cultivars name plants.
+    """
+    single = {name for name in classes if " " not in canonical(name.replace("_", " "))}
+    most_are_binomial = 2 * len(single) < len(classes)
+    with_species = {genus(name).casefold() for name in classes if name not in single}
+    found = {}
+    for name in classes:
+        above = name in single and (most_are_binomial or genus(name).casefold() in with_species)
+        if why := _why_no_species(name, above):
+            found[name] = why
+    return found
+
+
+def _why_no_species(latin_name: str, above: bool) -> str | None:
+    words = normalise(latin_name.replace("_", " ")).casefold().split()
+    if not words:
+        return "fill-in word"
+    whole, plain = " ".join(words).strip(" .:;"), [word.strip(AROUND).rstrip(".0123456789") for word in words]
+    if whole in FILL_IN or plain[0] in FILL_IN_FIRST or not any(map(str.isalnum, whole)):
+        return "fill-in word"
+    if OPEN.intersection(plain) or plain[-1] in ("ssp", "subsp", "species") or any("?" in word for word in words):
+        return "open nomenclature"
+    if above or plain[0] in ABOVE or plain[0].endswith(ABOVE_ENDINGS) or ABOVE_SECOND.intersection(plain[1:2]):
+        return "rank above the species"
+    return None
+
+
 def _words(latin_name: str) -> list[str]:
-    text = unicodedata.normalize("NFC", latin_name)
-    if not text.isascii():  # Cf: zero-width blanks, byte-order marks and the like
-        text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+    text = normalise(latin_name)
     if text.isupper():  # case then tells names and authors apart no more
         text = text.lower()
     return text.replace("×", " × ").split()

@@ -8,6 +8,8 @@ import pandas as pd
 import pyarrow as pa
 
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.region_names import are_of_species
+from keras_pipeline.core.schema import UNKNOWN_REGION
 
 COLUMNS = [
     "sample_id", "group_id", "observation_id", "split", "place", "latin_name", "region", "license", "attribution",
@@ -28,6 +30,25 @@ def read(path: Path, remedy: str, **wanted: str) -> pd.DataFrame:
         return pd.read_parquet(path, filters=[(column, "==", value) for column, value in wanted.items()] or None)
     except pa.ArrowException as error:
         raise BrokenArtefact(f"{path}: {error}; remove it and run {remedy}") from None
+
+
+def region_counts(table: pd.DataFrame) -> pd.DataFrame:
+    """Count the train photos of each species (columns) in each known region (rows); both are sorted.
+
+    Args:
+        table: of `places`.
+    """
+    train = table[(table.split == "train") & (table.region != UNKNOWN_REGION)]
+    return pd.crosstab(train.region, train.latin_name)
+
+
+def why_no_priors(table: pd.DataFrame) -> str:
+    """Return why the regions of the train photos say nothing about a photo's species; "" if they may."""
+    counts = region_counts(table)
+    if len(counts) < 2:
+        return "the train photos are of fewer than two known regions"
+    # A prior would then tell in which countries a species is listed, as if its photos had been taken there.
+    return "the region is the species'" if are_of_species(zip(counts.max(), counts.sum(), strict=True)) else ""
 
 
 def places(path: Path) -> pd.DataFrame:

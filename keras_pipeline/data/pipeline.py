@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from keras_pipeline.core.region_names import names_of, title_of
 from keras_pipeline.core.schema import FEATURE_NAMES
 from keras_pipeline.data import augment
 from keras_pipeline.data.preprocess import Preprocessing
@@ -50,7 +51,7 @@ def evaluation_batches(
     split: str,
     preprocessing: Preprocessing,
     *,
-    region: str | None = None,
+    region: str | list[str] | None = None,
     max_shards: int | None = None,
     batch_size: int = EVALUATION_BATCH,
 ) -> tf.data.Dataset:
@@ -74,19 +75,23 @@ def evaluation_batches(
     dataset = tf.data.TFRecordDataset([str(info.folder / shard["name"]) for shard in shards])
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(sum(shard["n"] for shard in shards)))
     if region is not None:
-        dataset = dataset.filter(lambda example: parse(example)["region"] == region)
+        dataset = dataset.filter(lambda example: _is_of(example, region))
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(info.count(split, region)))
     return dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True).batch(batch_size).prefetch(2)
 
 
-def steps_per_epoch(info: DatasetInfo, batch_size: int, region: str | None = None) -> int:
+def _is_of(example: tf.Tensor, region: str | list[str]) -> tf.Tensor:
+    return tf.reduce_any(parse(example)["region"] == names_of(region))
+
+
+def steps_per_epoch(info: DatasetInfo, batch_size: int, region: str | list[str] | None = None) -> int:
     """Count the full batches in one pass over the train split.
 
     Raises:
         ValueError: if there is none.
     """
     n = info.count("train", region)
-    where = f" of region {region}" if region else ""
+    where = f" of region {title_of(region)}" if region else ""
     if not n:
         raise ValueError(f"the train split{where} has no photo; there are {info.splits['train']['per_region']}")
     if n < batch_size:
@@ -102,7 +107,7 @@ def training_batches(
     seed: int,
     epochs: range,
     done: int = 0,
-    region: str | None = None,
+    region: str | list[str] | None = None,
     repeats: np.ndarray | None = None,
     companion: Companion | None = None,
 ) -> tf.data.Dataset:
@@ -134,7 +139,7 @@ def training_batches(
         shards = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files), shuffle_seed)
         records = shards.interleave(lambda file: _open(file, companion), cycle_length=4)
         if region is not None:
-            records = records.filter(lambda example, *_: parse(example)["region"] == region)
+            records = records.filter(lambda example, *_: _is_of(example, region))
         if repeats is None:
             records = records.map(lambda *record: (tf.constant(0, tf.int64), *record))
         else:

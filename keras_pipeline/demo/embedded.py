@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.static_server import HOST, serve_folder
+from keras_pipeline.ingest.load import target
 
 _START_SECONDS = 60.0  # generous: the import alone takes seconds on a cold, busy disk
 _STOP_SECONDS = 5.0
@@ -71,17 +72,17 @@ def source(
 ) -> Iterator[tuple[str, str]]:
     """Run a filled MongoDB and an HTTP server for its photos while the context is open: yields (uri, base_url).
 
-    `documents()` runs first, so that it can draw what is missing under `photos`. That folder is served at `base_url`,
-    against which relative `image_url`s resolve. The collection is filled unless it already holds exactly these
-    documents. Server data is stored under `folder`. Raises what `mongo`, `serve_folder` and `documents` raise, and
-    SourceError if the documents can't be stored.
+    `documents()` draws what is missing under `photos`. That folder is served at `base_url`, against which relative
+    `image_url`s resolve. The collection is filled unless it already holds exactly these documents; one that `load` has
+    put documents into is left as it is, and nothing is drawn. Server data is stored under `folder`. Raises what
+    `mongo`, `serve_folder` and `documents` raise, and SourceError if the documents can't be stored.
     """
-    wanted = documents()
     with serve_folder(photos) as base_url, mongo(folder) as uri:
         try:
             client: pymongo.MongoClient
             with pymongo.MongoClient(uri) as client:
-                _seed(client[database], collection, wanted)
+                if not target.is_loaded(client[database], collection):
+                    _seed(client[database], collection, documents())
         except pymongo.errors.PyMongoError as error:
             reason = str(error).split(", full error")[0]
             details = {entry["errmsg"] for entry in (getattr(error, "details", None) or {}).get("writeErrors", [])}
@@ -95,14 +96,14 @@ def source(
 def _seed(database: pymongo.database.Database, collection: str, documents: list[dict]) -> None:
     """Fill the collection. The marker is written last, so that a run killed halfway starts again."""
     digest = hashlib.sha256(b"".join(bson.encode(document) for document in documents)).hexdigest()
-    target, markers = database[collection], database[f"{collection}_seeding"]
-    if markers.find_one({"_id": collection, "digest": digest, "n": target.count_documents({})}):
+    filled, markers = database[collection], database[f"{collection}_seeding"]
+    if markers.find_one({"_id": collection, "digest": digest, "n": filled.count_documents({})}):
         return
     markers.delete_many({"_id": collection})
-    target.delete_many({})
+    filled.delete_many({})
     for start in range(0, len(documents), _BATCH):
-        target.insert_many(documents[start : start + _BATCH])
-    found = target.count_documents({})
+        filled.insert_many(documents[start : start + _BATCH])
+    found = filled.count_documents({})
     if found != len(documents):
         raise SourceError(
             f"received {found} documents back from {collection} after inserting; expected {len(documents)}; "

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from keras_pipeline.core.config.delivery import Phase5, RegionPriors
-from keras_pipeline.core.schema import MIN_PHOTOS, UNKNOWN_REGION
+from keras_pipeline.core.schema import MIN_PHOTOS
 from keras_pipeline.core.taxonomy import genera_of
 from keras_pipeline.evaluation import calibration, intervals
 from keras_pipeline.evaluation import threshold as thresholds
@@ -75,7 +75,7 @@ def temperature(evidence: Evidence) -> tuple[dict, Scores, Scores]:
 
 
 def _threshold(
-    evidence: Evidence, value: float, table: pd.DataFrame, classes: list[str], known: dict | None
+    evidence: Evidence, value: float, table: pd.DataFrame, classes: list[str], known: dict | str
 ) -> tuple[dict, Scores]:
     """Return the other half of `calibration.json`, and the test photos' scores.
 
@@ -84,7 +84,7 @@ def _threshold(
     Args:
         value: T.
         table: of `assignment.places`.
-        known: of `priors`.
+        known: of `priors`, or why there are none.
     """
     fit, test = evidence.fit, evidence.test
     genera = np.array(genera_of(classes))
@@ -108,14 +108,14 @@ def _threshold(
 
 
 def report(
-    evidence: Evidence, table: pd.DataFrame, classes: list[str], known: dict | None, fitted: dict | None = None
+    evidence: Evidence, table: pd.DataFrame, classes: list[str], known: dict | str, fitted: dict | None = None
 ) -> tuple[dict, Scores]:
     """Return a model's `calibration.json` without its name and hash, and the test photos' scores.
 
     Args:
         table: of `assignment.places`.
         classes: C latin names.
-        known: of `priors`.
+        known: of `priors`, or why there are none.
         fitted: of `temperature`, if already computed.
     """
     fitted = fitted or temperature(evidence)[0]
@@ -206,21 +206,16 @@ def _genus(evidence: Evidence, fitted: Scores, tested: Scores, species_threshold
     }
 
 
-def region_counts(table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
-    """Count the train photos of each species (columns, in order) in each known region (rows, sorted)."""
-    train = table[(table.split == "train") & (table.region != UNKNOWN_REGION)]
-    return pd.crosstab(train.region, train.latin_name).reindex(columns=classes, fill_value=0)
+def priors(counts: pd.DataFrame, classes: list[str], class_hash: str, settings: RegionPriors) -> dict:
+    """Compute region priors, see `priors.log_ratios`.
 
-
-def priors(table: pd.DataFrame, classes: list[str], class_hash: str, settings: RegionPriors) -> dict | None:
-    """Compute region priors from the train split's counts, see `priors.log_ratios`.
+    Args:
+        counts: of `assignment.region_counts`.
 
     Returns:
-        {class_hash, regions, smoothing, floor, log_ratios [R, C]}, or None where fewer than two regions are known.
+        {class_hash, regions, smoothing, floor, log_ratios [R, C]}
     """
-    counts = region_counts(table, classes)
-    if len(counts) < 2:
-        return None
+    counts = counts.reindex(columns=classes, fill_value=0)
     ratios = log_ratios(counts.to_numpy(), smoothing=settings.smoothing, floor=settings.floor)
     return {
         "class_hash": class_hash,
@@ -238,11 +233,13 @@ def _prior_of(known: dict, photos: Predictions) -> Prior:
     return Prior(added, np.array([rows.get(region, len(rows)) for region in photos.regions.tolist()]))
 
 
-def _with_priors(evidence: Evidence, without: Scores, known: dict | None) -> dict:
+def _with_priors(evidence: Evidence, without: Scores, known: dict | str) -> dict:
     """Measure what region priors add, with a temperature and a threshold of their own."""
     fit, test, ship = evidence.fit, evidence.test, evidence.settings.region_priors.ship
-    if known is None:
-        return {"ship": ship, "why": "the train photos are of fewer than two known regions"}
+    if isinstance(known, str):
+        if ship:
+            raise ValueError(f"phase5.region_priors.ship: received true, and {known}; set it to false")
+        return {"ship": ship, "why": known}
     fit_prior, test_prior = (_prior_of(known, each) for each in (fit, test))
     value = calibration.fit_temperature(fit.logits, fit.labels, prior=fit_prior)
     fitted = score(fit.logits, fit.labels, value, prior=fit_prior)

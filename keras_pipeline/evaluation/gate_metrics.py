@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import read_json
+from keras_pipeline.core.region_names import pooled, title_of
 from keras_pipeline.core.schema import MIN_PHOTOS
 from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.evaluation import answers
@@ -155,13 +156,18 @@ def teacher_over_probe(run: Run) -> Estimate:
     )
 
 
+def judged(metrics: dict) -> str:
+    """Return how many species have a photo that judges, and of how many, for the caption of metrics."""
+    return f"{metrics['species']:,} of {len(metrics['per_class_recall']):,} species"
+
+
 def region(run: Run, artefact: str) -> float:
     """Top-1 in the regional teacher's region, of one of the metrics."""
     region = run.config.regional.region
-    entry = run.read(artefact)["per_region"].get(region)
+    entry = pooled(run.read(artefact)["per_region"], region)
     if entry is None:
-        raise Unmeasurable(f"no test photo of {region}")
-    _refuse_one_species(entry["species"], f"all {entry['n']} test photos of {region}")
+        raise Unmeasurable(f"no test photo of {title_of(region)}")
+    _refuse_one_species(entry["species"], f"all {entry['n']} test photos of {title_of(region)}")
     return entry["top1"]
 
 

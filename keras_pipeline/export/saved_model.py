@@ -29,7 +29,7 @@ from scipy.special import softmax
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside, read_json, write_json
 from keras_pipeline.core.hashing import file_hash
-from keras_pipeline.core.taxonomy import class_hash, genera_of, genus, genus_names
+from keras_pipeline.core.taxonomy import class_hash, genera, genera_of, genus_names
 from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg, resize_antialiased
 from keras_pipeline.export.promise import CALIBRATION, Promise, check_calibration, read_calibration
 
@@ -94,7 +94,7 @@ def assets(
     """Return the JSON files that belong beside a model, by file name; arguments as of `write_saved_model`."""
     known = {"details": list(details)} if any(details) else {}
     return {
-        LABELS: {"sha256": class_hash(labels), "classes": labels, "genera": [genus(name) for name in labels], **known},
+        LABELS: {"sha256": class_hash(labels), "classes": labels, "genera": genera(labels), **known},
         CALIBRATION: calibration,
         PREPROCESSING: preprocessing.to_json(),
     }

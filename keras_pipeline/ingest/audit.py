@@ -1,7 +1,7 @@
 """An audit of the collection in one pass: counts, and findings that `curation` can cure.
 
-Memory: the species, 15 bytes per document (hash tables of image URLs and observations), and tallies and lists of at
-most 10,000 entries. What is no longer listed is still counted.
+Memory: the species, 15 bytes per photo (hash tables of image URLs and observations), and tallies of at most 10,000
+entries. Lists of findings are on the disk.
 """
 
 from __future__ import annotations
@@ -14,105 +14,168 @@ import pandas as pd
 
 from keras_pipeline.core.redaction import redact, without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION
-from keras_pipeline.core.taxonomy import canonical, genus, normalise
-from keras_pipeline.ingest.curation import Curation
+from keras_pipeline.core.taxonomy import canonical, genera, no_species, normalise
+from keras_pipeline.ingest.curation import NOT_LICENSED, Curation
+from keras_pipeline.ingest.entries import Reader
 from keras_pipeline.ingest.fields import day_of, degrees_of, id_of, text_of
 from keras_pipeline.ingest.hash_table import HashTable
+from keras_pipeline.ingest.ledger import UNDER_SPECIES
+from keras_pipeline.ingest.license_counts import LicenseCounts
+from keras_pipeline.ingest.listing import Listing
+from keras_pipeline.ingest.shared import PAIRS, shared_photos, with_synonyms
+from keras_pipeline.ingest.signing import unsigned
 from keras_pipeline.ingest.tally import CLIP, DISTINCT, Tally
 
-LISTED = 10_000  # rows in each list of documents
+LISTED = 10_000  # lines of source.exclude without effect
 UNKNOWN, RELATIVE = "unknown", "(relative URL)"
 SAMPLES = 5  # mistyped values shown per field
 LABEL_BITS, COUNT_BITS = 24, 8  # of a URL's 64 bits, and of an observation's 32
 LARGEST_OBSERVATION = (1 << COUNT_BITS) - 1  # photos; larger observations count as this size
+MINIMA = (1, 2, 3, 5, 10, 20)  # of source.min_per_species, to choose from
+SEVERAL = "(several)"  # regions
+COLUMNS = ("image_url", "latin_name", "sample_id", "first_latin_name")
 
 
 def audit(
-    documents: Iterable[dict], *, curation: Curation, min_per_species: int, collection_count: int | None = None
+    photos: Iterable[dict],
+    *,
+    curation: Curation,
+    min_per_species: int,
+    least: int = 1,
+    collection_count: int | None = None,
+    expected: int | None = None,
+    reader: Reader | None = None,
 ) -> dict:
-    """Audit the documents (as `mongo.documents` yields them) in one pass.
+    """Audit the photos (as `mongo.documents` yields them) in one pass.
 
     Args:
         min_per_species: photos; species with fewer are `rare_species`.
-        collection_count: documents as counted by the server; sizes the hash tables.
+        least: photos by distinct URL; species with fewer are not used (`source.min_per_species`).
+        collection_count, expected: documents as counted by the server; photos, to size the hash tables.
+        reader: what turned the documents into photos; left out, each document is a photo.
 
     Returns:
-        {collection_count, documents, usable, unusable: {reason: n}, unusable_samples: [{sample_id, reason}],
+        {collection_count, documents, photos, references (entries of lists), repeated_in_documents (of them),
+        documents_without_photos, usable, unusable: {reason: n}, unusable_samples: Listing of sample_id, reason,
         exclude_without_effect: [line of source.exclude that no document has], species,
         per_class: {name: n} (largest first), per_genus: {genus: {species, photos}}, per_region, per_host, per_license,
         per_year: {value: n}, imbalance: largest / smallest, class_size: {min, median, max}, min_per_species,
-        rare_species, underscores, one_word: {name: n}, fields: {name: {missing, mistyped, samples: [{sample_id,
-        value}]}}, spellings: [{latin_name, photos, spellings: {name: n}}], synonyms: {synonym: latin_name} (those in
-        force and, for all spellings, the most frequent one, with blanks for underscores), conflicts and repeated_urls:
-        {photos, rows: [{image_url, latin_name, sample_id, first_latin_name}]}, observations: {sizes: {photos in an
-        observation, "255" for more: n}, photos}}
+        rare_species, underscores, one_word: {name: n}, no_species: [{latin_name, photos, why}], fields: {name:
+        {missing, mistyped, lists (of the mistyped), samples: [{sample_id, value}]}}, spellings: [{latin_name, photos,
+        spellings: {name: n}}], synonyms: {synonym: latin_name} (those in force; for all spellings, the most frequent
+        one, with blanks for underscores; for names that share their photos, `shared_synonyms`, the one with more),
+        conflicts and repeated_urls: {photos, rows: Listing of COLUMNS}, shared_photos: see `shared`, observations:
+        {sizes: {photos in an observation, "255" for more: n}, photos}, minima: [{minimum, species, photos}], licenses:
+        {id: {photos, species, spellings: {text: n}}}, allow_lists: [{licenses, photos, species, lost: [name]}],
+        region_of_species: {one, species} (with two photos or more), unnamed_regions: {value: photos}, several_regions:
+        {text: photos}}
     """
-    fields, photos = _Fields(), _Photos(collection_count or 65_536)
-    samples: list[dict] = []
-    unusable, total = Tally(), 0
-    for total, document in enumerate(documents, start=1):  # noqa: B007
+    fields, found = _Fields(), _Photos(expected or collection_count or 65_536)
+    samples, unusable, total = Listing(("sample_id", "reason")), Tally(), 0
+    for total, document in enumerate(photos, start=1):  # noqa: B007
         fields.check(document)
         reason = curation.refusal(document)
         if reason is None:
-            photos.add(document, curation.latin_name(document["latin_name"]))
+            found.add(document, curation.latin_name(document["latin_name"]))
             continue
+        if reason.endswith(NOT_LICENSED):
+            found.licenses.add(document["license"], curation.latin_name(document["latin_name"]))
         unusable.add(reason)
-        if len(samples) < LISTED:
-            samples.append({"sample_id": document["sample_id"][:CLIP], "reason": reason})
+        samples.add(document["sample_id"][:CLIP], reason)
+    left_out = found.leave_out_under(least)
+    species = {name: each.photos for name, each in found.species.items()}
     return {
         "collection_count": collection_count,
-        "documents": total,
-        "unusable": dict(unusable),
+        **_counts(total, reader),
+        "unusable": unusable | left_out,
         "unusable_samples": samples,
         "exclude_without_effect": sorted(curation.excluded - curation.matched)[:LISTED],
         "fields": fields.found,
-        **_species(photos.species, min_per_species),
-        **photos.found(),
-        **_spellings(photos.species, curation),
+        **_species(species, min_per_species),
+        **found.found(),
+        **_names(found, species, curation),
     }
 
 
-class _Photos:
-    """Counts over the usable documents."""
+def _names(found: _Photos, species: dict[str, int], curation: Curation) -> dict:
+    """Return spellings, names that share photos, and the synonyms that both suggest."""
+    shared = shared_photos(found.pairs, found.distinct)
+    names = _spellings(species, curation)
+    synonyms, added = with_synonyms(names["synonyms"], shared)
+    return names | {
+        "synonyms": dict(sorted(synonyms.items())), "shared_photos": shared, "shared_synonyms": added
+    }  # fmt: skip
 
-    def __init__(self, documents: int) -> None:
-        self.species: dict[str, int] = {}
-        self._labels: dict[str, int] = {}
+
+def _counts(total: int, reader: Reader | None) -> dict:
+    without, regions = (reader.without_photos, reader.regions) if reader else (0, None)
+    return {
+        "documents": reader.documents if reader else total,
+        "photos": total - without,
+        "references": reader.references if reader else total,
+        "repeated_in_documents": reader.repeated if reader else 0,
+        "documents_without_photos": without,
+        "unnamed_regions": regions.unnamed.ranked() if regions else {},
+        "several_regions": regions.several.ranked() if regions else {},
+    }
+
+
+class _Species:
+    """Counts of one species."""
+
+    __slots__ = ("distinct", "label", "photos", "region")
+
+    def __init__(self, label: int, region: str) -> None:
+        self.label, self.region = label, region  # SEVERAL: its photos have different ones
+        self.photos = self.distinct = 0
+
+
+class _Photos:
+    """Counts over the usable photos."""
+
+    def __init__(self, expected: int) -> None:
+        self.species: dict[str, _Species] = {}
+        self._names: list[str] = []
         self._regions, self._hosts, self._licenses, self._years = Tally(), Tally(), Tally(), Tally()
-        self._urls = HashTable(documents, "Q", LABEL_BITS)
-        self._conflicts: dict[str, Any] = {"photos": 0, "rows": []}
-        self._repeats: dict[str, Any] = {"photos": 0, "rows": []}
-        self._observations = HashTable(documents, "I", COUNT_BITS)
+        self.licenses = LicenseCounts()  # also of photos that only source.licenses leaves out
+        self._urls = HashTable(expected, "Q", LABEL_BITS)
+        self._conflicts, self._repeats = Listing(COLUMNS), Listing(COLUMNS)
+        self._pairs: dict[tuple[int, int], int] = {}  # photos by labels
+        self._observations = HashTable(expected, "I", COUNT_BITS)
         self._sizes = [0] * (LARGEST_OBSERVATION + 1)  # observations of 0, 1, … photos
         self._observed = 0
 
     def add(self, document: dict, name: str) -> None:
-        self.species[name] = self.species.get(name, 0) + 1
+        region = normalise(text_of(document["region"])) or UNKNOWN_REGION
+        species = self.species.get(name)
+        if species is None:
+            # Labels start at 1; after 16 million names, all others share the last one.
+            species = self.species[name] = _Species(min(len(self._names) + 1, (1 << LABEL_BITS) - 1), region[:CLIP])
+            self._names.append(name)
+        elif species.region != region:
+            species.region = SEVERAL
+        species.photos += 1
         url = document["image_url"].strip()
-        self._regions.add(text_of(document["region"]) or UNKNOWN_REGION)
+        self._regions.add(region)
         end = url.find("/", 8)  # of https://host
         self._hosts.add(host_of(url[: min(end, CLIP) if end > 0 else CLIP]))
-        self._licenses.add(text_of(document["license"]) or UNKNOWN)
+        self._licenses.add(self.licenses.add(document["license"], name))
         self._years.add(day_of(document["observed_on"])[:4] or UNKNOWN)
-        self._add_url(url, name, document["sample_id"])
+        self._add_url(url, name, species, document["sample_id"])
         if observation := id_of(document["observation_id"]):
             self._add_observation(observation)
 
-    def _add_url(self, url: str, name: str, sample_id: str) -> None:
-        # Labels start at 1; after 16 million names, all others share the last one.
-        label = self._labels.setdefault(name, min(len(self._labels) + 1, (1 << LABEL_BITS) - 1))
-        first = self._urls.get(url, label)
+    def _add_url(self, url: str, name: str, species: _Species, sample_id: str) -> None:
+        first = self._urls.get(unsigned(url), species.label)
+        if first != species.label:
+            species.distinct += 1
         if not first:
             return
-        found = self._repeats if first == label else self._conflicts
-        found["photos"] += 1
-        if len(found["rows"]) < LISTED:
-            row = {
-                "image_url": without_credentials(url)[:CLIP],
-                "latin_name": name[:CLIP],
-                "sample_id": sample_id[:CLIP],
-            }
-            found["rows"].append(row | {"first_latin_name": first})
+        listing = self._repeats if first == species.label else self._conflicts
+        listing.add(without_credentials(url)[:CLIP], name[:CLIP], sample_id[:CLIP], self._names[first - 1][:CLIP])
+        pair = (first, species.label)
+        if listing is self._conflicts and (pair in self._pairs or len(self._pairs) < PAIRS):
+            self._pairs[pair] = self._pairs.get(pair, 0) + 1
 
     def _add_observation(self, observation: str) -> None:
         before = self._observations.count(observation)
@@ -121,29 +184,56 @@ class _Photos:
             self._sizes[before] -= 1
             self._sizes[before + 1] += 1
 
+    def leave_out_under(self, least: int) -> dict[str, int]:
+        """Take out the species with fewer photos, by distinct URL; return {reason: their photos}, if there are any."""
+        few = [name for name, each in self.species.items() if each.distinct < least]
+        self._minima = self._left_by_minima()
+        photos = sum(self.species.pop(name).photos for name in few)
+        return {UNDER_SPECIES: photos} if photos else {}
+
+    @property
+    def distinct(self) -> dict[str, int]:
+        """Photos of each species by distinct URL."""
+        return {name: each.distinct for name, each in self.species.items()}
+
+    @property
+    def pairs(self) -> dict[tuple[str, str], int]:
+        """Photos that two names share, by URL. Of three names with one photo, the first shares it with both others."""
+        named = ((tuple(self._names[label - 1] for label in pair), n) for pair, n in self._pairs.items())
+        return {(one, other): n for (one, other), n in named if one in self.species and other in self.species}
+
     def found(self) -> dict:
-        names = list(self._labels)
-        for row in [*self._conflicts["rows"], *self._repeats["rows"]]:
-            row["first_latin_name"] = names[row["first_latin_name"] - 1][:CLIP]
+        each = [species for species in self.species.values() if species.photos > 1]
         return {
             "per_region": dict(sorted(self._regions.items())),
             "per_host": self._hosts.ranked(),
             "per_license": self._licenses.ranked(),
             "per_year": dict(sorted(self._years.items())),
-            "conflicts": self._conflicts,
-            "repeated_urls": self._repeats,
+            "conflicts": {"photos": len(self._conflicts), "rows": self._conflicts},
+            "repeated_urls": {"photos": len(self._repeats), "rows": self._repeats},
             "observations": {
                 "photos": self._observed,
                 "sizes": {str(size): n for size, n in enumerate(self._sizes) if size and n},
             },
+            "minima": self._minima,
+            "licenses": self.licenses.by_license(),
+            "allow_lists": self.licenses.allow_lists(),
+            "region_of_species": {"one": sum(species.region != SEVERAL for species in each), "species": len(each)},
         }
+
+    def _left_by_minima(self) -> list[dict]:
+        counts = pd.Series([each.distinct for each in self.species.values()], dtype="int64")
+        left = ((minimum, counts[counts >= minimum]) for minimum in MINIMA)
+        return [{"minimum": minimum, "species": len(kept), "photos": int(kept.sum())} for minimum, kept in left]
 
 
 class _Fields:
     """Missing and mistyped values, field by field, over all documents."""
 
     def __init__(self) -> None:
-        self.found: dict[str, dict[str, Any]] = {name: {"missing": 0, "mistyped": 0, "samples": []} for name in FIELDS}
+        self.found: dict[str, dict[str, Any]] = {
+            name: {"missing": 0, "mistyped": 0, "lists": 0, "samples": []} for name in FIELDS
+        }
 
     def check(self, document: dict) -> None:
         for name in TEXTS:  # nearly always text, so seven calls are saved
@@ -161,6 +251,7 @@ class _Fields:
             found["missing"] += 1
         elif not FIELDS[name](value):
             found["mistyped"] += 1
+            found["lists"] += isinstance(value, list)
             if len(found["samples"]) < SAMPLES:
                 shown = f"{type(value).__name__} {redact(repr(value)[:CLIP])}"[:100]
                 found["samples"].append({"sample_id": sample_id[:CLIP], "value": shown})
@@ -195,21 +286,25 @@ def host_of(url: str) -> str:
 def _species(photos: dict[str, int], min_per_species: int) -> dict:
     counts = pd.Series(photos, dtype="int64").sort_index().sort_values(ascending=False, kind="stable")
     per_class = {name: int(n) for name, n in counts.items()}
-    genera: dict[str, dict] = {}
-    for name, n in per_class.items():
-        entry = genera.setdefault(genus(name), {"species": 0, "photos": 0})
+    per_genus: dict[str, dict] = {}
+    for genus, n in zip(genera(list(per_class)), per_class.values(), strict=True):
+        entry = per_genus.setdefault(genus, {"species": 0, "photos": 0})
         entry["species"] += 1
         entry["photos"] += n
     return {
         "usable": int(counts.sum()),
         "species": len(counts),
         "per_class": per_class,
-        "per_genus": dict(sorted(genera.items(), key=lambda item: (-item[1]["photos"], item[0]))),
+        "per_genus": dict(sorted(per_genus.items(), key=lambda item: (-item[1]["photos"], item[0]))),
         "imbalance": float(counts.max() / counts.min()) if len(counts) else None,
         "class_size": {k: float(getattr(counts, k)()) for k in ("min", "median", "max")} if len(counts) else {},
         "min_per_species": min_per_species,
         "rare_species": {name: n for name, n in reversed(per_class.items()) if n < min_per_species},
         "underscores": {name: n for name, n in per_class.items() if "_" in name},
+        "no_species": [
+            {"latin_name": name, "photos": per_class[name], "why": why}
+            for name, why in no_species(list(per_class)).items()
+        ],
         "one_word": {name: n for name, n in per_class.items() if " " not in canonical(_with_blanks(name))},
     }
 

@@ -32,24 +32,36 @@ class Host:
         self.given_up = given_up  # the reason; empty unless the host is given up
         self._retries: list[tuple[float, int, int, Task]] = []  # heap of (due, tie-break, tries, task)
         self._turnstile = asyncio.Lock()
-        self._next_turn = self._paused_until = 0.0
+        self._next_turn = self._paused_until = self._paid_until = 0.0
         self._failures, self._last_failure = 0, 0.0  # in a row; the time when the last one was counted
         self._has_answered = False
         self._stopped = asyncio.Event()
 
     async def turn(self) -> None:
-        """Wait until this host may receive another request: at its rate, and not during a pause.
+        """Wait until this host may receive another request: at its rates, and not during a pause.
 
         Raises HostGivenUp, also if the host is given up during the wait.
         """
         loop = asyncio.get_running_loop()
         async with self._turnstile:  # one at a time: requests held up by a pause must not come all at once
-            while not self.given_up and (wait := max(self._next_turn, self._paused_until) - loop.time()) > 0:
+            while not self.given_up and (wait := self._next_request() - loop.time()) > 0:
                 await self._sleep(wait)  # the pause may grow during the wait
             if self.given_up:
                 raise fetch.HostGivenUp(self.given_up)
             if self.limits.requests_per_second:
                 self._next_turn = loop.time() + 1 / self.limits.requests_per_second
+
+    def _next_request(self) -> float:
+        return max(self._next_turn, self._paused_until, self._paid_until)
+
+    def charge(self, received: int) -> None:
+        """Let later requests wait until these bytes are within `gigabytes_per_hour`.
+
+        The requests under way go on, so a host sends at most `concurrency` photos before it gets its pause.
+        """
+        if self.limits.gigabytes_per_hour:
+            now, seconds = asyncio.get_running_loop().time(), received * 3600 / (self.limits.gigabytes_per_hour * 1e9)
+            self._paid_until = max(self._paid_until, now) + seconds
 
     async def next_task(self) -> tuple[Task, int] | None:
         """Return (task, tries so far), or None when this worker has nothing left to do."""
@@ -117,6 +129,31 @@ class Host:
         heapq.heappush(self._retries, (due, task.rowid, tries, task))
 
 
+def expected_seconds(
+    waiting: dict[str, int], settings: Export, *, photo_bytes: float, photos_per_second: float
+) -> float:
+    """Return how long a crawl takes at the hosts' limits, all hosts at once.
+
+    Args:
+        waiting: {host: URLs to request}.
+        photo_bytes: of one photo, on average.
+        photos_per_second: that this machine can convert; no host's limit exceeds it.
+    """
+    slowest = sum(waiting.values()) / photos_per_second
+    for host, n in waiting.items():
+        limits = limits_of(host, settings)
+        if limits.requests_per_second:
+            slowest = max(slowest, n / limits.requests_per_second)
+        if limits.gigabytes_per_hour:
+            slowest = max(slowest, n * photo_bytes * 3600 / (limits.gigabytes_per_hour * 1e9))
+    return slowest
+
+
+def limits_of(host: str, settings: Export) -> HostLimits:
+    """Return the limits of a host, given as `host_of` names it."""
+    return next((each for name, each in settings.hosts.items() if name.lower() == host), settings.each_host)
+
+
 async def crawl(
     ledger: Ledger, settings: Export, *, ask: Ask, done: Done, own_host: str, given_up: dict[str, str]
 ) -> None:
@@ -126,14 +163,14 @@ async def crawl(
         own_host: our own photo server, which needs no rate limit; "" if there is none.
         given_up: {host: reason} from an earlier crawl of this run; hosts given up now are added.
     """
-    limits = {name.lower(): each for name, each in settings.hosts.items()}
-    limits[own_host] = HostLimits(concurrency=settings.concurrency, requests_per_second=None)
+    unlimited = HostLimits(concurrency=settings.concurrency, requests_per_second=None)
     hosts: dict[str, Host] = {}
     gate, active = asyncio.Semaphore(settings.concurrency), asyncio.Semaphore(ACTIVE_HOSTS)
 
     def known(name: str) -> Host:
         if name not in hosts:
-            hosts[name] = Host(limits.get(name, settings.each_host), settings, given_up.get(name, ""))
+            limits = unlimited if name == own_host else limits_of(name, settings)
+            hosts[name] = Host(limits, settings, given_up.get(name, ""))
         return hosts[name]
 
     async def work(host: Host) -> None:
@@ -143,6 +180,7 @@ async def crawl(
             try:
                 answer = await ask(task, visit.turn)
                 last = visit.leave_host() or host  # where redirects led
+                last.charge(answer.bytes)
                 due = last.record_answer(answer, tries + 1, visit.sent)
                 if not answer.may_succeed or tries + 1 >= settings.attempts or last.given_up:
                     await done(task, answer, tries + 1)

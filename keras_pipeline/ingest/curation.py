@@ -41,7 +41,7 @@ class Curation:
         )
 
     def latin_name(self, raw: str) -> str:
-        """Return the label: blanks collapsed, synonyms replaced."""
+        """Return the label: normalised, synonyms replaced."""
         name = normalise(raw)
         return self.synonyms.get(name, name)
 
@@ -71,7 +71,7 @@ def missing_field(document: dict) -> str | None:
         value = document[field]
         if not isinstance(value, str):
             return f"no {field}" if value is None else f"{field} is no text"
-        if not value.strip():
+        if not normalise(value):  # invisible characters alone are no name
             return f"no {field}"
     return None
 

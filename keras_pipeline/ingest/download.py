@@ -22,6 +22,7 @@ from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.redaction import without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION, Photo
+from keras_pipeline.core.taxonomy import normalise
 from keras_pipeline.ingest import fetch, fields, urls
 from keras_pipeline.ingest.crawl import crawl
 from keras_pipeline.ingest.curation import Curation
@@ -62,7 +63,7 @@ def rows(
         yield Document(
             sample_id=document["sample_id"],
             url=url,
-            region=fields.text_of(document["region"]) or UNKNOWN_REGION,
+            region=normalise(fields.text_of(document["region"])) or UNKNOWN_REGION,
             observation_id=fields.id_of(document["observation_id"]),
             user_id=fields.id_of(document["user_id"]),
             day=fields.day_of(document["observed_on"]),
@@ -83,7 +84,7 @@ def _destination(
         return {"state": "skipped", "reason": reason}
     name = curation.latin_name(document["latin_name"])
     if resolved := urls.resolve(url, base_url, url_replace):
-        return {"latin_name": name, "host": urls.host_of(resolved)}
+        return {"latin_name": name, "host": urls.host_of(resolved), "address": urls.address(resolved)}
     return {"latin_name": name, "state": "failed", "reason": fetch.NO_URL}
 
 
@@ -146,12 +147,14 @@ async def _fetch_photos(
             return await fetch.get(client, url, settings, turn=turn)
 
         async def done(task: Task, answer: Answer, tries: int) -> None:
-            outcome, example = _failed(task, answer, tries), None
-            if answer.body is not None:
-                job = functools.partial(_stored, task.document, answer, tries, convert, encode)
-                outcome, example = await loop.run_in_executor(pool, job)
-            await store.add(outcome, example)
-            tally.count(outcome)
+            results: list[tuple[Outcome, bytes | None]]
+            if answer.body is None:
+                results = [(outcome, None) for outcome in _outcomes(task, answer, tries)]
+            else:
+                job = functools.partial(_stored, task, answer, tries, convert, encode)
+                results = await loop.run_in_executor(pool, job)
+            await store.add(results)
+            tally.count([outcome for outcome, _ in results])
 
         own_host = urls.host_of(base_url) if own and base_url else ""
         await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up=given_up)
@@ -187,13 +190,13 @@ async def _check_urls(
             return await fetch.get(client, url, settings, turn=turn, first_bytes=FIRST_BYTES)
 
         async def done(task: Task, answer: Answer, tries: int) -> None:
-            outcome = _failed(task, answer, tries)
+            outcomes = _outcomes(task, answer, tries)
             if answer.body is not None:
                 reason = fetch.no_file(answer.body) or check(answer.body)
                 state = "failed" if reason else "ok"
-                outcome = dataclasses.replace(outcome, state=state, reason=reason)
-            await store.add(outcome, None)
-            tally.count(outcome)
+                outcomes = [dataclasses.replace(each, state=state, reason=reason) for each in outcomes]
+            await store.add([(outcome, None) for outcome in outcomes])
+            tally.count(outcomes)
 
         own_host = urls.host_of(base_url) if own and base_url else ""
         await crawl(ledger, settings, ask=ask, done=done, own_host=own_host, given_up={})
@@ -216,38 +219,49 @@ async def _closing(tally: _Tally, store: _Store, pool: ThreadPoolExecutor | None
         tally.close()
 
 
-def _failed(task: Task, answer: Answer, tries: int) -> Outcome:
-    return Outcome(
-        task.document.sample_id,
-        "failed",
-        answer.reason,
-        http_status=answer.http_status,
-        bytes=answer.bytes,
-        attempts=tries,
-        may_succeed=answer.may_succeed or answer.later,
-    )
+def _outcomes(task: Task, answer: Answer, tries: int) -> list[Outcome]:
+    """Return what an answer without a photo means for each row of a task."""
+    return [
+        Outcome(
+            document.sample_id,
+            "failed",
+            answer.reason,
+            http_status=answer.http_status,
+            bytes=answer.bytes,
+            attempts=tries,
+            may_succeed=answer.may_succeed or answer.later,
+            redirected_to=answer.redirected_to,
+        )
+        for document in task.documents
+    ]
 
 
 def _stored(
-    document: Document, answer: Answer, tries: int, convert: Convert, encode: Callable[[Photo], bytes]
-) -> tuple[Outcome, bytes | None]:
-    """Convert an answer into a record, in a worker thread; return its outcome, and its bytes if it is a photo."""
-    body = answer.body or b""
-    failed = Outcome(document.sample_id, "failed", "", answer.http_status, answer.bytes, "", tries)
-    if reason := fetch.no_file(body):
-        return dataclasses.replace(failed, reason=reason, may_succeed=True), None
+    task: Task, answer: Answer, tries: int, convert: Convert, encode: Callable[[Photo], bytes]
+) -> list[tuple[Outcome, bytes | None]]:
+    """Convert an answer, in a worker thread; return for each row its outcome, and a record if it is a photo."""
+    body, outcomes = answer.body or b"", _outcomes(task, answer, tries)
+    reason = fetch.no_file(body)
+    later = bool(reason)
     try:
-        image, height, width = convert(body)
+        if not reason:
+            image, height, width = convert(body)
     except ValueError as error:
-        return dataclasses.replace(failed, reason=str(error)), None
+        reason = str(error)
+    if reason:
+        return [(dataclasses.replace(each, reason=reason, may_succeed=later), None) for each in outcomes]
     sha256 = hashlib.sha256(body).hexdigest()
-    photo = Photo(
-        sample_id=document.sample_id, image=image, height=height, width=width, latin_name=document.latin_name,
-        region=document.region, group_id="",  # decided by the split
-        source_url=without_credentials(document.url), sha256=sha256, license=document.license,
-        attribution=document.attribution,
-    )  # fmt: skip
-    return Outcome(document.sample_id, "ok", "", answer.http_status, answer.bytes, sha256, tries), encode(photo)
+    records = [
+        Photo(
+            sample_id=document.sample_id, image=image, height=height, width=width, latin_name=document.latin_name,
+            region=document.region, group_id="",  # decided by the split
+            source_url=without_credentials(document.url), sha256=sha256, license=document.license,
+            attribution=document.attribution,
+        )
+        for document in task.documents
+    ]  # fmt: skip
+    stored = [dataclasses.replace(each, state="ok", sha256=sha256) for each in outcomes]
+    return list(zip(stored, map(encode, records), strict=True))
 
 
 class _Store:
@@ -262,19 +276,20 @@ class _Store:
         self._finishing: list[asyncio.Task] = []
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
 
-    async def add(self, outcome: Outcome, example: bytes | None) -> None:
-        if example is None:
-            self._outside.append(outcome)
-            if len(self._outside) >= FLUSH:
-                self._flush()
-            return
-        if self._shard is None:
-            assert self._open_shard  # only None when URLs are checked, without photos
-            self._name, self._shard = self._open_shard()
-        shard = self._shard
-        shard.add(example)
-        self._inside.append(outcome)
-        if shard.size >= self._shard_bytes:
+    async def add(self, results: list[tuple[Outcome, bytes | None]]) -> None:
+        """Keep the results of one request together, so that a kill loses all or none of them."""
+        for outcome, example in results:
+            if example is None:
+                self._outside.append(outcome)
+                continue
+            if self._shard is None:
+                assert self._open_shard  # only None when URLs are checked, without photos
+                self._name, self._shard = self._open_shard()
+            self._shard.add(example)
+            self._inside.append(outcome)
+        if len(self._outside) >= FLUSH:
+            self._flush()
+        if self._shard and self._shard.size >= self._shard_bytes:
             # Shielded, so that the shard is finished even if something else fails meanwhile.
             await asyncio.shield(self._begin_finish())
 
@@ -316,15 +331,15 @@ class _Tally:
         self._started, self._asked, self._bytes = time.monotonic(), 0, 0
         self._failures: Counter[str] = Counter()
 
-    def count(self, outcome: Outcome) -> None:
-        self._asked += 1
-        self._bytes += outcome.bytes
-        if outcome.state != "ok":
-            self._failures[outcome.reason] += 1
+    def count(self, outcomes: list[Outcome]) -> None:
+        """Count the outcomes of one request."""
+        self._asked += len(outcomes)
+        self._bytes += outcomes[0].bytes
+        self._failures.update(outcome.reason for outcome in outcomes if outcome.state != "ok")
         rate = self._bytes / 1e6 / max(time.monotonic() - self._started, 1e-3)
         failed = ", ".join(f"{reason} {n}" for reason, n in self._failures.most_common(5))
         self._bar.set_postfix_str(f"{rate:.1f} MB/s; failed: {failed or 'none'}", refresh=False)
-        self._bar.update()
+        self._bar.update(len(outcomes))
 
     def close(self) -> None:
         self._bar.close()

@@ -9,6 +9,8 @@ from typing import Any
 
 from bson import Binary, DatetimeMS, Decimal128, ObjectId, Timestamp, json_util
 
+from keras_pipeline.core.taxonomy import normalise
+
 IDS = (str, int, float, bytes, ObjectId, uuid.UUID)
 
 
@@ -44,7 +46,7 @@ def document_id(value: Any) -> str:
 def id_of(value: Any) -> str:
     """Return an observation's or user's id as text: 123, 123.0 (as JavaScript stores it) and '123' are the same."""
     if isinstance(value, str):
-        return value.strip()
+        return normalise(value)
     if not isinstance(value, IDS) or isinstance(value, bool):
         return ""
     if isinstance(value, float):

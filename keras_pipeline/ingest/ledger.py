@@ -19,15 +19,17 @@ import pyarrow.parquet
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import aside
 from keras_pipeline.core.redaction import without_credentials
-from keras_pipeline.ingest import details
+from keras_pipeline.ingest import details, ledger_queries
 from keras_pipeline.ingest.signing import unsigned
 
 STATES = ("waiting", "ok", "failed", "skipped")
+SHARED = 3  # species whose photos have one URL: it is perhaps a placeholder
 BATCH = 2000  # rows per transaction or parquet row group
 OVER_OBSERVATION = "over source.max_per_observation"
 OVER_SPECIES = "over source.max_per_species"
 UNDER_SPECIES = "under source.min_per_species"
 NOT_SAMPLED = "not in the sample"
+SAME_URL = "the same URL as "  # and the sample_id of the document whose photo counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Document:
     state: str = "waiting"  # waiting | skipped | failed
     reason: str = ""
     host: str = ""
+    address: str = ""  # of the photo, see `urls.address`: one request serves all documents that have it
     details: dict[str, str] = dataclasses.field(default_factory=dict)  # kept by species, not by photo
 
 
@@ -62,47 +65,57 @@ class Outcome:
     bytes: int = 0
     sha256: str = ""  # of the downloaded bytes; only of stored photos
     attempts: int = 0
-    may_succeed: bool = False  # on a later run: timeouts, refused connections, 429, 5xx
+    may_succeed: bool = False  # on a later run: timeouts, refused connections, 403, 429, 5xx, pages
     shard: str = ""
+    redirected_to: str = ""  # as an address
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A waiting row."""
+    """A URL to request, and the waiting rows that need it, one for each latin name."""
 
-    rowid: int
-    document: Document
+    rowid: int  # of the first
+    documents: tuple[Document, ...]
+
+    @property
+    def document(self) -> Document:
+        """The first of the documents, whose URL is requested."""
+        return self.documents[0]
 
 
 FIELDS = [field.name for field in dataclasses.fields(Document) if field.name not in ("state", "reason", "details")]
 RESULTS = [field.name for field in dataclasses.fields(Outcome) if field.name != "sample_id"]
-# The parquet file's columns in order, with Arrow types. `host`, `shard`, `draw` and `pass` are internal to a run.
-COLUMNS = {name: "string" for name in FIELDS if name not in ("latitude", "longitude", "host")} | {
+# The parquet file's columns in order, with Arrow types. All others are internal to a run.
+COLUMNS = {name: "string" for name in FIELDS if name not in ("latitude", "longitude", "host", "address")} | {
     "latitude": "double", "longitude": "double", "state": "string", "reason": "string", "http_status": "int32",
     "bytes": "int64", "sha256": "string", "attempts": "int32", "may_succeed": "bool",
 }  # fmt: skip
 TABLE = f"""
 CREATE TABLE IF NOT EXISTS photos (
     {", ".join(FIELDS)}, state, reason DEFAULT '', http_status, bytes DEFAULT 0, sha256 DEFAULT '', attempts DEFAULT 0,
-    may_succeed DEFAULT 0, shard DEFAULT '', draw INTEGER, pass INTEGER, PRIMARY KEY (sample_id)
+    may_succeed DEFAULT 0, shard DEFAULT '', redirected_to DEFAULT '', draw INTEGER, pass INTEGER,
+    PRIMARY KEY (sample_id)
 );
-CREATE INDEX IF NOT EXISTS waiting ON photos (host) WHERE state = 'waiting';
 CREATE TABLE IF NOT EXISTS asked_with (settings);
 {details.TABLE}
 """
+ADDED = ("address", "redirected_to")  # columns that a ledger may lack, because an older program made it
+INDEX = "CREATE INDEX IF NOT EXISTS waiting_urls ON photos (host, address) WHERE state = 'waiting'"
+# The newest URL is kept for the next request, but one that is only signed anew names the same photo.
+ANOTHER_URL = "url <> excluded.url AND unsigned(url) <> unsigned(excluded.url)"
 # A stored photo stays stored while its URL is the same, even if other fields of its document change.
 PLAN = f"""
 INSERT INTO photos ({", ".join(FIELDS)}, state, reason, draw, pass) VALUES ({", ".join("?" * (len(FIELDS) + 4))})
 ON CONFLICT (sample_id) DO UPDATE SET
     {", ".join(f"{name} = excluded.{name}" for name in FIELDS[1:])}, draw = excluded.draw, pass = excluded.pass,
     state = CASE WHEN excluded.state <> 'waiting' THEN excluded.state
-                 WHEN url <> excluded.url THEN 'waiting'
+                 WHEN {ANOTHER_URL} THEN 'waiting'
                  WHEN state = 'ok' OR sha256 <> '' THEN 'ok'
                  WHEN state = 'failed' AND NOT may_succeed THEN 'failed'
                  ELSE 'waiting' END,
-    reason = CASE WHEN excluded.state = 'waiting' AND url = excluded.url AND state = 'failed' AND NOT may_succeed
+    reason = CASE WHEN excluded.state = 'waiting' AND state = 'failed' AND NOT may_succeed AND NOT ({ANOTHER_URL})
                   THEN reason ELSE excluded.reason END,
-    sha256 = CASE WHEN url = excluded.url THEN sha256 ELSE '' END
+    sha256 = CASE WHEN {ANOTHER_URL} THEN '' ELSE sha256 END
 """
 NOT_ELSEWHERE = "state = 'ok' AND (sample_id, sha256) NOT IN (SELECT sample_id, sha256 FROM elsewhere)"
 
@@ -122,6 +135,10 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(TABLE)
+            known = {name for _, name, *_ in self._db.execute("PRAGMA table_info(photos)")}
+            for name in set(ADDED) - known:
+                self._db.execute(f"ALTER TABLE photos ADD COLUMN {name} DEFAULT ''")
+            self._db.execute(INDEX)
             self._db.create_function("unsigned", 1, unsigned, deterministic=True)
         except sqlite3.Error as error:
             self._db.close()
@@ -178,9 +195,10 @@ class Ledger:
             self._db.execute("INSERT INTO asked_with VALUES (?)", (settings,))
 
     def choose(self, *, max_per_observation: int | None, max_per_species: int | None, min_per_species: int = 1) -> None:
-        """Limit the waiting rows: stored photos count first, then rows in seeded order.
+        """Leave out repeated URLs, then limit the waiting rows: stored photos count first, then rows in seeded order.
 
-        Failed rows don't count, so that another call fills up their places; they do count for the minimum.
+        Failed rows don't count, so that another call fills up their places; they do count for the minimum. A URL of
+        two names in one observation is one photo.
 
         Raises ValueError if the minimum leaves fewer than two species.
         """
@@ -189,29 +207,30 @@ class Ledger:
                 "UPDATE photos SET state = IIF(sha256 = '', 'waiting', 'ok'), reason = '' WHERE reason IN (?, ?, ?)",
                 (OVER_OBSERVATION, OVER_SPECIES, UNDER_SPECIES),
             )
+            self._skip_repeated("address, latin_name")
             if min_per_species > 1:
-                self._leave_out_under(min_per_species)
-            for column, most, reason in (
-                ("observation_id", max_per_observation, OVER_OBSERVATION),
-                ("latin_name", max_per_species, OVER_SPECIES),
+                ledger_queries.leave_out_under(self._db, min_per_species, UNDER_SPECIES)
+            for place, most, reason in (
+                (ledger_queries.OF_OBSERVATION, max_per_observation, OVER_OBSERVATION),
+                (ledger_queries.OF_SPECIES, max_per_species, OVER_SPECIES),
             ):
                 if most is not None:
-                    self._db.execute(_over(column), (reason, most))
+                    over = f"SELECT id FROM ({place}) WHERE place > ?"
+                    self._db.execute(
+                        f"UPDATE photos SET state = 'skipped', reason = ? WHERE rowid IN ({over})", (reason, most)
+                    )
 
-    def _leave_out_under(self, least: int) -> None:
-        photos = "SELECT latin_name, COUNT(DISTINCT unsigned(url)) AS n FROM photos WHERE state <> 'skipped' GROUP BY 1"
-        counts = f"SELECT COUNT(*), COALESCE(SUM(n >= ?), 0) FROM ({photos})"
-        species, left = self._db.execute(counts, (least,)).fetchone()
-        if left < 2 <= species:
-            raise ValueError(
-                f"source.min_per_species: received {least}, which leaves {left} of {species} species; expected two or "
-                "more; lower it"
-            )
-        self._db.execute(
-            "UPDATE photos SET state = 'skipped', reason = ? WHERE state IN ('ok', 'waiting') AND latin_name IN "
-            f"(SELECT latin_name FROM ({photos}) WHERE n < ?)",
-            (UNDER_SPECIES, least),
-        )
+    def skip_repeated_urls(self) -> None:
+        """Leave out all rows but one of every URL, whatever their names."""
+        with self._db:
+            self._skip_repeated("address")
+
+    def _skip_repeated(self, columns: str) -> None:
+        """Skip all rows but one of those that agree in `columns`: a stored one counts, else one requested before.
+
+        What was decided by an earlier call and still holds is not written again.
+        """
+        self._db.execute(ledger_queries.REPEATED.format(columns=columns, same=SAME_URL))
 
     def sample(self, n: int) -> None:
         """Keep the first n rows in seeded order, and skip all others."""
@@ -223,21 +242,29 @@ class Ledger:
             )
 
     def hosts(self) -> list[tuple[str, int]]:
-        """Return (host, number of waiting rows), the longest queue first."""
+        """Return (host, number of URLs to request), the longest queue first."""
         return self._db.execute(
-            "SELECT host, COUNT(*) AS n FROM photos WHERE state = 'waiting' GROUP BY host ORDER BY n DESC, host"
+            "SELECT host, COUNT(DISTINCT IIF(address = '', rowid, address)) AS n FROM photos WHERE state = 'waiting' "
+            "GROUP BY host ORDER BY n DESC, host"
         ).fetchall()
 
     def waiting(self, host: str) -> Iterator[Task]:
-        """Yield the waiting rows of one host, in order of their documents."""
-        names, last = [*FIELDS, "state", "reason"], -1
+        """Yield the URLs of one host that rows wait for, each once."""
+        for _, rows in itertools.groupby(self._waiting(host), key=lambda row: row[1].address or row[0]):
+            (rowid, first), *others = rows
+            yield Task(rowid, (first, *(document for _, document in others)))
+
+    def _waiting(self, host: str) -> Iterator[tuple[int, Document]]:
+        names, last = [*FIELDS, "state", "reason"], ("", -1)
         query = f"""
-            SELECT rowid, {", ".join(names)} FROM photos WHERE state = 'waiting' AND host = ? AND rowid > ?
-            ORDER BY rowid LIMIT 64
+            SELECT rowid, {", ".join(names)} FROM photos
+            WHERE state = 'waiting' AND host = ? AND (address, rowid) > (?, ?) ORDER BY address, rowid LIMIT 64
         """
-        while rows := self._db.execute(query, (host, last)).fetchall():
-            for last, *values in rows:
-                yield Task(last, Document(**dict(zip(names, values, strict=True))))
+        while rows := self._db.execute(query, (host, *last)).fetchall():
+            for rowid, *values in rows:
+                document = Document(**dict(zip(names, values, strict=True)))
+                last = (document.address, rowid)
+                yield rowid, document
 
     def record(self, outcomes: Iterable[Outcome]) -> None:
         """Record outcomes in one transaction."""
@@ -253,6 +280,17 @@ class Ledger:
         ):
             found = Outcome(*row)
             yield dataclasses.replace(found, may_succeed=bool(found.may_succeed))
+
+    def species_without_photo(self) -> list[tuple[str, int, str]]:
+        """Return (latin name, documents, their commonest reason) of the species of which nothing is stored."""
+        return self._db.execute(ledger_queries.WITHOUT_PHOTO).fetchall()
+
+    def shared_redirects(self) -> list[tuple[str, int, int]]:
+        """Return (URL, documents, species) of what photos of several species were redirected to.
+
+        That is often a picture which says that there is no photo.
+        """
+        return self._db.execute(ledger_queries.SHARED_REDIRECTS, (SHARED,)).fetchall()
 
     def give_up(self, host: str, reason: str) -> int:
         """Postpone this host's waiting rows to another run; return their number."""
@@ -324,13 +362,3 @@ def _values(document: Document, seed: int, number: int) -> tuple:
     draw = hashlib.blake2b(f"{seed}:{document.sample_id}".encode(), digest_size=8).digest()
     fields = (getattr(document, name) for name in FIELDS)
     return (*fields, document.state, document.reason, int.from_bytes(draw, signed=True), number)
-
-
-def _over(column: str) -> str:
-    return f"""
-    UPDATE photos SET state = 'skipped', reason = ? WHERE rowid IN (
-        SELECT id FROM (
-            SELECT rowid AS id, ROW_NUMBER() OVER (PARTITION BY {column} ORDER BY sha256 = '', draw) AS place
-            FROM photos WHERE state IN ('ok', 'waiting') AND {column} <> ''
-        ) WHERE place > ?)
-    """

@@ -98,6 +98,12 @@ def count(collection: Collection, source: Source) -> int | None:
     return None
 
 
+def first_documents(collection: Collection, source: Source, n: int) -> list[dict]:
+    """Return the first documents that the query selects, whole."""
+    with collection.find(source.query, limit=n, batch_size=n) as cursor:
+        return list(cursor)
+
+
 def documents(
     collection: Collection, source: Source, *, page: int = PAGE, reader: Reader | None = None
 ) -> Iterator[dict]:

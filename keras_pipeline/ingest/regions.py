@@ -8,7 +8,7 @@ from typing import Any
 from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.ingest.tally import Tally
 
-REMEMBERED = 10_000  # different values of the field
+REMEMBERED, LONG = 10_000, 300  # different values of the field; texts in one
 
 
 class Regions:
@@ -34,11 +34,10 @@ class Regions:
             return value
         found = self._known.get(texts)
         if found is None:
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
             stripped = {text.strip() for text in texts}
             found = [name for name, values in self._values.items() if not values.isdisjoint(stripped)]
-            self._known[texts] = found
+            if len(self._known) < REMEMBERED and len(texts) < LONG:
+                self._known[texts] = found
         for text in texts:
             if text.strip() not in self._named and text.strip():
                 self.unnamed.add(text.strip())

@@ -10,6 +10,7 @@ from pathlib import Path
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.phase0 import Split
+from keras_pipeline.core.region_names import names_of, photos_of
 from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.ingest import photo_folder
 
@@ -39,12 +40,12 @@ class Counts:
         """Train photos by region; before the split all photos, of which each region will have some."""
         return self.splits["train"] if self.splits else self.regions
 
-    def photos(self, split: str, region: str | None = None) -> int:
+    def photos(self, split: str, region: str | list[str] | None = None) -> int:
         """Return the photos in a split, of one region or of all: counted or, before the split, expected."""
         if self.splits:
             found = self.splits[split]
-            return sum(found.values()) if region is None else found.get(region, 0)
-        n = self.total if region is None else (self.regions or {}).get(region, 0)
+            return sum(found.values()) if region is None else photos_of(found, region)
+        n = self.total if region is None else photos_of(self.regions or {}, region)
         return int(n * getattr(self.shares, split) + 1e-9)
 
 
@@ -97,15 +98,21 @@ def photos_for_region(config: Config) -> int:
 
 def regions_with_enough(config: Config, photos: dict[str, int]) -> dict[str, int]:
     """Return the regions that a regional teacher can learn and be told from the rest, most photos first."""
-    needed, total = photos_for_region(config), sum(photos.values())
-    ranked = Counter(photos).most_common()
-    return {name: n for name, n in ranked if name != UNKNOWN_REGION and needed <= n <= total - needed}
+    total, ranked = sum(photos.values()), Counter(photos).most_common()
+    return {name: n for name, n in ranked if name != UNKNOWN_REGION and _is_enough(config, n, total)}
 
 
-def choose_region(config: Config, photos: dict[str, int]) -> str | None:
+def choose_region(config: Config, photos: dict[str, int]) -> str | list[str] | None:
     """Choose a region for a regional teacher, of a folder with these photos by region.
 
     The config's where it has enough, else the commonest that has; None where none can be told from the rest.
     """
-    wanted, enough = config.regional.region, regions_with_enough(config, photos)
-    return wanted if wanted in enough else next(iter(enough), None)
+    wanted = config.regional.region
+    if UNKNOWN_REGION not in names_of(wanted) and _is_enough(config, photos_of(photos, wanted), sum(photos.values())):
+        return wanted
+    return next(iter(regions_with_enough(config, photos)), None)
+
+
+def _is_enough(config: Config, n: int, total: int) -> bool:
+    needed = photos_for_region(config)
+    return needed <= n <= total - needed

@@ -12,6 +12,7 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import SourceError
 from keras_pipeline.export.browser import BrowserMissing, find_chromium
 from keras_pipeline.ingest import mongo
+from keras_pipeline.ingest.understand import LOOKED_AT, understand
 
 PACKAGES = (
     "keras", "tensorflow", "keras-hub", "tensorflowjs", "numpy", "pandas", "pillow", "pymongo", "scipy", "playwright",
@@ -66,9 +67,15 @@ def _source(run: Run) -> dict:
         return _row("MongoDB", True, "embedded, started when needed")
     try:
         with mongo.open_collection(source, source.uri) as collection:
-            return _row("MongoDB", True, f"{collection.estimated_document_count()} documents in {collection.full_name}")
-    except SourceError as error:
+            count = collection.estimated_document_count()
+            seen = understand(mongo.first_documents(collection, source, LOOKED_AT), source)
+    except (SourceError, ValueError) as error:
         return _row("MongoDB", False, str(error))
+    there = f"{count} documents in {source.database}.{source.collection}"
+    if not seen.documents:
+        return _row("MongoDB", False, f"{there}, and none for query {source.query}; check source.query")
+    detail = "; ".join([f"{there}; of {seen.documents} looked at {seen.said}", *seen.warnings])
+    return _row("MongoDB", seen.photos > 0, detail)
 
 
 def _disk(run: Run) -> dict:

@@ -14,6 +14,7 @@ from keras_pipeline.core import sidecars
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.teachers import VIT_NAME, VIT_SIZES, Model
 from keras_pipeline.core.environment import nvidia
+from keras_pipeline.core.region_names import photos_of
 from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.ingest import photo_folder
@@ -111,13 +112,13 @@ def photos(run: Run) -> tuple[dict[str, int], str]:
     if run.path("dataset").exists():
         dataset = run.read("dataset")
         found = {name: split["n"] for name, split in dataset["splits"].items()}
-        found["region"] = dataset["splits"]["train"]["per_region"].get(region, 0)
+        found["region"] = photos_of(dataset["splits"]["train"]["per_region"], region) if region else 0
         return found | {"classes": len(dataset["classes"])}, "the dataset"
     share = 1 / 3
     if run.path("audit").exists():
         audit = run.read("audit")
         total, classes, origin = audit["usable"], audit["species"], "the audit"
-        share = audit["per_region"].get(region, 0) / max(total, 1)
+        share = photos_of(audit["per_region"], region) / max(total, 1) if region else 0.0
     elif config.source.uri != "embedded":
         total, classes = config.gates.valid_photos_max or 1_000_000, config.phase1.model.num_classes or 9000
         origin = "gates.valid_photos_max, as nothing is counted yet"

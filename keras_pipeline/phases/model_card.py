@@ -11,6 +11,7 @@ import pandas as pd
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.student import TRAINED_HERE
+from keras_pipeline.core.region_names import title_of
 from keras_pipeline.core.schema import MIN_PHOTOS, SPLITS, UNKNOWN_REGION
 from keras_pipeline.core.sidecars import required
 from keras_pipeline.evaluation import gate_metrics
@@ -62,7 +63,7 @@ def _teachers(run: Run) -> str:
         made_here = TRAINED_HERE.get(member.path)
         title = TITLES[made_here] if made_here else f"teacher {member.path}"
         if member.weight:
-            sources.append(f"{title} (for {member.region_filter})" if member.region_filter else title)
+            sources.append(f"{title} (for {title_of(member.region_filter)})" if member.region_filter else title)
     sources = sources * bool(weights.kl_divergence) + ["labels"] * bool(weights.cross_entropy)
     return f"{', '.join(sources)} (distillation), then labels (fine-tuning)"
 
@@ -120,7 +121,8 @@ def _quality(run: Run) -> list[Block]:
         Table(
             ["region", "photos", "top-1", "95 % interval", "top-5"],
             rows,
-            f"Test photos, by region, before quantization; {metrics['groups']} groups",
+            f"Test photos, by region, before quantization; {metrics['groups']} groups, judged on "
+            f"{gate_metrics.judged(metrics)}",
         ),
         Paragraph(
             f"{promise(calibration)} On the test split {calibration['coverage']:.1%} of the answers are "

@@ -18,6 +18,7 @@ from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import REGIONAL_TEACHER, TRAINED_HERE
 from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
+from keras_pipeline.core.region_names import names_of, photos_of, title_of
 from keras_pipeline.core.schema import MIN_PHOTOS, UNKNOWN_REGION
 from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.export import browser
@@ -72,13 +73,13 @@ def check_model(model: Model, counts: Counts | None, key: str) -> None:
         )
 
 
-def check_batch(counts: Counts | None, key: str, batch_size: int, region: str | None = None) -> None:
+def check_batch(counts: Counts | None, key: str, batch_size: int, region: str | list[str] | None = None) -> None:
     """Whether there are train photos for a batch."""
     if counts is None or (region and counts.regions is None):
         return
     n = counts.photos("train", region)
     if 0 < n < batch_size:  # `check_split` and `check_region` name what has none
-        of = f" of region {region}" if region else ""
+        of = f" of region {title_of(region)}" if region else ""
         raise ValueError(
             f"{key}: received {batch_size}, and there are {counts.about}{n:,} train photos{of} by {counts.origin}; "
             f"set it to {n} or less"
@@ -90,11 +91,11 @@ def check_region(run: Run, counts: Counts | None) -> None:
     if counts is None or counts.regions is None:
         return
     region = run.config.regional.region
-    n = counts.regions.get(region, 0)
+    n = photos_of(counts.regions, region)
     if n and n == sum(counts.regions.values()):
         raise ValueError(
-            f"phase2.region: received {region}, which all {n:,} photos are of by {counts.origin}: a regional teacher "
-            "would be the global one once more; set phase2: null for none"
+            f"phase2.region: received {title_of(region)}, which all {n:,} photos are of by {counts.origin}: a regional "
+            "teacher would be the global one once more; set phase2: null for none"
         )
     train, val = (counts.photos(split, region) for split in ("train", "val"))
     if n < 2 or (counts.splits and not (train and val)):
@@ -122,14 +123,14 @@ def check_ensemble(run: Run, counts: Counts | None) -> None:
         if member.path not in TRAINED_HERE:
             # A dry run has made no folder yet for `..` to lead out of.
             _check_foreign(run, counts, f"{key}.path", Path(os.path.normpath(run.folder / member.path)))
-        if member.path == REGIONAL_TEACHER and region not in (None, run.config.regional.region):
-            its = repr(run.config.regional.region)
+        its = run.config.regional.region if member.path == REGIONAL_TEACHER else None
+        if its and region and set(names_of(region)) != set(names_of(its)):
             raise ValueError(
-                f"{key}.region_filter: received {region!r}, and {member.path} learns from phase2.region {its}; set it "
-                f"to {its}, or to null to have it speak for every photo"
+                f"{key}.region_filter: received {region!r}, and {member.path} learns from phase2.region {its!r}; set "
+                f"it to {its!r}, or to null to have it speak for every photo"
             )
         known = counts.with_train_photos if counts else None
-        if counts and known and region not in (None, *known):
+        if counts and known and region and not photos_of(known, region):
             raise ValueError(
                 f"{key}.region_filter: received {region!r}, which no train photo has by {counts.origin}; there are "
                 f"{commonest(known)}; set it to one of these"
@@ -183,6 +184,11 @@ def check_region_priors(run: Run, counts: Counts | None) -> None:
             f"phase5.region_priors.ship: received true, and the photos are of {n} known regions by "
             f"{counts.origin}, expected two or more; set it to false"
         )
+    if run.path("assignment").exists():
+        from keras_pipeline.data import assignment  # pandas, which `status` does without
+
+        if absent := assignment.why_no_priors(assignment.places(run.path("assignment"))):
+            raise ValueError(f"phase5.region_priors.ship: received true, and {absent}; set it to false")
 
 
 def check_photos(run: Run, _: Counts | None) -> None:

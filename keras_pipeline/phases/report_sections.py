@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.progress import duration
+from keras_pipeline.core.region_names import title_of
 from keras_pipeline.core.schema import MIN_PHOTOS
 from keras_pipeline.core.sidecars import required, sidecar
 from keras_pipeline.data import records
@@ -140,9 +141,11 @@ def _losses(run: Run) -> list[list]:
     audit, leaks = run.read("audit"), run.read("leak_audit")
     ledger = pd.read_parquet(run.path("url_ledger"), columns=["state", "reason"])
     lost = ledger[ledger.state != "ok"].groupby("reason").size().sort_values(ascending=False)
-    since = len(ledger) - audit["documents"]
+    without = audit.get("documents_without_photos", 0)
+    read = audit.get("photos", audit["documents"]) + without  # an audit of an older program has documents alone
+    since = len(ledger) - read
     return [
-        [audit["documents"], "documents"],
+        [read, "documents" if read == audit["documents"] else "photos, and documents without one"],
         *([[since, "repeated documents, or documents changed since the audit"]] if since else []),
         *([-int(n), f"not stored: {reason}"] for reason, n in lost.items()),
         *([-n, f"left out by the split: {reason}"] for reason, n in leaks["left_out"].items()),
@@ -188,7 +191,7 @@ def _regional(run: Run) -> list[Block]:
     return [
         Paragraph(
             f"{made_with['phase2.model.name']} at {made_with['phase2.data.image_size']} px, trained on "
-            f"{made_with['phase2.region']}. {comparison['verdict']}."
+            f"{title_of(made_with['phase2.region'])}. {comparison['verdict']}."
         ),
         Table(
             ["region", "photos", "groups", "global", "regional", "difference", "95 % interval", "regional is"],
@@ -216,7 +219,8 @@ def _network(run: Run, prefix: str, title: str) -> list[Block]:
                 ["macro recall", metrics["macro_recall"], interval(metrics["macro_recall_interval"])],
                 ["loss", metrics["loss"], ""],
             ],
-            f"{title} on {metrics['n']} test photos in {metrics['groups']} groups",
+            f"{title} on {metrics['n']} test photos in {metrics['groups']} groups, judged on "
+            f"{gate_metrics.judged(metrics)}",
         ),
         Details(
             "Training",

@@ -46,11 +46,17 @@ def headline(run: Run) -> dict[str, Cell]:
     student = _measured(run, gate_metrics.metric("student_metrics"), "{:.1%}")
     return {
         f"photos of {len(dataset['classes']):,} species": f"{photos:,}",
-        "teacher, test top-1": _measured(run, gate_metrics.metric("teacher_metrics"), "{:.1%}"),
-        f"student, test top-1; {_over_probe(run)}": student,
+        f"teacher, test top-1{_judged(run, 'teacher_metrics')}": _measured(
+            run, gate_metrics.metric("teacher_metrics"), "{:.1%}"
+        ),
+        f"student, test top-1{_judged(run, 'student_metrics')}; {_over_probe(run)}": student,
         "calibration error (ECE), as shipped": _measured(run, gate_metrics.ece, "{:.3f}"),
         "page answers equal to Python's": _measured(run, gate_metrics.compared("top1_agreement"), "{:.1%}"),
     }
+
+
+def _judged(run: Run, artefact: str) -> str:
+    return f", judged on {gate_metrics.judged(run.read(artefact))}"
 
 
 def _measured(run: Run, value: Callable[[Run], float], form: str) -> str:

@@ -92,7 +92,7 @@ def _details(config: Any) -> tuple[str, ...]:
 STEPS = [
     Step(
         "phase0", "audit", "count what the collection holds; downloads nothing", (), ("audit",),
-        (*SOURCE, "phase0.audit"), 4,
+        (*SOURCE, "phase0.audit"), 5,
     ),
     Step(
         "phase0", "validate-urls", "ask for a sample of the URLs; stores nothing", ("audit",), ("url_check",),
@@ -137,8 +137,8 @@ STEPS = [
     ),
     Step(
         "phase2", "evaluate", "metrics and pictures of it, and against the global teacher",
-        ("dataset", "regional", "teacher_metrics", "teacher_predictions"),
-        ("regional_metrics", "regional_predictions", "regional_pictures", "regional_comparison"), ("phase2.region",), 3,
+        ("dataset", "regional", "regional_subset", "teacher", "teacher_metrics", "teacher_predictions"),
+        ("regional_metrics", "regional_predictions", "regional_pictures", "regional_comparison"), ("phase2.region",), 4,
         flags=("split",),
     ),
     Step(
@@ -188,7 +188,7 @@ STEPS = [
     Step(
         "phase5", "threshold", "choose the 'not conclusive' threshold",
         ("dataset", "assignment", "logits", "temperature", "student"), ("calibration", "priors", "risk_coverage"),
-        ("seed", "phase5"), 4,
+        ("seed", "phase5"), 5,
     ),
     Step(
         "phase6", "quantize", "quantize the weights, and measure what it costs",

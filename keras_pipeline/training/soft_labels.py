@@ -22,6 +22,7 @@ from scipy.special import softmax
 
 from keras_pipeline.core.config.student import Phase3
 from keras_pipeline.core.hashing import content_hash
+from keras_pipeline.core.region_names import names_of
 from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data.augment import sample_hash
 from keras_pipeline.training.losses import EMPTY_TAIL, Tensor
@@ -148,7 +149,11 @@ def tail_mass(view: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def combine(
-    members: list[tuple[np.ndarray, float, str | None]], regions: np.ndarray, layout: Layout, *, space: str = "logits"
+    members: list[tuple[np.ndarray, float, str | list[str] | None]],
+    regions: np.ndarray,
+    layout: Layout,
+    *,
+    space: str = "logits",
 ) -> Iterator[np.ndarray]:
     """Combine the teachers' records of one shard, see `ensemble`; yield blocks of structured records.
 
@@ -182,14 +187,14 @@ def combine(
         yield combined
 
 
-def member_weights(members: list[tuple[float, str | None]], regions: np.ndarray) -> np.ndarray:
+def member_weights(members: list[tuple[float, str | list[str] | None]], regions: np.ndarray) -> np.ndarray:
     """Return the weight of each teacher for each photo: float64 [n, t], rows sum to 1.
 
     Args:
         members: (weight, region_filter or None); a filter limits the teacher to photos of that region.
         regions: str [n].
     """
-    weights = np.array([[w if r in (None, region) else 0.0 for w, r in members] for region in regions])
+    weights = np.array([[w if r is None or region in names_of(r) else 0.0 for w, r in members] for region in regions])
     return weights / weights.sum(axis=1, keepdims=True)
 
 

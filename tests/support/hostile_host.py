@@ -22,11 +22,12 @@ class HostileHost:
     gzip-*  Content-Encoding: gzip    rubbish-* no HTTP                    empty-*   an empty body
     small-* 48 x 12 px                quiet-*   begins, then falls silent  inside-*  redirects to 127.0.0.2
     late-*  429 with Retry-After of an hour               cdn-*   redirects to good-* at `elsewhere`
+    *?*     the same photo under another URL
     """
 
     def __init__(self, jpeg, address="127.0.0.1"):
         self.asked, self.times, self.agents = collections.Counter(), [], set()
-        self.photo_of = lambda name: jpeg(zlib.crc32(name.encode()), (48, 40))
+        self.photo_of = lambda name: jpeg(zlib.crc32(name.partition("?")[0].encode()), (48, 40))
         self.address, self.delay, self.down, self.elsewhere = address, 0.0, False, ""
         self.open, self.most = 0, 0
         self._ready = threading.Event()

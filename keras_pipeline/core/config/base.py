@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from keras_pipeline.core.region_names import names_of
 
 # Marks a field that may name a file, `Annotated[str, FILE]`: the contents of the file count, not its path.
 FILE = object()
+
+
+def _checked(region: str | list[str]) -> str | list[str]:
+    names = names_of(region)
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise ValueError(f"received {region!r}, expected a region, or a list of different regions such as [ES, PT]")
+    return region if len(names) > 1 else names[0]
+
+
+# A region of the photos, or several that count as one.
+Region = Annotated[str | list[str], AfterValidator(_checked)]
 
 
 class ConfigError(ValueError):

@@ -29,6 +29,9 @@ class HostLimits(Section):
 
     concurrency: int = Field(4, ge=1, le=1000, description="concurrent requests to one host")
     requests_per_second: float | None = Field(10.0, gt=0, description="to one host; null: as fast as it answers")
+    gigabytes_per_hour: float | None = Field(
+        None, gt=0, description="GB from one host, on average; requests pause for it; null: no limit"
+    )
 
 
 class Export(Section):

@@ -4,7 +4,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import annotated_types
 from pydantic.fields import FieldInfo
@@ -76,6 +76,8 @@ def _signs(rule: Any) -> Iterator[tuple[str, str]]:
 
 def _kind(annotation: Any) -> str:
     origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _kind(typing.get_args(annotation)[0])
     if origin is Literal:
         return " or ".join(f"`{word}`" for word in typing.get_args(annotation))
     if origin in (types.UnionType, typing.Union):

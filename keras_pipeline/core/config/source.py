@@ -127,6 +127,11 @@ class Source(Section):
     )
     demo: Demo = Demo()
 
+    @property
+    def serves_photos(self) -> bool:
+        """Whether relative URLs lead to our own server of drawn or given photos."""
+        return self.uri == "embedded" and self.base_url is None
+
     @field_validator("photos")
     @classmethod
     def _paths(cls, photos: list[str] | None) -> list[str] | None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from keras_pipeline.core.config.base import Section
+from keras_pipeline.core.config.base import Region, Section
 from keras_pipeline.core.config.teachers import Augmentation, Callbacks, Model, Optimizer
 
 GLOBAL_PATH, REGIONAL_TEACHER = "phase1/best.keras", "phase2/best.keras"  # as paths of phase3.teachers
@@ -44,7 +44,9 @@ class EnsembleMember(Section):
         description="a teacher's .keras, relative to the experiment's folder, with soft_labels/ beside it"
     )
     weight: float = Field(ge=0, description="share in the ensemble, renormalized over the teachers that answer")
-    region_filter: str | None = Field(None, description="this teacher answers only for photos of this region")
+    region_filter: Region | None = Field(
+        None, description="this teacher answers only for photos of this region, or of these regions"
+    )
 
     @property
     def soft_labels(self) -> Path:

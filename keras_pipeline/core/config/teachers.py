@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from keras_pipeline.core.config.base import FILE, Section
+from keras_pipeline.core.config.base import FILE, Region, Section
 
 VIT_NAME = re.compile(r"vit_(tiny|small|base|large|huge)_patch(8|14|16|32)(_(\d+))?")
 
@@ -192,4 +192,4 @@ class Teacher(Section):
 class RegionalTeacher(Teacher):
     """The regional teacher. `phase2: null` instead of a section: no such teacher, also not in `phase3.teachers`."""
 
-    region: str = Field("EU_SW", min_length=1, description="region whose train photos phase 2 is trained on")
+    region: Region = Field("EU_SW", description="region, or list of regions, whose train photos phase 2 is trained on")

@@ -7,25 +7,54 @@ from keras_pipeline.core.progress import progress
 from keras_pipeline.core.redaction import redact
 from keras_pipeline.ingest import audit, mongo
 from keras_pipeline.ingest.curation import Curation
-from keras_pipeline.phases.phase0_dataset import audit_report
+from keras_pipeline.ingest.entries import Reader
+from keras_pipeline.ingest.understand import LOOKED_AT, Understanding, understand
+from keras_pipeline.phases.phase0_dataset import audit_origins, audit_report
 
 
 def run(run: Run) -> None:
     source = run.config.source
-    curation = Curation.load(source)
+    curation, reader = Curation.load(source), Reader(source)
     with run.source() as (uri, _), mongo.open_collection(source, uri) as collection:
         count = mongo.count(collection, source)
+        seen = understand(mongo.first_documents(collection, source, LOOKED_AT), source)
+        photos = mongo.documents(collection, source, reader=reader)
+        total, unit = (None, "photos") if source.photos else (count, "documents")
         result = audit.audit(
-            progress(mongo.documents(collection, source), total=count, description="audit", unit="documents"),
+            progress(photos, total=total, description="audit", unit=unit),
             curation=curation,
             min_per_species=run.config.phase0.audit.min_per_species,
+            least=source.min_per_species,
             collection_count=count,
+            expected=count and int(count * max(1, seen.photos / seen.documents)),
+            reader=reader,
         )
     result["source"] = f"{redact(source.uri)} {source.database}.{source.collection}"
     audit_report.write(run, result)
+    said = f"{result['photos']} photos, " if source.photos else ""
     print(
-        f"{result['documents']} documents, {result['usable']} usable, {result['species']} species; "
+        f"{result['documents']} documents, {said}{result['usable']} usable, {result['species']} species; "
         f"skipped: {result['unusable'] or 'none'}; see {run.path('audit').with_suffix('.html')}"
     )
-    for remark in audit_report.remarks(result):
+    said_of_names = [*audit_report.remarks(result), *audit_report.suggestion(run, result)]
+    for remark in [*said_of_names, *audit_origins.remarks(result)]:
         print(remark)
+    _refuse_nothing(run, result, seen)
+
+
+def _refuse_nothing(run: Run, result: dict, seen: Understanding) -> None:
+    """Refuse a collection without a photo, or with too few species under `source.min_per_species`."""
+    source = run.config.source
+    if not result["usable"] and not seen.photos:
+        where = f"{source.database}.{source.collection}"
+        raise ValueError(f"{result['documents']} documents in {where}; of {seen.documents} looked at {seen.said}")
+    if result["species"] < 2 <= result["minima"][0]["species"]:
+        raise ValueError(
+            f"source.min_per_species: received {source.min_per_species}, which leaves {result['species']} of "
+            f"{result['minima'][0]['species']} species; expected two or more; lower it"
+        )
+    if not result["usable"]:
+        raise ValueError(
+            f"received no usable photo: {result['unusable']}; see {run.path('audit').parent / 'tables/unusable.csv'}; "
+            "correct source.fields, source.exclude or source.licenses"
+        )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import csv
+import itertools
+import shlex
 from pathlib import Path
 
 import pandas as pd
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import aside, write_json
-from keras_pipeline.core.taxonomy import genus
 from keras_pipeline.evaluation.report import plots
 from keras_pipeline.evaluation.report.html import (
     Block,
@@ -21,8 +22,8 @@ from keras_pipeline.evaluation.report.html import (
     format_cell,
     write_report,
 )
-from keras_pipeline.ingest.audit import SAMPLES
-from keras_pipeline.ingest.tally import CLIP
+from keras_pipeline.ingest.audit import COLUMNS, SAMPLES
+from keras_pipeline.phases.phase0_dataset import audit_origins, audit_tables
 
 IN_JSON = 100  # rows in each list of documents; the tables hold all of them
 SHOWN = 10  # rows in a table on the page
@@ -30,7 +31,6 @@ NARROW = 80  # characters in a cell on the page
 HISTOGRAM = "class_histogram.png"
 CAPS_SPECIES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 CAPS_OBSERVATION = (1, 2, 3, 5, 10, 20, 50)
-ROWS = ["image_url", "latin_name", "sample_id", "first_latin_name"]
 APPEND = "append it to the file that source.exclude names"
 
 
@@ -43,12 +43,17 @@ def write(run: Run, result: dict) -> None:
     folder = run.path("audit").parent
     tables = folder / "tables"
     tables.mkdir(exist_ok=True)  # other steps have tables there too
-    for name, table in _tables(result).items():
+    for name, table in audit_tables.tables(result).items():
         with aside(tables / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
-    for name, (comment, lines) in _exclusions(result).items():
-        with aside(tables / f"{name}.txt") as temporary:
-            temporary.write_text("\n".join([f"# {comment}", *lines, ""]), encoding="utf-8")
+    for name, listing in audit_tables.listings(result).items():
+        with aside(tables / f"{name}.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, listing.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(listing)
+    for name, (comment, lines) in audit_tables.exclusions(result).items():
+        with aside(tables / f"{name}.txt") as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in itertools.chain([f"# {comment}"], lines))
     (folder / HISTOGRAM).unlink(missing_ok=True)
     if result["per_class"]:
         plots.class_histogram(result["per_class"], folder / HISTOGRAM, rare_below=result["min_per_species"])
@@ -64,65 +69,18 @@ def write(run: Run, result: dict) -> None:
 
 
 def _for_json(result: dict) -> dict:
-    short = {name: {**result[name], "rows": result[name]["rows"][:IN_JSON]} for name in ("conflicts", "repeated_urls")}
-    cut = {name: result[name][:IN_JSON] for name in ("unusable_samples", "exclude_without_effect")}
-    return {**result, **short, **cut, "histogram": HISTOGRAM}
-
-
-def _tables(result: dict) -> dict[str, pd.DataFrame]:
-    """Return {name of the CSV file: its rows}."""
-    species = _frame(["latin_name", "photos"], result["per_class"].items())
-    species["genus"] = [genus(name) for name in species.latin_name]
-    genera = [(name, entry["species"], entry["photos"]) for name, entry in result["per_genus"].items()]
-    fields = [(name, found["missing"], found["mistyped"]) for name, found in result["fields"].items()]
-    spellings = [(e["latin_name"], name, n) for e in result["spellings"] for name, n in e["spellings"].items()]
-    return {
-        "species": species,
-        "genera": _frame(["genus", "species", "photos"], genera),
-        "regions": _frame(["region", "photos"], result["per_region"].items()),
-        "hosts": _frame(["host", "photos"], result["per_host"].items()),
-        "licences": _frame(["license", "photos"], result["per_license"].items()),
-        "years": _frame(["year", "photos"], result["per_year"].items()),
-        "observations": _frame(["photos_each", "observations"], result["observations"]["sizes"].items()),
-        "fields": _frame(["field", "missing", "mistyped"], fields),
-        "spellings": _frame(["latin_name", "spelling", "photos"], spellings),
-        "synonyms_suggested": _frame(["synonym", "latin_name"], result["synonyms"].items()),
-        "conflicts": pd.DataFrame(result["conflicts"]["rows"], columns=ROWS),
-        "repeated_urls": pd.DataFrame(result["repeated_urls"]["rows"], columns=ROWS),
-        "rare_species": _frame(["latin_name", "photos"], result["rare_species"].items()),
-        "unusable": pd.DataFrame(result["unusable_samples"], columns=["sample_id", "reason"]),
+    short = {
+        name: {**result[name], "rows": audit_tables.first(result[name]["rows"], IN_JSON)}
+        for name in ("conflicts", "repeated_urls")
     }
-
-
-def _frame(columns: list[str], rows: Iterable[tuple]) -> pd.DataFrame:
-    return pd.DataFrame(list(rows), columns=columns)
-
-
-def _exclusions(result: dict) -> dict[str, tuple[str, list[str]]]:
-    """Return {name of the file: (comment, lines)}, in the form that source.exclude reads."""
-    conflicts = (row["image_url"] for row in result["conflicts"]["rows"])
-    repeats = (row["sample_id"] for row in result["repeated_urls"]["rows"])
-    return {
-        "exclude_conflicts": ("image URLs that carry two species' names", _lines(conflicts)),
-        "exclude_repeated_urls": ("_ids of documents whose URL came before, under the same name", _lines(repeats)),
-        "exclude_rare_species": (f"fewer than {result['min_per_species']} photos", _lines(_rare(result))),
-    }
-
-
-def _rare(result: dict) -> dict[str, int]:
-    """Return rare species that are not just rare spellings of others."""
-    spelled = {name for entry in result["spellings"] for name in entry["spellings"]}
-    return {name: n for name, n in result["rare_species"].items() if name not in spelled}
-
-
-def _lines(values: Iterable[str]) -> list[str]:
-    # A value that was cut, or that spans two lines, would exclude nothing.
-    return list(dict.fromkeys(value for value in values if len(value) < CLIP and "\n" not in value))
+    cut = {name: audit_tables.first(result[name], IN_JSON) for name in ("unusable_samples", "exclude_without_effect")}
+    return {**result, **short, **cut, **audit_origins.for_json(result, IN_JSON), "histogram": HISTOGRAM}
 
 
 def _summary(result: dict) -> dict[str, Cell]:
     return {
         "documents": result["documents"],
+        "photos": result["photos"],
         "usable": result["usable"],
         "species": result["species"],
         "photos of a species, median": result["class_size"].get("median"),
@@ -143,12 +101,13 @@ def _sections(result: dict, folder: Path) -> list[tuple[str, list[Block]]]:
         ("Observations", _observations(result)),
         ("Fields", _fields(result)),
         ("Where, when, whose", _origins(result)),
+        ("Licences", audit_origins.licences(result)),
     ]
 
 
 def _documents(result: dict) -> list[Block]:
     counted, read = result["collection_count"], result["documents"]
-    blocks: list[Block] = []
+    blocks: list[Block] = audit_origins.documents(result)
     if counted not in (None, read):
         blocks.append(
             Paragraph(
@@ -164,11 +123,12 @@ def _documents(result: dict) -> list[Block]:
         )
     if not result["unusable"]:
         return [*blocks, Paragraph("Every document has a latin name and an image URL, and none is excluded.")]
-    samples = [[_short(row["sample_id"]), row["reason"]] for row in result["unusable_samples"][:SHOWN]]
+    unusable = audit_tables.first(result["unusable_samples"], SHOWN)
+    samples = [[_short(row["sample_id"]), row["reason"]] for row in unusable]
     return [
         *blocks,
-        _ranked("Why documents are left out", "reason", "documents", result["unusable"]),
-        Table(["_id", "reason"], samples, f"The first {len(samples)} of them (all: tables/unusable.csv)"),
+        _ranked("Why documents are left out", "reason", "photos", result["unusable"]),
+        Table(["sample_id", "reason"], samples, f"The first {len(samples)} of them (all: tables/unusable.csv)"),
         KeyValues({"cure": "correct them in the collection; source.fields.* if a field has another name there"}),
     ]
 
@@ -176,11 +136,12 @@ def _documents(result: dict) -> list[Block]:
 def _balance(result: dict, folder: Path) -> list[Block]:
     if not result["per_class"]:
         return [Paragraph("No document can be used, so there are no species.")]
-    least, rare = result["min_per_species"], _rare(result)
+    least, rare = result["min_per_species"], audit_tables.rare(result)
     blocks: list[Block] = [
         Figure(folder / HISTOGRAM, "Photos per species, log scale"),
         _ranked("The most photographed species (all: tables/species.csv)", "species", "photos", result["per_class"]),
         _caps(result["per_class"]),
+        *audit_origins.minima(result),
         KeyValues({"cure": "source.max_per_species keeps a seeded sample of each species"}),
     ]
     if not rare:
@@ -226,6 +187,14 @@ def _names(result: dict, tables: Path) -> list[Block]:
         ),
     ]
     blocks: list[Block] = [*(spellings if found else [Paragraph(f"No {text}")]), *map(Paragraph, remarks(result))]
+    if result["no_species"]:
+        unnamed = [[_short(row["latin_name"]), row["photos"], row["why"]] for row in result["no_species"][:SHOWN]]
+        caption = "Labels that name no species, the most photographed (all: tables/no_species.csv)"
+        blocks.append(Table(["label", "photos", "why"], unnamed, caption))
+        cure = (
+            f"remove the lines of labels that you do want as classes, then {APPEND}; or full names in source.synonyms"
+        )
+        blocks.append(KeyValues({"cure": cure, "ready file": str(tables / "exclude_no_species.txt")}))
     if not (found or result["underscores"] or result["one_word"]):
         return blocks
     cure = (
@@ -245,15 +214,34 @@ def remarks(result: dict) -> list[str]:
                 "Names with an underscore",
                 "their genus is unclear; cure: source.synonyms.",
             ),
+            (
+                {row["latin_name"]: row["photos"] for row in result["no_species"]},
+                "Labels that name no species",
+                "each counts as one; cure: source.exclude with tables/exclude_no_species.txt.",
+            ),
             (result["one_word"], "Names of one word", "it counts as the genus; cure: full names in source.synonyms."),
         )
         if names
     ]
 
 
+def suggestion(run: Run, result: dict) -> list[str]:
+    """Return the sentence about the synonyms that the audit suggests, with the option that applies them; [] if none."""
+    many = sum(len(entry["spellings"]) - 1 for entry in result["spellings"])
+    if not many:
+        return []
+    first, other = list(result["spellings"][0]["spellings"])[:2]
+    file = run.path("audit").parent / "tables" / "synonyms_suggested.csv"
+    return [
+        f"Classes too many by their spelling: {many:,}, e.g. {_short(other)} beside {_short(first)}; check the "
+        f"ready file, then join them: --set source.synonyms={shlex.quote(str(file))}"
+    ]
+
+
 def _urls(result: dict, tables: Path) -> list[Block]:
     return [
         *_seen_before(result, "conflicts", "another species", tables),
+        *audit_origins.shared(result),
         *_seen_before(result, "repeated_urls", "the same species", tables),
         _ranked("Hosts (all: tables/hosts.csv)", "host", "photos", result["per_host"]),
     ]
@@ -264,11 +252,11 @@ def _seen_before(result: dict, name: str, whose: str, tables: Path) -> list[Bloc
     text = f"{format_cell(found['photos'] or 'No')} photos have a URL that an earlier document gives to {whose}."
     if not found["photos"]:
         return [Paragraph(text)]
-    rows = [[_short(row[key]) for key in ROWS] for row in found["rows"][:SHOWN]]
+    rows = [[_short(row[key]) for key in COLUMNS] for row in audit_tables.first(found["rows"], SHOWN)]
     headers = ["URL", "species", "_id", "species before"]
     return [
         Paragraph(text),
-        Table(headers, rows, f"The first {len(rows)} (up to 10,000: tables/{name}.csv)"),
+        Table(headers, rows, f"The first {len(rows)} (all: tables/{name}.csv)"),
         KeyValues({"cure": APPEND, "ready file": str(tables / f"exclude_{name}.txt")}),
     ]
 
@@ -302,7 +290,7 @@ def _fields(result: dict) -> list[Block]:
         for name, found in result["fields"].items()
         for sample in found["samples"]
     ]
-    blocks: list[Block] = [Table(["field", "missing", "mistyped"], rows, f"Of {result['documents']:,} documents")]
+    blocks: list[Block] = [Table(["field", "missing", "mistyped"], rows, f"Of {result['photos']:,} photos")]
     if samples:
         caption = f"Values of another type or range than expected, up to {SAMPLES} a field"
         blocks.append(Table(["field", "_id", "value"], samples, caption))
@@ -314,8 +302,8 @@ def _origins(result: dict) -> list[Block]:
     genera = {name: entry["photos"] for name, entry in result["per_genus"].items()}
     latest = dict(reversed(result["per_year"].items()))
     return [
+        *audit_origins.regions(result),
         _ranked("Regions (all: tables/regions.csv)", "region", "photos", result["per_region"]),
-        _ranked("Licences (all: tables/licences.csv)", "licence", "photos", result["per_license"]),
         _ranked("The latest years (all: tables/years.csv)", "year", "photos", latest),
         _ranked("Genera (all: tables/genera.csv)", "genus", "photos", genera),
     ]

@@ -70,7 +70,7 @@ def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) ->
             run.config.phase0.export,
             base_url=base_url,
             url_replace=run.config.source.url_replace,
-            own=run.config.source.uri == "embedded",
+            own=run.config.source.serves_photos,
             convert=convert,
             encode=records.encode,
             open_shard=open_shard,
@@ -110,7 +110,7 @@ def _take_in(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
 
 def _fetch_on_beam(run: Run, ledger: Ledger, base_url: str | None) -> None:
     raw = raw_folder(run)
-    own_host = urls.host_of(base_url) if base_url and run.config.source.uri == "embedded" else ""
+    own_host = urls.host_of(base_url) if base_url and run.config.source.serves_photos else ""
     replace = run.config.source.url_replace
     work = export_beam.Fetching(raw, run.config.phase0.export, run.config.dataset, base_url, replace, own_host)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=raw.parent) as scratch:

@@ -23,7 +23,7 @@ from keras_pipeline.ingest import download
 from keras_pipeline.ingest.ledger import Document, Ledger, Outcome
 from keras_pipeline.phases.phase0_dataset.stored import beam_shard_name
 
-PIECE = 2000  # documents per file of outcomes
+PIECE = 2000  # URLs per file of outcomes
 PARTS = 64  # parts of our own server's queue
 
 
@@ -40,12 +40,12 @@ class Fetching:
 
 
 def write_queues(ledger: Ledger, folder: Path, own_host: str) -> list[str]:
-    """Write a file with one document per line for every waiting host; return the files' names."""
+    """Write a file with one URL's documents per line for every waiting host; return the files' names."""
     for host, _ in ledger.hosts():
         files: dict[Path, list[str]] = {}
         for task in ledger.waiting(host):
             part = int(_short(task.document.sample_id), 16) % PARTS if host == own_host else 0
-            line = json.dumps(dataclasses.asdict(task.document))
+            line = json.dumps([dataclasses.asdict(document) for document in task.documents])
             files.setdefault(folder / f"{_short(host)}-{part:02d}.jsonl", []).append(line)
             if sum(map(len, files.values())) >= PIECE:
                 _append(files)
@@ -79,9 +79,8 @@ def fetch_queue(work: Fetching, queue: str) -> dict:
 
 def _pieces(queue: Path) -> Iterator[list[Document]]:
     with queue.open(encoding="utf-8") as lines:
-        documents = (Document(**json.loads(line)) for line in lines)
-        while piece := list(itertools.islice(documents, PIECE)):
-            yield piece
+        while piece := list(itertools.islice(lines, PIECE)):
+            yield [Document(**values) for line in piece for values in json.loads(line)]
 
 
 def _fetch(work: Fetching, piece: list[Document], name: str, outcomes: Path, given_up: dict[str, str]) -> None:

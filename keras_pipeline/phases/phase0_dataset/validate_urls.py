@@ -16,9 +16,10 @@ from keras_pipeline.phases.phase0_dataset.stored import open_source, plan
 
 
 def run(run: Run) -> None:
-    settings, own = run.config.phase0, run.config.source.uri == "embedded"
+    settings, own = run.config.phase0, run.config.source.serves_photos
     with open_source(run) as (documents, base_url), Ledger(_url_database(run)) as ledger:
         plan(run, ledger, documents)
+        ledger.skip_repeated_urls()
         if settings.validate_urls.sample is not None:
             ledger.sample(settings.validate_urls.sample)
         check = photo.checker(run.config.dataset)

@@ -15,7 +15,7 @@ from keras_pipeline.core.files import aside, write_json
 from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
-from keras_pipeline.evaluation import confusion, metrics
+from keras_pipeline.evaluation import confusion, gate_metrics, metrics
 from keras_pipeline.evaluation.answers import TITLES
 from keras_pipeline.evaluation.predict import predict
 from keras_pipeline.evaluation.predictions import Predictions, write_answers
@@ -83,7 +83,7 @@ def describe(split: str, result: dict) -> str:
     worst = result["min_recall"]
     sample = " (its first shard)" if split == "train" else ""
     return (
-        f"{split}{sample}: n {result['n']} in {result['groups']} groups, "
+        f"{split}{sample}: n {result['n']} in {result['groups']} groups, judged on {gate_metrics.judged(result)}, "
         f"top-1 {result['top1_accuracy']:.3f} "
         f"[{low:.3f}, {high:.3f}], top-5 {result['top5_accuracy']:.3f}, loss {result['loss']:.3f}, macro recall "
         f"{result['macro_recall']:.3f}; {regions}"

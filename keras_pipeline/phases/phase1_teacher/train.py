@@ -34,7 +34,7 @@ class TeacherSpec:
 
     prefix: str  # artefact names: <prefix>, <prefix>_history, <prefix>_metrics, <prefix>_logits
     settings: Teacher
-    region: str | None = None  # whose train photos it learns from; None: all
+    region: str | list[str] | None = None  # whose train photos it learns from; None: all
 
 
 def spec_of(run: Run) -> TeacherSpec:
@@ -135,7 +135,7 @@ def sampling(spec: TeacherSpec, info: DatasetInfo, subset: Path) -> tuple[np.nda
     return repeats, counts if repeats is None else counts * repeats
 
 
-def _regional_counts(subset: Path, region: str) -> dict[str, int]:
+def _regional_counts(subset: Path, region: str | list[str]) -> dict[str, int]:
     summary = read_json(subset)
     if summary["region"] != region:
         raise ValueError(
@@ -252,7 +252,7 @@ def batches(
     return make
 
 
-def validation(info: DatasetInfo, preprocessing: Preprocessing, region: str | None) -> tf.data.Dataset:
+def validation(info: DatasetInfo, preprocessing: Preprocessing, region: str | list[str] | None) -> tf.data.Dataset:
     """Return the val split as (image, one-hot label), without augmentation.
 
     A regional teacher is validated on its own region: on the others it grows more confident and less accurate.

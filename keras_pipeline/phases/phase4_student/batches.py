@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import EnsembleMember
+from keras_pipeline.core.region_names import names_of
 from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import augment, pipeline
 from keras_pipeline.data.preprocess import Preprocessing
@@ -98,7 +99,12 @@ def live(config: Config, info: DatasetInfo, models: Sequence[keras.Model]) -> Te
 
 def _weights(members: Sequence[EnsembleMember], regions: tf.Tensor) -> tf.Tensor:
     """Return the weight of each teacher for each photo: float32 [N, teachers], rows sum to 1."""
-    applies = [regions == m.region_filter if m.region_filter else tf.ones_like(regions, tf.bool) for m in members]
+    applies = [
+        tf.reduce_any(regions[:, None] == names_of(m.region_filter), axis=1)
+        if m.region_filter
+        else tf.ones_like(regions, tf.bool)
+        for m in members
+    ]
     weights = tf.stack([tf.where(each, m.weight, 0.0) for each, m in zip(applies, members, strict=True)], axis=1)
     return weights / tf.reduce_sum(weights, axis=1, keepdims=True)
 

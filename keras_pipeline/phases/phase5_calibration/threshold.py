@@ -27,20 +27,23 @@ def run(run: Run) -> None:
     weights = content_hash(run.path("student"))
     result, tested = report_of(info, table, priors, stored_evidence(run), "student", weights, run.read("temperature"))
     write_json(run.path("calibration"), result)
-    write_json(run.path("priors"), priors or {"regions": []})
+    write_json(run.path("priors"), {"regions": []} if isinstance(priors, str) else priors)
     calibration.draw_risk(result, tested, run.path("risk_coverage"))
     print(calibration.describe(result))
 
 
-def priors_of(run: Run, info: DatasetInfo, table: pd.DataFrame) -> dict | None:
-    """Compute region priors from the train split's counts, see `calibration_report.priors`."""
-    return calibration_report.priors(table, info.classes, info.class_hash, run.config.phase5.region_priors)
+def priors_of(run: Run, info: DatasetInfo, table: pd.DataFrame) -> dict | str:
+    """Compute region priors from the train split's counts, or say why there are none."""
+    if absent := assignment.why_no_priors(table):
+        return absent
+    counts = assignment.region_counts(table)
+    return calibration_report.priors(counts, info.classes, info.class_hash, run.config.phase5.region_priors)
 
 
 def report_of(
     info: DatasetInfo,
     table: pd.DataFrame,
-    priors: dict | None,
+    priors: dict | str,
     evidence: Evidence,
     name: str,
     weights_hash: str,

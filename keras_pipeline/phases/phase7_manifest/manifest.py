@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_pipeline.core import environment, redaction
 from keras_pipeline.core import manifest as schema
 from keras_pipeline.core.artifacts import ARTEFACTS, Run
+from keras_pipeline.core.region_names import pooled, title_of
 from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.core.sidecars import required, sidecar
 from keras_pipeline.evaluation import gates
@@ -133,10 +134,12 @@ def _export(run: Run) -> dict:
 
 def _regional(run: Run) -> dict:
     metrics, region = run.read("regional_metrics"), run.config.regional.region
+    title = title_of(region)
+    own = pooled(metrics["per_region"], region)
     return {
         "teacher": run.config.regional.model.name,
         "region": region,
-        f"top1_{region.lower()}": (metrics["per_region"].get(region) or {}).get("top1"),
+        f"top1_{title.lower()}": own["top1"] if own else None,
         "top1": metrics["top1_accuracy"],
         "verdict": run.read("regional_comparison")["verdict"],
         **_checkpoint(run, "regional"),

@@ -1,0 +1,152 @@
+"""The audit's findings on lists, licences, regions and shared photos: sentences, tables and parts of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from keras_pipeline.evaluation.report.html import Block, KeyValues, Paragraph, Table
+from keras_pipeline.ingest.understand import lists_as_text
+
+SHOWN = 10  # rows in a table on the page
+NAMED, NARROW = 5, 60  # values in a sentence; characters of a name in JSON
+ALIKE = 0.95  # of the species have one region: then it is the species', not the photo's
+SHARED = ["latin_name", "other", "shared", "photos", "other_photos", "share"]
+
+
+def remarks(result: dict) -> list[str]:
+    """Return the sentences that the console shows too."""
+    return [*_of_lists(result), *_of_regions(result), *_of_shared(result)]
+
+
+def tables(result: dict) -> dict[str, pd.DataFrame]:
+    """Return {name of the CSV file: its rows}."""
+    licenses = [
+        (name, spelling, n, entry["photos"], entry["species"])
+        for name, entry in result["licenses"].items()
+        for spelling, n in entry["spellings"].items()
+    ]
+    lost = [(", ".join(row["licenses"]), name) for row in result["allow_lists"] for name in row["lost"]]
+    return {
+        "licence_spellings": pd.DataFrame(licenses, columns=["licence", "spelling", "photos", "of_licence", "species"]),
+        "licences_species_lost": pd.DataFrame(lost, columns=["source.licenses", "latin_name"]),
+        "minima": pd.DataFrame(result["minima"], columns=["minimum", "species", "photos"]),
+        "shared_photos": pd.DataFrame(result["shared_photos"], columns=SHARED),
+        "unnamed_regions": pd.DataFrame(list(result["unnamed_regions"].items()), columns=["value", "photos"]),
+    }
+
+
+def for_json(result: dict, most: int) -> dict:
+    """Return the findings with lists of at most so many entries."""
+    lists = [
+        row | {"lost": [name[:NARROW] for name in row["lost"][:most]], "species_lost": len(row["lost"])}
+        for row in result["allow_lists"]
+    ]
+    return {
+        "allow_lists": lists,
+        "shared_photos": {"pairs": len(result["shared_photos"]), "rows": result["shared_photos"][:most]},
+        "shared_synonyms": result["shared_synonyms"][:most],
+    }
+
+
+def licences(result: dict) -> list[Block]:
+    """Return what the photos' licences are, and what lists of allowed ones would leave."""
+    rows = [
+        [name, entry["photos"], entry["species"], "; ".join(list(entry["spellings"])[:SHOWN])]
+        for name, entry in list(result["licenses"].items())[:SHOWN]
+    ]
+    lists = [
+        [", ".join(row["licenses"]), row["photos"], row["species"], len(row["lost"]), ", ".join(row["lost"][:NAMED])]
+        for row in result["allow_lists"]
+    ]
+    return [
+        Table(["licence", "photos", "species", "spellings"], rows, "Licences (all: tables/licence_spellings.csv)"),
+        Table(
+            ["source.licenses", "photos left", "species left", "species lost", "such as"],
+            lists,
+            "What a list of allowed licences would leave (all lost species: tables/licences_species_lost.csv)",
+        ),
+        KeyValues({"cure": "source.licenses names the licences whose photos are used; all are, where it is null"}),
+    ]
+
+
+def minima(result: dict) -> list[Block]:
+    """Return what `source.min_per_species` would leave."""
+    rows = [[row["minimum"], row["species"], row["photos"]] for row in result["minima"]]
+    return [Table(["source.min_per_species", "species left", "photos left"], rows, "Photos by distinct URL")]
+
+
+def shared(result: dict) -> list[Block]:
+    """Return the pairs of names that share photos."""
+    if not result["shared_photos"]:
+        return []
+    rows = [[row[name] for name in SHARED] for row in result["shared_photos"][:SHOWN]]
+    return [Table(SHARED, rows, "Names that share photos (all: tables/shared_photos.csv)")]
+
+
+def regions(result: dict) -> list[Block]:
+    """Return what is not clear about the regions."""
+    blocks: list[Block] = list(map(Paragraph, _of_regions(result)))
+    if unnamed := result["unnamed_regions"]:
+        rows: list[list[str | int]] = [[value, n] for value, n in list(unnamed.items())[:SHOWN]]
+        blocks.append(Table(["value", "photos"], rows, "In no region (all: tables/unnamed_regions.csv)"))
+    return blocks
+
+
+def documents(result: dict) -> list[Block]:
+    """Return documents and photos apart."""
+    if result["references"] == result["documents"] and not result["documents_without_photos"]:
+        return []
+    return [Paragraph(sentence) for sentence in _counted(result)]
+
+
+def _counted(result: dict) -> Iterator[str]:
+    documents, without = result["documents"], result["documents_without_photos"]
+    yield (
+        f"{documents:,} documents refer to {result['references']:,} photos; {result['repeated_in_documents']:,} "
+        f"references repeat a URL of their document, which leaves {result['photos']:,}."
+    )
+    if without:
+        yield f"{without:,} documents have no photo: their lists are missing or empty."
+
+
+def _of_lists(result: dict) -> Iterator[str]:
+    if result["references"] != result["documents"]:
+        yield from _counted(result)
+    unit = "documents" if result["references"] == result["documents"] else "photos"
+    for name, found in result["fields"].items():
+        if found["lists"]:
+            values = (sample["value"] for sample in found["samples"] if sample["value"].startswith("list "))
+            shown = next(values, "list […]").removeprefix("list ")
+            yield lists_as_text(name, shown, found["lists"], result[unit], unit)
+
+
+def _of_regions(result: dict) -> Iterator[str]:
+    one, species = result["region_of_species"]["one"], result["region_of_species"]["species"]
+    known = sum(name != "unknown" for name in result["per_region"])
+    if known > 1 and species > 1 and one >= ALIKE * species:
+        yield (
+            f"The region is the species' here: {one:,} of {species:,} species with two photos or more have one. What "
+            "is measured in a region is then measured on its species, and says nothing on other plants of the region."
+        )
+    if unnamed := result["unnamed_regions"]:
+        yield (f"{len(unnamed):,} values of source.fields.region are in no region of source.regions: {_named(unnamed)}")
+    if several := result["several_regions"]:
+        yield (
+            f"{sum(several.values()):,} photos share a value with several regions, and the first in source.regions "
+            f"counts: {_named(several)}"
+        )
+
+
+def _of_shared(result: dict) -> Iterator[str]:
+    if names := result["shared_synonyms"]:
+        yield (
+            f"{len(names):,} names share most of their photos with another one, e.g. {names[0]} and "
+            f"{result['synonyms'][names[0]]}; tables/synonyms_suggested.csv joins them, if source.synonyms names it."
+        )
+
+
+def _named(counts: dict[str, int]) -> str:
+    shown = ", ".join(f"{value} {n:,}" for value, n in list(counts.items())[:NAMED])
+    return shown + (f" and {len(counts) - NAMED:,} more" if len(counts) > NAMED else "")
