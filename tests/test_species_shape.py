@@ -6,13 +6,20 @@ from pathlib import Path
 
 import bson
 import numpy as np
+import pandas as pd
 import pymongo
 import pytest
 from PIL import Image
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.load import from_file
 from keras_pipeline.demo import species
 from keras_pipeline.experiment import _open_source
+from keras_pipeline.ingest import details
+from keras_pipeline.phases.runner import execute
+from keras_pipeline.phases.steps import steps_between
+
+CONFIG = Path(__file__).parents[1] / "configs/species.yaml"
 
 REPLICA = {"seed": 42, "species": 400, "photos": 4045}
 SMALL = {"seed": 3, "species": 8, "photos": 40}
@@ -157,6 +164,27 @@ def test_impossible_numbers_are_refused(tmp_path, numbers, message):
 def test_keys_of_the_photo_shape_are_refused(make_config, other):
     with pytest.raises(ValueError, match=r"goes with shape: photos only"):
         make_config(source={"demo": {"shape": "species", **other}})
+
+
+@pytest.mark.parametrize("name", ["latin_name", "probability", "genus"])
+def test_a_detail_can_t_take_the_place_of_an_answer(make_config, name):
+    with pytest.raises(ValueError, match=f"received the name '{name}', which answers have already"):
+        make_config(source={"details": {name: "commonName"}})
+
+
+def test_the_example_config_reads_it(tmp_path):
+    """configs/species.yaml on fewer documents, up to the download."""
+    sets = [f"root={tmp_path}", "source.demo.species=8", "source.demo.photos=60"]
+    run = Run(from_file(CONFIG, sets), _open_source)
+    execute(run, steps_between("phase0 audit", "phase0 export"))
+    ledger = pd.read_parquet(run.path("url_ledger"))
+    stored = ledger[ledger.state == "ok"]
+    assert stored.url.str.endswith("/original.jpg").all() and stored.bytes.max() < 20_000  # of the medium sizes
+    assert not ledger.sample_id.duplicated().any()
+    assert set(stored.region) <= {"EU_SW", "EU_NORTH", "AMERICAS_NORTH", "unknown"} and stored.region.nunique() > 1
+    assert set(ledger.reason[ledger.reason.str.startswith("under")]) == {"under source.min_per_species"}
+    known = details.read(run.path("url_ledger"))
+    assert {*stored.latin_name} <= {*known} and all(each["plant_id"] for each in known.values())
 
 
 def test_the_embedded_server_holds_it(make_config, tmp_path):

@@ -11,6 +11,12 @@ from keras_pipeline.core.config.base import FILE, Section
 from keras_pipeline.core.licenses import KNOWN, license_id, misspelt
 from keras_pipeline.core.redaction import MONGODB_URI, is_mongodb_uri
 
+# Names in the answers of `classify`; a detail of a species needs another.
+ANSWER = frozenset(
+    ("photo", "latin_name", "probability", "conclusive", "genus", "genus_probability", "genus_conclusive", "promise",
+     "top5", "error")
+)  # fmt: skip
+
 
 class Demo(Section):
     """The contents of the embedded server."""
@@ -159,6 +165,8 @@ class Source(Section):
         for name, path in details.items():
             if not name.strip() or not all(path.split(".")):
                 raise ValueError(f"received {name!r}: {path!r}, expected a name and a field (family: taxonomy.family)")
+            if name in ANSWER:
+                raise ValueError(f"received the name {name!r}, which answers have already, expected another name")
         return details
 
     @field_validator("url_replace")

@@ -154,8 +154,7 @@ def _write_lite(
         )
     digest = hashlib.sha256(content).hexdigest()
     calibrated, _ = report_of(info, table, priors_of(run, info, table), evidence, LITE, digest, fitted)
-    details = records.load_details(run.path("dataset"), info.classes)
-    assets = saved_model.assets(info.classes, calibrated, student.preprocessing(run.config), details)
+    assets = saved_model.assets(info.classes, calibrated, student.preprocessing(run.config))
     with aside(run.path("tflite")) as temporary:
         temporary.mkdir()
         (temporary / "model.tflite").write_bytes(content)
