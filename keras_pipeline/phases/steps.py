@@ -101,11 +101,11 @@ STEPS = [
     ),
     Step(
         "phase0", "split", "group photos, assign groups to splits, write TFRecords, search for leaks", ("url_ledger",),
-        ("leak_audit", "assignment", "dataset"), ("seed", "dataset", "phase0.split"), 5,
+        ("leak_audit", "assignment", "dataset"), ("seed", "dataset", "phase0.split"), 6,
     ),
     Step(
         "phase0", "baseline", "linear probe on frozen features: the score to beat", ("dataset",),
-        ("baseline", "baseline_predictions"), ("seed", "phase0.baseline"), 4,
+        ("baseline", "baseline_predictions", "look_alikes"), ("seed", "phase0.baseline"), 5,
     ),
     Step(
         "phase1", "train", "train the global teacher", ("dataset",), ("teacher", "teacher_history", "teacher_curves"),

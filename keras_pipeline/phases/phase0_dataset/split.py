@@ -17,6 +17,7 @@ from keras_pipeline.core.taxonomy import class_hash, class_list
 from keras_pipeline.data import assignment, records
 from keras_pipeline.ingest import split
 from keras_pipeline.ingest.duplicates import near_duplicates
+from keras_pipeline.ingest.same_photo import same_photo
 from keras_pipeline.ingest.split import NONE, Ties, ties_of
 from keras_pipeline.phases.phase0_dataset.shard_index import hashes_of, index_shards
 from keras_pipeline.phases.phase0_dataset.stored import (
@@ -53,7 +54,7 @@ def run(run: Run) -> None:
     _refuse_empty_splits(table)
     made, info = _write_shards(run, table)
     finished = _finished_photos(made, info)
-    observed = table[["sample_id", "observation_id", "user_id", "day", "latitude", "longitude"]]
+    observed = table[["sample_id", "latin_name", "observation_id", "user_id", "day", "latitude", "longitude"]]
     final_ties, _ = _ties(run, finished.merge(observed, on="sample_id", how="left"))
     leaks = split.find_leaks(finished, final_ties)
     report = {
@@ -104,8 +105,14 @@ def _ties(run: Run, table: pd.DataFrame) -> tuple[dict[str, Ties], np.ndarray]:
     """Return the ties of these photos by rule, and the pairs of near-duplicates among them (int64 [m, 2])."""
     settings, hashes, near = run.config.phase0.split, hashes_of(table), NONE
     if "near-duplicate" in settings.group_by:
-        near = near_duplicates(hashes, max_bits=settings.near_duplicate_bits, confirm_bits=settings.confirm_bits)
-    return ties_of(table, settings.group_by, hashes, near), near
+        near = near_duplicates(
+            hashes, pd.factorize(table.latin_name)[0], max_bits=settings.near_duplicate_bits,
+            confirm_bits=settings.confirm_bits, difference_bits=settings.difference_bits,
+        )  # fmt: skip
+    ties = ties_of(table, settings.group_by, hashes, near)
+    if settings.same_photo:
+        ties["same_photo"] = same_photo(Path(settings.same_photo), table.sample_id)
+    return ties, near
 
 
 def _made_with(run: Run) -> dict:
