@@ -6,7 +6,7 @@ import time
 import imagehash
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -66,6 +66,12 @@ def groups_of(pairs, n):
 def photo(seed, size=(256, 300)):
     coarse = np.random.default_rng(seed).integers(0, 256, (14, 12, 3), np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def cropped(image, share):
+    """Without that share of the picture on each side."""
+    width, height = image.size
+    return image.crop((width * share, height * share, width * (1 - share), height * (1 - share)))
 
 
 def jpeg_of(image, quality=95):
@@ -239,6 +245,26 @@ def test_the_same_picture_stored_otherwise_stays_near(change):
         image = photo(seed)
         bits = distances(photo_hashes(jpeg_of(image)), photo_hashes(jpeg_of(change(image))))
         assert bits[0] <= 4 and bits[1] <= 16 and bits[2] <= 16
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda image: Image.open(io.BytesIO(jpeg_of(image, 30))), (2, 4, 2)),
+        (lambda image: image.point(lambda value: 255 * (value / 255) ** 2), (6, 24, 11)),
+        (lambda image: ImageOps.expand(image, 5), (4, 44, 25)),
+        (lambda image: cropped(image, 0.01), (4, 34, 14)),
+        (lambda image: cropped(image, 0.02), (4, 48, 35)),
+        (lambda image: cropped(image, 0.04), (10, 78, 71)),  # beyond the default limits: 72 and 84
+        (lambda image: cropped(image, 0.08), (26, 126, 105)),  # as far as another photo
+        (ImageOps.mirror, (30, 128, 158)),
+        (lambda image: photo(1), (34, 138, 128)),
+    ],
+    ids=["quality 30", "gamma 2", "frame", "crop 1 %", "crop 2 %", "crop 4 %", "crop 8 %", "mirrored", "another photo"],
+)
+def test_distances_of_an_invented_picture(change, expected):
+    bits = distances(photo_hashes(jpeg_of(photo(0))), photo_hashes(jpeg_of(change(photo(0)))))
+    assert np.abs(np.subtract(bits, expected)).max() <= 4  # another libjpeg may round otherwise
 
 
 def test_different_photos_are_far_apart():

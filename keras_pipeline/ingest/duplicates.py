@@ -154,28 +154,48 @@ def _candidates(words: np.ndarray, max_bits: int) -> Iterator[tuple[np.ndarray, 
     """Yield chunks of index pairs whose sorted words differ in <= max_bits, each pair once: (int [m], int [m])."""
     ends = _run_ends(words)
     yield from _pairs_between(np.arange(1, len(words) + 1), ends)
-    blocks = _blocks(max_bits + AGREEING)
-    for chosen in combinations(range(len(blocks)), AGREEING):
-        keys = words & np.bitwise_or.reduce(blocks[list(chosen)])
-        order = np.argsort(keys, kind="stable")  # equal words stay together and are skipped, being paired above
+    number = max_bits + AGREEING
+    blocks = _blocks(words, number)
+    for chosen in combinations(range(number), AGREEING):
+        keys = _joined(blocks, chosen)
+        # A pair may agree in more blocks than a key has; its key is the first three. Photos that also agree in the
+        # first of the skipped blocks are sorted together, so that their pairs are not even formed.
+        skipped = [b for b in range(chosen[-1]) if b not in chosen]
+        finer = _joined(blocks, (*chosen, *skipped[:1]))
+        order = np.argsort(finer, kind="stable")  # equal words stay together and are skipped, being paired above
         in_order = words[order]
-        # A pair may agree in more blocks than a key has; its key is the first three.
-        skipped = [blocks[b] for b in range(chosen[-1]) if b not in chosen]
-        for left, right in _pairs_between(_run_ends(in_order), _run_ends(keys[order])):
+        starts = _run_ends(finer[order] if skipped else in_order)
+        for left, right in _pairs_between(starts, _run_ends(keys[order])):
             different = in_order[left] ^ in_order[right]
-            near = np.bitwise_count(different) <= max_bits
-            left, right, different = left[near], right[near], different[near]
-            first = np.all([different & block != 0 for block in skipped], axis=0) if skipped else slice(None)
-            yield order[left[first]], order[right[first]]
+            kept = np.flatnonzero(np.bitwise_count(different) <= max_bits)
+            left, right = order[left[kept]], order[right[kept]]
+            for b in skipped[1:]:  # one at a time: of photos that are nearly alike, the first rejects most
+                first = blocks[b][left] != blocks[b][right]
+                left, right = left[first], right[first]
+            yield left, right
 
 
-def _blocks(number: int) -> np.ndarray:
-    """Cut the 64 bits into disjoint masks of nearly equal size: uint64 [number].
+def _blocks(words: np.ndarray, number: int) -> list[np.ndarray]:
+    """Cut the 64 bits into disjoint blocks of nearly equal size: `number` times uint64 [n], below 2**(size of a block).
 
     A block has every number-th bit, not adjacent ones: those are adjacent frequencies, and photos agree in all of the
     lowest more often than by chance.
     """
-    return np.array([sum(1 << bit for bit in range(start, 64, number)) for start in range(number)], np.uint64)
+    blocks = []
+    for start in range(number):
+        block = np.zeros_like(words)
+        for bit in range(start, 64, number):
+            block = block << 1 | words >> bit & 1
+        blocks.append(block)
+    return blocks
+
+
+def _joined(blocks: list[np.ndarray], chosen: tuple[int, ...]) -> np.ndarray:
+    """Return the bits of the chosen blocks, the first ones highest: uint64 [n]."""
+    keys = np.zeros_like(blocks[0])
+    for b in chosen:
+        keys = keys << len(range(b, 64, len(blocks))) | blocks[b]
+    return keys
 
 
 def _pairs_between(starts: np.ndarray, stops: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

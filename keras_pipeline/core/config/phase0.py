@@ -89,10 +89,10 @@ class Split(Section):
     )
     # docs/near-duplicates.md has the measured distances. Those of a phash are even, so 3 would mean 2.
     near_duplicate_bits: int = Field(
-        8, ge=0, le=8, description="of 64 phash bits, at most: candidates of two species, or of a very large one"
+        6, ge=0, le=8, description="of 64 phash bits, at most: candidates of two species, or of a very large one"
     )
     confirm_bits: int = Field(72, ge=0, le=128, description="of 256 phash bits, at most (low frequencies)")
-    difference_bits: int = Field(88, ge=0, le=128, description="of 256 dhash bits, at most (neighbouring pixels)")
+    difference_bits: int = Field(84, ge=0, le=128, description="of 256 dhash bits, at most (neighbouring pixels)")
     same_photo: Annotated[str | None, FILE] = Field(
         None, description="CSV of pairs that stay together (sample_id_1, sample_id_2): phase0/tables/look_alikes.csv"
     )
