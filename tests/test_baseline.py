@@ -217,7 +217,7 @@ def test_the_step_leaves_three_tables_and_the_probes_headline(run):
     stored = answers.load_answers(run(30).path("baseline_predictions"))
     assert (stored["label"] == stored["answer"]).mean() == result["top1_accuracy"]
     left = sorted(path.name for path in run(30).path("baseline").parent.iterdir())
-    assert left == ["baseline.json", "predictions_test.npz"]
+    assert left == ["baseline.json", "look_alikes.html", "look_alikes.json", "predictions_test.npz", "tables"]
 
 
 def test_a_failure_leaves_no_features_behind(run, monkeypatch):

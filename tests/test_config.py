@@ -73,7 +73,7 @@ def test_defaults_are_the_plans():
 def test_default_gates_are_the_plans_criteria():
     limits = from_dict({"experiment": "x"}).gates.model_dump()
     assert limits == {
-        "url_failure_rate": 0.05, "largest_group": 0.01, "split_shares": 0.01, "two_names": 0.05,
+        "url_failure_rate": 0.05, "largest_group": 0.01, "split_shares": 0.01, "two_names": 0.05, "look_alikes": 0.01,
         "valid_photos_min": 800_000, "valid_photos_max": 900_000,
         "baseline_top1_min": 0.30, "teacher_top1": 0.70, "teacher_top5": 0.85, "teacher_min_recall": 0.60,
         "teacher_over_probe": 0.0, "regional_top1": 0.80,

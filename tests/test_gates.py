@@ -12,7 +12,10 @@ from keras_pipeline.core.artifacts import ARTEFACTS, Run
 from keras_pipeline.core.files import write_json
 from keras_pipeline.evaluation import gate_metrics, gates
 
-BESIDE = ("phase0/audit.html", "phase0/tables/", "phase1/pictures_test/", "phase7/reproduction.json")  # by-products
+BESIDE = (  # by-products
+    "phase0/audit.html", "phase0/look_alikes.html", "phase0/tables/", "phase1/pictures_test/",
+    "phase7/reproduction.json",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -282,6 +285,17 @@ def test_of_few_photos_those_of_one_plant_are_no_large_group(judge, n, photos, s
         assert verdict["reason"].startswith(f"the largest group has {n} of {photos} photos: with fewer than 20 it may")
 
 
+@pytest.mark.parametrize(("share", "status"), [(0.0, "met"), (0.01, "met"), (0.011, "missed")])
+def test_copies_in_two_splits_are_limited(judge, share, status):
+    found = {"baseline": {"linear_probe": TEACHER}, "look_alikes": {"share": share}}
+    assert judge("phase0 baseline", found)["look_alikes"]["status"] == status
+
+
+def test_copies_that_nobody_looked_for_are_not_called_absent(judge):
+    why = "copies in two splits were not looked for: run `phase0 baseline`"
+    assert reasons(judge("phase0 baseline", {"baseline": {"linear_probe": TEACHER}})) == {"look_alikes": why}
+
+
 def test_one_species_is_balanced_with_nothing(judge):
     verdicts = judge("phase0 audit", {"audit": {"per_class": {"Plantae": 60}, "conflicts": {"photos": 0}}})
     assert reasons(verdicts) == {
@@ -297,7 +311,8 @@ def test_a_test_split_of_one_species_measures_no_classifier(judge):
     assert set(reasons(verdicts).values()) == {why} and len(reasons(verdicts)) == len(verdicts) == 4
     assert reasons(judge("phase2 evaluate", metrics)) == {"regional_global_top1": why}
     probe = {"linear_probe": ONE_SPECIES}
-    assert reasons(judge("phase0 baseline", {"baseline": probe})) == {"baseline_top1_min": why}
+    found = {"baseline": probe, "look_alikes": {"share": 0.0}}
+    assert reasons(judge("phase0 baseline", found)) == {"baseline_top1_min": why}
     shipped = judge("phase6 quantize", {"dataset": ONE_TEST_SPECIES, "shipped_calibration": CALIBRATION})
     assert reasons(shipped) == dict.fromkeys(("ece", "precision", "coverage"), why)
     page = judge("phase6 validate", {"dataset": ONE_TEST_SPECIES, "equivalence": EQUIVALENCE})

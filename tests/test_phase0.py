@@ -396,21 +396,25 @@ def test_rules_of_the_split_act_and_raw_shards_stay_where_they_are_wanted(projec
     assert len(project.raw()) == 61
 
 
-@pytest.mark.parametrize("bits, confirm, groups", [(0, 0, 60), (0, 128, 60), (5, 1, 60), (5, 2, 59)])
-def test_the_limits_of_near_duplicates_act(project, monkeypatch, bits, confirm, groups):
+@pytest.mark.parametrize(
+    "bits, confirm, difference, groups",
+    [(0, 0, 0, 60), (0, 80, 80, 60), (5, 1, 3, 60), (5, 2, 2, 60), (5, 2, 3, 59)],
+)
+def test_the_limits_of_near_duplicates_act(project, monkeypatch, bits, confirm, difference, groups):
     from keras_pipeline.phases.phase0_dataset import split
 
     def hash_of(sample_id):
-        if sample_id == "good-1.jpg":  # one bit of the 64 and two of the 256 away from good-0.jpg
-            return hash_of("good-0.jpg") ^ np.array([1, 1, 1, 0, 0], np.uint64)
-        return np.random.default_rng(zlib.crc32(sample_id.encode())).integers(0, 2**64, 5, np.uint64)
+        if sample_id == "good-1.jpg":  # a bit of the 64, two of the phash and three of the dhash away from good-0.jpg
+            return hash_of("good-0.jpg") ^ np.array([1, 1, 1, 0, 0, 1, 1, 1, 0], np.uint64)
+        return np.random.default_rng(zlib.crc32(sample_id.encode())).integers(0, 2**64, 9, np.uint64)
 
     def hashes(table):
         return np.array([hash_of(sample_id) for sample_id in table.sample_id])
 
     monkeypatch.setattr(split, "hashes_of", hashes)
     project.add([f"good-{i}.jpg" for i in range(60)])
-    options = {"phase0.split.near_duplicate_bits": bits, "phase0.split.confirm_bits": confirm}
+    limits = {"near_duplicate_bits": bits, "confirm_bits": confirm, "difference_bits": difference}
+    options = {f"phase0.split.{name}": limit for name, limit in limits.items()}
     assert project.run("audit", "export") == 0
     assert project.run("split", **options) == 0
     assert project.read("leak_audit.json")["groups"] == groups

@@ -18,22 +18,24 @@ import pandas as pd
 
 from keras_pipeline.core.config.phase0 import Split
 from keras_pipeline.core.schema import SPLITS
-from keras_pipeline.ingest.duplicates import near_duplicates
+from keras_pipeline.ingest.duplicates import EXHAUSTIVE, WORDS, near_duplicates
 from keras_pipeline.ingest.split import split_photos, ties_of
 
 PHOTOS, COPIES, SHEETS = 850_000, 17_000, 20_000
+BITS = 64 * WORDS
+ANY = 24  # of the 64 bits: the most that a copy in the measured sets differs in
 SCENES, COMMON, SCENE, SHEET = 100, 0.3, 0.7, 0.15  # standard deviations, where that of a photo's own part is 1
 GOAL_SECONDS, GOAL_BYTES = 300, 4e9
 
 
 def drawn(n: int, scenes: np.ndarray, own: float, random: np.random.Generator) -> np.ndarray:
-    """Hashes of n photos, each a scene and something of its own: uint64 [n, 5] from float32 [scenes, 320]."""
+    """Hashes of n photos, each a scene and something of its own: uint64 [n, WORDS] from float32 [scenes, BITS]."""
     parts = []
     for start in range(0, n, 50_000):
         size = min(50_000, n - start)
-        frequencies = own * random.standard_normal((size, 320), np.float32)
+        frequencies = own * random.standard_normal((size, BITS), np.float32)
         frequencies += scenes[random.integers(0, len(scenes), size)]
-        halves = [part > np.median(part, axis=1, keepdims=True) for part in np.split(frequencies, [64], axis=1)]
+        halves = [part > np.median(part, axis=1, keepdims=True) for part in np.split(frequencies, [64, 320], axis=1)]
         parts.append(np.packbits(np.concatenate(halves, axis=1), axis=1).view(">u8").astype(np.uint64))
     return np.concatenate(parts)
 
@@ -48,23 +50,31 @@ def flipped(hashes: np.ndarray, columns: range, most: int, random: np.random.Gen
     return hashes
 
 
-def collection(limits: Split, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Shuffled hashes, uint64 [PHOTOS, 5], and the planted pairs (i, j), int64 [COPIES, 2]."""
-    scenes = COMMON * random.standard_normal(320) + SCENE * random.standard_normal((SCENES, 320))
+def collection(limits: Split, species: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Shuffled hashes, uint64 [PHOTOS, WORDS], and the planted pairs (i, j), int64 [COPIES, 2].
+
+    Half of the copies get the species of their source (in `species`, too). Where all photos of a species are compared,
+    up to ANY of the 64 bits are turned, elsewhere up to the limit.
+    """
+    scenes = COMMON * random.standard_normal(BITS) + SCENE * random.standard_normal((SCENES, BITS))
     photos = drawn(PHOTOS - COPIES - SHEETS, scenes.astype(np.float32), 1.0, random)
-    sheets = drawn(SHEETS, random.standard_normal((1, 320), np.float32), SHEET, random)
+    sheets = drawn(SHEETS, random.standard_normal((1, BITS), np.float32), SHEET, random)
     sources = random.choice(len(photos), COPIES, replace=False)
-    copies = flipped(photos[sources], range(1), limits.near_duplicate_bits, random)
-    copies = flipped(copies, range(1, 5), limits.confirm_bits, random)
     order = random.permutation(PHOTOS)
     place = np.argsort(order)
     planted = np.stack([place[sources], place[PHOTOS - COPIES :]], axis=1)
+    species[planted[::2, 1]] = species[planted[::2, 0]]
+    alike = species[planted[:, 0]] == species[planted[:, 1]]
+    alike &= np.bincount(species)[species[planted[:, 0]]] <= EXHAUSTIVE
+    copies = flipped(photos[sources], range(1), limits.near_duplicate_bits, random)
+    copies[alike] = flipped(photos[sources[alike]], range(1), ANY, random)
+    copies = flipped(copies, range(1, 5), limits.confirm_bits, random)
+    copies = flipped(copies, range(5, WORDS), limits.difference_bits, random)
     return np.concatenate([photos, sheets, copies])[order], np.sort(planted, axis=1)
 
 
-def ledger(random: np.random.Generator) -> pd.DataFrame:
+def ledger(species: np.ndarray, random: np.random.Generator) -> pd.DataFrame:
     """What the split knows of 850,000 photos: a long tail of species, observations of two photos, sessions of users."""
-    species = np.minimum(random.zipf(1.3, PHOTOS), 9000)
     observation = random.integers(0, PHOTOS // 2, PHOTOS)
     owner = random.integers(0, 40_000, PHOTOS)
     frame = {
@@ -82,10 +92,14 @@ def ledger(random: np.random.Generator) -> pd.DataFrame:
 
 def main() -> int:
     limits, random = Split(), np.random.default_rng(0)
-    hashes, planted = collection(limits, random)
-    table = ledger(random)
+    species = np.minimum(random.zipf(1.3, PHOTOS), 9000)
+    hashes, planted = collection(limits, species, random)
+    table = ledger(species, random)
     started = time.perf_counter()
-    pairs = near_duplicates(hashes, max_bits=limits.near_duplicate_bits, confirm_bits=limits.confirm_bits)
+    pairs = near_duplicates(
+        hashes, species, max_bits=limits.near_duplicate_bits, confirm_bits=limits.confirm_bits,
+        difference_bits=limits.difference_bits,
+    )  # fmt: skip
     searched = time.perf_counter() - started
     shares = {name: getattr(limits, name) for name in SPLITS}
     decided = split_photos(table, ties_of(table, limits.group_by, hashes, pairs), shares=shares, seed=0)

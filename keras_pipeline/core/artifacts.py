@@ -20,6 +20,7 @@ ARTEFACTS = {
     "assignment": "tfrecords/{dataset}/assignment.parquet",
     "leak_audit": "artifacts/{experiment}/phase0/leak_audit.json",
     "baseline": "artifacts/{experiment}/phase0/baseline.json",
+    "look_alikes": "artifacts/{experiment}/phase0/look_alikes.json",
     "baseline_predictions": "artifacts/{experiment}/phase0/predictions_test.npz",
     "teacher": f"artifacts/{{experiment}}/{GLOBAL_PATH}",
     "teacher_history": "artifacts/{experiment}/phase1/history.json",

@@ -99,6 +99,13 @@ def leaks(run: Run) -> int:
     return len(audit["leaks"])
 
 
+def look_alikes(run: Run) -> float:
+    """Share of the judged photos whose picture is in another split, too."""
+    if not run.path("look_alikes").exists():
+        raise Unmeasurable("copies in two splits were not looked for: run `phase0 baseline`")
+    return run.read("look_alikes")["share"]
+
+
 def counted_species(run: Run) -> int:
     """Species that the audit has counted."""
     species = len(run.read("audit")["per_class"])

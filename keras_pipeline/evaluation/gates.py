@@ -22,6 +22,7 @@ from keras_pipeline.evaluation.gate_metrics import (
     gpu_seconds,
     largest_group,
     leaks,
+    look_alikes,
     metric,
     precision,
     probe,
@@ -144,6 +145,12 @@ GATES = [
         "baseline_top1_min", "linear probe, top-1", "phase0 baseline", ">=", probe,
         "look for wrong labels (phase0/audit.html, phase0/tables/label_conflicts.csv); phase0.baseline.features: "
         "imagenet sees more than colour-histogram; raise phase0.baseline.probe_epochs",
+    ),
+    Gate(
+        "look_alikes", "share of the judged photos with a copy in another split", "phase0 baseline", "<=",
+        look_alikes,
+        "phase0/look_alikes.html shows them: set phase0.split.same_photo to phase0/tables/look_alikes.csv and run "
+        "`phase0 split --force`",
     ),
     Gate(
         "teacher_top1", "global teacher, top-1", "phase1 evaluate", ">=", metric("teacher_metrics"), TEACHER_ADVICE,

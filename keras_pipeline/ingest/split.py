@@ -17,7 +17,7 @@ from keras_pipeline.ingest.shares import Shares, assign_splits
 
 # Same place: at most half a cell apart (0.01 degrees, about a kilometre). A second grid, shifted by half, covers seams.
 CELL = 0.02  # degrees
-PICTURES = ("sha256", "near-duplicate")  # rules for the same picture
+PICTURES = ("sha256", "near-duplicate", "same_photo")  # rules for the same picture
 NONE = np.empty((0, 2), np.int64)
 BRIDGE = "would join groups of different splits"
 CONFLICT = "the same picture under two species, in a split that is evaluated"

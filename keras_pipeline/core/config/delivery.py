@@ -78,6 +78,9 @@ class Gates(Section):
         0.05,
         description="share of photos whose picture has two names, at most; after audit by URL, after split by picture",
     )
+    look_alikes: float | None = Field(
+        0.01, description="share of the val, calibration and test photos with a copy in another split, at most"
+    )
     valid_photos_min: int | None = Field(800_000, description="photos; the plan: 800-900 thousand")
     valid_photos_max: int | None = Field(900_000, description="photos")
     baseline_top1_min: float | None = Field(0.30, description="of the linear probe; the plan: 30-40 %")

@@ -91,10 +91,15 @@ class Split(Section):
         description="what keeps photos together; session: same user, day and place; author: same species "
         "and same user or attribution",
     )
-    # Measured on flowers17: a crop of 1 % on each side changes 2 of 64 bits and 18 of 256 (median; 95 %: 6 and 24).
-    # Different photos differ in at least 12 and 86. Distances are even, so 3 would mean 2.
-    near_duplicate_bits: int = Field(4, ge=0, le=5, description="of 64 perceptual hash bits, at most (candidates)")
-    confirm_bits: int = Field(40, ge=0, le=128, description="of 256 perceptual hash bits, at most (confirms)")
+    # docs/near-duplicates.md has the measured distances. Those of a phash are even, so 3 would mean 2.
+    near_duplicate_bits: int = Field(
+        6, ge=0, le=8, description="of 64 phash bits, at most: candidates of two species, or of a very large one"
+    )
+    confirm_bits: int = Field(72, ge=0, le=128, description="of 256 phash bits, at most (low frequencies)")
+    difference_bits: int = Field(84, ge=0, le=128, description="of 256 dhash bits, at most (neighbouring pixels)")
+    same_photo: Annotated[str | None, FILE] = Field(
+        None, description="CSV of pairs that stay together (sample_id_1, sample_id_2): phase0/tables/look_alikes.csv"
+    )
 
     @model_validator(mode="after")
     def _sum(self) -> Split:

@@ -1,4 +1,4 @@
-"""`phase0 baseline`: class means and a linear probe on frozen features, as the score to beat."""
+"""`phase0 baseline`: class means and a linear probe on frozen features, as the score to beat; copies across splits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import numpy as np
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import write_json
+from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.data import pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation import baseline
 from keras_pipeline.evaluation.predict import inference
 from keras_pipeline.evaluation.predictions import write_answers
 from keras_pipeline.models import heads
+from keras_pipeline.phases.phase0_dataset import look_alikes
 
 
 def run(run: Run) -> None:
@@ -29,18 +31,20 @@ def run(run: Run) -> None:
     preprocessing = Preprocessing.of(run.config.dataset, settings.image_size)
     # The runner removes such a folder after a kill, by its name.
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
-        train, test = (
-            baseline.extract_features(
+        features = {
+            name: baseline.extract_features(
                 extract,
                 pipeline.evaluation_batches(info, name, preprocessing).as_numpy_iterator(),
                 Path(folder) / name,
                 n=info.splits[name]["n"],
             )
-            for name in ("train", "test")
-        )
+            for name in SPLITS
+        }
         tables, predictions = baseline.compare(
-            train, test, info.classes, epochs=settings.probe_epochs, seed=run.config.seed, folder=Path(folder)
-        )
+            features["train"], features["test"], info.classes, epochs=settings.probe_epochs, seed=run.config.seed,
+            folder=Path(folder),
+        )  # fmt: skip
+        shared = look_alikes.audit(run, info, features)
         write_answers(run.path("baseline_predictions"), predictions)
     probe, majority = tables["linear_probe"], tables["majority"]["top1_accuracy"]
     headline = {key: probe[key] for key in ("n", "top1_accuracy", "top5_accuracy")}
@@ -49,3 +53,7 @@ def run(run: Run) -> None:
     print(f"baseline ({settings.features}), top-1 and top-5 on {probe['n']} test photos:")
     for name, table in tables.items():
         print(f"  {name.replace('_', ' ')}: {table['top1_accuracy']:.3f}, {table['top5_accuracy']:.3f}")
+    print(
+        f"{shared['photos_with_a_copy']} of {shared['photos']} photos of val, calibration and test have a copy in "
+        f"another split; {run.path('look_alikes').with_suffix('.html')} shows them"
+    )

@@ -20,7 +20,8 @@ from keras_pipeline.core.progress import progress
 from keras_pipeline.core.schema import Photo
 from keras_pipeline.data import records
 
-HASHES = [f"hash{i}" for i in range(5)]  # uint64, see ingest.duplicates
+HASHES = [f"hash{i}" for i in range(9)]  # uint64, see ingest.duplicates
+HASH_VERSION = b"2"  # raised with what `photo_hashes` returns, so that stored hashes are made again, never mixed
 SMALL = 50e6  # bytes; below, starting processes takes longer than hashing
 
 
@@ -43,7 +44,7 @@ def index_shards(shards: list[Path]) -> pd.DataFrame:
 
 
 def hashes_of(table: pd.DataFrame) -> np.ndarray:
-    """Return the hashes of a table: uint64 [n, 5]."""
+    """Return the hashes of a table: uint64 [n, 9]."""
     return table[HASHES].to_numpy(np.uint64)
 
 
@@ -69,7 +70,7 @@ def _is_current(shard: Path) -> bool:
         metadata = pyarrow.parquet.read_schema(_index_of(shard)).metadata or {}
     except (OSError, pa.ArrowInvalid):  # none yet, or not a parquet file
         return False
-    return metadata.get(b"shard") == _state(shard)
+    return (metadata.get(b"shard"), metadata.get(b"hashes")) == (_state(shard), HASH_VERSION)
 
 
 def _state(shard: Path) -> bytes:
@@ -84,7 +85,9 @@ def _write_index(shard: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     with aside(path) as temporary:
-        pyarrow.parquet.write_table(arrow.replace_schema_metadata({b"shard": state}), temporary)
+        pyarrow.parquet.write_table(
+            arrow.replace_schema_metadata({b"shard": state, b"hashes": HASH_VERSION}), temporary
+        )
 
 
 def _describe(photo: Photo) -> dict:

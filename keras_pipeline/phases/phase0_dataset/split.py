@@ -18,6 +18,7 @@ from keras_pipeline.core.taxonomy import class_hash, class_list
 from keras_pipeline.data import assignment, records
 from keras_pipeline.ingest import details, split
 from keras_pipeline.ingest.duplicates import near_duplicates
+from keras_pipeline.ingest.same_photo import same_photo
 from keras_pipeline.ingest.split import NONE, Ties, ties_of
 from keras_pipeline.phases.phase0_dataset import split_report
 from keras_pipeline.phases.phase0_dataset.shard_index import hashes_of, index_shards
@@ -105,8 +106,14 @@ def _ties(run: Run, table: pd.DataFrame) -> tuple[dict[str, Ties], np.ndarray]:
     """Return the ties of these photos by rule, and the pairs of near-duplicates among them (int64 [m, 2])."""
     settings, hashes, near = run.config.phase0.split, hashes_of(table), NONE
     if "near-duplicate" in settings.group_by:
-        near = near_duplicates(hashes, max_bits=settings.near_duplicate_bits, confirm_bits=settings.confirm_bits)
-    return ties_of(table, settings.group_by, hashes, near), near
+        near = near_duplicates(
+            hashes, pd.factorize(table.latin_name)[0], max_bits=settings.near_duplicate_bits,
+            confirm_bits=settings.confirm_bits, difference_bits=settings.difference_bits,
+        )  # fmt: skip
+    ties = ties_of(table, settings.group_by, hashes, near)
+    if settings.same_photo:
+        ties["same_photo"] = same_photo(Path(settings.same_photo), table.sample_id)
+    return ties, near
 
 
 def _report(run: Run, table: pd.DataFrame, decided: split.Split, ties: dict[str, Ties]) -> dict:

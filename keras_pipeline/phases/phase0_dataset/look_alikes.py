@@ -1,0 +1,129 @@
+"""The page, table and metric of photos whose picture is in two splits, for `phase0 baseline`."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.files import aside, write_json
+from keras_pipeline.core.progress import progress
+from keras_pipeline.core.schema import DatasetInfo, Photo
+from keras_pipeline.data import records
+from keras_pipeline.evaluation.baseline import Features
+from keras_pipeline.evaluation.look_alikes import CORRELATION, Candidate, candidates, correlation
+from keras_pipeline.evaluation.report import pictures
+from keras_pipeline.evaluation.report.html import Figure, Paragraph, write_report
+from keras_pipeline.phases.phase0_dataset.shard_index import index_shards
+
+COMPARED = 20_000  # candidates at most, the most similar first: 30 ms each
+SHOWN = 60  # pairs in the page: of the same picture, and as many of the others
+TILE = 160  # px
+NAMED = ("sample_id", "latin_name", "split", "source_url")  # columns of the table, for both photos
+
+
+def audit(run: Run, info: DatasetInfo, features: Mapping[str, Features]) -> dict:
+    """Write `look_alikes.json`, the page beside it and `tables/look_alikes.csv`; return what the first one holds.
+
+    Args:
+        features: {split: features}, train first.
+    """
+    found = candidates(features)
+    compared, place = found[:COMPARED], _Shards(info)
+    pairs = []
+    for candidate in progress(compared, total=len(compared), description="pictures compared"):
+        first, second = (place.read(sample_id) for sample_id in candidate.sample_ids)
+        pairs.append((candidate, correlation(first.image, second.image)))
+    pairs.sort(key=lambda pair: -pair[1])
+    same = [pair for pair in pairs if pair[1] >= CORRELATION]
+    judged = sum(len(each.labels) for split, each in features.items() if split != "train")
+    twice = len({candidate.sample_ids[0] for candidate, _ in same})
+    result = {
+        "photos": judged, "candidates": len(found), "compared": len(compared), "pairs": len(same),
+        "photos_with_a_copy": twice, "share": twice / judged,
+        "examples": [list(candidate.sample_ids) for candidate, _ in same[:5]],
+    }  # fmt: skip
+    folder = run.path("look_alikes").parent
+    _write_table(folder / "tables" / "look_alikes.csv", same, place)
+    _write_page(folder / "look_alikes.html", run.config.experiment, result, pairs, place)
+    write_json(run.path("look_alikes"), result)
+    return result
+
+
+class _Shards:
+    """Reads single photos by their id."""
+
+    def __init__(self, info: DatasetInfo) -> None:
+        tables = [index_shards(info.shards(split)) for split in info.splits]
+        self._places = pd.concat(tables).set_index("sample_id")[["file", "offset", "length"]]
+
+    def read(self, sample_id: str) -> Photo:
+        file, offset, length = self._places.loc[sample_id]
+        with Path(file).open("rb") as shard:
+            shard.seek(offset)
+            return records.decode(shard.read(length))
+
+
+def _write_table(path: Path, same: Sequence[tuple[Candidate, float]], place: _Shards) -> None:
+    rows: list[dict[str, Any]] = []
+    for candidate, agreement in same:
+        row: dict[str, Any] = {}
+        for side, (split, sample_id) in enumerate(zip(candidate.splits, candidate.sample_ids, strict=True), start=1):
+            photo = place.read(sample_id)
+            named = dict(zip(NAMED, (sample_id, photo.latin_name, split, photo.source_url), strict=True))
+            row |= {f"{key}_{side}": value for key, value in named.items()}
+        rows.append(row | {"cosine": round(candidate.cosine, 4), "correlation": round(agreement, 4)})
+    columns = [f"{key}_{side}" for side in (1, 2) for key in NAMED]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with aside(path) as temporary:
+        pd.DataFrame(rows, columns=[*columns, "cosine", "correlation"]).to_csv(temporary, index=False)
+
+
+def _write_page(
+    path: Path, experiment: str, result: dict, pairs: Sequence[tuple[Candidate, float]], place: _Shards
+) -> None:
+    """Show the pairs side by side: those of the same picture, then the most alike of the others."""
+    count = result["pairs"]
+    parts = (
+        ("The same picture", pairs[:count], "In two splits, by the correlation of the one placed inside the other. "
+         "Keep such photos together: set `phase0.split.same_photo: …/tables/look_alikes.csv` and run "
+         "`phase0 split --force`."),
+        ("The most alike of the others", pairs[count:], f"A correlation below {CORRELATION:g}: other photos, though "
+         "perhaps of the same plant, a moment later. Add to the table what is the same picture after all."),
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
+        sections = []
+        for number, (title, part, words) in enumerate(parts):
+            blocks: list[Paragraph | Figure] = [Paragraph(words if part else "None.")]
+            if part:
+                png = Path(folder) / f"{number}.png"
+                _draw_pairs(part[:SHOWN], place, png)
+                blocks.append(Figure(png, f"{min(SHOWN, len(part))} of {len(part):,} pairs, side by side"))
+            sections.append((title, blocks))
+        write_report(
+            path, experiment=experiment, kind="Photos of one picture in two splits", gates=None, sections=sections,
+            summary={
+                "photos of val, calibration and test": result["photos"], "pairs compared": result["compared"],
+                "pairs of the same picture": count, "photos with a copy elsewhere": result["photos_with_a_copy"],
+            },
+        )  # fmt: skip
+
+
+def _draw_pairs(pairs: Sequence[tuple[Candidate, float]], place: _Shards, png: Path) -> None:
+    tiles, captions = [], []
+    for candidate, agreement in pairs:
+        for side, sample_id in enumerate(candidate.sample_ids):
+            image = Image.open(io.BytesIO(place.read(sample_id).image)).convert("RGB")
+            image.thumbnail((TILE, TILE))
+            tile = Image.new("RGB", (TILE, TILE), "white")
+            tile.paste(image, ((TILE - image.width) // 2, (TILE - image.height) // 2))
+            tiles.append(np.asarray(tile))
+            captions.append(f"{candidate.splits[side]} {sample_id[-16:]}" + (f" + {agreement:.2f}" if side else ""))
+    pictures.photo_grid(np.stack(tiles), captions, png)
