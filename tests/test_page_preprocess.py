@@ -1,6 +1,7 @@
-"""The page's resize against Pillow's and TensorFlow's, with the same pixels, in the real browser."""
+"""The page's reading of photos against Python's, byte for byte, in the real browser."""
 
 import base64
+import io
 import shutil
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image
 from support import web_example as example
 
 from keras_pipeline.core.static_server import serve_folder
-from keras_pipeline.data.photo import shrink
+from keras_pipeline.data import jpeg_header
+from keras_pipeline.data.photo import seen
 from keras_pipeline.data.preprocess import Preprocessing, resize_antialiased
 from keras_pipeline.export.browser import BrowserMissing, find_chromium, open_browser
 from keras_pipeline.export.tfjs import PAGE
@@ -30,11 +32,12 @@ SIZES = [
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """An empty page with preprocess.js in it; `page.folder` is served beside it."""
+    """An empty page with preprocess.js and jpeg.js in it; `page.folder` is served beside it."""
     example.need_browser()
     folder = tmp_path_factory.mktemp("page")
-    (folder / "index.html").write_text("<script src=preprocess.js></script>")
-    shutil.copyfile(PAGE / "preprocess.js", folder / "preprocess.js")
+    (folder / "index.html").write_text("<script src=preprocess.js></script><script src=jpeg.js></script>")
+    for name in ("preprocess.js", "jpeg.js", "node_modules/@cwasm/jpeg-turbo/jpeg-turbo.wasm"):
+        shutil.copy(PAGE / name, folder)
     with serve_folder(folder) as base, open_browser() as browser:
         page = browser.new_page()
         # `Failed to fetch` alone, seen once in many runs, does not say what Chromium met.
@@ -53,8 +56,8 @@ def pixels(width, height):
     return image
 
 
-def in_page(page, image, expression):
-    """Evaluates `expression` over width, height and strips of rgba; returns its typed array's bytes."""
+def in_page(page, image, expression, rows=37):
+    """Evaluates `expression` over a `picture` of `rows` at a time; returns its typed array's bytes."""
     (page.folder / "rgba.bin").write_bytes(np.dstack([image, np.full(image.shape[:2], 255, np.uint8)]).tobytes())
     script = """async ({ width, height }) => {
       const rgba = new Uint8Array(await (await fetch("rgba.bin", { cache: "no-store" })).arrayBuffer());
@@ -66,20 +69,24 @@ def in_page(page, image, expression):
         }
         return part;
       };
-      const reader = new FileReader();
-      reader.readAsDataURL(new Blob([%s]));
-      await new Promise((resolve) => (reader.onload = resolve));
-      return reader.result.split(",")[1];
+      const picture = { width, height, strip, rows: %d, channels: 4 };
+      return %s;
     }"""
-    return base64.b64decode(page.evaluate(script % expression, {"width": image.shape[1], "height": image.shape[0]}))
+    script %= rows, as_base64(expression)
+    return base64.b64decode(page.evaluate(script, {"width": image.shape[1], "height": image.shape[0]}))
+
+
+def as_base64(expression):
+    reader = "Object.assign(new FileReader(), { onload: ({ target }) => resolve(target.result.split(',')[1]) })"
+    return f"await new Promise((resolve) => {reader}.readAsDataURL(new Blob([{expression}])))"
 
 
 @pytest.mark.parametrize("rows", [37, 10_000])
 @pytest.mark.parametrize("size", SIZES)
-def test_first_resize_is_pillows_bit_for_bit(page, size, rows):
+def test_first_resize_is_pythons_bit_for_bit(page, size, rows):
     image = pixels(*size)
-    expected = np.asarray(shrink(Image.fromarray(image), 256))
-    found = in_page(page, image, f"preprocess.shrink(strip, {rows}, width, height, 256).pixels")
+    expected = seen(png(image), 256)
+    found = in_page(page, image, "preprocess.shrink(picture, 256).pixels", rows)
     assert np.array_equal(np.frombuffer(found, np.uint8).reshape(expected.shape), expected)
 
 
@@ -87,16 +94,99 @@ def test_first_resize_is_pillows_bit_for_bit(page, size, rows):
 def test_whole_path_is_tensorflows(page, image_size):
     image = pixels(517, 389)
     preprocessing = Preprocessing(image_size)
-    expected = preprocessing.from_pixels(tf.constant(np.asarray(shrink(Image.fromarray(image), 256)))).numpy()
-    found = in_page(page, image, f"preprocess.toTensor(strip, 37, width, height, {preprocessing.to_json()})")
+    expected = preprocessing.from_photo(png(image)).numpy()
+    found = in_page(page, image, f"preprocess.toTensor(picture, {preprocessing.to_json()})")
     assert np.abs(np.frombuffer(found, "<f4").reshape(expected.shape) - expected).max() < 1e-3
 
 
 def test_a_picture_smaller_than_the_input_is_enlarged_alike(page):
     image = pixels(40, 30)
     expected = resize_antialiased(tf.constant(image[2:28, 7:33]), (48, 48)).numpy()  # 26 = floor(0.875 * 30 + 0.5)
-    found = in_page(page, image, f"preprocess.toTensor(strip, 37, width, height, {example.PREPROCESSING.to_json()})")
+    found = in_page(page, image, f"preprocess.toTensor(picture, {example.PREPROCESSING.to_json()})")
     assert np.abs(np.frombuffer(found, "<f4").reshape(expected.shape) - expected).max() < 1e-3
+
+
+def png(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def photo(size, *, orientation=None, mode="RGB", **options):
+    buffer, exif = io.BytesIO(), Image.Exif()
+    if orientation:
+        exif[jpeg_header.ORIENTATION] = orientation
+    Image.fromarray(pixels(*size)).convert(mode).save(buffer, "JPEG", exif=exif, **{"quality": 85, **options})
+    return buffer.getvalue()
+
+
+def decoded(page, file, preprocessing):
+    """The tensor of jpeg.js and preprocess.js; None where the decoder refuses."""
+    (page.folder / "photo.jpg").write_bytes(file)
+    script = """async () => {
+      const read = async (name) => (await fetch(name, { cache: "no-store" })).arrayBuffer();
+      const bytes = new Uint8Array(await read("photo.jpg"));
+      const module = await WebAssembly.compile(await read("jpeg-turbo.wasm"));
+      const { orientation } = jpeg.header(bytes);
+      const found = jpeg.decode(module, bytes, 256);
+      if (!found) return null;
+      const strip = (top, count, left, columns) => {
+        const part = new Uint8Array(count * columns * 3);
+        for (let y = 0; y < count; y++) {
+          const from = ((top + y) * found.width + left) * 3;
+          part.set(found.pixels.subarray(from, from + columns * 3), y * columns * 3);
+        }
+        return part;
+      };
+      const picture = { ...found, strip, rows: 37, channels: 3 };
+      return %s;
+    }"""
+    answer = page.evaluate(script % as_base64(f"preprocess.toTensor(picture, {preprocessing.to_json()}, orientation)"))
+    return None if answer is None else np.frombuffer(base64.b64decode(answer), "<f4")
+
+
+# Of 255 pixels nothing is halved, of 513 the half, of 700 three eighths, of 1030 a quarter, of 2100 an eighth.
+JPEGS = {
+    **{f"{short} px": {"size": (short + 70, short)} for short in (100, 255, 256, 513, 700, 1030, 2100)},
+    **{f"EXIF {k}": {"size": (331, 402 + k), "orientation": k} for k in range(1, 9)},
+    **{f"subsampling {k}": {"size": (901, 704), "subsampling": k} for k in range(3)},
+    "progressive": {"size": (1500, 1001), "progressive": True},
+    "grey": {"size": (640, 481), "mode": "L"},
+    "restart markers": {"size": (640, 481), "restart_marker_blocks": 7},
+    "RGB, not YCbCr": {"size": (640, 481), "keep_rgb": True},
+    "quality 5": {"size": (1200, 900), "quality": 5},
+}
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_jpeg_is_the_same_tensor_in_every_byte(page, name):
+    file = photo(**JPEGS[name])
+    preprocessing = Preprocessing(224)
+    crop = Preprocessing(224, crop_fraction=0.871)  # 223 of 256: the square's place is odd by a pixel
+    for each in (preprocessing, crop):
+        assert np.abs(decoded(page, file, each) - each.from_photo(file).numpy().ravel()).max() < 1e-3
+
+
+def test_bytes_behind_the_end_and_a_missing_end_marker_change_nothing(page):
+    file = photo((640, 481))
+    expected = decoded(page, file, Preprocessing(96))
+    for variant in (file + b"a second picture", file[:-2]):
+        assert np.array_equal(decoded(page, variant, Preprocessing(96)), expected)
+        assert np.abs(Preprocessing(96).from_photo(variant).numpy().ravel() - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_cut_jpeg_is_refused_on_both_sides(page, share, progressive):
+    file = photo((640, 481), progressive=progressive)
+    file = file[: int(len(file) * share)]
+    assert decoded(page, file, Preprocessing(96)) is None
+    with pytest.raises(ValueError, match="cut off: the end of the JPEG is missing"):
+        seen(file, 256)
+
+
+def test_cmyk_is_left_to_the_browser(page):
+    assert decoded(page, photo((64, 48), mode="CMYK"), Preprocessing(96)) is None
 
 
 def test_a_missing_browser_says_how_to_get_one(monkeypatch):

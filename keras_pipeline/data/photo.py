@@ -1,10 +1,6 @@
-"""Convert any photo's bytes to the JPEG of a record, without TensorFlow, which `phase0 export` does not load.
+"""What a model sees of any photo, and the JPEG of a record, without TensorFlow, which `phase0 export` does not load.
 
-    photo bytes -> upright sRGB uint8 -> short side <= 256 (antialiased triangle filter) -> JPEG
-
-`upright_rgb` and `shrink` use Pillow's arithmetic, which the page's worker repeats operation by operation. `to_record`
-does the same for 850,000 photos, so it is optimized: the JPEG decoder halves the picture first (DCT scaling) where that
-leaves enough pixels, and the resize uses SIMD (cykooz.resizer: Pillow's algorithm, at most 1 of 255 levels off).
+photo bytes -> upright sRGB uint8, short side <= 256 (`seen`) -> JPEG (`to_record`)
 """
 
 from __future__ import annotations
@@ -21,9 +17,8 @@ from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOp
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from keras_pipeline.core.config.source import Dataset
-from keras_pipeline.data import first_bytes
+from keras_pipeline.data import first_bytes, jpeg_header
 
-ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 # Undoes each orientation, like Pillow's ImageOps.exif_transpose.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,19 +52,35 @@ def upright_rgb(photo: bytes) -> Image.Image:
     try:
         with image:
             image.load()
-            return _to_srgb(ImageOps.exif_transpose(image))
+            header = jpeg_header.read(photo)
+            if header is None:
+                return _to_srgb(ImageOps.exif_transpose(image))
+            upright = _to_srgb(image)
+            return upright.transpose(UPRIGHT[header.orientation]) if header.orientation > 1 else upright
     except Exception as error:  # Pillow's readers raise SyntaxError, RuntimeError, OSError, … on broken files
         raise ValueError("truncated or broken photo") from error
 
 
-def shrink(image: Image.Image, short_side: int) -> Image.Image:
-    """Resize so that the shorter side is `short_side` pixels; return a smaller picture unchanged.
+def seen(photo: bytes, short_side: int, *, min_short_side: int = 1) -> np.ndarray:
+    """Return what a model sees of a photo: uint8 [h, w, 3], upright sRGB, its shorter side <= `short_side` pixels.
 
-    Pillow's BILINEAR is the antialiased triangle filter.
+    This is the one definition. A record is its JPEG, `classify` crops it, and the page's worker computes the same
+    bytes.
+
+    - A JPEG in grey, RGB or YCbCr and without a colour profile is decoded at 1/2, 3/8, 1/4 or 1/8 of its size
+      (libjpeg-turbo's scaled inverse DCT): the smallest that leaves the shorter side >= `short_side`.
+    - Any other photo is decoded at its size, see `upright_rgb`.
+    - The triangle filter, widened by the scale, shrinks to `short_side`, first the columns, then the rows, in fixed
+      point with 16-bit weights (cykooz.resizer). Nothing is enlarged.
+    - Then the picture is turned upright.
+
+    Args:
+        min_short_side: pixels; smaller photos are refused.
+
+    Raises:
+        ValueError: saying why the photo is refused.
     """
-    if min(image.size) <= short_side:
-        return image
-    return image.resize(_shrunk(image.size, short_side), Image.Resampling.BILINEAR)
+    return _seen(photo, short_side, min_short_side)[0]
 
 
 def to_record(photo: bytes, *, short_side: int, min_short_side: int, quality: int) -> tuple[bytes, int, int]:
@@ -87,21 +98,9 @@ def to_record(photo: bytes, *, short_side: int, min_short_side: int, quality: in
     Raises:
         ValueError: saying why the photo is refused.
     """
-    with _opened(photo) as image:
-        size = image.size
-        orientation = _orientation(image)
-        # Phones write MPO: a JPEG followed by a second picture.
-        plain = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and "icc_profile" not in image.info
-        storable = image.format == "JPEG" and image.mode == "RGB"
-    if wrong := first_bytes.wrong_size(size, min_short_side=min_short_side):
-        raise ValueError(wrong)
-    pixels = _decode_plain_jpeg(photo, short_side) if plain else None
-    if pixels is None:
-        pixels = np.asarray(upright_rgb(photo))
-        orientation, storable = 1, False
-    if storable and orientation == 1 and min(size) <= short_side:
-        return photo, size[1], size[0]
-    pixels = _upright(_shrink_pixels(pixels, short_side), orientation)
+    pixels, is_as_stored = _seen(photo, short_side, min_short_side)
+    if is_as_stored:
+        return photo, pixels.shape[0], pixels.shape[1]
     if max(pixels.shape) > MAX_SIDE:
         raise ValueError(f"longer side above {MAX_SIDE} px")
     # 4:2:0, like nearly all photos: a quarter smaller than 4:4:4, and a quarter faster to decode in every epoch.
@@ -124,6 +123,28 @@ def converter(settings: Dataset) -> Callable[[bytes], tuple[bytes, int, int]]:
     )
 
 
+def _seen(photo: bytes, short_side: int, min_short_side: int) -> tuple[np.ndarray, bool]:
+    """Return `seen`, and whether the file itself, decoded, is just that."""
+    with _opened(photo) as image:
+        size = image.size
+        # Phones write MPO: a JPEG followed by a second picture.
+        plain = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
+        storable = image.format == "JPEG" and image.mode == "RGB"
+    if wrong := first_bytes.wrong_size(size, min_short_side=min_short_side):
+        raise ValueError(wrong)
+    header = jpeg_header.read(photo)
+    if header is None or header.has_profile or not plain:
+        return _shrink(np.asarray(upright_rgb(photo)), short_side), False
+    # Where only the end's marker is missing, nothing is lost; where more is, the decoder says so.
+    pixels = _decode_plain_jpeg(photo if header.is_complete else photo + jpeg_header.END_OF_IMAGE, short_side)
+    if pixels is None and not header.is_complete:
+        raise ValueError("cut off: the end of the JPEG is missing")
+    if pixels is None:  # damaged, and Pillow may show what is left
+        return _shrink(np.asarray(upright_rgb(photo)), short_side), False
+    fits = storable and header.is_complete and header.orientation == 1 and min(size) <= short_side
+    return _upright(_shrink(pixels, short_side), header.orientation), fits
+
+
 def _opened(photo: bytes) -> Image.Image:
     """Read a picture's header and check its number of pixels, without decoding it. Raises ValueError."""
     try:
@@ -138,14 +159,6 @@ def _opened(photo: bytes) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # Broken EXIF is common; viewers show such photos without rotation.
-        return 1
-    return value if value in UPRIGHT else 1
-
-
 def _decode_plain_jpeg(photo: bytes, short_side: int) -> np.ndarray | None:
     """Decode to uint8 [H, W, 3], halved, quartered … as long as the shorter side stays >= short_side.
 
@@ -158,8 +171,8 @@ def _decode_plain_jpeg(photo: bytes, short_side: int) -> np.ndarray | None:
         return None
 
 
-def _shrink_pixels(pixels: np.ndarray, short_side: int) -> np.ndarray:
-    """Do `shrink` on uint8 [H, W, 3]."""
+def _shrink(pixels: np.ndarray, short_side: int) -> np.ndarray:
+    """Resize uint8 [H, W, 3] so that the shorter side is `short_side`; return a smaller picture unchanged."""
     height, width = pixels.shape[:2]
     if min(height, width) <= short_side:
         return pixels

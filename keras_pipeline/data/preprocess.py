@@ -1,11 +1,11 @@
 """Preprocessing: the one deterministic path from a photo to a model's input.
 
-    photo bytes -> upright sRGB uint8 -> short side <= 256 (Pillow, antialiased)     once, at export, and in the page
+    photo bytes -> upright sRGB uint8, short side <= 256 (`photo.seen`)              once, at export, and in the page
                 -> central square, 7/8 of the short side -> [S, S, 3] float32 0..255  evaluation, soft labels,
                                                                                       calibration, export, page
 
-Both resizes use the triangle filter widened by the scale factor (antialiased bilinear). The first is Pillow's 8-bit
-fixed-point arithmetic, the second float32. `preprocessing.json` documents both, and the page's worker repeats them.
+Both resizes use the triangle filter widened by the scale factor (antialiased bilinear), the first in fixed point, the
+second in float32. `preprocessing.json` documents both, and the page's worker repeats them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import dataclasses
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from keras_pipeline.core.config.source import Dataset
 from keras_pipeline.data.first_bytes import MAX_PIXELS
-from keras_pipeline.data.photo import shrink, upright_rgb
+from keras_pipeline.data.photo import seen
 
 
 def decode_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -82,21 +81,15 @@ class Preprocessing:
         Raises:
             ValueError: see `shrunk`.
         """
-        return self.from_pixels(tf.constant(np.asarray(self.shrunk(photo))))
+        return self.from_pixels(tf.constant(self.shrunk(photo)))
 
-    def shrunk(self, photo: bytes) -> Image.Image:
-        """Convert any photo's bytes to an upright sRGB picture with its shorter side <= short_side.
+    def shrunk(self, photo: bytes) -> np.ndarray:
+        """Return `photo.seen`: uint8 [h, w, 3], upright sRGB, shorter side <= short_side.
 
         Raises:
             ValueError: if the photo can't be decoded, or is below min_short_side or above MAX_PIXELS.
         """
-        image = upright_rgb(photo)
-        if min(image.size) < self.min_short_side:
-            raise ValueError(
-                f"received a picture of {image.width} x {image.height} pixels, expected at least "
-                f"{self.min_short_side} on the shorter side"
-            )
-        return shrink(image, self.short_side)
+        return seen(photo, self.short_side, min_short_side=self.min_short_side)
 
     def to_json(self) -> dict:
         """Return the content of `preprocessing.json`, enough to repeat the arithmetic in another language."""
@@ -105,9 +98,11 @@ class Preprocessing:
             "max_pixels": MAX_PIXELS,  # of an original
             "channels": "RGB",
             "range": [0, 255],
-            "orientation": "EXIF applied",
-            "to_short_side": "separable triangle filter widened by the scale, 8-bit fixed point (Pillow BILINEAR); "
-            "never enlarges",
+            "decoding": "a JPEG in grey, RGB or YCbCr without a colour profile at 1/2, 3/8, 1/4 or 1/8 of its size by "
+            "libjpeg-turbo's scaled inverse DCT, the smallest with a shorter side >= short_side; all else at its size",
+            "to_short_side": "separable triangle filter widened by the scale, columns before rows, in fixed point with "
+            "16-bit weights; never enlarges",
+            "orientation": "of a JPEG, the first EXIF segment's, applied after the resize; of all else the decoder's",
             "crop": "central square of floor(crop_fraction * short side + 0.5) pixels",
             "to_image_size": "separable triangle filter widened by the scale, floating point, not rounded",
         }

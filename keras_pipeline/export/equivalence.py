@@ -30,7 +30,8 @@ from keras_pipeline.core.files import read_json
 from keras_pipeline.core.hashing import ADDED_LATER, file_hash
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.static_server import serve_folder
-from keras_pipeline.data.photo import ORIENTATION, upright_rgb
+from keras_pipeline.data.jpeg_header import ORIENTATION
+from keras_pipeline.data.photo import upright_rgb
 from keras_pipeline.export.agreement import (
     ARITHMETIC,
     PythonAnswers,
@@ -163,7 +164,7 @@ def _records(classifier: Classifier, samples: Iterable[Sample], python: PythonAn
             python.add(logits, chunk)
         for stage, files in (
             ("tensor", [tensor.astype("<f4").tobytes() for tensor in tensors]),
-            ("png", [_encoded(picture, format="PNG", compress_level=1) for picture in pictures]),
+            ("png", [_encoded(Image.fromarray(picture), format="PNG", compress_level=1) for picture in pictures]),
             ("record", [sample.photo for sample in chunk]),
         ):
             yield Question(stage, files, expected, chunk)
@@ -190,16 +191,16 @@ def _original(classifier: Classifier, sample: Sample) -> Question:
     return Question("original", [sample.photo], expected, [sample], width * height / 1e6)
 
 
-def _shrunk(classifier: Classifier, sample: Sample) -> Image.Image:
+def _shrunk(classifier: Classifier, sample: Sample) -> np.ndarray:
     try:
         return classifier.preprocessing.shrunk(sample.photo)
     except ValueError as error:
         raise ValueError(f"sample {sample.name}: {error}") from error
 
 
-def _ask_python(classifier: Classifier, pictures: list[Image.Image]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _ask_python(classifier: Classifier, pictures: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (logits [n, C], probabilities [n, C], tensors [n, S, S, 3]), float32."""
-    tensors = np.stack([classifier.preprocessing.from_pixels(np.asarray(picture)).numpy() for picture in pictures])
+    tensors = np.stack([classifier.preprocessing.from_pixels(picture).numpy() for picture in pictures])
     return *classifier.scores(tensors), tensors
 
 

@@ -164,7 +164,10 @@ def _answers(
 
 
 def _from_jpeg(jpeg: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """Preprocess an upright JPEG in the graph: as `Preprocessing.from_photo`, up to one level in the first resize."""
+    """Preprocess an upright JPEG in the graph: a record exactly as `Preprocessing.from_photo`.
+
+    A larger JPEG is decoded whole here, which `from_photo` does not do: convert it with `to_record` first.
+    """
     pixels, target = decode_jpeg(jpeg), preprocessing.short_side
     short = tf.reduce_min(tf.shape(pixels)[:2])
     return preprocessing.from_pixels(tf.cond(short > target, lambda: _shrink(pixels, target), lambda: pixels))

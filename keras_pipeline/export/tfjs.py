@@ -47,6 +47,7 @@ PAGE_FILES = (
     "classifier.js",
     "worker.js",
     "preprocess.js",
+    "jpeg.js",
     "sw.js",
     "NOTICES.txt",
 )
@@ -59,6 +60,7 @@ VENDOR_FILES = (
     "@tensorflow/tfjs-backend-wasm/dist/tf-backend-wasm.es2017.min.js",
     "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm.wasm",
     "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm",
+    "@cwasm/jpeg-turbo/jpeg-turbo.wasm",
 )
 APACHE_LICENSE = "long/LICENSE"  # TensorFlow.js publishes its packages without the text of the licence
 FILE_LIST = "files.json"

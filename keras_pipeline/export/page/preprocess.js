@@ -4,101 +4,134 @@
 // Plain script: the worker takes it in with importScripts, the tests with a script tag.
 
 const preprocess = (() => {
-  // Pillow's Resample.c: weights in fixed point with 22 fractional bits, so that 255 * 2^22 still fits 31 bits.
-  const PRECISION_BITS = 22;
-  const HALF = 1 << (PRECISION_BITS - 1);
+  const WEIGHT_BITS = 15; // of cykooz.resizer's 16-bit weights, without the sign
+  const MOST_BITS = 21; // fractional bits, so that 255 * 2^22 still fits 31 bits
 
-  /** Pillow's triangle-filter weights for one axis: output x sums `counts[x]` inputs from `starts[x]` on. */
-  function pillowWeights(inputSize, outputSize) {
+  /** Triangle-filter weights of one axis: output x sums `counts[x]` inputs from `starts[x]` on, over 2^precision. */
+  function fixedWeights(inputSize, outputSize) {
     const scale = inputSize / outputSize;
-    const filterScale = Math.max(scale, 1);
-    const taps = Math.ceil(filterScale) * 2 + 1;
-    const starts = new Int32Array(outputSize);
-    const counts = new Int32Array(outputSize);
-    const weights = new Int32Array(outputSize * taps);
-    const row = new Float64Array(taps);
+    const support = Math.max(scale, 1), taps = Math.ceil(support) * 2 + 1;
+    const starts = new Int32Array(outputSize), counts = new Int32Array(outputSize);
+    const real = new Float64Array(outputSize * taps);
     for (let x = 0; x < outputSize; x++) {
       const center = (x + 0.5) * scale;
-      const start = Math.max(Math.trunc(center - filterScale + 0.5), 0);
-      const count = Math.min(Math.trunc(center + filterScale + 0.5), inputSize) - start;
+      starts[x] = Math.max(Math.floor(center - support), 0);
+      counts[x] = Math.min(Math.ceil(center + support), inputSize) - starts[x];
+      const row = real.subarray(x * taps, x * taps + counts[x]);
       let sum = 0;
-      for (let i = 0; i < count; i++) {
-        row[i] = Math.max(1 - Math.abs((i + start - center + 0.5) * (1 / filterScale)), 0);
+      for (let i = 0; i < row.length; i++) {
+        row[i] = Math.max(1 - Math.abs((starts[x] + i - (center - 0.5)) * (1 / support)), 0);
         sum += row[i];
       }
-      for (let i = 0; i < count; i++) weights[x * taps + i] = Math.trunc(0.5 + (row[i] / sum) * 2 ** PRECISION_BITS);
-      starts[x] = start;
-      counts[x] = count;
+      for (let i = 0; i < row.length; i++) row[i] /= sum;
     }
-    return { starts, counts, weights, taps };
+    const most = real.reduce((a, b) => Math.max(a, b));
+    let precision = 0; // as many bits as leave the largest weight within 16
+    while (precision < MOST_BITS && Math.round(most * 2 ** (precision + 1)) < 1 << WEIGHT_BITS) precision++;
+    const weights = Int32Array.from(real, (weight) => Math.floor(weight * 2 ** precision + 0.5));
+    return { starts, counts, weights, taps, precision };
   }
 
-  const toByte = (sum) => (sum < 0 ? 0 : Math.min(sum >> PRECISION_BITS, 255));
+  const toByte = (sum, precision) => Math.max(0, Math.min(sum >> precision, 255));
 
   /** Which inputs the outputs from `first` on, `count` of them, are made of: [from, to). */
   const inputsOf = ({ starts, counts }, first, count) => [starts[first], starts[first + count - 1] + counts[first + count - 1]];
 
-  /** RGBA rows, of columns from `offset` on, to RGB rows of the outputs from `left` on, rounded as Pillow does between its passes. */
-  function resizeRows(pixels, { width, offset, rows }, { starts, counts, weights, taps }, left, outputWidth, output, firstRow) {
-    for (let y = 0, to = firstRow * outputWidth * 3; y < rows; y++) {
+  /**
+   * Pixels of a rectangle -> RGB {pixels, width, height} of the outputs from `top` on, `height` of them.
+   *
+   * strip: (top, rows, left, columns) -> that rectangle's pixels; asked for `rows` of them at a time, from the top down.
+   */
+  function resizeColumns({ strip, rows, channels }, left, right, { starts, counts, weights, taps, precision }, top, height) {
+    const width = right - left, stride = width * 3;
+    const sums = new Int32Array(height * stride).fill(1 << (precision - 1));
+    const [above, below] = [starts[top], starts[top + height - 1] + counts[top + height - 1]];
+    let first = top; // the first output that still needs the row
+    for (let from = above; from < below; from += rows) {
+      const count = Math.min(rows, below - from);
+      const pixels = strip(from, count, left, width);
+      for (let row = from, at = 0; row < from + count; row++, at += width * channels) {
+        while (starts[first] + counts[first] <= row) first++;
+        for (let y = first; y < top + height && starts[y] <= row; y++) {
+          const weight = weights[y * taps + row - starts[y]];
+          let to = (y - top) * stride;
+          for (let x = at; x < at + width * channels; x += channels, to += 3) {
+            sums[to] += pixels[x] * weight;
+            sums[to + 1] += pixels[x + 1] * weight;
+            sums[to + 2] += pixels[x + 2] * weight;
+          }
+        }
+      }
+    }
+    return Uint8Array.from(sums, (sum) => toByte(sum, precision));
+  }
+
+  /** RGB rows, of columns from `offset` on, to those of the outputs from `left` on, `outputWidth` of them. */
+  function resizeRows(pixels, width, offset, { starts, counts, weights, taps, precision }, left, outputWidth) {
+    const rows = pixels.length / (width * 3);
+    const output = new Uint8Array(rows * outputWidth * 3);
+    for (let y = 0, to = 0; y < rows; y++) {
       for (let x = left; x < left + outputWidth; x++, to += 3) {
-        let from = (y * width + starts[x] - offset) * 4;
+        let from = (y * width + starts[x] - offset) * 3;
         const end = x * taps + counts[x];
-        let red = HALF, green = HALF, blue = HALF;
-        for (let i = x * taps; i < end; i++, from += 4) {
+        let red = 1 << (precision - 1), green = red, blue = red;
+        for (let i = x * taps; i < end; i++, from += 3) {
           const weight = weights[i];
           red += pixels[from] * weight;
           green += pixels[from + 1] * weight;
           blue += pixels[from + 2] * weight;
         }
-        output[to] = toByte(red);
-        output[to + 1] = toByte(green);
-        output[to + 2] = toByte(blue);
+        output[to] = toByte(red, precision);
+        output[to + 1] = toByte(green, precision);
+        output[to + 2] = toByte(blue, precision);
       }
-    }
-  }
-
-  /** RGB rows, from `offset` on, to those of the outputs from `top` on. */
-  function resizeColumns(pixels, width, offset, { starts, counts, weights, taps }, top, outputHeight) {
-    const stride = width * 3;
-    const output = new Uint8Array(stride * outputHeight);
-    const sums = new Int32Array(stride);
-    for (let y = 0; y < outputHeight; y++) {
-      sums.fill(HALF);
-      for (let i = 0; i < counts[top + y]; i++) {
-        const weight = weights[(top + y) * taps + i];
-        const from = (starts[top + y] - offset + i) * stride;
-        for (let x = 0; x < stride; x++) sums[x] += pixels[from + x] * weight;
-      }
-      for (let x = 0; x < stride; x++) output[y * stride + x] = toByte(sums[x]);
     }
     return output;
   }
 
   /**
-   * RGBA pixels -> RGB {pixels: Uint8Array, width, height} with shorter side `shortSide`; never enlarges.
+   * A picture -> RGB {pixels: Uint8Array, width, height} with shorter side `shortSide`; never enlarges.
    *
-   * strip: (top, rows, left, columns) -> RGBA of that rectangle; asked for `rows` of them at a time, from the top down.
+   * picture: {width, height, strip, rows, channels}, see `resizeColumns`.
    * crop: (width, height) of the result -> {left, top, width, height} that is wanted of it. What lies outside is neither
    * asked for nor added up: four tenths of a photo.
    */
-  function shrink(strip, rows, width, height, shortSide, crop = (width, height) => ({ left: 0, top: 0, width, height })) {
+  function shrink(picture, shortSide, crop = (width, height) => ({ left: 0, top: 0, width, height })) {
+    const { width, height } = picture;
     const short = Math.min(width, height);
     const fits = short <= shortSide;
     const outputWidth = fits ? width : Math.trunc((width * shortSide) / short + 0.5);
     const outputHeight = fits ? height : Math.trunc((height * shortSide) / short + 0.5);
     const wanted = crop(outputWidth, outputHeight);
     // A pass that keeps its size has weights 0 and 1 only, so nothing needs a special case.
-    const across = pillowWeights(width, outputWidth), down = pillowWeights(height, outputHeight);
+    const across = fixedWeights(width, outputWidth), down = fixedWeights(height, outputHeight);
     const [left, right] = inputsOf(across, wanted.left, wanted.width);
-    const [above, below] = inputsOf(down, wanted.top, wanted.height);
-    const narrow = new Uint8Array(wanted.width * (below - above) * 3);
-    for (let top = above; top < below; top += rows) {
-      const part = { width: right - left, offset: left, rows: Math.min(rows, below - top) };
-      resizeRows(strip(top, part.rows, left, part.width), part, across, wanted.left, wanted.width, narrow, top - above);
-    }
-    const pixels = resizeColumns(narrow, wanted.width, above, down, wanted.top, wanted.height);
+    const low = resizeColumns(picture, left, right, down, wanted.top, wanted.height);
+    const pixels = resizeRows(low, right - left, left, across, wanted.left, wanted.width);
     return { pixels, width: wanted.width, height: wanted.height };
+  }
+
+  /** RGB pixels of a square, turned upright by an EXIF orientation. */
+  function turned(pixels, side, orientation) {
+    if (orientation === 1) return pixels;
+    const output = new Uint8Array(pixels.length), last = side - 1;
+    for (let y = 0, to = 0; y < side; y++) {
+      for (let x = 0; x < side; x++, to += 3) {
+        const [column, row] = source(orientation, x, y, last);
+        const from = (row * side + column) * 3;
+        for (let channel = 0; channel < 3; channel++) output[to + channel] = pixels[from + channel];
+      }
+    }
+    return output;
+  }
+
+  /** Where the upright pixel (x, y) lies in the stored picture, whose far corner is (right, bottom). */
+  function source(orientation, x, y, right, bottom = right) {
+    const [across, down] = orientation > 4 ? [y, x] : [x, y];
+    return [
+      [2, 3, 7, 8].includes(orientation) ? right - across : across,
+      [3, 4, 6, 7].includes(orientation) ? bottom - down : down,
+    ];
   }
 
   /** TensorFlow's ScaleAndTranslate spans (triangle kernel, antialias), in float32 as there. */
@@ -145,14 +178,21 @@ const preprocess = (() => {
     return output;
   }
 
-  /** Upright RGBA pixels, in strips as `shrink` asks for them -> what the model sees: Float32Array [S, S, 3], 0..255. */
-  function toTensor(strip, rows, width, height, { short_side, crop_fraction, image_size }) {
+  /**
+   * A picture as of `shrink`, and its EXIF orientation -> what the model sees: Float32Array [S, S, 3], 0..255.
+   *
+   * The square is the upright picture's: where its place is odd by a pixel, a turned picture's is on the other side.
+   */
+  function toTensor(picture, { short_side, crop_fraction, image_size }, orientation = 1) {
     const square = (width, height) => {
       const side = Math.floor(crop_fraction * Math.min(width, height) + 0.5);
-      return { left: (width - side) >> 1, top: (height - side) >> 1, width: side, height: side };
+      const [uprightWidth, uprightHeight] = orientation > 4 ? [height, width] : [width, height];
+      const near = source(orientation, (uprightWidth - side) >> 1, (uprightHeight - side) >> 1, width - 1, height - 1);
+      const far = source(orientation, ((uprightWidth - side) >> 1) + side - 1, ((uprightHeight - side) >> 1) + side - 1, width - 1, height - 1);
+      return { left: Math.min(near[0], far[0]), top: Math.min(near[1], far[1]), width: side, height: side };
     };
-    const { pixels, width: side } = shrink(strip, rows, width, height, short_side, square);
-    return resizeSquare(pixels, side, image_size);
+    const { pixels, width: side } = shrink(picture, short_side, square);
+    return resizeSquare(turned(pixels, side, orientation), side, image_size);
   }
 
   return { shrink, toTensor };

@@ -3,17 +3,19 @@
 // Messages in: {id, task: "load" | "classify" | "predict" | "memory", ...}; out: {id, answer | error | progress}.
 
 const SCRIPTS = {
-  core: ["vendor/tf-core.es2017.min.js", "vendor/tf-converter.es2017.min.js", "preprocess.js"],
+  core: ["vendor/tf-core.es2017.min.js", "vendor/tf-converter.es2017.min.js", "preprocess.js", "jpeg.js"],
   wasm: ["vendor/tf-backend-wasm.es2017.min.js"],
   webgl: ["vendor/tf-backend-webgl.es2017.min.js"],
   webgpu: ["vendor/tf-backend-webgpu.es2017.min.js"],
   cpu: ["vendor/tf-backend-cpu.es2017.min.js"],
 };
+const JPEG_DECODER = "vendor/jpeg-turbo.wasm";
 const FAST_MS = 60; // A backend that answers in less is taken without trying the others.
 const STRIP = 1 << 22; // pixels of a photo that are read at once: 16 MB
 const SAME = 1e-3; // A probability of the self-test may differ by so much; WebAssembly differs by 1e-6.
 
 let base = null; // where these files lie
+let decoder = null; // libjpeg-turbo, compiled
 let loaded = null; // {model, input, output, labels, calibration, preprocessing, priors}
 
 const here = (path) => new URL(path, base).href;
@@ -104,15 +106,16 @@ async function load({ base: from, backends, software = false }, tellProgress) {
   base = from;
   importScripts(...SCRIPTS.core.map(here));
   const names = ["labels.json", "calibration.json", "preprocessing.json"];
-  const [files, about, test, photo, ...buffers] = await Promise.all(
-    ["files.json", "about.json", "selftest.json", "selftest.png", ...names].map(bytes));
+  const [files, about, turbo, test, photo, ...buffers] = await Promise.all(
+    ["files.json", "about.json", JPEG_DECODER, "selftest.json", "selftest.png", ...names].map(bytes));
   const assets = Object.fromEntries(names.map((name, i) => [name, buffers[i]]));
   const [labels, calibration, preprocessing] = buffers.map(parsed);
   if (calibration.region_priors?.ship) assets["priors.json"] = await bytes("priors.json");
   const priors = assets["priors.json"] ? parsed(assets["priors.json"]) : null;
   // Fetched once, whichever backends are tried.
   const listed = parsed(files);
-  const checks = [checkFile(here("about.json"), about, listed).then(() => null, (error) => error)]; // while others come
+  const checked = (name, buffer) => checkFile(here(name), buffer, listed).then(() => null, (error) => error);
+  const checks = [checked("about.json", about), checked(JPEG_DECODER, turbo)]; // while others come
   const fetchFunc = async (url, options) => {
     const response = await fetch(url, options).catch(() => { throw new Error("no connection"); });
     if (!response.ok) return response;
@@ -122,6 +125,7 @@ async function load({ base: from, backends, software = false }, tellProgress) {
   };
   const artifacts = await tf.io.http(here("model/model.json"), { onProgress: tellProgress, fetchFunc }).load();
   for (const error of await Promise.all(checks)) if (error) throw error;
+  decoder = await WebAssembly.compile(turbo);
   const tried = [];
   let best = null;
   for (const backend of backends) {
@@ -183,12 +187,47 @@ async function predict({ values }) {
   }
 }
 
+/** Refuses a photo by its size. */
+function check(width, height) {
+  const { min_short_side, max_pixels } = loaded.preprocessing;
+  if (width * height > max_pixels) throw new Error("too large");
+  if (Math.min(width, height) < min_short_side) throw new Error("too small");
+}
+
 /**
  * What the model sees of a photo: orientation applied, in sRGB, on white where transparent, no pixel left out.
  *
- * Read in strips: a phone's browser has no canvas for 60 megapixels, and 240 MB of pixels would end its tab.
+ * A JPEG in sRGB is read by our own decoder, see jpeg.js; any other picture by the browser's, through a canvas.
  */
 async function seen(picture) {
+  if (picture instanceof Blob) {
+    const bytes = new Uint8Array(await picture.arrayBuffer());
+    const header = jpeg.header(bytes);
+    if (header && !header.hasProfile) {
+      const decoded = jpeg.decode(decoder, bytes, loaded.preprocessing.short_side, check);
+      if (decoded) {
+        const { pixels, width, height } = decoded;
+        const strip = (top, count, left, columns) => rectangle(pixels, width, top, count, left, columns);
+        return preprocess.toTensor({ width, height, strip, rows: height, channels: 3 }, loaded.preprocessing, header.orientation);
+      }
+      if (!header.isComplete) throw new Error("not a photo");
+    }
+  }
+  return seenByTheBrowser(picture);
+}
+
+function rectangle(pixels, width, top, rows, left, columns) {
+  if (columns === width) return pixels.subarray(top * width * 3, (top + rows) * width * 3);
+  const part = new Uint8Array(rows * columns * 3);
+  for (let y = 0; y < rows; y++) {
+    const from = ((top + y) * width + left) * 3;
+    part.set(pixels.subarray(from, from + columns * 3), y * columns * 3);
+  }
+  return part;
+}
+
+/** Read in strips: a phone's browser has no canvas for 60 megapixels, and 240 MB of pixels would end its tab. */
+async function seenByTheBrowser(picture) {
   let bitmap = picture;
   if (picture instanceof Blob) {
     try {
@@ -197,22 +236,18 @@ async function seen(picture) {
       throw new Error("not a photo", { cause: error });
     }
   }
-  const { width, height } = bitmap;
-  const { min_short_side, max_pixels } = loaded.preprocessing;
-  if (Math.min(width, height) < min_short_side || width * height > max_pixels) {
-    bitmap.close();
-    throw new Error(width * height > max_pixels ? "too large" : "too small");
-  }
-  const rows = Math.max(1, Math.min(height, Math.floor(STRIP / width)));
-  const context = new OffscreenCanvas(width, rows).getContext("2d", { alpha: false, willReadFrequently: true });
-  const strip = (top, count, left, columns) => {
-    context.fillStyle = "white";
-    context.fillRect(0, 0, columns, count);
-    context.drawImage(bitmap, left, top, columns, count, 0, 0, columns, count);
-    return context.getImageData(0, 0, columns, count).data;
-  };
   try {
-    return preprocess.toTensor(strip, rows, width, height, loaded.preprocessing);
+    const { width, height } = bitmap;
+    check(width, height);
+    const rows = Math.max(1, Math.min(height, Math.floor(STRIP / width)));
+    const context = new OffscreenCanvas(width, rows).getContext("2d", { alpha: false, willReadFrequently: true });
+    const strip = (top, count, left, columns) => {
+      context.fillStyle = "white";
+      context.fillRect(0, 0, columns, count);
+      context.drawImage(bitmap, left, top, columns, count, 0, 0, columns, count);
+      return context.getImageData(0, 0, columns, count).data;
+    };
+    return preprocess.toTensor({ width, height, strip, rows, channels: 4 }, loaded.preprocessing);
   } finally {
     bitmap.close();
   }
