@@ -173,8 +173,9 @@ def test_set_reaches_the_run(experiment, capsys, tmp_path):
 def test_dry_run_says_what_would_run_and_touches_nothing(experiment, capsys, tmp_path):
     arguments = ["run", "--config", str(experiment()), "--until", "phase0 export", "--dry-run"]
     assert cli.main(arguments) == 0
-    head, *lines, last = capsys.readouterr().out.splitlines()
+    head, *lines, last, download = capsys.readouterr().out.splitlines()
     assert [" ".join(line.split()[:2]) for line in lines] == ["phase0 audit", "phase0 validate-urls", "phase0 export"]
+    assert download.startswith("to download about ") and "a guess" in download
     assert head.split() == ["step", "about", "GB", "last", "took", "why"]
     assert re.match(r"together about .* and 40.5 GB \(free .* GB\) on .* for 720,000 train photos by gates", last)
     assert not list(tmp_path.rglob("*.json"))

@@ -113,7 +113,7 @@ def test_what_is_replaced_in_a_url_is_requested_and_nothing_else_changes(target)
         ("missing-1.jpg", "failed", "HTTP 404", 1, False),
         ("html-1.jpg", "failed", "an HTML page, not a photo", 1, True),
         ("empty-1.jpg", "failed", "an empty file", 1, True),
-        ("half-1.jpg", "failed", "truncated or broken photo", 1, False),
+        ("half-1.jpg", "failed", "cut off: the end of the JPEG is missing", 1, False),
         ("small-1.jpg", "failed", "shorter side below 20 px", 1, False),
         ("endless-1.jpg", "failed", "larger than 0.2 MB", 1, False),
         ("loop-1.jpg", "failed", "more than 3 redirects", 1, True),
@@ -261,7 +261,7 @@ KINDS = (
     "quiet", "rubbish", "gzip", "away", "empty", "inside",
 )  # fmt: skip
 BAD = {
-    "missing": "HTTP 404", "html": "an HTML page, not a photo", "half": "truncated or broken photo",
+    "missing": "HTTP 404", "html": "an HTML page, not a photo", "half": "cut off: the end of the JPEG is missing",
     "short": "ended before its announced length", "endless": "larger than 0.2 MB", "hung": "silent for 0.3 s",
     "drip": "not finished within 0.8 s", "reset": "connection reset", "loop": "more than 3 redirects",
     "quiet": "silent for 0.3 s", "rubbish": "an answer that is not HTTP", "gzip": "sent with Content-Encoding gzip",

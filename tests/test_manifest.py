@@ -358,6 +358,10 @@ def test_reproduce_needs_a_manifest_and_nothing_else(value, tmp_path, monkeypatc
     )
     assert cli.main(["phase7", "reproduce", "--manifest", str(file), "--set", "seed=7"]) == 0
     assert seen["source"] == file and seen["run"].config.seed == 7 and seen["run"].config.experiment == "tiny"
+    config = tmp_path / "tiny.yaml"
+    config.write_text(f"root: {tmp_path}")
+    assert cli.main(["phase7", "reproduce", "--config", str(config)]) == 0  # the experiment's own
+    assert seen["source"] == tmp_path / "artifacts/tiny/phase7/manifest.yaml"
     assert cli.main(["phase7", "reproduce", "--manifest", str(tmp_path / "none.yaml")]) == 3
     assert "none.yaml: missing" in capsys.readouterr().err
 

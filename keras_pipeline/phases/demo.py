@@ -9,7 +9,9 @@ from pathlib import Path
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config import load
 from keras_pipeline.core.config.base import ConfigError
+from keras_pipeline.phases import preflight, runner, status
 from keras_pipeline.phases import run as chain
+from keras_pipeline.phases.steps import steps_between
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
@@ -20,7 +22,11 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     if options.images:
         _refuse_other_folder(run, options.images)
     if options.images and not options.dry_run:
-        options.config, options.set = load.write(run.folder / "config.yaml", run.config), []
+        # Only once the run is known to start: a refused command must not leave its settings to the next one.
+        with runner.lock(run):
+            steps = status.applicable(run, steps_between(options.first, options.last))
+            preflight.check_ahead(run, steps, force=options.force)
+            options.config, options.set = load.write(run.folder / "config.yaml", run.config), []
         print(f"config: {options.config}; every other command takes it: --config {options.config}")
     result, code = chain.main(run, options)
     if options.dry_run or run.assists or not run.path("web").exists() or chain.page_out_of_date(run):

@@ -5,6 +5,7 @@ A forecast to plan by: rates of CPUs measured once, of GPUs assumed. benchmark s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -214,7 +215,7 @@ def _ingest(run: Run, n: dict, on: Device) -> dict[str, Cost]:
 
 def photo_bytes(run: Run) -> tuple[float, str]:
     """(bytes of a photo to download, where from): of those that were fetched here, else a guess."""
-    if run.path("url_ledger").exists():
+    with contextlib.suppress(OSError, pyarrow.ArrowException):  # none yet; who reads a broken one says so
         ledger = pyarrow.parquet.read_table(run.path("url_ledger"), columns=["state", "bytes"])
         found = ledger.filter(pyarrow.compute.equal(ledger["state"], "ok"))["bytes"]
         if mean := pyarrow.compute.mean(found).as_py():

@@ -32,7 +32,9 @@ PAGE = Path(export.__file__).parent / "page"
 
 def check_split(run: Run, counts: Counts | None) -> None:
     """Whether photos suffice for the splits; of the calibration split see `check_calibration`."""
-    if counts is None or counts.splits or run.path("url_ledger").exists():  # downloaded: the split soon tells exactly
+    if counts is None or counts.splits:
+        return
+    if counts.origin == "the audit" and run.path("url_ledger").exists():  # downloaded: the split soon tells exactly
         return
     if counts.species < 2:
         raise ValueError(

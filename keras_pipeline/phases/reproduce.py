@@ -41,8 +41,9 @@ DEVIATIONS = 3  # standard deviations of the difference between two independent 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     """Reproduce the manifest that the options name, or the run's own; return the result and the exit code."""
-    file = Path(options.manifest) if options.manifest else run.path("manifest")
-    result = reproduce(run, file, force=options.force)
+    # Options of a step that were not given are not there, see `commands`.
+    given = getattr(options, "manifest", None)
+    result = reproduce(run, Path(given) if given else run.path("manifest"), force=getattr(options, "force", False))
     return result, int(not result["same"])
 
 
