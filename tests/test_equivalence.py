@@ -76,12 +76,12 @@ def test_originals_that_are_no_photos_or_tiny_are_left_out_and_told(copy):
     bad = [Sample("notes.jpg", b"no photo"), Sample("icon.png", icon)]
     verdict = judge(copy, originals=[*bad, *as_taken(1)])
     assert verdict["passed"] and verdict["backends"]["wasm"]["stages"]["original"]["n"] == 2
-    told = "2 files among the originals were left out, the first: sample icon.png: received a picture of 15 x 40"
+    told = "2 files among the originals were left out, the first: sample icon.png: shorter side below"
     assert any(note.startswith(told) for note in verdict["notes"])
 
 
 def test_a_page_that_shrinks_photos_without_a_filter_fails_on_originals_alone(copy):
-    replace(copy / "preprocess.js", "const filterScale = Math.max(scale, 1);", "const filterScale = 1;")
+    replace(copy / "preprocess.js", "const support = Math.max(scale, 1), taps", "const support = 1, taps")
     write_file_list(copy)
     # One pixel of nine, all that a page sees that looks at nothing but the middle of each three by three.
     pixels, hidden = (np.array(example.photo(label, 7, (1024, 768))) for label in (3, 1))

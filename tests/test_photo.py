@@ -173,14 +173,14 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
 
 @pytest.mark.parametrize("photo", [b"", b"<html>404</html>", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_photo_raises(photo):
-    with pytest.raises(ValueError, match="not a JPEG, PNG|broken photo"):
+    with pytest.raises(ValueError, match="not a JPEG, PNG|broken photo|cut off"):
         upright_rgb(photo)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_a_truncated_photo_raises(kind, jpeg):
     photo = encoded(Image.open(io.BytesIO(jpeg(1, (64, 64)))), kind)
-    with pytest.raises(ValueError, match="broken|not a photo"):
+    with pytest.raises(ValueError, match="broken|cut off"):
         upright_rgb(photo[: len(photo) * 2 // 3])
 
 

@@ -33,7 +33,7 @@ def test_they_stay_in_one_split_and_count_as_a_leak_elsewhere(listed):
     ids = pd.Series([f"{i:03d}" for i in range(100)])
     pairs = [(f"{i:03d}", f"{i + 50:03d}") for i in range(50)]
     ties = {"same_photo": listed("sample_id_1,sample_id_2\n" + "".join(f"{a},{b}\n" for a, b in pairs), ids)}
-    table = pd.DataFrame({"sample_id": ids, "latin_name": "Bellis perennis"})
+    table = pd.DataFrame({"sample_id": ids, "latin_name": "Bellis perennis", "sha256": ids})
     shares = {"train": 0.4, "val": 0.2, "calibration": 0.2, "test": 0.2}
     split = pd.Series(split_photos(table, ties, shares=shares, seed=0).split, index=ids)
     assert all(split[a] == split[b] for a, b in pairs) and split.nunique() == 4

@@ -58,7 +58,7 @@ def upright_rgb(photo: bytes) -> Image.Image:
             upright = _to_srgb(image)
             return upright.transpose(UPRIGHT[header.orientation]) if header.orientation > 1 else upright
     except Exception as error:  # Pillow's readers raise SyntaxError, RuntimeError, OSError, … on broken files
-        raise ValueError("truncated or broken photo") from error
+        raise ValueError(_broken(photo)) from error
 
 
 def seen(photo: bytes, short_side: int, *, min_short_side: int = 1) -> np.ndarray:
@@ -138,7 +138,7 @@ def _seen(photo: bytes, short_side: int, min_short_side: int) -> tuple[np.ndarra
     # Where only the end's marker is missing, nothing is lost; where more is, the decoder says so.
     pixels = _decode_plain_jpeg(photo if header.is_complete else photo + jpeg_header.END_OF_IMAGE, short_side)
     if pixels is None and not header.is_complete:
-        raise ValueError("cut off: the end of the JPEG is missing")
+        raise ValueError(_broken(photo))
     if pixels is None:  # damaged, and Pillow may show what is left
         return _shrink(np.asarray(upright_rgb(photo)), short_side), False
     fits = storable and header.is_complete and header.orientation == 1 and min(size) <= short_side
@@ -151,12 +151,18 @@ def _opened(photo: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(photo), formats=FORMATS)
     except UnidentifiedImageError as error:
         # A picture with a broken header is not identified either.
-        raise ValueError(first_bytes.wrong_format(photo) or "truncated or broken photo") from error
+        raise ValueError(first_bytes.wrong_format(photo) or _broken(photo)) from error
     except Exception as error:
-        raise ValueError("truncated or broken photo") from error
+        raise ValueError(_broken(photo)) from error
     if wrong := first_bytes.wrong_size(image.size, min_short_side=1):
         raise ValueError(wrong)
     return image
+
+
+def _broken(photo: bytes) -> str:
+    header = jpeg_header.read(photo)
+    is_cut = header is not None and not header.is_complete
+    return "cut off: the end of the JPEG is missing" if is_cut else "truncated or broken photo"
 
 
 def _decode_plain_jpeg(photo: bytes, short_side: int) -> np.ndarray | None:
