@@ -140,19 +140,14 @@ def _open_to_load(config: Config) -> Iterator[tuple[str, str | None]]:
 @contextlib.contextmanager
 def _open_source(config: Config) -> Iterator[tuple[str, str | None]]:
     """(URI of the MongoDB, base URL of relative photo URLs) while the context is open."""
-    source = config.source
-    if source.uri != "embedded":
+    source, run = config.source, Run(config, None)
+    photos = run.embedded_photos
+    if photos is None:
         yield source.uri, source.base_url
         return
-    from keras_pipeline.demo import (
-        embedded,
-        herbarium,
-        species,
-    )  # MongoDB's driver and Pillow, which `status` does without
+    # MongoDB's driver and Pillow, which `status` does without.
+    from keras_pipeline.demo import embedded, herbarium, species
 
-    run = Run(config, None)
-    photos = run.embedded_photos
-    assert photos is not None  # of an embedded source
     if labels := source.demo.labels:
         documents = lambda: photo_folder.documents(photos, Path(labels))  # noqa: E731
     else:

@@ -211,7 +211,8 @@ def _place_bells(canvas: Image.Image, plant: _Plant, at: Point, radius: float, r
 def _place_spike(canvas: Image.Image, plant: _Plant, at: Point, radius: float, rng: np.random.Generator) -> None:
     """Paint many florets: a dense column, separate rings, or a dome."""
     species, size, floret = plant.species, radius * 0.34, plant.floret
-    assert floret is not None  # every plant of this habit has one
+    if floret is None:
+        raise ValueError(f"{species}: received a spike without a floret, expected one; give the plant a floret")
     foot = (at[0] + rng.normal(0, 0.4) * radius, at[1] + radius * 2.4)
     top = (at[0], at[1] - radius * 1.1)
     stem = _arch(foot, at if species.dome else top, rng.normal(0, 0.15), 9)

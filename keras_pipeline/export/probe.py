@@ -32,8 +32,8 @@ class Renderer:
 class Probe:
     """A page opened for one backend."""
 
-    def __init__(self, page: Page, url: str, folder: Path):
-        self._page, self._url, self._folder = page, url, folder
+    def __init__(self, browser: Browser, page: Page, url: str, folder: Path):
+        self._browser, self._page, self._url, self._folder = browser, page, url, folder
         self._numbers = itertools.count()
         page.evaluate(PROBE.read_text(encoding="utf-8"))
 
@@ -54,7 +54,7 @@ class Probe:
             page = context.new_page()
             page.set_default_timeout(TIMEOUT_MS)
             page.goto(f"{url}index.html")
-            yield cls(page, url, folder)
+            yield cls(browser, page, url, folder)
         finally:
             context.close()
 
@@ -94,9 +94,7 @@ class Probe:
 
         None where the system doesn't report it.
         """
-        browser = self._page.context.browser
-        assert browser is not None  # only contexts that were launched without one have none
-        session = browser.new_browser_cdp_session()
+        session = self._browser.new_browser_cdp_session()
         processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
         session.detach()
         peaks = [_peak_kib(process["id"]) for process in processes if process["type"] == "renderer"]

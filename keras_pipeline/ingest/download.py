@@ -283,7 +283,8 @@ class _Store:
                 self._outside.append(outcome)
                 continue
             if self._shard is None:
-                assert self._open_shard  # only None when URLs are checked, without photos
+                if self._open_shard is None:  # of a check of URLs, which stores none
+                    raise ValueError("received a photo to store, expected an outcome alone; give open_shard")
                 self._name, self._shard = self._open_shard()
             self._shard.add(example)
             self._inside.append(outcome)

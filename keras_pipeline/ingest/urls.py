@@ -54,8 +54,7 @@ def join(reference: str, base: str | None) -> str | None:
 
 
 def _split(url: str) -> tuple[str, str | None, str]:
-    match = PARTS.match(url)
-    assert match  # every part is optional
+    match = next(PARTS.finditer(url))  # every part is optional, so that there is one
     return match[1] or "", match[2], match[3]
 
 

@@ -14,6 +14,7 @@ from keras_pipeline.core.region_names import names_of, photos_of
 from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.ingest import photo_folder
 
+AUDIT = "the audit"
 LISTED = 10  # regions in a message
 EXPECTED_VAL = 5  # photos of a region; with so many expected, fewer than one split in a hundred leaves it none
 
@@ -56,7 +57,7 @@ def counted(run: Run, by: str) -> Counts | None:
         return _counted_source(run, shares)
     found = run.read(by)
     if by == "audit":
-        return Counts("the audit", found["species"], found["usable"], shares, found["per_region"])
+        return Counts(AUDIT, found["species"], found["usable"], shares, found["per_region"])
     splits = {name: split["per_region"] for name, split in found["splits"].items()}
     regions: Counter[str] = Counter()
     for split in splits.values():

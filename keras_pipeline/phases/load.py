@@ -90,16 +90,12 @@ def _good(file: forms.File, scratch: Path, seen: HashTable, bad: _Bad) -> Iterat
     """Yield (row, bytes) of rows that can be stored, each _id once, in an order that is the same in every run."""
     any_good = False
     for row in file.rows(scratch):
-        size, reason = (0, row) if isinstance(row, Bad) else check(row)
-        if reason is None and isinstance(row, Row):
-            name = document_id(row.document["_id"])  # 7 and "7" are one photo to the pipeline, and to nx-27017
-            if not seen.get(name, 1):
-                any_good = True
-                yield row, size
-                continue
-            reason = Bad(row.place, f"the _id {name[:100]!r} came before; the first row stands")
-        assert reason is not None
-        bad.add(reason)
+        found = _judged(row, seen)
+        if not isinstance(found, Bad):
+            any_good = True
+            yield found
+            continue
+        bad.add(found)
         if not any_good and bad.count >= HOPELESS:
             break
     if not any_good and bad.count:
@@ -107,6 +103,19 @@ def _good(file: forms.File, scratch: Path, seen: HashTable, bad: _Bad) -> Iterat
             f"{file.path}: received {bad.count:,} rows of which none can be stored, expected a {file.form}; is this "
             "the file that you meant?"
         )
+
+
+def _judged(row: Row | Bad, seen: HashTable) -> tuple[Row, int] | Bad:
+    """Return (row, bytes) if it can be stored."""
+    if isinstance(row, Bad):
+        return row
+    size, wrong = check(row)
+    if wrong:
+        return wrong
+    name = document_id(row.document["_id"])  # 7 and "7" are one photo to the pipeline, and to nx-27017
+    if seen.get(name, 1):
+        return Bad(row.place, f"the _id {name[:100]!r} came before; the first row stands")
+    return row, size
 
 
 def _batches(rows: Iterator[tuple[Row, int]]) -> Iterator[list[Row]]:

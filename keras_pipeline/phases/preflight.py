@@ -24,7 +24,15 @@ from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.export import browser
 from keras_pipeline.models.pretrained import check_available
 from keras_pipeline.phases import forecast, staleness, status
-from keras_pipeline.phases.counts import Counts, commonest, counted, photos_for, photos_for_region, regions_with_enough
+from keras_pipeline.phases.counts import (
+    AUDIT,
+    Counts,
+    commonest,
+    counted,
+    photos_for,
+    photos_for_region,
+    regions_with_enough,
+)
 from keras_pipeline.phases.steps import Step, steps_between
 
 PAGE = Path(export.__file__).parent / "page"
@@ -34,7 +42,7 @@ def check_split(run: Run, counts: Counts | None) -> None:
     """Whether photos suffice for the splits; of the calibration split see `check_calibration`."""
     if counts is None or counts.splits:
         return
-    if counts.origin == "the audit" and run.path("url_ledger").exists():  # downloaded: the split soon tells exactly
+    if counts.origin == AUDIT and run.path("url_ledger").exists():  # downloaded: the split soon tells exactly
         return
     if counts.species < 2:
         raise ValueError(

@@ -266,5 +266,6 @@ def _field(data: tf.Tensor, dtype: np.dtype, name: str, start: int = 0) -> tf.Te
 
 def _offset(dtype: np.dtype, name: str) -> int:
     """Return the number of bytes before a field."""
-    assert dtype.fields is not None
+    if dtype.fields is None or name not in dtype.fields:
+        raise ValueError(f"received the field {name!r}, expected one of {dtype.names}; the stored layout is another")
     return dtype.fields[name][1]

@@ -3,14 +3,15 @@
 import asyncio
 import collections
 import contextlib
-import threading
 import time
 import zlib
+
+from support.loopback_host import LoopbackHost
 
 HTML = b"\n <!DOCTYPE html><title>Sorry</title>"
 
 
-class HostileHost:
+class HostileHost(LoopbackHost):
     """An HTTP server on loopback in a thread of its own; use as a context. `asked` counts requests by name, `times`
     holds when each came (seconds of time.monotonic), `most` how many were open at once.
 
@@ -26,35 +27,15 @@ class HostileHost:
     """
 
     def __init__(self, jpeg, address="127.0.0.1"):
+        super().__init__(address)
         self.asked, self.times, self.agents = collections.Counter(), [], set()
         self.photo_of = lambda name: jpeg(zlib.crc32(name.partition("?")[0].encode()), (48, 40))
-        self.address, self.delay, self.down, self.elsewhere = address, 0.0, False, ""
+        self.delay, self.down, self.elsewhere = 0.0, False, ""
         self.open, self.most = 0, 0
-        self._ready = threading.Event()
-
-    def __enter__(self):
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
-        self._thread.start()
-        self._ready.wait()
-        return self
-
-    def __exit__(self, *_):
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
 
     @property
     def url(self):
-        return f"http://{self.address}:{self.port}/"
-
-    async def _main(self):
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._serve, self.address, 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        await self._stop.wait()
-        server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()  # those that hang
+        return f"{super().url}/"
 
     async def _serve(self, reader, writer):
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):

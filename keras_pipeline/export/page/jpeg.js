@@ -9,7 +9,7 @@ const jpeg = (() => {
   const EXIF = "Exif\0\0", PROFILE = "ICC_PROFILE\0";
   const EIGHTHS = [4, 3, 2, 1]; // the sizes that the decoder may choose from, beside the whole
   const UNDECODABLE = "undecodable";
-  const COMPONENTS = 3; // GRAY, RGB and YCbCr are TurboJPEG's first three colour spaces
+  const READABLE_SPACES = 3; // of TurboJPEG's colour spaces the first: RGB, YCbCr, grey; CMYK follows
 
   const starts = (bytes, at, text) => [...text].every((sign, i) => bytes[at + i] === sign.charCodeAt(0));
 
@@ -84,7 +84,7 @@ const jpeg = (() => {
       if (turbo.tjDecompressHeader3(handle, input, size, found, found + 4, found + 8, found + 12) !== 0) return null;
       const [fullWidth, fullHeight, , space] = new Int32Array(turbo.memory.buffer, found, 4);
       check(fullWidth, fullHeight);
-      if (space >= COMPONENTS) return null;
+      if (space >= READABLE_SPACES) return null;
       const scaled = (side, eighths) => Math.ceil((side * eighths) / 8);
       const enough = EIGHTHS.filter((eighths) => scaled(Math.min(fullWidth, fullHeight), eighths) >= shortSide);
       const eighths = enough.at(-1) ?? 8;
