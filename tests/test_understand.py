@@ -24,7 +24,7 @@ LISTS = (
 
 
 def said(documents, **source):
-    return understand(documents, Source(**source)).said
+    return understand(documents, Source(**source)).summary
 
 
 def test_lists_of_photos_are_found_and_the_keys_suggested():
@@ -41,7 +41,7 @@ def test_what_is_suggested_works():
     settings = {"photos": ["images", "img"], "fields": {"latin_name": "latinName", "image_url": "url"}}
     seen = understand(SPECIES, Source(**settings))
     assert (seen.documents, seen.photos, seen.warnings) == (20, 20, ())
-    assert seen.said == (
+    assert seen.summary == (
         "20 give 20 photos, the first: latin_name 'Aus bus', image_url 'https://h/0/original.jpg', license 'CC0'"
     )
 
@@ -87,7 +87,7 @@ def test_each_shape_is_understood_and_its_lists_are_found_without_keys(shape):
     document, paths, fields = SHAPES[shape]
     assert understand([document], Source(photos=paths, fields=fields)).photos > 0
     seen = understand([document], Source(fields={"latin_name": fields.get("latin_name", "latin_name")}))
-    assert f"source.photos: [{', '.join(paths)}]" in seen.said
+    assert f"source.photos: [{', '.join(paths)}]" in seen.summary
 
 
 def test_a_password_in_a_url_is_not_shown():

@@ -29,7 +29,7 @@ class Understanding:
 
     documents: int
     photos: int  # with a name and a URL
-    said: str  # continues `402 documents in app.plants; of 20 looked at …`
+    summary: str  # continues `402 documents in app.plants; of 20 looked at …`
     warnings: tuple[str, ...] = ()
 
 
@@ -47,8 +47,8 @@ def understand(documents: list[dict], source: Source) -> Understanding:
         for name in (*NEEDED, "region", "license")
         if row[name] is not None
     )
-    said = f"{with_photos} give {len(usable)} photos, the first: {example}"
-    return Understanding(len(documents), len(usable), said, tuple(_warnings(documents, source)))
+    summary = f"{with_photos} give {len(usable)} photos, the first: {example}"
+    return Understanding(len(documents), len(usable), summary, tuple(_warnings(documents, source)))
 
 
 def lists_as_text(field: str, shown: str, n: int, total: int, unit: str) -> str:

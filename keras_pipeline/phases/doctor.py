@@ -74,7 +74,7 @@ def _source(run: Run) -> dict:
     there = f"{count} documents in {source.database}.{source.collection}"
     if not seen.documents:
         return _row("MongoDB", False, f"{there}, and none for query {source.query}; check source.query")
-    detail = "; ".join([f"{there}; of {seen.documents} looked at {seen.said}", *seen.warnings])
+    detail = "; ".join([f"{there}; of {seen.documents} looked at {seen.summary}", *seen.warnings])
     return _row("MongoDB", seen.photos > 0, detail)
 
 

@@ -73,6 +73,8 @@ def open_all(paths: list[Path], stack: contextlib.ExitStack) -> list[File]:
 def _open(path: Path, names: dict[str, str], stack: contextlib.ExitStack) -> File:
     if path.is_dir():
         raise ValueError(f"{path}: received a folder, expected {FORMS}")
+    if not path.exists():
+        raise ValueError(f"{path}: received no file of this name, expected {FORMS}; correct the path")
     with path.open("rb") as stream:
         head = stream.read(HEAD)
     if head.startswith(b"PK"):

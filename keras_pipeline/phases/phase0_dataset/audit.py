@@ -52,7 +52,7 @@ def _refuse_nothing(run: Run, result: dict, seen: Understanding) -> None:
     source = run.config.source
     if not result["usable"] and not seen.photos:
         where = f"{source.database}.{source.collection}"
-        raise ValueError(f"{result['documents']} documents in {where}; of {seen.documents} looked at {seen.said}")
+        raise ValueError(f"{result['documents']} documents in {where}; of {seen.documents} looked at {seen.summary}")
     if result["species"] < 2 <= result["minima"][0]["species"]:
         raise ValueError(
             f"source.min_per_species: received {source.min_per_species}, which leaves {result['species']} of "
