@@ -267,7 +267,7 @@ def test_nothing_is_stored_if_one_of_the_files_is_wrong(load, tmp_path, capsys):
     assert load(good, written(tmp_path / "b.csv", "x\n"))[0] == 2
     assert load(good, tmp_path / "missing.csv")[0] == 3
     assert load(tmp_path)[0] == 2 and "received a folder" in capsys.readouterr().err
-    assert load(tmp_path / "none.zip")[0] == 2
+    assert load(tmp_path / "none.zip")[0] == 3
     assert "none.zip: received no file of this name, expected a GBIF" in capsys.readouterr().err
     assert load.collection.name not in load.collection.database.list_collection_names()
 

@@ -74,7 +74,7 @@ def _open(path: Path, names: dict[str, str], stack: contextlib.ExitStack) -> Fil
     if path.is_dir():
         raise ValueError(f"{path}: received a folder, expected {FORMS}")
     if not path.exists():
-        raise ValueError(f"{path}: received no file of this name, expected {FORMS}; correct the path")
+        raise SourceError(f"{path}: received no file of this name, expected {FORMS}; correct the path")
     with path.open("rb") as stream:
         head = stream.read(HEAD)
     if head.startswith(b"PK"):
