@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from keras_pipeline.core.errors import SourceError
 from keras_pipeline.ingest.load import darwin_core, readers
 from keras_pipeline.ingest.load.json_text import JsonText
 from keras_pipeline.ingest.load.members import open_zip, text_of_member
@@ -58,7 +59,7 @@ class File:
 def open_all(paths: list[Path], stack: contextlib.ExitStack) -> list[File]:
     """Tell the form of each file, before anything is stored.
 
-    Raises ValueError for a file of no form that `load` reads, SourceError for a damaged one.
+    Raises ValueError for a file of no form that `load` reads, SourceError for one that is damaged or not there.
     """
     names: dict[str, str] = {}
     files = [_open(path, names, stack) for path in paths]
