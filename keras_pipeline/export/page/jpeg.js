@@ -68,6 +68,13 @@ const jpeg = (() => {
     }).exports;
   }
 
+  /** Memory of the decoder; without any left, the photo is none that it can decode. */
+  function allocated(turbo, size) {
+    const address = turbo.malloc(size);
+    if (!address) throw new Error(UNDECODABLE);
+    return address;
+  }
+
   /**
    * RGB {pixels: Uint8Array, width, height} of a JPEG, not turned, at the smallest of its sizes with a shorter side >=
    * shortSide; null where it can't be decoded without a warning.
@@ -77,7 +84,7 @@ const jpeg = (() => {
   function decode(module, bytes, shortSide, check = () => {}) {
     const turbo = instance(module);
     try {
-      const input = turbo.malloc(bytes.length + 2), found = turbo.malloc(16), handle = turbo.tjInitDecompress();
+      const input = allocated(turbo, bytes.length + 2), found = allocated(turbo, 16), handle = turbo.tjInitDecompress();
       new Uint8Array(turbo.memory.buffer, input, bytes.length).set(bytes);
       new Uint8Array(turbo.memory.buffer, input + bytes.length, 2).set([0xff, 0xd9]); // only read where the file lacks it
       const size = bytes.length + 2;
@@ -89,7 +96,7 @@ const jpeg = (() => {
       const enough = EIGHTHS.filter((eighths) => scaled(Math.min(fullWidth, fullHeight), eighths) >= shortSide);
       const eighths = enough.at(-1) ?? 8;
       const width = scaled(fullWidth, eighths), height = scaled(fullHeight, eighths);
-      const output = turbo.malloc(width * height * 3);
+      const output = allocated(turbo, width * height * 3);
       if (turbo.tjDecompress2(handle, input, size, output, width, width * 3, height, 0, 0) !== 0) return null;
       return { pixels: new Uint8Array(turbo.memory.buffer, output, width * height * 3), width, height };
     } catch (error) {
