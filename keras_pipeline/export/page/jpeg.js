@@ -72,7 +72,7 @@ const jpeg = (() => {
   function allocated(turbo, size) {
     const address = turbo.malloc(size);
     if (!address) throw new Error(UNDECODABLE);
-    return address;
+    return address >>> 0; // above 2 GB it comes as a negative number
   }
 
   /**
