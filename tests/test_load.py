@@ -1,5 +1,6 @@
 """`load`: small files of public forms with invented content, put into the embedded server over a real socket."""
 
+import csv
 import io
 import json
 import os
@@ -332,6 +333,7 @@ def test_long_fields_and_lines_are_bad_rows(load, tmp_path, monkeypatch):
     reasons = (load.folder / "a.csv.bad.csv").read_text()
     assert "field larger than field limit (100)" in reasons and "more than 3,000 characters" in reasons
     assert "line 5 to 7,no row of the table: unexpected end of data" in reasons
+    assert csv.field_size_limit() == 131072
 
 
 def test_a_file_without_a_good_row_is_a_wrong_file(load, tmp_path, capsys):

@@ -14,20 +14,19 @@ async function keep() {
   const text = await response.text();
   const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
   const version = PREFIX + Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
-  if (!(await caches.has(version))) {
-    const cache = await caches.open(`${version}-unfinished`);
+  const cache = await caches.open(version);
+  if (!(await cache.match(here(LIST)))) {
     await cache.addAll(Object.keys(JSON.parse(text)).map((path) => new Request(here(path), { cache: "no-cache" })));
-    const finished = await caches.open(version);
-    for (const request of await cache.keys()) await finished.put(request, await cache.match(request));
-    await finished.put(here("./"), await finished.match(here("index.html")));
-    await finished.put(here(LIST), new Response(text)); // the worker compares the model's files with it
+    await cache.put(here("./"), await cache.match(here("index.html")));
+    await cache.put(here(LIST), new Response(text)); // last: a worker killed before it fetches them again
   }
   for (const name of await ours()) if (name !== version) await caches.delete(name);
 }
 
-/** What was kept of a request, in our caches alone. */
+/** What was kept of a request, in our caches alone, and there in one that is whole. */
 async function kept(request) {
   for (const cacheName of await ours()) {
+    if (!(await caches.match(here(LIST), { cacheName }))) continue;
     const found = await caches.match(request, { cacheName, ignoreSearch: true });
     if (found) return found;
   }

@@ -64,12 +64,11 @@ class Lines:
 def cells(lines: Lines, delimiter: str, quote: str) -> Iterator[tuple[str, list[str]] | Bad]:
     """Yield (place, cells) of a table's rows, without empty ones; quote "": no cell is quoted."""
     reader = csv.reader(lines, delimiter=delimiter, quotechar=quote, strict=True) if quote else None
-    csv.field_size_limit(FIELD)
     unquoted = iter(lines)
     while True:
         first = lines.number + 1
         try:
-            row = next(reader) if reader else next(unquoted).rstrip("\r\n").split(delimiter)
+            row = _next(reader) if reader else next(unquoted).rstrip("\r\n").split(delimiter)
         except StopIteration:
             break
         except csv.Error as error:
@@ -82,6 +81,14 @@ def cells(lines: Lines, delimiter: str, quote: str) -> Iterator[tuple[str, list[
         if len(row) > 1 or (row and row[0]):
             yield lines.place(first), row
     yield from lines.take_bad()
+
+
+def _next(reader: Iterator[list[str]]) -> list[str]:
+    before = csv.field_size_limit(FIELD)  # the whole process's: other readers keep theirs
+    try:
+        return next(reader)
+    finally:
+        csv.field_size_limit(before)
 
 
 def check(row: Row) -> tuple[int, Bad | None]:
