@@ -212,11 +212,20 @@ def write_split(folder: Path, split: str, table: pd.DataFrame, *, shard_bytes: f
     }
 
 
+def read(file: Path, offset: int, length: int) -> Photo:
+    """Read one record where `index_shard` has located it.
+
+    Raises:
+        BrokenArtefact: if no photo record is there.
+    """
+    with file.open("rb") as shard:
+        shard.seek(offset)
+        return decode(shard.read(length))
+
+
 def _labelled(row: Any) -> bytes:
     """Return a stored photo with the split's label, group and names."""
-    with Path(row.file).open("rb") as file:
-        file.seek(row.offset)
-        photo = decode(file.read(row.length))
+    photo = read(Path(row.file), row.offset, row.length)
     if photo.sample_id != row.sample_id:
         raise BrokenArtefact(f"{row.file}: received sample {photo.sample_id}, expected {row.sample_id}; {REMEDY}")
     return encode(dataclasses.replace(photo, **{field: getattr(row, field) for field in DECIDED}))

@@ -5,16 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, TextIO
-
-import bson
-from bson.errors import InvalidDocument
-
-from keras_pipeline.ingest.mongo import ID_TYPES
+from typing import TextIO
 
 LINE = 16 * 1024 * 1024  # characters; MongoDB's documents hold as many bytes
 FIELD = 1024 * 1024  # characters
-DOCUMENT_BYTES = 16 * 1024 * 1024 - 16 * 1024  # MongoDB's limit, less room for the command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,38 +83,3 @@ def _next(reader: Iterator[list[str]]) -> list[str]:
         return next(reader)
     finally:
         csv.field_size_limit(before)
-
-
-def check(row: Row) -> tuple[int, Bad | None]:
-    """Return a document's size in bytes, and why MongoDB or the pipeline can't take it."""
-    kind = type(row.document["_id"])
-    if kind not in ID_TYPES or row.document["_id"] is None:
-        return 0, Bad(row.place, f"an _id of type {kind.__name__}")
-    if name := _odd_name(row.document):
-        return 0, Bad(row.place, f"a field name that no query can reach: {name[:100]!r}")
-    if len(row.document) < 2:
-        return 0, Bad(row.place, "no field but the _id")
-    try:
-        size = len(bson.encode(row.document))
-    except UnicodeEncodeError:
-        return 0, Bad(row.place, "bytes that are not in the file's encoding")
-    except (InvalidDocument, OverflowError, RecursionError, ValueError) as error:
-        return 0, Bad(row.place, f"no document that MongoDB takes ({str(error)[:200]})")
-    if size > DOCUMENT_BYTES:
-        return 0, Bad(row.place, f"a document of {size:,} bytes, more than MongoDB's 16 MiB")
-    return size, None
-
-
-def _odd_name(value: Any) -> str | None:
-    """Return the first field name that is empty, has a dot or begins with a dollar sign."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if not name or "." in name or name[0] == "$":
-                return name or "(empty)"
-            if (found := _odd_name(inner)) is not None:
-                return found
-    elif isinstance(value, list):
-        for inner in value:
-            if (found := _odd_name(inner)) is not None:
-                return found
-    return None

@@ -66,9 +66,7 @@ class _Shards:
 
     def read(self, sample_id: str) -> Photo:
         file, offset, length = self._places.loc[sample_id]
-        with Path(file).open("rb") as shard:
-            shard.seek(offset)
-            return records.decode(shard.read(length))
+        return records.read(Path(file), offset, length)
 
 
 def _write_table(path: Path, same: Sequence[tuple[Candidate, float]], place: _Shards) -> None:
