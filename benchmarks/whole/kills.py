@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -76,10 +77,20 @@ def finish(root: Path) -> dict[str, str]:
     return hashes(root)
 
 
+def entries(root: Path) -> Iterator[Path]:
+    """All files and folders; os.walk passes over a folder that the run removes meanwhile, as Path.rglob doesn't."""
+    for folder, folders, files in os.walk(root):
+        yield from (Path(folder) / name for name in (*folders, *files))
+
+
+def half_written(root: Path) -> list[str]:
+    return [path.name for path in entries(root) if path.name.startswith(".writing-")]
+
+
 def newer(root: Path, than: float, endings: tuple[str, ...]) -> list[Path]:
     """What a run has finished since."""
     found = []
-    for path in root.rglob("*"):
+    for path in entries(root):
         try:
             if path.name.endswith(endings) and not path.name.startswith(".") and path.stat().st_mtime > than:
                 found.append(path)
@@ -102,14 +113,14 @@ def kill_once(root: Path, number: int, chance: random.Random) -> bool:
         if not progress:
             progress = newer(root, started, (".meta.json",) if after_a_step else MADE)
             moment = time.time() + delay
-        elif time.time() > moment and (not in_a_write or time.time() > moment + 60 or any(root.rglob(".writing-*"))):
+        elif time.time() > moment and (not in_a_write or time.time() > moment + 60 or half_written(root)):
             break
         time.sleep(0.003 if progress else 0.1)
     if process.poll() is not None:
         return False
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    with_write = [path.name for path in root.rglob(".writing-*")]
+    with_write = half_written(root)
     steps = re.findall(r"^(phase\d [\w-]+): (?!up to date|done)", log.read_text(), re.M)
     written = len(newer(root, started, MADE))
     print(
