@@ -104,10 +104,26 @@ def test_a_tally_adds_up_what_numpy_finds_at_once():
     figures, difference = tally.judge({"top1_agreement": 1.0}), np.abs(python.astype(float) - page)
     assert figures["correlation"] == pytest.approx(np.corrcoef(python.ravel(), page.ravel())[0, 1], abs=1e-9)
     assert figures["max_abs_diff"] == difference.max() and not figures["passed"]
-    assert figures["mean_abs_diff"] == pytest.approx(difference.mean())
+    assert figures["total_variation"] == pytest.approx(difference.sum(1).mean() / 2)
     assert figures["top1_agreement"] == np.mean(python.argmax(1) == page.argmax(1))
     assert figures["top5_agreement"] == 1.0  # of four species all are among the first five
     assert figures["worst"][0]["photo"] == str(difference.max(1).argmax())
+
+
+def test_a_page_of_thousands_of_species_that_moves_a_hundredth_of_the_probability_fails():
+    classes = 9000
+    tally = Tally(load_classifier(example.saved()))
+    tally.classifier = SimpleNamespace(labels=[str(i) for i in range(classes)])
+    python = np.full((4, classes), 0.1 / (classes - 5), np.float32)
+    python[:, :5] = 0.5, 0.2, 0.1, 0.06, 0.04
+    page = python.copy()
+    page[:, 0] -= 0.01
+    page[:, 5:] += 0.01 / (classes - 5)  # the order stays
+    asked = [Sample(str(i), b"") for i in range(4)]
+    tally.add(Question("tensor", [], python, asked), {"probabilities": page, "ms": [1.0] * 4, "names": [None] * 4})
+    found = tally.judge({"top1_agreement": 1.0, "total_variation": 0.005})
+    assert (found["top1_agreement"], found["top5_agreement"]) == (1.0, 1.0)
+    assert found["total_variation"] == pytest.approx(0.01, rel=1e-3) and not found["passed"]
 
 
 @pytest.mark.parametrize(("apart", "agreement"), [(1e-7, 1.0), (1e-4, 0.8)])

@@ -93,7 +93,7 @@ def test_a_folder_without_photos_is_refused(originals, tmp_path, name, match):
     ],
 )
 def test_agreement_on_conclusive_is_told_where_it_was_judged(verdicts, said):
-    stage = dict.fromkeys(("top1_agreement", "top5_agreement", "max_abs_diff", "mean_abs_diff", "median_ms"), 1.0)
+    stage = dict.fromkeys(("top1_agreement", "top5_agreement", "max_abs_diff", "total_variation", "median_ms"), 1.0)
     figures = {"renderer": "x", "load_ms": 1.0, "first_ms": 2.0, "leaked_tensors": 0, "timing": {"peak_memory_mb": 1}}
     stage |= verdicts | {"n": 4, "passed": True}
     told = validate._describe_backend("wasm", {**figures, "stages": {"png": stage}})

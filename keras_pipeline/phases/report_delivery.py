@@ -141,13 +141,13 @@ def export_blocks(run: Run) -> list[Block]:
 
 _AGREEMENT = (
     "backend, stage, verdict, photos, same top-1, same top-5, same 'conclusive', max |\N{WORD JOINER}Δp|, "
-    "mean |\N{WORD JOINER}Δp|, correlation, ms a photo"
+    "total variation, correlation, ms a photo"
 )
 
 
 def _agreement_table(backends: dict[str, dict]) -> Table:
     keys = (
-        "n", "top1_agreement", "top5_agreement", "conclusive_agreement", "max_abs_diff", "mean_abs_diff",
+        "n", "top1_agreement", "top5_agreement", "conclusive_agreement", "max_abs_diff", "total_variation",
         "correlation", "median_ms",
     )  # fmt: skip
     rows = [

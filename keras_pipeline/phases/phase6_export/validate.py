@@ -51,8 +51,8 @@ def _describe_backend(name: str, result: dict) -> list[str]:
     for stage, metrics in result["stages"].items():
         details = metrics.get("error") or (
             f"top-1 {metrics['top1_agreement']:.2%}, top-5 {metrics['top5_agreement']:.2%}"
-            f"{_describe_verdicts(metrics)} the same, largest difference {metrics['max_abs_diff']:.1e}, mean "
-            f"{metrics['mean_abs_diff']:.1e}, {metrics['median_ms']:.0f} ms per photo"
+            f"{_describe_verdicts(metrics)} the same, largest difference {metrics['max_abs_diff']:.1e}, total "
+            f"variation {metrics['total_variation']:.1e}, {metrics['median_ms']:.0f} ms per photo"
         )
         lines.append(f"  {stage}, n {metrics['n']}: {'passed' if metrics['passed'] else 'FAILED'}; {details}")
     if (accuracy := result.get("accuracy")) and accuracy["n"] >= MIN_PHOTOS:
