@@ -7,6 +7,7 @@ import pytest
 
 MODULES = (
     "training.losses", "training.distiller", "training.soft_labels", "evaluation.threshold", "evaluation.calibration",
+    "evaluation.metrics",
     "data.preprocess", "data.pipeline", "core.licenses", "ingest.signing", "training.advice", "training.schedule",
 )  # fmt: skip
 

@@ -146,6 +146,26 @@ def test_min_recall_leaves_out_classes_with_fewer_than_20_photos():
     assert metrics_of(np.eye(3)[answers], labels)["min_recall"] == {"latin_name": "1", "n": 20, "recall": 0.8}
 
 
+def test_the_worst_tenth_of_equal_species_is_not_worse_by_chance():
+    random = np.random.default_rng(5)
+    labels = np.repeat(np.arange(1000), 24)
+    groups = (np.arange(24_000) // 2).astype(str)
+    right = random.random(24_000) < 0.72
+    assert np.bincount(labels, right).min() == 11  # of 24: the lowest recall is 0.46
+    found = metrics.worst_tenth(right, labels, groups)
+    assert (found["species"], found["of"]) == (100, 1000) and found["recall"] == pytest.approx(0.72, abs=0.02)
+    right[:2400] = random.random(2400) < 0.3  # a tenth that is worse
+    assert metrics.worst_tenth(right, labels, groups)["recall"] == pytest.approx(0.33, abs=0.03)
+
+
+def test_the_worst_tenth_needs_photos_and_groups():
+    labels, right = np.repeat([0, 1, 2], [20, 19, 20]), np.arange(59) % 4 != 0
+    groups = np.where(labels == 2, "one", np.arange(59).astype(str))
+    # Class 0's photos 0, 2, 4, … are the one half, 5 of 10 right; the others 10 of 10.
+    assert metrics.worst_tenth(right, labels, groups) == {"species": 1, "of": 1, "recall": 0.75}
+    assert metrics.worst_tenth(right[20:], labels[20:], groups[20:]) is None
+
+
 def test_confused_pairs_literal():
     # Class 0: two of three photos taken for class 2. Class 1: one of two for class 0. Class 2: one of one for class 0.
     labels, answers = [0, 0, 0, 1, 1, 2], [2, 0, 2, 0, 1, 0]

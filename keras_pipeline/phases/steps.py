@@ -120,7 +120,7 @@ STEPS = [
     ),
     Step(
         "phase1", "evaluate", "metrics and pictures of it on a split", ("dataset", "teacher"),
-        ("teacher_metrics", "teacher_predictions", "teacher_pictures"), ("gates.teacher_min_recall",), 3,
+        ("teacher_metrics", "teacher_predictions", "teacher_pictures"), ("gates.teacher_min_recall",), 4,
         flags=("split",),
     ),
     Step(

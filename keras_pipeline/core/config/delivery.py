@@ -86,7 +86,9 @@ class Gates(Section):
     baseline_top1_min: float | None = Field(0.30, description="of the linear probe; the plan: 30-40 %")
     teacher_top1: float | None = Field(0.70, description="test, at least")
     teacher_top5: float | None = Field(0.85, description="test, at least")
-    teacher_min_recall: float | None = Field(0.60, description="of each class, above")
+    teacher_min_recall: float | None = Field(
+        0.60, description="of the worst tenth of the species, above; the plan: of each"
+    )
     teacher_over_probe: float | None = Field(
         0.0, description="test top-1 minus that of the linear probe; missed if the whole 95 % interval is below"
     )
