@@ -22,7 +22,6 @@ from keras_pipeline.evaluation.report.html import Block, KeyValues, Paragraph, T
 from keras_pipeline.evaluation.report.recalls import train_range, worst_classes
 
 NAMED = 10
-LOWEST_RECALLS = "the lowest recalls, by the upper end of their interval: what is bad for sure comes first"
 
 
 def sections(run: Run) -> list[tuple[str, list[Block]]]:
@@ -183,15 +182,11 @@ def _limits(run: Run) -> list[Block]:
     small = [name for name in trained if tested.get(name, {"n": 0})["n"] < MIN_PHOTOS]
     blocks: list[Block] = [
         *recall_table(metrics, "Recall on the test split, by number of train photos of a species"),
-        Table(
-            ["species", "photos", "recall", "95 % interval"],
-            [[name, e["n"], e["recall"], interval(e["interval"])] for name, e in worst_classes(recalls)[:NAMED]],
-            f"Test split: {LOWEST_RECALLS}",
-        ),
+        *lowest_recalls(metrics, NAMED, "Test split"),
     ]
     if is_by_genus(metrics):
         blocks += [
-            Paragraph(f"The genus of the first answer is right on {metrics['genus_accuracy']:.1%} of the photos.")
+            Paragraph(f"The genus of the first answer is right on {metrics['genus_accuracy']:.1%} of the test photos.")
         ]
         blocks += confused_table(metrics, "confused_genera", NAMED, "Most confused genera")
     blocks += confused_table(metrics, "confused_pairs", NAMED, "Most confused species")
@@ -206,6 +201,32 @@ def _limits(run: Run) -> list[Block]:
 def is_by_genus(metrics: dict) -> bool:
     """Tell whether confusions are shown by genus; metrics of older programs have none."""
     return len(metrics["per_class_recall"]) > MANY_SPECIES and "confused_genera" in metrics
+
+
+def lowest_recalls(metrics: dict, most: int, title: str) -> list[Block]:
+    """Return a table of the species that are surely recognised worst.
+
+    Of many species some have one photo, and that one wrong, by chance. Those are listed only whose interval lies below
+    the share of all photos that is right.
+
+    Args:
+        metrics: of `metrics.classification_metrics`.
+        most: rows at most.
+        title: what was measured.
+    """
+    worst, all_right = worst_classes(metrics["per_class_recall"]), metrics["top1_accuracy"]
+    if len(metrics["per_class_recall"]) > MANY_SPECIES:
+        worst = [(name, entry) for name, entry in worst if entry["interval"][1] < all_right]
+    if not worst:
+        return [
+            Paragraph(
+                f"{title}: no species is certainly recognised worse than all photos together ({all_right:.3f}); it "
+                "takes several groups of photos to be certain."
+            )
+        ]
+    rows = [[name, e["n"], e["groups"], e["recall"], interval(e["interval"])] for name, e in worst[:most]]
+    caption = "the lowest recalls, by the upper end of their interval: what is bad for sure comes first"
+    return [Table(["species", "photos", "groups", "recall", "95 % interval"], rows, f"{title}: {caption}")]
 
 
 def recall_table(metrics: dict, caption: str) -> list[Table]:
@@ -228,4 +249,6 @@ def confused_table(metrics: dict, kind: str, most: int, caption: str) -> list[Ta
     """
     pairs = metrics.get(kind, [])[:most]  # metrics of older programs have no genera and no groups
     rows = [[pair["truth"], pair["answer"], pair["n"], pair.get("groups"), pair["share"]] for pair in pairs]
+    if rows and all(pair.get("groups") == 1 for pair in pairs):
+        caption += "; each seen in one group only: examples, not a pattern"
     return [Table(["truth", "answer", "photos", "groups", "share of the truth"], rows, caption)] if rows else []

@@ -29,9 +29,8 @@ from keras_pipeline.evaluation.report.html import (
     write_report,
 )
 from keras_pipeline.evaluation.report.pictures import photo_grid
-from keras_pipeline.evaluation.report.recalls import worst_classes
 from keras_pipeline.phases import model_card, report_summary
-from keras_pipeline.phases.model_card import LOWEST_RECALLS, confused_table, is_by_genus, recall_table
+from keras_pipeline.phases.model_card import confused_table, is_by_genus, lowest_recalls, recall_table
 from keras_pipeline.phases.report_delivery import calibration_blocks, export_blocks, manifest_blocks
 
 WORST = 10  # species, and pairs of them, named in a table
@@ -241,14 +240,9 @@ def _network(run: Run, prefix: str, title: str) -> list[Block]:
 def _mistakes(run: Run, prefix: str, title: str, metrics: dict) -> list[Block]:
     """Describe recalls and confusions; of many species the recall by train photos comes before the single ones."""
     pictures, many = run.path(f"{prefix}_pictures"), is_by_genus(metrics)
-    worst = [
-        [name, entry["n"], entry["groups"], entry["recall"], interval(entry["interval"])]
-        for name, entry in worst_classes(metrics["per_class_recall"])[:WORST]
-    ]
-    by_species: list[Block] = [
-        Table(["species", "photos", "groups", "recall", "95 % interval"], worst, f"{title}: {LOWEST_RECALLS}"),
-        Figure(pictures / "recall.png", f"{title}: recall by species"),
-    ]
+    by_species = lowest_recalls(metrics, WORST, title)
+    if isinstance(by_species[0], Table):
+        by_species.append(Figure(pictures / "recall.png", f"{title}: recall by species"))
     by_train = _recall_by_train_photos(pictures / "recall_by_train_photos.png", title, metrics)
     by_genus = f" by genus (above {MANY_SPECIES} species)" if many else ""
     confused: list[Block] = [Figure(pictures / "confusion.png", f"{title}: confusions on the test split{by_genus}")]

@@ -284,10 +284,11 @@ def _write_genus_title(figure: Any, table: GenusTable, left: float) -> None:
     width, height = figure.get_size_inches()
     photos, species = int(table.photos.sum()), int(table.right_species.sum())
     genus, genera = species + int(table.right_genus.sum()), len(table.names) + table.others
+    species_share, genus_share = 100 * species / max(photos, 1), 100 * genus / max(photos, 1)
     figure.text(
         left / width, 1 - 0.1 / height,
-        f"{photos:,} photos, {genera:,} genera\nright species {species:,} ({species / max(photos, 1):.1%}), "
-        f"right genus {genus:,} ({genus / max(photos, 1):.1%})",
+        f"{photos:,} photos, {genera:,} genera\nright species {species:,} ({species_share:.1f} %), "
+        f"right genus {genus:,} ({genus_share:.1f} %)",
         fontsize=9.5, va="top",
     )  # fmt: skip
     across = left

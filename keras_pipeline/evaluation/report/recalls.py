@@ -46,9 +46,9 @@ def recall_chart(
         axes.axvline(100 * gate, color=ORANGE, linestyle="--", linewidth=1.2)
         missed = sum(recall <= gate for recall in judged)
         sure = sum(entry["interval"][1] <= gate for _, entry in rows)
-        title += f"; surely not above {100 * gate:g} %: {sure:,}"
-        title += f"; measured so with {MIN_PHOTOS} photos or more: {missed:,} of {len(judged):,}"
-    axes.set_title(title, fontsize=10)
+        title += f"; not above {100 * gate:g} %: {sure:,} for sure"
+        title += f", of {len(judged):,} with {MIN_PHOTOS} photos or more: {missed:,} as measured" * bool(judged)
+    figure.suptitle(title, fontsize=10)  # over all of it: names may leave the axes less width than the title needs
     return drawn(figure, path)
 
 
