@@ -90,7 +90,7 @@ def recall_curve(rows: Sequence[Mapping], path: str | Path | None = None) -> Pix
                       fontsize=9, bbox=_LABEL_BOX)  # fmt: skip
     labels = [f"{train_range(row)}\n{row['species']:,} species\n{row['n']:,} photos" for row in rows]
     axes.set_xticks(places, labels, fontsize=8.5)
-    axes.set(xlim=(-0.5, len(rows) - 0.2), ylim=(-2, 102), xlabel="train photos of a species")
+    axes.set(xlim=(-0.5, len(rows) - 0.2), ylim=(-9, 103), xlabel="train photos of a species")
     axes.set_ylabel("recall, with its 95 % interval")
     axes.yaxis.set_major_formatter("{x:.0f} %")
     axes.set_title(f"{sum(row['n'] for row in rows):,} photos, by how many photos their species was learnt from",
