@@ -29,7 +29,18 @@ EMBEDDED = "source/mongo"  # the embedded server's data, below the run's folder
 def run_of(options: argparse.Namespace) -> Run:
     """The run that a command line asks for: its config, and how to open its source."""
     opens = _open_to_load if options.command == "load" else _open_source
-    return Run(_config(options), opens, getattr(options, "split", "test"), beam=_beam(options))
+    config = _config(options)
+    if options.command in ("demo", "run", "phase0"):
+        _name_unread_columns(config)
+    return Run(config, opens, getattr(options, "split", "test"), beam=_beam(options))
+
+
+def _name_unread_columns(config: Config) -> None:
+    """A misspelt column is as if it were not there, and no later message can know."""
+    if config.source.uri == "embedded" and config.source.demo.labels:
+        with contextlib.suppress(ValueError):  # the checks before a run tell it with all other faults
+            if line := photo_folder.unread_columns(Path(config.source.demo.labels)):
+                print(line)
 
 
 def _beam(options: argparse.Namespace) -> tuple[str, ...] | None:

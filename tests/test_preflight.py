@@ -379,6 +379,16 @@ def test_what_a_csv_can_tell_is_told_before_the_audit(folder, tmp_path, capsys, 
     assert "phase0 audit: " not in printed.out
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_column_that_nothing_reads_is_named_once(folder, tmp_path, capsys, dry):
+    arguments = [*folder(["EU"] * 20), *dry]
+    labels = tmp_path / "labels.csv"
+    labels.write_text(labels.read_text().replace("region", "Region"))
+    assert cli.main(arguments) == 2  # too few photos
+    said = capsys.readouterr().out
+    assert said.count(f"{labels}: nothing reads the column 'Region' (did you mean 'region'?)\n") == 1
+
+
 def test_what_the_audit_shows_does_not_prevent_it(folder, tmp_path, capsys):
     # 16 photos are too few for a run, and the audit is how one looks at them.
     arguments = folder(["EU"] * 8 + ["NA"] * 8)
