@@ -40,13 +40,17 @@ def merged(below, above):
 
 @pytest.fixture
 def project(make_config, tmp_path):
-    """(sections, by="audit" | "dataset" | None, photos by region, train and val photos of them) -> a Run, counted."""
+    """(sections, by="audit" | "dataset" | None, photos by region, train and val photos of them) -> a Run, counted.
 
-    def make(sections=None, by="dataset", photos=None, train=None, val=None, calibration=None, species=5):
+    audit: more entries of the audit.
+    """
+
+    def make(sections=None, by="dataset", photos=None, train=None, val=None, calibration=None, species=5, audit=None):
         run = Run(make_config(**merged(BASE, sections or {})), None)
         if by == "audit":
             photos = photos or {name: 5 * n for name, n in REGIONS.items()}
             found = {"usable": sum(photos.values()), "species": species, "per_region": photos, "per_host": {"h": 1}}
+            found |= audit or {}
             write_made(run, "audit", found)
         photos = photos or REGIONS
         if by == "dataset":
@@ -201,6 +205,56 @@ FAULTS = [
         {"by": "audit", "photos": {"EU": 250, "unknown": 250}},
         "phase5.region_priors.ship: received true, and the photos are of 1 known regions by the audit, expected",
         "phase6 export",
+    ),
+    ({"source": {"synonyms": "no.csv"}}, EARLY, "source.synonyms: received no.csv, which can't be", "phase0 audit"),
+    ({"source": {"exclude": "no.txt"}}, EARLY, "source.exclude: received no.txt, which can't be read", "phase0 audit"),
+    ({"source": {"exclude": "docs"}}, EARLY, "source.exclude: received docs, which is no file; exp", "phase0 audit"),
+    (
+        {"phase0": {"split": {"same_photo": "no.csv"}}}, EARLY,
+        "phase0.split.same_photo: received no.csv, which is no file; expected a CSV", "phase0 split",
+    ),
+    (
+        {"source": {"max_per_species": 20}}, {"by": "audit", "audit": {"per_class": {"a": 400, "b": 97, "c": 3}}},
+        "source.max_per_species: received 20, which leaves 43 of 500 photos and 5 species by the audit, expected",
+        "phase5 temperature",
+    ),
+    (
+        {"source": {"max_per_observation": 2}},
+        {"by": "audit", "audit": {"observations": {"photos": 500, "sizes": {"100": 5}}}},
+        "source.max_per_observation: received 2, which leaves 10 of 500 photos and 5 species by the audit, expected",
+        "phase0 split",
+    ),
+    (
+        {"source": {"licenses": ["cc0"]}},
+        {"by": "audit", "species": 1, "audit": {
+            "unusable": {"licence cc-by is not in source.licenses": 400, "no image_url": 3},
+            "allow_lists": [{"species": 1, "species_lost": 3}],
+            "licenses": {"cc0": {"photos": 500}, "cc-by": {"photos": 400}},
+        }},
+        r"source.licenses: received cc0, which leaves 500 of 900 photos and 1 species by the audit, expected enough of "
+        r"two or more for every split; add some that the photos have \(cc0 500, cc-by 400\), or set it to null for all",
+        "phase0 split",
+    ),
+    (
+        {"source": {"min_per_species": 9}},
+        {"by": "audit", "species": 1, "audit": {
+            "unusable": {"under source.min_per_species": 20}, "minima": [{"minimum": 1, "species": 4, "photos": 520}],
+        }},
+        "source.min_per_species: received 9, which leaves 500 of 520 photos and 1 species by the audit, .*; lower it",
+        "phase0 split",
+    ),
+    (
+        {"source": {"exclude": "docs/README.md"}},
+        {"by": "audit", "species": 1, "audit": {"unusable": {"excluded by source.exclude": 7}}},
+        "source.exclude: received docs/README.md, which leaves 500 of 507 photos and 1 species by the audit, .* remo",
+        "phase0 split",
+    ),
+    (
+        {"source": {"fields": {"observation_id": "id"}}},
+        {"by": "audit", "audit": {"observations": {"photos": 500, "sizes": {"250": 2}}}},
+        "phase0.split.group_by: received observation, session, sha256, near-duplicate, and id "
+        r"\(source.fields.observation_id\) ties the 500 photos by the audit into 2 groups; expected .*; give each",
+        "phase0 split",
     ),
 ]  # fmt: skip
 
@@ -377,6 +431,76 @@ def test_what_a_csv_can_tell_is_told_before_the_audit(folder, tmp_path, capsys, 
     printed = capsys.readouterr()
     assert said.format(csv=tmp_path / "labels.csv") in printed.err
     assert "phase0 audit: " not in printed.out
+
+
+LEFT = (  # (source, species of the photos, what is said)
+    (
+        "licenses=[cc0]",
+        "ab",
+        "received cc0, which leaves 0 of 160 photos and 0 species by {csv}, expected enough of two or more for every "
+        "split; add some that the photos have (unknown 160), or set it to null for all\n",
+    ),
+    ("min_per_species=81", "ab", "received 81, which leaves 0 of 160 photos and 0 species by {csv}, expected"),
+    ("min_per_species=2", "a" * 159 + "b", "received 2, which leaves 159 of 160 photos and 1 species by {csv}, exp"),
+    ("max_per_species=2", "ab", "received 2, which leaves 4 of 160 photos and 2 species by {csv}, expected enough"),
+    ("exclude={exclude}", "ab", "received {exclude}, which leaves 80 of 160 photos and 1 species by {csv}, expected"),
+    ("synonyms=no.csv", "ab", "received no.csv, which can't be read (No such file or directory); expected a text file"),
+    ("exclude=no.txt", "ab", "received no.txt, which can't be read (No such file or directory); expected a text file"),
+)
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(("setting", "species", "said"), LEFT)
+def test_what_leaves_too_few_of_a_csv_is_told_alone(folder, tmp_path, capsys, dry, setting, species, said):
+    names = {"csv": tmp_path / "labels.csv", "exclude": tmp_path / "exclude.txt"}
+    names["exclude"].write_text("Viola b\n")
+    assert cli.main([*folder(["EU"] * 160, species), *dry, "--set", f"source.{setting.format(**names)}"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: source.{setting.partition('=')[0]}: {said.format(**names)}")
+    assert printed.err.count("\n") == 1 and "phase0 audit: " not in printed.out
+
+
+def test_the_observations_of_a_csv_count_as_the_split_counts_them(folder, tmp_path, capsys):
+    # 2 of each observation of 5 are left, and of these 64 photos 13 % are for calibration.
+    arguments = folder(["EU"] * 160)
+    labels = tmp_path / "labels.csv"
+    head, *rows = labels.read_text().splitlines()
+    labels.write_text("\n".join([f"{head},observation_id", *(f"{row},{i // 5}" for i, row in enumerate(rows))]))
+    assert cli.main([*arguments, "--dry-run", "--set", "source.max_per_observation=2"]) == 2
+    said = f"source.max_per_observation: received 2, which leaves 64 of 160 photos and 2 species by {labels}, expected"
+    assert said in capsys.readouterr().err
+
+
+TIED = (
+    "error: phase0.split.group_by: received observation, session, sha256, near-duplicate, and the column "
+    "observation_id ties the 160 photos of {csv} into {groups}; expected enough for every split; give each plant an "
+    "observation_id of its own, or none where it is not known, or take observation out of the list\n"
+)
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("observation", "sets", "groups"),
+    [
+        (lambda i: "o1", [], "1 group (the largest, 'o1', has 160)"),
+        (lambda i: "ab"[i % 2], [], "2 groups (the largest, 'a', has 80)"),  # the species: all of it goes to train
+        (lambda i: f"o{i % 3}", [], "3 groups (the largest, 'o0', has 54)"),
+        (lambda i: "o1" if i < 150 else "", [], "11 groups (the largest, 'o1', has 150)"),
+        (lambda i: "o1", ["phase0.split.group_by=[sha256]"], None),
+        (lambda i: f"o{i // 2}", [], None),
+    ],
+)
+def test_observations_that_leave_too_few_for_a_split(folder, tmp_path, capsys, dry, observation, sets, groups):
+    # Nothing runs: where the observations are no fault, another one is told.
+    arguments = [*folder(["EU"] * 160), *dry, "--set", "phase6.photos=nowhere"]
+    labels = tmp_path / "labels.csv"
+    head, *rows = labels.read_text().splitlines()
+    labels.write_text("\n".join([f"{head},observation_id", *(f"{row},{observation(i)}" for i, row in enumerate(rows))]))
+    assert cli.main([*arguments, *(part for each in sets for part in ("--set", each))]) == 2
+    said = capsys.readouterr().err
+    if groups:
+        assert said.startswith(TIED.format(csv=labels, groups=groups))
+    assert "phase6.photos: received nowhere" in said and said.count("\n") == (2 if groups else 1)
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])

@@ -22,32 +22,37 @@ from keras_pipeline.core.region_names import names_of, photos_of, title_of
 from keras_pipeline.core.schema import MIN_PHOTOS, UNKNOWN_REGION
 from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.export import browser
+from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.models.pretrained import check_available
 from keras_pipeline.phases import forecast, staleness, status
-from keras_pipeline.phases.counts import (
-    AUDIT,
-    Counts,
-    commonest,
-    counted,
-    photos_for,
-    photos_for_region,
-    regions_with_enough,
-)
+from keras_pipeline.phases.counting import check_limits, counted
+from keras_pipeline.phases.counts import AUDIT, Counts, commonest, photos_for, photos_for_region, regions_with_enough
 from keras_pipeline.phases.steps import Step, steps_between
 
 PAGE = Path(export.__file__).parent / "page"
 
 
+def check_files(run: Run, _: Counts | None) -> None:
+    """The files that `source` names."""
+    Curation.load(run.config.source)
+
+
 def check_split(run: Run, counts: Counts | None) -> None:
     """Whether photos suffice for the splits; of the calibration split see `check_calibration`."""
+    same_photo = run.config.phase0.split.same_photo
+    if same_photo and not Path(same_photo).is_file():
+        raise ValueError(
+            f"phase0.split.same_photo: received {same_photo}, which is no file; expected a CSV such as "
+            "phase0/tables/look_alikes.csv; correct the path, or set it to null"
+        )
     if counts is None or counts.splits:
         return
     if counts.origin == AUDIT and run.path("url_ledger").exists():  # downloaded: the split soon tells exactly
         return
     if counts.species < 2:
         raise ValueError(
-            f"source.fields.latin_name: received one species by {counts.origin} ({counts.total:,} photos), expected "
-            "two or more; correct the field, or add photos of other species"
+            f"source.fields.latin_name: received {'one' if counts.species else 'no'} species by {counts.origin} "
+            f"({counts.total:,} photos), expected two or more; correct the field, or add photos of other species"
         )
     for split in ("train", "val", "test"):
         if counts.photos(split) < 1:
@@ -257,6 +262,7 @@ def check_features_download(run: Run) -> None:
 
 # Faults of the config, by the step that would meet them.
 CHECKS: dict[str, Callable[[Run, Counts | None], None]] = {
+    "phase0 audit": check_files,
     "phase0 split": check_split,
     "phase0 baseline": check_features,
     "phase1 train": lambda run, counts: check_teacher(run, counts, "phase1"),
@@ -269,6 +275,7 @@ CHECKS: dict[str, Callable[[Run, Counts | None], None]] = {
     "phase6 export": check_region_priors,
     "phase6 validate": check_photos,
 }
+OF_SPLITS = {"phase0 split": check_split, "phase5 temperature": check_calibration}  # fail where photos are too few
 # What the machine and its network lack, by the step that needs it.
 NEEDS: dict[str, Callable[[Run], object]] = {
     "phase0 baseline": check_features_download,
@@ -315,7 +322,11 @@ def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
 
     counts = None
     with noted():
-        counts = _counts_before(run, chain)
+        by = _counted_by(run, chain)
+        found = counted(run, by) if by else None
+        if found and not found.splits:
+            check_limits(run, found, by, [OF_SPLITS[step.title] for step in asked if step.title in OF_SPLITS])
+        counts = found  # else a limit is to blame, and what it breaks besides is no fault of other keys
     for step in chain:
         is_asked = step in asked
         if step.title in CHECKS:
@@ -333,10 +344,10 @@ def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
         raise lacks[0]
 
 
-def _counts_before(run: Run, chain: list[Step]) -> Counts | None:
-    """Count by the last of source, audit and split that this chain does not make anew."""
+def _counted_by(run: Run, chain: list[Step]) -> str:
+    """Return the last of source, audit and dataset that this chain does not make anew; "" if it is missing."""
     made_anew = {name for step in chain for name in step.outputs}
     if "audit" in made_anew:
-        return counted(run, "source")
+        return "source"
     by = "audit" if "dataset" in made_anew else "dataset"
-    return counted(run, by) if run.path(by).exists() else None  # a missing one is told as the step's input
+    return by if run.path(by).exists() else ""  # a missing one is told as the step's input
