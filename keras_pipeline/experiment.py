@@ -19,6 +19,7 @@ from keras_pipeline.core.config import load
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import REGIONAL_TEACHER
 from keras_pipeline.core.region_names import photos_of, title_of
+from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.ingest import photo_folder
 from keras_pipeline.phases import counts
 from keras_pipeline.phases.steps import PHASES
@@ -111,6 +112,9 @@ def _regional(config: Config, options: argparse.Namespace) -> list[str]:
     region: str | list[str] | None = wanted
     if not any(each.startswith("phase2.region=") for each in options.set):
         region = counts.choose_region(config, photos)
+    if region is None and set(photos) == {UNKNOWN_REGION}:
+        print(f"{Run(config, None).why_no_regions()}: no regional teacher")
+        return ["phase2=null"]
     if region is None:
         print(
             f"{options.labels}: a regional teacher needs {needed:,} photos of its region and {needed:,} of others; "

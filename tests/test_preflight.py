@@ -206,6 +206,21 @@ FAULTS = [
         "phase5.region_priors.ship: received true, and the photos are of 1 known regions by the audit, expected",
         "phase6 export",
     ),
+    (
+        {"phase2": {"region": "unknown"}, "phase3": {"teachers": [TEACHER]}}, EARLY,
+        "phase2.region: received unknown, expected a region: unknown is what photos without one have; set one that",
+        "phase2 subset",
+    ),
+    (
+        {"phase2": {"region": ["EU", "unknown"]}, "phase3": {"teachers": [TEACHER]}}, AUDIT,
+        r"phase2.region: received EU \+ unknown, expected .*; enough have EU 300, EU_SW 200; set phase2.region to",
+        "phase2 subset",
+    ),
+    (
+        {}, {"by": "audit", "photos": {"unknown": 500}},
+        "phase2.region: received 'EU_SW', photos of it by the audit: 0, .*; no photo has a region; set phase2: null",
+        "phase2 subset",
+    ),
     ({"source": {"synonyms": "no.csv"}}, EARLY, "source.synonyms: received no.csv, which can't be", "phase0 audit"),
     ({"source": {"exclude": "no.txt"}}, EARLY, "source.exclude: received no.txt, which can't be read", "phase0 audit"),
     ({"source": {"exclude": "docs"}}, EARLY, "source.exclude: received docs, which is no file; exp", "phase0 audit"),
@@ -458,6 +473,22 @@ def test_what_leaves_too_few_of_a_csv_is_told_alone(folder, tmp_path, capsys, dr
     printed = capsys.readouterr()
     assert printed.err.startswith(f"error: source.{setting.partition('=')[0]}: {said.format(**names)}")
     assert printed.err.count("\n") == 1 and "phase0 audit: " not in printed.out
+
+
+def test_a_csv_without_regions_is_told_so(folder, tmp_path, capsys):
+    arguments = folder(["EU"] * 160)
+    labels = tmp_path / "labels.csv"
+    labels.write_text(labels.read_text().replace("region", "place"))
+    assert cli.main([*arguments, "--dry-run", "--set", "phase6.photos=nowhere"]) == 2
+    assert f"{labels} has no column region: no regional teacher\n" in capsys.readouterr().out
+    assert cli.main([*arguments, "--dry-run", "--set", "phase2.region=EU"]) == 2
+    assert f"; {labels} has no column region; set phase2: null for none" in capsys.readouterr().err
+    assert cli.main([*arguments, "--dry-run", "--set", "phase2.region=unknown"]) == 2
+    said = "phase2.region: received unknown, expected a region: unknown is what photos without one have; "
+    assert f"{said}{labels} has no column region; set phase2: null for none" in capsys.readouterr().err
+    assert cli.main([*arguments, "--dry-run", "--set", "phase3.teachers.1.region_filter=unknown"]) == 2
+    said = "--set phase3.teachers.1.region_filter: received a setting of phase2/best.keras, expected one of another"
+    assert said in capsys.readouterr().err
 
 
 def test_the_observations_of_a_csv_count_as_the_split_counts_them(folder, tmp_path, capsys):

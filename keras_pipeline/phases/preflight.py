@@ -14,7 +14,6 @@ from pathlib import Path
 
 from keras_pipeline import export
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import REGIONAL_TEACHER, TRAINED_HERE
 from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
@@ -103,9 +102,16 @@ def check_batch(counts: Counts | None, key: str, batch_size: int, region: str | 
 
 def check_region(run: Run, counts: Counts | None) -> None:
     """Whether there is something for a regional teacher to learn from, and to tell it from."""
+    region = run.config.regional.region
+    if UNKNOWN_REGION in names_of(region):
+        known = counts and counts.regions
+        others = _other_regions(run, known) if known else "set one that photos have, or phase2: null for none"
+        raise ValueError(
+            f"phase2.region: received {title_of(region)}, expected a region: {UNKNOWN_REGION} is what photos without "
+            f"one have; {others}"
+        )
     if counts is None or counts.regions is None:
         return
-    region = run.config.regional.region
     n = photos_of(counts.regions, region)
     if n and n == sum(counts.regions.values()):
         raise ValueError(
@@ -117,16 +123,18 @@ def check_region(run: Run, counts: Counts | None) -> None:
         split = f" ({train} train, {val} val)" if counts.splits else ""
         raise ValueError(
             f"phase2.region: received {region!r}, photos of it by {counts.origin}: {n}{split}, expected some to train "
-            f"on and some to validate with; {_other_regions(run.config, counts.regions)}"
+            f"on and some to validate with; {_other_regions(run, counts.regions)}"
         )
 
 
-def _other_regions(config: Config, photos: dict[str, int]) -> str:
-    enough = regions_with_enough(config, photos)
+def _other_regions(run: Run, photos: dict[str, int]) -> str:
+    if set(photos) <= {UNKNOWN_REGION}:
+        return f"{run.why_no_regions()}; set phase2: null for none"
+    enough = regions_with_enough(run.config, photos)
     if enough:
         return f"enough have {commonest(enough)}; set phase2.region to one of these, or phase2: null for none"
     return (
-        f"none of {commonest(photos)} has the {photos_for_region(config):,} photos that it takes, with as many of "
+        f"none of {commonest(photos)} has the {photos_for_region(run.config):,} photos that it takes, with as many of "
         "others; set phase2: null for none"
     )
 

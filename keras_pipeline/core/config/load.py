@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from keras_pipeline.core.config.base import ConfigError, Section
 from keras_pipeline.core.config.experiment import Config
-from keras_pipeline.core.config.student import EnsembleMember
+from keras_pipeline.core.config.student import REGIONAL_TEACHER, EnsembleMember
 from keras_pipeline.core.redaction import redact_values
 
 
@@ -70,6 +70,7 @@ def with_overrides(values: dict, overrides: list[str], origin: str) -> Config:
     for override in overrides:
         values = _override(values, override)
     keys = [override.partition("=")[0] for override in overrides]  # a value may be a URI with a password
+    _refuse_without_effect(values, keys)
     return from_dict(values, f"{origin}, --set {', '.join(keys)}" if keys else origin)
 
 
@@ -110,6 +111,22 @@ def _override(values: dict, override: str) -> dict:
     return _with(values, key.split("."), _parse(text, f"--set {key}"), key)
 
 
+def _refuse_without_effect(values: dict, keys: list[str]) -> None:
+    """Without phase 2 its entry of phase3.teachers is left out, as documented; not so if it was given to be changed."""
+    phase3 = values.get("phase3")
+    teachers = phase3.get("teachers") if isinstance(phase3, dict) else None
+    if "phase2" not in values or values["phase2"] is not None or not isinstance(teachers, list):
+        return
+    for i, each in enumerate(teachers):
+        for key in keys:
+            is_regional = isinstance(each, dict) and each.get("path") == REGIONAL_TEACHER
+            if is_regional and key.startswith(f"phase3.teachers.{i}."):
+                raise ConfigError(
+                    f"--set {key}: received a setting of {REGIONAL_TEACHER}, expected one of another teacher: phase2 "
+                    "is null, so no step makes it; take it back, or set phase2.region to a region that photos have"
+                )
+
+
 def _with(values: Any, path: list[str], value: Any, key: str) -> Any:
     """Return a copy with one value replaced: sections that phases share (`*anchor`) must not change."""
     first, *rest = path
@@ -125,7 +142,7 @@ def _with(values: Any, path: list[str], value: Any, key: str) -> Any:
         entries = dict(zip(numbers, values, strict=True))
         return list(_with(entries, path, value, key).values())
     if not isinstance(values, dict):
-        raise ConfigError(f"--set {key}: {above} is a value, not a section")
+        raise ConfigError(f"--set {key}: {above} is {'null' if values is None else 'a value'}, not a section")
     below = values[first] if first in values else _default([*above.split("."), first] if above else [first])
     return {**values, first: _with(below, rest, value, key) if rest else value}
 
