@@ -587,6 +587,28 @@ def test_a_folder_that_is_not_there_is_told_at_once(folder, tmp_path, capsys):
     assert "error: --images (source.demo.images): received photos" in capsys.readouterr().err
 
 
+def test_the_variable_that_builds_a_path_is_named(capsys, monkeypatch, tmp_path):
+    arguments = ["run", "--dry-run", "--config", "configs/flowers17.yaml", "--set", f"root={tmp_path}"]
+    built = "; its value is built from the environment variable KERAS_PIPELINE_TEST_DATA, which is"
+    monkeypatch.setenv("KERAS_PIPELINE_TEST_DATA", f"{tmp_path}/none")
+    assert cli.main(arguments) == 2
+    said = f"source.demo.labels: received labels {tmp_path}/none/flowers17/labels.csv; expected a CSV file that exists"
+    assert f"{said}, no folder; correct it{built} set\n" in capsys.readouterr().err
+    (tmp_path / "none/flowers17").mkdir(parents=True)
+    (tmp_path / "none/flowers17/0.jpg").write_bytes(b"")
+    (tmp_path / "none/flowers17/labels.csv").write_text("image,latin_name\n0.jpg,A a\n")
+    assert cli.main([*arguments, "--set", "phase1.model.pretrained=no.h5"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    named = {line.removeprefix("error: ").partition(":")[0]: line.endswith(f"{built} set") for line in lines}
+    assert named["phase0.baseline.weights (with features"] and named["phase2.model.pretrained"]
+    assert not named["phase1.model.pretrained"] and not named["source.fields.latin_name"]
+    monkeypatch.delenv("KERAS_PIPELINE_TEST_DATA")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("source: {exclude: '${KERAS_PIPELINE_TEST_DATA:-no}/file'}")
+    assert cli.main(["run", "--dry-run", "--config", "own.yaml"]) == 2
+    assert f"or set source.exclude to null{built} not set\n" in capsys.readouterr().err
+
+
 def test_one_step_is_not_begun_for_a_chain_that_cannot_end(project):
     run = project({"phase3": {"teachers": [TEACHER, {"path": "nope.keras", "weight": 1.0}]}})
     with pytest.raises(ValueError, match=r"phase3.teachers.1.path: \S+nope.keras does not exist"):

@@ -21,6 +21,8 @@ from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import REGIONAL_TEACHER, EnsembleMember
 from keras_pipeline.core.redaction import redact_values
 
+VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")  # ${NAME} or ${NAME:-default}
+
 
 class _Loader(yaml.SafeLoader):
     """A YAML loader that reads 1e-5 as a number (YAML 1.1: a string) and refuses repeated keys."""
@@ -156,13 +158,43 @@ def _default(path: list[str]) -> list | dict:
     return [entry.model_dump(exclude_unset=True) if isinstance(entry, Section) else entry for entry in default]
 
 
+def with_variables(message: str, path: str | Path, overrides: list[str]) -> str:
+    """Add to each line that starts with a key the environment variables that the file builds its value from.
+
+    Args:
+        message: of an error, such as `source.demo.images: received …`.
+        path, overrides: as given to `from_file`; nothing is added where the file can't be read.
+    """
+    try:
+        values = _parse(Path(path).read_text(encoding="utf-8"), str(path))
+        for override in overrides:
+            values = _override(values, override)
+    except (OSError, ValueError):
+        return message
+    lines = []
+    for line in message.splitlines():
+        value = _value_at(values, line.partition(":")[0].partition(" ")[0].split("."))
+        names = dict.fromkeys(match[1] for match in VARIABLE.finditer(value)) if isinstance(value, str) else ()
+        said = (f"{name}, which is {'set' if os.environ.get(name) else 'not set'}" for name in names)
+        lines.append("; its value is built from the environment variable ".join((line, *said)))
+    return "\n".join(lines)
+
+
+def _value_at(value: Any, path: list[str]) -> Any:
+    for part in path:
+        if isinstance(value, list):
+            value = dict(zip(map(str, range(len(value))), value, strict=True))
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
 def _expand(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _expand(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_expand(inner) for inner in value]
     if isinstance(value, str):
-        return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", _from_environment, value)
+        return VARIABLE.sub(_from_environment, value)
     return value
 
 
