@@ -33,7 +33,21 @@ def run_of(options: argparse.Namespace) -> Run:
     config = _config(options)
     if options.command in ("demo", "run", "phase0"):
         _name_unread_columns(config)
-    return Run(config, opens, getattr(options, "split", "test"), beam=_beam(options))
+    run = Run(config, opens, getattr(options, "split", "test"), beam=_beam(options))
+    _check_places(run)
+    return run
+
+
+def _check_places(run: Run) -> None:
+    """Raise ValueError where something else stands in place of a folder that outputs go to."""
+    for folder in (run.folder, run.path("dataset").parent, run.path("web").parent):
+        place = next(each for each in (folder, *folder.absolute().parents) if each.exists() or each.is_symlink())
+        if not place.is_dir():
+            what = "a file" if place.exists() else f"a broken link to {place.readlink()}"
+            raise ValueError(
+                f"root: received {run.config.root}, expected a folder, or a path where one can be made, and {place} is "
+                f"{what}; give another one: --set root=DIR"
+            )
 
 
 def _name_unread_columns(config: Config) -> None:

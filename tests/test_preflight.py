@@ -609,6 +609,25 @@ def test_the_variable_that_builds_a_path_is_named(capsys, monkeypatch, tmp_path)
     assert f"or set source.exclude to null{built} not set\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["run"], ["run", "--dry-run"], ["phase0", "audit"], ["status"], ["doctor"]])
+def test_a_root_that_is_no_folder_is_told(tmp_path, capsys, command):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("gone")
+    (tmp_path / "made/artifacts").mkdir(parents=True)
+    (tmp_path / "made/tfrecords").write_text("")
+    for root, what in (
+        ("file", "file is a file"),
+        ("file/below", "file is a file"),
+        ("link", "link is a broken link to gone"),
+        ("made", "made/tfrecords is a file"),
+    ):
+        root = f"{tmp_path}/{root}"
+        assert cli.main([*command, "--config", "configs/demo.yaml", "--set", f"root={root}"]) == 2
+        expected = f"expected a folder, or a path where one can be made, and {tmp_path}/{what}; give another one: --set"
+        assert capsys.readouterr().err == f"error: root: received {root}, {expected} root=DIR\n"
+    assert cli.main(["status", "--config", "configs/demo.yaml", "--set", f"root={tmp_path}/not/yet"]) == 0
+
+
 def test_one_step_is_not_begun_for_a_chain_that_cannot_end(project):
     run = project({"phase3": {"teachers": [TEACHER, {"path": "nope.keras", "weight": 1.0}]}})
     with pytest.raises(ValueError, match=r"phase3.teachers.1.path: \S+nope.keras does not exist"):
