@@ -246,8 +246,8 @@ FAULTS = [
             "allow_lists": [{"species": 1, "species_lost": 3}],
             "licenses": {"cc0": {"photos": 500}, "cc-by": {"photos": 400}},
         }},
-        r"source.licenses: received cc0, which leaves 500 of 900 photos and 1 species by the audit, expected enough of "
-        r"two or more for every split; add some that the photos have \(cc0 500, cc-by 400\), or set it to null for all",
+        r"source.licenses: received cc0, which leaves 500 of 900 photos and 1 species by the audit, expected enough "
+        r"for every split, of two species or more; add some that the photos have \(cc0 500, cc-by 400\), or set it to",
         "phase0 split",
     ),
     (
@@ -285,6 +285,27 @@ def test_a_fault_is_told_before_any_work(project, sections, known, said, step):
 @pytest.mark.parametrize("by", ["dataset", "audit", None])
 def test_nothing_is_said_of_a_config_without_fault(project, by):
     preflight.check_ahead(project(by=by), remaining(by))
+
+
+def test_both_files_of_the_source_are_told(project):
+    run = project({"source": {"synonyms": "no.csv", "exclude": "no.txt"}}, by=None)
+    with pytest.raises(ValueError, match="^source.synonyms: received no.csv, .*\nsource.exclude: received no.txt, .*$"):
+        preflight.check_ahead(run, remaining(None))
+
+
+def test_a_limit_is_to_blame_after_the_split_too(project):
+    licensed = {"source": {"licenses": ["cc0"]}}
+    audit = {"unusable": {"licence cc-by is not in source.licenses": 400}, "licenses": {"cc-by": {"photos": 400}}}
+    audit |= {"allow_lists": [{"species": 5, "species_lost": 0}], "per_host": {"h": 1}}
+    run = project(licensed, calibration={"a": 10, "b": 9})
+    with pytest.raises(ValueError, match="^phase0.split.calibration: received 0.05, which gives 19 photos .*$"):
+        preflight.check_ahead(run, remaining("dataset"))
+    write_made(run, "audit", {"usable": 399, "species": 5, "per_region": {"EU": 399}} | audit)
+    with pytest.raises(ValueError, match="^source.licenses: received cc0, which leaves 399 of 799 photos .*$"):
+        preflight.check_ahead(run, remaining("dataset"))
+    write_made(run, "audit", {"usable": 400, "species": 5, "per_region": {"EU": 400}} | audit)  # enough, as expected
+    with pytest.raises(ValueError, match="^phase0.split.calibration: received 0.05, which gives 19 photos .*$"):
+        preflight.check_ahead(run, remaining("dataset"))
 
 
 def test_all_faults_are_told_at_once(project):
@@ -452,8 +473,8 @@ LEFT = (  # (source, species of the photos, what is said)
     (
         "licenses=[cc0]",
         "ab",
-        "received cc0, which leaves 0 of 160 photos and 0 species by {csv}, expected enough of two or more for every "
-        "split; add some that the photos have (unknown 160), or set it to null for all\n",
+        "received cc0, which leaves 0 of 160 photos and 0 species by {csv}, expected enough for every split, of two "
+        "species or more; add some that the photos have (unknown 160), or set it to null for all\n",
     ),
     ("min_per_species=81", "ab", "received 81, which leaves 0 of 160 photos and 0 species by {csv}, expected"),
     ("min_per_species=2", "a" * 159 + "b", "received 2, which leaves 159 of 160 photos and 1 species by {csv}, exp"),

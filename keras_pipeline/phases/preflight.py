@@ -32,8 +32,15 @@ PAGE = Path(export.__file__).parent / "page"
 
 
 def check_files(run: Run, _: Counts | None) -> None:
-    """The files that `source` names."""
-    Curation.load(run.config.source)
+    """The files that `source` names, a line for each that can't be used."""
+    faults: list[str] = []
+    for other in ("synonyms", "exclude"):
+        try:
+            Curation.load(run.config.source.model_copy(update={other: None}))
+        except ValueError as error:
+            faults.insert(0, str(error))
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
 def check_split(run: Run, counts: Counts | None) -> None:
@@ -153,7 +160,7 @@ def check_ensemble(run: Run, counts: Counts | None) -> None:
                 f"it to {its!r}, or to null to have it speak for every photo"
             )
         known = counts.with_train_photos if counts else None
-        if counts and known and region and not photos_of(known, region):
+        if counts and known and region and not its and not photos_of(known, region):  # `check_region` asks for its
             raise ValueError(
                 f"{key}.region_filter: received {region!r}, which no train photo has by {counts.origin}; there are "
                 f"{commonest(known)}; set it to one of these"
@@ -324,7 +331,7 @@ def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
         except BrokenArtefact:
             raise
         except ValueError as error:
-            faults.append(str(error))
+            faults.extend(str(error).splitlines())
         except (SourceError, OSError) as error:
             lacks.append(error)
 
@@ -332,8 +339,9 @@ def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
     with noted():
         by = _counted_by(run, chain)
         found = counted(run, by) if by else None
-        if found and not found.splits:
-            check_limits(run, found, by, [OF_SPLITS[step.title] for step in asked if step.title in OF_SPLITS])
+        if found:
+            expecting = chain if found.splits else asked  # as below
+            check_limits(run, found, by, [OF_SPLITS[step.title] for step in expecting if step.title in OF_SPLITS])
         counts = found  # else a limit is to blame, and what it breaks besides is no fault of other keys
     for step in chain:
         is_asked = step in asked
