@@ -98,8 +98,8 @@ def _by_source(run: Run, without: Collection[str]) -> Counts | None:
     if demo.images is None or demo.labels is None:
         most = demo.species * (source.max_per_species or demo.photos)
         return Counts("source.demo.photos", demo.species, min(demo.photos, most), shares)
-    documents = photo_folder.documents(Path(demo.images), Path(demo.labels))
-    photos = [photo for document in documents for photo in Reader(source).photos(document)]
+    reader, documents = Reader(source), photo_folder.documents(Path(demo.images), Path(demo.labels))
+    photos = [photo for document in documents for photo in reader.photos(document)]
     table = _chosen(source, photos)
     counts = Counts(
         demo.labels,
