@@ -184,7 +184,7 @@ def _of_file(key: str, old: dict[str, Any], new: dict[str, Any]) -> str | None:
 
 
 def _short(*values: Any) -> list[str]:
-    """Each as JSON; of longer ones 36 characters, from a little was the first that they don't share."""
+    """Each as JSON; of longer ones 36 characters, from a little before the first that they don't share."""
     texts = [json.dumps(value, ensure_ascii=False) for value in values]
     start = max(0, len(os.path.commonprefix(texts)) - 16)
     start = start if max(map(len, texts)) > 40 else 0
