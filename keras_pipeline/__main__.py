@@ -50,7 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
         _kept.append(error)
         return _fail(f"{error}{OS_REMEDIES.get(error.errno or 0, '')}", 3)
     except ValueError as error:
-        return _fail(error, 2)
+        from keras_pipeline.core.config import load  # with pydantic, as in `_dispatch`
+
+        return _fail(load.with_variables(str(error), options.config, options.set) if options.config else error, 2)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on where it stopped", 130)
     if options.json:

@@ -19,6 +19,7 @@ from keras_pipeline.core.config import load
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import REGIONAL_TEACHER
 from keras_pipeline.core.region_names import photos_of, title_of
+from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.ingest import photo_folder
 from keras_pipeline.phases import counts
 from keras_pipeline.phases.steps import PHASES
@@ -29,7 +30,32 @@ EMBEDDED = "source/mongo"  # the embedded server's data, below the run's folder
 def run_of(options: argparse.Namespace) -> Run:
     """The run that a command line asks for: its config, and how to open its source."""
     opens = _open_to_load if options.command == "load" else _open_source
-    return Run(_config(options), opens, getattr(options, "split", "test"), beam=_beam(options))
+    config = _config(options)
+    if options.command in ("demo", "run", "phase0"):
+        _name_unread_columns(config)
+    run = Run(config, opens, getattr(options, "split", "test"), beam=_beam(options))
+    _check_places(run)
+    return run
+
+
+def _check_places(run: Run) -> None:
+    """Raise ValueError where something else stands in place of a folder that outputs go to."""
+    for folder in (run.folder, run.path("dataset").parent, run.path("web").parent):
+        place = next(each for each in (folder, *folder.absolute().parents) if each.exists() or each.is_symlink())
+        if not place.is_dir():
+            what = "a file" if place.exists() else f"a broken link to {place.readlink()}"
+            raise ValueError(
+                f"root: received {run.config.root}, expected a folder, or a path where one can be made, and {place} is "
+                f"{what}; give another one: --set root=DIR"
+            )
+
+
+def _name_unread_columns(config: Config) -> None:
+    """A misspelt column is as if it were not there, and no later message can know."""
+    if config.source.uri == "embedded" and config.source.demo.labels:
+        with contextlib.suppress(ValueError):  # the checks before a run tell it with all other faults
+            if line := photo_folder.unread_columns(Path(config.source.demo.labels)):
+                print(line)
 
 
 def _beam(options: argparse.Namespace) -> tuple[str, ...] | None:
@@ -100,6 +126,9 @@ def _regional(config: Config, options: argparse.Namespace) -> list[str]:
     region: str | list[str] | None = wanted
     if not any(each.startswith("phase2.region=") for each in options.set):
         region = counts.choose_region(config, photos)
+    if region is None and set(photos) == {UNKNOWN_REGION}:
+        print(f"{Run(config, None).why_no_regions()}: no regional teacher")
+        return ["phase2=null"]
     if region is None:
         print(
             f"{options.labels}: a regional teacher needs {needed:,} photos of its region and {needed:,} of others; "

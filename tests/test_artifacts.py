@@ -87,16 +87,18 @@ def test_other_config_only_where_the_step_depends_on_it(done, make_config):
 
 
 def test_the_contents_of_a_file_that_the_config_names_count(done, make_config, tmp_path):
-    labels = tmp_path / "labels.csv"
+    labels = tmp_path / "labels"
     labels.write_text("image,latin_name\n")
     run = Run(make_config(source={"demo": {"images": str(tmp_path), "labels": str(labels)}}), done.open_source)
     step = step_of(keys=("source.demo",))
     staleness.write_sidecars(run, step, 1.0)
     assert why_stale(run, step) is None
     labels.write_text("image,latin_name\na.jpg,Viola odorata\n")
-    assert re.fullmatch(
-        r"its config changed \(source\.demo\.labels: \"contents \w{16}\" -> \"contents \w{16}\"\)", why_stale(run, step)
-    )
+    assert why_stale(run, step) == "its config changed (source.demo.labels: other contents)"
+    labels.unlink()
+    assert why_stale(run, step) == f"its config changed (source.demo.labels: {labels} is gone)"
+    without = Run(make_config(source={"demo": {"images": None, "labels": None}}), done.open_source)
+    assert re.search(r'source.demo.labels: "contents \w{16}" -> null', why_stale(without, step))
 
 
 def test_only_fields_marked_as_files_are_read(make_config, tmp_path):
@@ -119,7 +121,9 @@ def test_a_file_that_only_moved_changes_nothing(done, make_config, tmp_path):
     staleness.write_sidecars(first, step, 1.0)
     assert why_stale(second, step) is None
     weights[1].write_bytes(b"others")
-    assert "its config changed (phase1.model.pretrained: " in why_stale(second, step)
+    assert "its config changed (phase1.model.pretrained: other contents)" in why_stale(second, step)
+    third = Run(make_config(phase1={"model": {"pretrained": "imagenet", "name": "mobilenetv2"}}), done.open_source)
+    assert re.search(r'phase1.model.pretrained: "contents \w{16}" -> "imagenet"', why_stale(third, step))
 
 
 def test_a_sidecar_holds_no_password_but_a_new_one_counts(done, make_config):

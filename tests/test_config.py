@@ -352,6 +352,17 @@ def test_a_bad_override(write, override, message):
         write("seed: 1", [override])
 
 
+def test_a_setting_of_a_regional_teacher_that_is_not_made_is_refused(write):
+    with pytest.raises(ConfigError, match="--set phase2.region: phase2 is null, not a section"):
+        write("phase2: null", ["phase2.region=EU"])
+    for key in ("region_filter=unknown", "weight=0.1"):
+        for text, override in (("phase2: null", []), ("seed: 1", ["phase2=null"])):
+            with pytest.raises(ConfigError, match="^--set phase3.teachers.1.[a-z_]+: received a setting of phase2"):
+                write(text, [*override, f"phase3.teachers.1.{key}"])
+    assert write("phase2: null", ["phase3.teachers.0.weight=0.1"]).phase3.teachers[0].weight == 0.1
+    assert write("seed: 1", ["phase3.teachers.1.weight=0.1"]).phase3.teachers[1].weight == 0.1
+
+
 def test_environment_variables(write, monkeypatch):
     monkeypatch.setenv("PLANTS_PASS", "s3cret")
     monkeypatch.delenv("PLANTS_HOST", raising=False)

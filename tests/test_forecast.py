@@ -108,11 +108,45 @@ def test_what_has_run_here_corrects_the_forecast(make_run):
     run.path("teacher_history").write_text("{}")
     staleness.write_sidecars(run, write, 1.0)
     assert forecast.corrected(run, steps.STEPS)["phase2 train"].seconds == before  # not done: its weights are missing
+    # To begin takes 15 s, whatever the device; one measurement counts as much as the forecast, 2.25 and 1.
     said = forecast.costs(run)["phase1 train"].seconds
-    staleness.write_sidecars(run, train, 15 + 3 * (said - 15))  # to begin takes 15 s, whatever the device
+    staleness.write_sidecars(run, train, 15 + 2.25 * (said - 15))
     corrected = forecast.corrected(run, steps.STEPS)
-    assert corrected["phase2 train"].seconds == pytest.approx(15 + 3 * (before - 15), rel=1e-3)
+    assert corrected["phase2 train"].seconds == pytest.approx(15 + 1.5 * (before - 15), rel=1e-3)
     assert corrected["phase7 manifest"].seconds == 2  # needs no TensorFlow
+
+
+@pytest.mark.parametrize(
+    ("took", "factor"),
+    [
+        ({}, 1),
+        ({"phase1 train": 9}, 3),
+        ({"phase1 train": 9, "phase2 train": 1}, 1),  # one slow training decides nothing
+        ({"phase1 train": 1, "phase2 train": 1, "phase4 distill": 9, "phase4 finetune": 1}, 1),
+        ({"phase1 train": 3, "phase2 train": 3}, 3),  # a machine of a third of the speed does
+        ({"phase1 train": 0.5, "phase2 train": 0.5}, 0.5),
+        ({"phase1 train": 2, "phase2 train": 3, "phase4 distill": 9}, 6**0.5),
+        ({"phase0 export": 900}, 1),  # a slow host trains nothing
+    ],
+)
+def test_a_forecast_is_corrected_by_the_median(make_run, monkeypatch, took, factor):
+    run = make_run()
+    said = {title: cost.seconds for title, cost in forecast.costs(run, TWO_CORES).items()}
+    start = {title: forecast._start(title) for title in said}
+    seconds = {
+        run.path(step.outputs[0]): start[step.title] + took[step.title] * (said[step.title] - start[step.title])
+        for step in steps.STEPS
+        if step.title in took
+    }
+    assert all(each > 60 for each in seconds.values())
+    monkeypatch.setattr(forecast, "device", lambda: TWO_CORES)
+    monkeypatch.setattr(forecast, "sidecar", lambda path: path in seconds and {"seconds": seconds[path]})
+    monkeypatch.setattr(staleness, "why_stale", lambda run, step: None)
+    corrected = forecast.corrected(run, steps.STEPS)
+    assert corrected.keys() == said.keys()
+    for title in said:
+        expected = 1 if title in forecast.LIGHT else factor
+        assert corrected[title].seconds == pytest.approx(start[title] + expected * (said[title] - start[title]))
 
 
 def test_the_free_space_is_that_of_the_nearest_folder_that_exists(make_config, tmp_path):

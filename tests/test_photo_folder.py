@@ -1,5 +1,7 @@
 """A folder of photos with a CSV of labels: documents, and what is said of faults."""
 
+import os
+import socket
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -98,6 +100,8 @@ def test_labels_in_another_encoding_are_refused(folder):
         (["latin_name,region", "A a,EU"], r"add image to its first line"),
         ([""], r"with columns none; expected image, latin_name"),
         (["image,latin_name"], r"no rows"),
+        (["image,latinname", "c.jpg,A a"], r"columns image, latinname; .*; rename 'latinname' to latin_name"),
+        (["image,latin_name,region,region", "c.jpg,A a,EU,NA"], r"more than one column region; expected each"),
         (["image;latin_name;region", "c.jpg;A a;EU"], r"with ';' between values; expected commas"),
         (['"image";"latin_name"', '"c.jpg";"A, a"'], r"with ';' between values; expected commas"),
         (["image\tlatin_name", "c.jpg\tA a"], r"with '\\t' between values; expected commas"),
@@ -161,6 +165,60 @@ def test_photos_not_found_are_counted_and_what_is_meant_is_named(folder, image, 
     assert str(error.value).startswith(start)
     assert "(2 of 3 not found, this is the first); expected a path below" in str(error.value)
     assert f"with its suffix such as {there!r}, which is there" in str(error.value)
+
+
+def test_backslashes_between_folders_are_told(folder):
+    for image, there in [
+        ("été 1\\a#b.jpg", " such as 'été 1/a#b.jpg', which is there"),
+        ("c:\\C.jpg", " such as 'c.jpg', which is there"),
+        ("x\\y.jpg", ""),
+    ]:
+        labels = _labels(folder, "image,latin_name", f"{image},A a")
+        with pytest.raises(ValueError, match=f"with its suffix and forward slashes{there}; correct the column image"):
+            photo_folder.documents(folder / "images", labels)
+    (folder / "images" / "x\\y.jpg").write_bytes(b"")  # a photo may be named so
+    assert len(photo_folder.documents(folder / "images", labels)) == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "what"),
+    [
+        ("été 1", "a folder"),
+        ("link.jpg", "a broken link to gone.jpg"),
+        ("pipe.jpg", "a pipe"),
+        ("socket.jpg", "a socket"),
+        ("null.jpg", "a device"),
+    ],
+)
+def test_what_is_no_photo_is_named(folder, monkeypatch, image, what):
+    images = folder / "images"
+    (images / "link.jpg").symlink_to("gone.jpg")
+    (images / "null.jpg").symlink_to("/dev/null")
+    os.mkfifo(images / "pipe.jpg")
+    monkeypatch.chdir(images)  # the name of a socket may have 108 bytes
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.jpg")
+    labels = _labels(folder, "image,latin_name", "c.jpg,A a", f"{image},A a")
+    with pytest.raises(ValueError, match=rf"{image!r} in \S+, line 3, but that is {what}, no photo \(1 of 2 no"):
+        photo_folder.documents(images, labels)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("image,latin_name,region,observation_id", None),
+        ("image,latin_name,", None),
+        ("image,latin_name,Region", "nothing reads the column 'Region' (did you mean 'region'?)"),
+        (
+            "image,latin_name,observationid,common_name,regoin",
+            "nothing reads the columns 'observationid' (did you mean 'observation_id'?), 'common_name', 'regoin' (did "
+            "you mean 'region'?)",
+        ),
+    ],
+)
+def test_columns_that_nothing_reads_are_named(folder, header, said):
+    labels = _labels(folder, header, "c.jpg,A a")
+    assert photo_folder.unread_columns(labels) == (said and f"{labels}: {said}")
 
 
 def test_a_photo_not_found_that_may_mean_none_gets_no_example(folder):

@@ -40,13 +40,17 @@ def merged(below, above):
 
 @pytest.fixture
 def project(make_config, tmp_path):
-    """(sections, by="audit" | "dataset" | None, photos by region, train and val photos of them) -> a Run, counted."""
+    """(sections, by="audit" | "dataset" | None, photos by region, train and val photos of them) -> a Run, counted.
 
-    def make(sections=None, by="dataset", photos=None, train=None, val=None, calibration=None, species=5):
+    audit: more entries of the audit.
+    """
+
+    def make(sections=None, by="dataset", photos=None, train=None, val=None, calibration=None, species=5, audit=None):
         run = Run(make_config(**merged(BASE, sections or {})), None)
         if by == "audit":
             photos = photos or {name: 5 * n for name, n in REGIONS.items()}
             found = {"usable": sum(photos.values()), "species": species, "per_region": photos, "per_host": {"h": 1}}
+            found |= audit or {}
             write_made(run, "audit", found)
         photos = photos or REGIONS
         if by == "dataset":
@@ -202,6 +206,71 @@ FAULTS = [
         "phase5.region_priors.ship: received true, and the photos are of 1 known regions by the audit, expected",
         "phase6 export",
     ),
+    (
+        {"phase2": {"region": "unknown"}, "phase3": {"teachers": [TEACHER]}}, EARLY,
+        "phase2.region: received unknown, expected a region: unknown is what photos without one have; set one that",
+        "phase2 subset",
+    ),
+    (
+        {"phase2": {"region": ["EU", "unknown"]}, "phase3": {"teachers": [TEACHER]}}, AUDIT,
+        r"phase2.region: received EU \+ unknown, expected .*; enough have EU 300, EU_SW 200; set phase2.region to",
+        "phase2 subset",
+    ),
+    (
+        {}, {"by": "audit", "photos": {"unknown": 500}},
+        "phase2.region: received 'EU_SW', photos of it by the audit: 0, .*; no photo has a region; set phase2: null",
+        "phase2 subset",
+    ),
+    ({"source": {"synonyms": "no.csv"}}, EARLY, "source.synonyms: received no.csv, which can't be", "phase0 audit"),
+    ({"source": {"exclude": "no.txt"}}, EARLY, "source.exclude: received no.txt, which can't be read", "phase0 audit"),
+    ({"source": {"exclude": "docs"}}, EARLY, "source.exclude: received docs, which is no file; exp", "phase0 audit"),
+    (
+        {"phase0": {"split": {"same_photo": "no.csv"}}}, EARLY,
+        "phase0.split.same_photo: received no.csv, which is no file; expected a CSV", "phase0 split",
+    ),
+    (
+        {"source": {"max_per_species": 20}}, {"by": "audit", "audit": {"per_class": {"a": 400, "b": 97, "c": 3}}},
+        "source.max_per_species: received 20, which leaves 43 of 500 photos and 5 species by the audit, expected",
+        "phase5 temperature",
+    ),
+    (
+        {"source": {"max_per_observation": 2}},
+        {"by": "audit", "audit": {"observations": {"photos": 500, "sizes": {"100": 5}}}},
+        "source.max_per_observation: received 2, which leaves 10 of 500 photos and 5 species by the audit, expected",
+        "phase0 split",
+    ),
+    (
+        {"source": {"licenses": ["cc0"]}},
+        {"by": "audit", "species": 1, "audit": {
+            "unusable": {"licence cc-by is not in source.licenses": 400, "no image_url": 3},
+            "allow_lists": [{"species": 1, "species_lost": 3}],
+            "licenses": {"cc0": {"photos": 500}, "cc-by": {"photos": 400}},
+        }},
+        r"source.licenses: received cc0, which leaves 500 of 900 photos and 1 species by the audit, expected enough "
+        r"for every split, of two species or more; add some that the photos have \(cc0 500, cc-by 400\), or set it to",
+        "phase0 split",
+    ),
+    (
+        {"source": {"min_per_species": 9}},
+        {"by": "audit", "species": 1, "audit": {
+            "unusable": {"under source.min_per_species": 20}, "minima": [{"minimum": 1, "species": 4, "photos": 520}],
+        }},
+        "source.min_per_species: received 9, which leaves 500 of 520 photos and 1 species by the audit, .*; lower it",
+        "phase0 split",
+    ),
+    (
+        {"source": {"exclude": "docs/README.md"}},
+        {"by": "audit", "species": 1, "audit": {"unusable": {"excluded by source.exclude": 7}}},
+        "source.exclude: received docs/README.md, which leaves 500 of 507 photos and 1 species by the audit, .* remo",
+        "phase0 split",
+    ),
+    (
+        {"source": {"fields": {"observation_id": "id"}}},
+        {"by": "audit", "audit": {"observations": {"photos": 500, "sizes": {"250": 2}}}},
+        "phase0.split.group_by: received observation, session, sha256, near-duplicate, and id "
+        r"\(source.fields.observation_id\) ties the 500 photos by the audit into 2 groups; expected .*; give each",
+        "phase0 split",
+    ),
 ]  # fmt: skip
 
 
@@ -216,6 +285,27 @@ def test_a_fault_is_told_before_any_work(project, sections, known, said, step):
 @pytest.mark.parametrize("by", ["dataset", "audit", None])
 def test_nothing_is_said_of_a_config_without_fault(project, by):
     preflight.check_ahead(project(by=by), remaining(by))
+
+
+def test_both_files_of_the_source_are_told(project):
+    run = project({"source": {"synonyms": "no.csv", "exclude": "no.txt"}}, by=None)
+    with pytest.raises(ValueError, match="^source.synonyms: received no.csv, .*\nsource.exclude: received no.txt, .*$"):
+        preflight.check_ahead(run, remaining(None))
+
+
+def test_a_limit_is_to_blame_after_the_split_too(project):
+    licensed = {"source": {"licenses": ["cc0"]}}
+    audit = {"unusable": {"licence cc-by is not in source.licenses": 400}, "licenses": {"cc-by": {"photos": 400}}}
+    audit |= {"allow_lists": [{"species": 5, "species_lost": 0}], "per_host": {"h": 1}}
+    run = project(licensed, calibration={"a": 10, "b": 9})
+    with pytest.raises(ValueError, match="^phase0.split.calibration: received 0.05, which gives 19 photos .*$"):
+        preflight.check_ahead(run, remaining("dataset"))
+    write_made(run, "audit", {"usable": 399, "species": 5, "per_region": {"EU": 399}} | audit)
+    with pytest.raises(ValueError, match="^source.licenses: received cc0, which leaves 399 of 799 photos .*$"):
+        preflight.check_ahead(run, remaining("dataset"))
+    write_made(run, "audit", {"usable": 400, "species": 5, "per_region": {"EU": 400}} | audit)  # enough, as expected
+    with pytest.raises(ValueError, match="^phase0.split.calibration: received 0.05, which gives 19 photos .*$"):
+        preflight.check_ahead(run, remaining("dataset"))
 
 
 def test_all_faults_are_told_at_once(project):
@@ -379,6 +469,102 @@ def test_what_a_csv_can_tell_is_told_before_the_audit(folder, tmp_path, capsys, 
     assert "phase0 audit: " not in printed.out
 
 
+LEFT = (  # (source, species of the photos, what is said)
+    (
+        "licenses=[cc0]",
+        "ab",
+        "received cc0, which leaves 0 of 160 photos and 0 species by {csv}, expected enough for every split, of two "
+        "species or more; add some that the photos have (unknown 160), or set it to null for all\n",
+    ),
+    ("min_per_species=81", "ab", "received 81, which leaves 0 of 160 photos and 0 species by {csv}, expected"),
+    ("min_per_species=2", "a" * 159 + "b", "received 2, which leaves 159 of 160 photos and 1 species by {csv}, exp"),
+    ("max_per_species=2", "ab", "received 2, which leaves 4 of 160 photos and 2 species by {csv}, expected enough"),
+    ("exclude={exclude}", "ab", "received {exclude}, which leaves 80 of 160 photos and 1 species by {csv}, expected"),
+    ("synonyms=no.csv", "ab", "received no.csv, which can't be read (No such file or directory); expected a text file"),
+    ("exclude=no.txt", "ab", "received no.txt, which can't be read (No such file or directory); expected a text file"),
+)
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(("setting", "species", "said"), LEFT)
+def test_what_leaves_too_few_of_a_csv_is_told_alone(folder, tmp_path, capsys, dry, setting, species, said):
+    names = {"csv": tmp_path / "labels.csv", "exclude": tmp_path / "exclude.txt"}
+    names["exclude"].write_text("Viola b\n")
+    assert cli.main([*folder(["EU"] * 160, species), *dry, "--set", f"source.{setting.format(**names)}"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: source.{setting.partition('=')[0]}: {said.format(**names)}")
+    assert printed.err.count("\n") == 1 and "phase0 audit: " not in printed.out
+
+
+def test_a_csv_without_regions_is_told_so(folder, tmp_path, capsys):
+    arguments = folder(["EU"] * 160)
+    labels = tmp_path / "labels.csv"
+    labels.write_text(labels.read_text().replace("region", "place"))
+    assert cli.main([*arguments, "--dry-run", "--set", "phase6.photos=nowhere"]) == 2
+    assert f"{labels} has no column region: no regional teacher\n" in capsys.readouterr().out
+    assert cli.main([*arguments, "--dry-run", "--set", "phase2.region=EU"]) == 2
+    assert f"; {labels} has no column region; set phase2: null for none" in capsys.readouterr().err
+    assert cli.main([*arguments, "--dry-run", "--set", "phase2.region=unknown"]) == 2
+    said = "phase2.region: received unknown, expected a region: unknown is what photos without one have; "
+    assert f"{said}{labels} has no column region; set phase2: null for none" in capsys.readouterr().err
+    assert cli.main([*arguments, "--dry-run", "--set", "phase3.teachers.1.region_filter=unknown"]) == 2
+    said = "--set phase3.teachers.1.region_filter: received a setting of phase2/best.keras, expected one of another"
+    assert said in capsys.readouterr().err
+
+
+def test_the_observations_of_a_csv_count_as_the_split_counts_them(folder, tmp_path, capsys):
+    # 2 of each observation of 5 are left, and of these 64 photos 13 % are for calibration.
+    arguments = folder(["EU"] * 160)
+    labels = tmp_path / "labels.csv"
+    head, *rows = labels.read_text().splitlines()
+    labels.write_text("\n".join([f"{head},observation_id", *(f"{row},{i // 5}" for i, row in enumerate(rows))]))
+    assert cli.main([*arguments, "--dry-run", "--set", "source.max_per_observation=2"]) == 2
+    said = f"source.max_per_observation: received 2, which leaves 64 of 160 photos and 2 species by {labels}, expected"
+    assert said in capsys.readouterr().err
+
+
+TIED = (
+    "error: phase0.split.group_by: received observation, session, sha256, near-duplicate, and the column "
+    "observation_id ties the 160 photos of {csv} into {groups}; expected enough for every split; give each plant an "
+    "observation_id of its own, or none where it is not known, or take observation out of the list\n"
+)
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("observation", "sets", "groups"),
+    [
+        (lambda i: "o1", [], "1 group (the largest, 'o1', has 160)"),
+        (lambda i: "ab"[i % 2], [], "2 groups (the largest, 'a', has 80)"),  # the species: all of it goes to train
+        (lambda i: f"o{i % 3}", [], "3 groups (the largest, 'o0', has 54)"),
+        (lambda i: "o1" if i < 150 else "", [], "11 groups (the largest, 'o1', has 150)"),
+        (lambda i: "o1", ["phase0.split.group_by=[sha256]"], None),
+        (lambda i: f"o{i // 2}", [], None),
+    ],
+)
+def test_observations_that_leave_too_few_for_a_split(folder, tmp_path, capsys, dry, observation, sets, groups):
+    # Nothing runs: where the observations are no fault, another one is told.
+    arguments = [*folder(["EU"] * 160), *dry, "--set", "phase6.photos=nowhere"]
+    labels = tmp_path / "labels.csv"
+    head, *rows = labels.read_text().splitlines()
+    labels.write_text("\n".join([f"{head},observation_id", *(f"{row},{observation(i)}" for i, row in enumerate(rows))]))
+    assert cli.main([*arguments, *(part for each in sets for part in ("--set", each))]) == 2
+    said = capsys.readouterr().err
+    if groups:
+        assert said.startswith(TIED.format(csv=labels, groups=groups))
+    assert "phase6.photos: received nowhere" in said and said.count("\n") == (2 if groups else 1)
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_column_that_nothing_reads_is_named_once(folder, tmp_path, capsys, dry):
+    arguments = [*folder(["EU"] * 20), *dry]
+    labels = tmp_path / "labels.csv"
+    labels.write_text(labels.read_text().replace("region", "Region"))
+    assert cli.main(arguments) == 2  # too few photos
+    said = capsys.readouterr().out
+    assert said.count(f"{labels}: nothing reads the column 'Region' (did you mean 'region'?)\n") == 1
+
+
 def test_what_the_audit_shows_does_not_prevent_it(folder, tmp_path, capsys):
     # 16 photos are too few for a run, and the audit is how one looks at them.
     arguments = folder(["EU"] * 8 + ["NA"] * 8)
@@ -420,6 +606,47 @@ def test_a_folder_that_is_not_there_is_told_at_once(folder, tmp_path, capsys):
     assert f"source.demo.images: received photos {tmp_path}/no; expected a folder" in capsys.readouterr().err
     assert cli.main(["demo", "--images", f"{tmp_path}/no", "--labels", labels]) == 2
     assert "error: --images (source.demo.images): received photos" in capsys.readouterr().err
+
+
+def test_the_variable_that_builds_a_path_is_named(capsys, monkeypatch, tmp_path):
+    arguments = ["run", "--dry-run", "--config", "configs/flowers17.yaml", "--set", f"root={tmp_path}"]
+    built = "; its value is built from the environment variable KERAS_PIPELINE_TEST_DATA, which is"
+    monkeypatch.setenv("KERAS_PIPELINE_TEST_DATA", f"{tmp_path}/none")
+    assert cli.main(arguments) == 2
+    said = f"source.demo.labels: received labels {tmp_path}/none/flowers17/labels.csv; expected a CSV file that exists"
+    assert f"{said}, no folder; correct it{built} set\n" in capsys.readouterr().err
+    (tmp_path / "none/flowers17").mkdir(parents=True)
+    (tmp_path / "none/flowers17/0.jpg").write_bytes(b"")
+    (tmp_path / "none/flowers17/labels.csv").write_text("image,latin_name\n0.jpg,A a\n")
+    assert cli.main([*arguments, "--set", "phase1.model.pretrained=no.h5"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    named = {line.removeprefix("error: ").partition(":")[0]: line.endswith(f"{built} set") for line in lines}
+    assert named["phase0.baseline.weights (with features"] and named["phase2.model.pretrained"]
+    assert not named["phase1.model.pretrained"] and not named["source.fields.latin_name"]
+    monkeypatch.delenv("KERAS_PIPELINE_TEST_DATA")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("source: {exclude: '${KERAS_PIPELINE_TEST_DATA:-no}/file'}")
+    assert cli.main(["run", "--dry-run", "--config", "own.yaml"]) == 2
+    assert f"or set source.exclude to null{built} not set\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["run"], ["run", "--dry-run"], ["phase0", "audit"], ["status"], ["doctor"]])
+def test_a_root_that_is_no_folder_is_told(tmp_path, capsys, command):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("gone")
+    (tmp_path / "made/artifacts").mkdir(parents=True)
+    (tmp_path / "made/tfrecords").write_text("")
+    for root, what in (
+        ("file", "file is a file"),
+        ("file/below", "file is a file"),
+        ("link", "link is a broken link to gone"),
+        ("made", "made/tfrecords is a file"),
+    ):
+        root = f"{tmp_path}/{root}"
+        assert cli.main([*command, "--config", "configs/demo.yaml", "--set", f"root={root}"]) == 2
+        expected = f"expected a folder, or a path where one can be made, and {tmp_path}/{what}; give another one: --set"
+        assert capsys.readouterr().err == f"error: root: received {root}, {expected} root=DIR\n"
+    assert cli.main(["status", "--config", "configs/demo.yaml", "--set", f"root={tmp_path}/not/yet"]) == 0
 
 
 def test_one_step_is_not_begun_for_a_chain_that_cannot_end(project):

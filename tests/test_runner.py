@@ -362,7 +362,7 @@ def test_describing_all_verdicts(chain):
     assert all(gates.describe(verdict) for verdict in chain.verdicts)
 
 
-def test_a_phase_that_is_not_applicable_is_left_out_and_named(chain, capsys):
+def test_a_phase_that_is_not_applicable_is_left_out_and_named(chain, capsys, tmp_path):
     def never(run):
         raise AssertionError("phase 2 was run")
 
@@ -374,3 +374,12 @@ def test_a_phase_that_is_not_applicable_is_left_out_and_named(chain, capsys):
     assert (row["step"], row["state"]) == ("phase2 train", "not applicable")
     # Now the photos are counted.
     assert row["reason"] == "all 2 photos are of region EU: there is no other region to compare with"
+    given = str(tmp_path / "labels.csv")
+    for labels, said in ((None, "no photo has a region"), (given, f"{given} has no column region")):
+        demo = {"images": labels and str(tmp_path), "labels": labels}
+        (tmp_path / "labels.csv").write_text("image,latin_name,place\na.jpg,A a,region\n")
+        config = artifacts.Config.model_validate(config.model_dump() | {"source": {"demo": demo}})
+        write_json(chain.run.path("audit"), {"per_region": {"unknown": 2}})
+        assert said == Run(config, None).why_not_applicable("phase2")
+    (tmp_path / "labels.csv").write_text('image,latin_name,"region"\r\na.jpg,A a,unknown\n')
+    assert Run(config, None).why_not_applicable("phase2") == "no photo has a region"

@@ -143,4 +143,6 @@ def test_audit_of_species_documents(uri, tmp_path, capsys):
     assert command(["phase0", "audit"], uri, tmp_path, **GOOD, min_per_species=2) == 2
     assert "source.min_per_species: received 2, which leaves 0 of 20 species" in capsys.readouterr().err
     assert command(["phase0", "audit"], uri, tmp_path, **GOOD, licenses="[cc-by]") == 2
-    assert "received no usable photo: {'licence cc0 is not in source.licenses': 20}" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "source.licenses: received no usable photo: {'licence cc0 is not in source.licenses': 20}" in err
+    assert "add some that the photos have (cc0 20), or set it to null" in err

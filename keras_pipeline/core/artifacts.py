@@ -11,6 +11,7 @@ from keras_pipeline.core import cluster
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import GLOBAL_PATH, REGIONAL_TEACHER
 from keras_pipeline.core.files import read_json
+from keras_pipeline.core.schema import UNKNOWN_REGION
 
 ARTEFACTS = {
     "audit": "artifacts/{experiment}/phase0/audit.json",
@@ -115,8 +116,20 @@ class Run:
         regions = self.read("audit")["per_region"] if self.path("audit").exists() else {}
         if len(regions) == 1:
             ((region, n),) = regions.items()
+            if region == UNKNOWN_REGION:
+                return self.why_no_regions()
             return f"all {n:,} photos are of region {region}: there is no other region to compare with"
         return f"the config says {phase}: null"
+
+    def why_no_regions(self) -> str:
+        """Return why no photo has a region, if none has: of a folder its CSV may have no such column."""
+        labels = self.config.source.demo.labels
+        if labels and self.embedded_photos:
+            with contextlib.suppress(OSError, ValueError):  # gone, or no text: then nobody can tell
+                head = Path(labels).read_text(encoding="utf-8-sig").partition("\n")[0]
+                if "region" not in [name.strip(' "\r') for name in head.split(",")]:
+                    return f"{labels} has no column region"
+        return "no photo has a region"
 
     @property
     def embedded_photos(self) -> Path | None:

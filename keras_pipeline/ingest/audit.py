@@ -7,7 +7,8 @@ entries. Lists of findings are on the disk.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ import pandas as pd
 from keras_pipeline.core.redaction import redact, without_credentials
 from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.core.taxonomy import canonical, genera, no_species, normalise
-from keras_pipeline.ingest.curation import NOT_LICENSED, Curation
+from keras_pipeline.ingest.curation import EXCLUDED, NOT_LICENSED, Curation
 from keras_pipeline.ingest.entries import Reader
 from keras_pipeline.ingest.fields import day_of, degrees_of, id_of, text_of
 from keras_pipeline.ingest.hash_table import HashTable
@@ -95,6 +96,15 @@ def audit(
         **found.found(),
         **_names(found, species, curation),
     }
+
+
+def left_out_by(unusable: Mapping[str, int]) -> dict[str, int]:
+    """Return {key of `source` that left photos out: photos}, most photos first, given an audit's {reason: photos}."""
+    found: Counter[str] = Counter()
+    for reason, n in unusable.items():
+        keys = {EXCLUDED: "source.exclude", UNDER_SPECIES: "source.min_per_species"}
+        found["source.licenses" if reason.endswith(NOT_LICENSED) else keys.get(reason, "source.fields")] += n
+    return dict(found.most_common())
 
 
 def _names(found: _Photos, species: dict[str, int], curation: Curation) -> dict:

@@ -132,6 +132,8 @@ def _read_excluded(path: Path) -> frozenset[str]:
 
 
 def _read(path: Path, key: str) -> str:
+    if path.exists() and not path.is_file():  # it is read several times, which a pipe is not
+        raise ValueError(f"{key}: received {path}, which is no file; expected a text file; correct it, or set null")
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import difflib
 import hashlib
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -18,6 +20,12 @@ from keras_pipeline.core.schema import UNKNOWN_REGION
 
 IMAGES, LABELS = "source.demo.images", "source.demo.labels"  # names of the folder and its CSV in messages
 NEEDED = ("image", "latin_name")  # columns
+COLUMNS = (*NEEDED, "region", "observation_id")
+ALIKE = 0.8  # difflib's ratio: of names this long, one or two letters differ
+SPECIAL = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}  # fmt: skip
 
 
 def documents(images: Path, labels: Path, *, keys: tuple[str, str] = (IMAGES, LABELS)) -> list[dict]:
@@ -48,6 +56,27 @@ def names(labels: Path) -> list[str]:
         raise ValueError(f"{LABELS}: {error}") from None
 
 
+def columns(labels: Path) -> list[str]:
+    """Return the names in the first line, stripped of blanks. Raises as `documents`."""
+    try:
+        return list(_reader(labels).fieldnames or [])
+    except ValueError as error:
+        raise ValueError(f"{LABELS}: {error}") from None
+
+
+def unread_columns(labels: Path) -> str | None:
+    """Return a line that names the columns that nothing reads; None if there are none. Raises as `documents`."""
+    unread = [name for name in columns(labels) if name and name not in COLUMNS]
+    if not unread:
+        return None
+    named = (f"{name!r} (did you mean {_meant(name)!r}?)" if _meant(name) else repr(name) for name in unread)
+    return f"{labels}: nothing reads the {'column' if len(unread) == 1 else 'columns'} {', '.join(named)}"
+
+
+def _meant(name: str) -> str | None:
+    return next(iter(difflib.get_close_matches(name.casefold(), COLUMNS, 1, ALIKE)), None)
+
+
 def _documents(images: Path, labels: Path) -> list[dict]:
     rows = dict(_rows(labels))
     if not rows:
@@ -70,6 +99,23 @@ def _documents(images: Path, labels: Path) -> list[dict]:
 
 def _rows(labels: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line number, row) of a CSV with the needed columns; values are stripped of blanks."""
+    reader, line = _reader(labels), 1
+    try:
+        for row in reader:
+            line = reader.line_num
+            if None in row:
+                n = len(reader.fieldnames or ())
+                raise ValueError(
+                    f"received {n + len(row[None])} values in {labels}, line {line}; expected {n}, as its first line "
+                    "has; put values with commas in double quotes"
+                )
+            yield line, {name: value.strip() for name, value in row.items()}
+    except csv.Error as error:
+        raise _no_csv(labels, line, error) from error
+
+
+def _reader(labels: Path) -> csv.DictReader:
+    """Return a reader of a CSV with the needed columns, after its first line."""
     if not labels.is_file():
         raise ValueError(f"received labels {labels}; expected a CSV file that exists, no folder; correct it")
     try:
@@ -80,30 +126,35 @@ def _rows(labels: Path) -> Iterator[tuple[int, dict[str, str]]]:
     separator = next((sign for sign in ";\t" if sign in head and "," not in head), None)
     if separator:
         raise ValueError(f"received {labels} with {separator!r} between values; expected commas; save it with commas")
-    reader, line = csv.DictReader(text.splitlines(keepends=True), restval="", strict=True), 1
+    reader = csv.DictReader(text.splitlines(keepends=True), restval="", strict=True)
     try:
         reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-        _check_columns(reader.fieldnames, labels)
-        for row in reader:
-            line = reader.line_num
-            if None in row:
-                raise ValueError(
-                    f"received {len(reader.fieldnames) + len(row[None])} values in {labels}, line {line}; expected "
-                    f"{len(reader.fieldnames)}, as its first line has; put values with commas in double quotes"
-                )
-            yield line, {name: value.strip() for name, value in row.items()}
     except csv.Error as error:
-        raise ValueError(
-            f"received {labels}, no CSV after line {line} ({error}); expected double quotes in pairs; correct it"
-        ) from error
+        raise _no_csv(labels, 0, error) from error
+    _check_columns(reader.fieldnames, labels)
+    return reader
+
+
+def _no_csv(labels: Path, line: int, error: csv.Error) -> ValueError:
+    return ValueError(
+        f"received {labels}, no CSV after line {line} ({error}); expected double quotes in pairs; correct it"
+    )
 
 
 def _check_columns(columns: Sequence[str], labels: Path) -> None:
     lacking = [name for name in NEEDED if name not in columns]
     if lacking:
+        close = [f"rename {name!r} to {_meant(name)}" for name in columns if _meant(name) in lacking]
+        remedy = ", ".join(close) or f"add {', '.join(lacking)} to its first line"
         raise ValueError(
             f"received {labels} with columns {', '.join(columns) or 'none'}; expected image, latin_name[, region, "
-            f"observation_id]; add {', '.join(lacking)} to its first line"
+            f"observation_id]; {remedy}"
+        )
+    repeated = [name for name in dict.fromkeys(columns) if name and columns.count(name) > 1]
+    if repeated:
+        raise ValueError(
+            f"received {labels} with more than one column {', '.join(repeated)}; expected each name once; remove or "
+            "rename the others"
         )
 
 
@@ -138,13 +189,12 @@ def _check_photos(rows: dict[int, dict[str, str]], images: Path, labels: Path) -
     if not absent:
         return
     line, image = next(iter(absent.items()))
-    meant = Path(image).name.casefold()
-    there = (path for path in sorted(images.rglob("*")) if meant in (path.name.casefold(), path.stem.casefold()))
-    hint = next((f" such as {path.relative_to(images).as_posix()!r}, which is there" for path in there), "")
+    found = _special(images / image)
+    fault = f"but that is {found}, no photo" if found else f"but there is no such file in {images}"
+    others = f"({len(absent):,} of {len(rows):,} {'no photos' if found else 'not found'}, this is the first)"
     raise ValueError(
-        f"received {image!r} in {labels}, line {line}, but there is no such file in {images} ({len(absent):,} of "
-        f"{len(rows):,} not found, this is the first); expected a path below {images} with its suffix{hint}; correct "
-        "the column image, or remove those lines"
+        f"received {image!r} in {labels}, line {line}, {fault} {others}; expected a path below {images} with its "
+        f"suffix{'' if found else _hint(image, images)}; correct the column image, or remove those lines"
     )
 
 
@@ -152,3 +202,23 @@ def _is_file(path: Path) -> bool:
     with contextlib.suppress(OSError):  # a name that the file system refuses
         return path.is_file()
     return False
+
+
+def _special(path: Path) -> str | None:
+    """Return what is there instead of a file; None if nothing is."""
+    try:
+        return SPECIAL.get(stat.S_IFMT(path.stat().st_mode))
+    except OSError:
+        with contextlib.suppress(OSError):  # no link, or no name that the file system takes
+            return f"a broken link to {path.readlink()}"
+    return None
+
+
+def _hint(image: str, images: Path) -> str:
+    """Return which photo may be meant, to follow `with its suffix`."""
+    slashed = image.replace("\\", "/")
+    meant = slashed.rpartition("/")[2].casefold()
+    there = (path for path in sorted(images.rglob("*")) if meant in (path.name.casefold(), path.stem.casefold()))
+    names = [path.relative_to(images).as_posix() for path in there]
+    such = f" such as {slashed if slashed in names else names[0]!r}, which is there" if names else ""
+    return (" and forward slashes" if slashed != image else "") + such

@@ -1,18 +1,15 @@
-"""How many photos there are, by whoever has counted them so far, and which regions have enough of them."""
+"""Counts of photos, known or expected, and which regions have enough of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections import Counter
-from pathlib import Path
 
-from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.phase0 import Split
 from keras_pipeline.core.region_names import names_of, photos_of
 from keras_pipeline.core.schema import UNKNOWN_REGION
-from keras_pipeline.ingest import photo_folder
 
 AUDIT = "the audit"
 LISTED = 10  # regions in a message
@@ -29,7 +26,10 @@ class Counts:
     shares: Split
     regions: dict[str, int] | None = None  # photos; None: not known yet
     splits: dict[str, dict[str, int]] | None = None  # photos of each split by region, once it is made
-    calibration_species: int | None = None  # once the split is made
+    calibration_species: int | None = None  # once the split is made, or expected
+    expected: dict[str, dict[str, int]] | None = None  # as splits, where observations make them other than the shares
+    ties: str = ""  # how many groups observations make of the photos, in words; "" if each photo is its own
+    licenses: dict[str, int] | None = None  # photos by licence, before source.licenses; None: not known
 
     @property
     def about(self) -> str:
@@ -43,40 +43,11 @@ class Counts:
 
     def photos(self, split: str, region: str | list[str] | None = None) -> int:
         """Return the photos in a split, of one region or of all: counted or, before the split, expected."""
-        if self.splits:
-            found = self.splits[split]
+        if self.splits or self.expected:
+            found = (self.splits or self.expected or {})[split]
             return sum(found.values()) if region is None else photos_of(found, region)
         n = self.total if region is None else photos_of(self.regions or {}, region)
         return int(n * getattr(self.shares, split) + 1e-9)
-
-
-def counted(run: Run, by: str) -> Counts | None:
-    """Count by `dataset`, `audit` or `source`: a folder's CSV, or the number to draw. None: a MongoDB, not read yet."""
-    shares = run.config.phase0.split
-    if by == "source":
-        return _counted_source(run, shares)
-    found = run.read(by)
-    if by == "audit":
-        return Counts(AUDIT, found["species"], found["usable"], shares, found["per_region"])
-    splits = {name: split["per_region"] for name, split in found["splits"].items()}
-    regions: Counter[str] = Counter()
-    for split in splits.values():
-        regions.update(split)
-    calibration_species = len(found["splits"]["calibration"]["per_class"])
-    return Counts(
-        "the split", len(found["classes"]), sum(regions.values()), shares, dict(regions), splits, calibration_species
-    )
-
-
-def _counted_source(run: Run, shares: Split) -> Counts | None:
-    demo = run.config.source.demo
-    if run.config.source.uri != "embedded":
-        return None
-    if demo.images is None or demo.labels is None:
-        return Counts("source.demo.photos", demo.species, demo.photos, shares)
-    documents = photo_folder.documents(Path(demo.images), Path(demo.labels))
-    species, regions = (Counter(each[name] for each in documents) for name in ("latin_name", "region"))
-    return Counts(demo.labels, len(species), len(documents), shares, dict(regions))
 
 
 def photos_for(n: int, share: float) -> int:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import shutil
+import statistics
 from collections import Counter
 from pathlib import Path
 
@@ -154,18 +156,24 @@ def _start(title: str) -> float:
 
 
 def corrected(run: Run, steps: list[Step]) -> dict[str, Cost]:
-    """`costs`, multiplied by what finished steps of this experiment took against what was said of them; what
-    it takes to begin is not.
+    """`costs`, with the steps that compute multiplied by what finished ones took against what was said of them.
+
+    The factor is the median of their ratios and of 1, the forecast's own, so that one step which ran while the machine
+    was busy with something else decides nothing alone, and two that agree do. What it takes to begin is not multiplied,
+    nor are LIGHT steps, which wait for hosts and disks.
     """
-    found, ratios = costs(run), []
-    for step in steps:
+    found, ratios = costs(run), [1.0]
+    heavy = [step for step in steps if step.title not in LIGHT]
+    for step in heavy:
         meta, start = sidecar(run.path(step.outputs[0])), _start(step.title)
         if meta and meta["seconds"] > 4 * START and staleness.why_stale(run, step) is None:
-            ratios.append((meta["seconds"] - start) / max(found[step.title].seconds - start, 1.0))
-    factor = sorted(ratios)[len(ratios) // 2] if ratios else 1.0
-    return {
-        title: dataclasses.replace(cost, seconds=_start(title) + factor * (cost.seconds - _start(title)))
-        for title, cost in found.items()
+            ratios.append(max(meta["seconds"] - start, 1.0) / max(found[step.title].seconds - start, 1.0))
+    factor = math.exp(statistics.median(map(math.log, ratios)))  # so that 3 and a third cancel out
+    return found | {
+        step.title: dataclasses.replace(
+            found[step.title], seconds=_start(step.title) + factor * (found[step.title].seconds - _start(step.title))
+        )
+        for step in heavy
     }
 
 

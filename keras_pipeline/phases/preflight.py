@@ -14,7 +14,6 @@ from pathlib import Path
 
 from keras_pipeline import export
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import REGIONAL_TEACHER, TRAINED_HERE
 from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
@@ -22,32 +21,44 @@ from keras_pipeline.core.region_names import names_of, photos_of, title_of
 from keras_pipeline.core.schema import MIN_PHOTOS, UNKNOWN_REGION
 from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.export import browser
+from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.models.pretrained import check_available
 from keras_pipeline.phases import forecast, staleness, status
-from keras_pipeline.phases.counts import (
-    AUDIT,
-    Counts,
-    commonest,
-    counted,
-    photos_for,
-    photos_for_region,
-    regions_with_enough,
-)
+from keras_pipeline.phases.counting import check_limits, counted
+from keras_pipeline.phases.counts import AUDIT, Counts, commonest, photos_for, photos_for_region, regions_with_enough
 from keras_pipeline.phases.steps import Step, steps_between
 
 PAGE = Path(export.__file__).parent / "page"
 
 
+def check_files(run: Run, _: Counts | None) -> None:
+    """The files that `source` names, a line for each that can't be used."""
+    faults: list[str] = []
+    for other in ("synonyms", "exclude"):
+        try:
+            Curation.load(run.config.source.model_copy(update={other: None}))
+        except ValueError as error:
+            faults.insert(0, str(error))
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
 def check_split(run: Run, counts: Counts | None) -> None:
     """Whether photos suffice for the splits; of the calibration split see `check_calibration`."""
+    same_photo = run.config.phase0.split.same_photo
+    if same_photo and not Path(same_photo).is_file():
+        raise ValueError(
+            f"phase0.split.same_photo: received {same_photo}, which is no file; expected a CSV such as "
+            "phase0/tables/look_alikes.csv; correct the path, or set it to null"
+        )
     if counts is None or counts.splits:
         return
     if counts.origin == AUDIT and run.path("url_ledger").exists():  # downloaded: the split soon tells exactly
         return
     if counts.species < 2:
         raise ValueError(
-            f"source.fields.latin_name: received one species by {counts.origin} ({counts.total:,} photos), expected "
-            "two or more; correct the field, or add photos of other species"
+            f"source.fields.latin_name: received {'one' if counts.species else 'no'} species by {counts.origin} "
+            f"({counts.total:,} photos), expected two or more; correct the field, or add photos of other species"
         )
     for split in ("train", "val", "test"):
         if counts.photos(split) < 1:
@@ -98,9 +109,16 @@ def check_batch(counts: Counts | None, key: str, batch_size: int, region: str | 
 
 def check_region(run: Run, counts: Counts | None) -> None:
     """Whether there is something for a regional teacher to learn from, and to tell it from."""
+    region = run.config.regional.region
+    if UNKNOWN_REGION in names_of(region):
+        known = counts and counts.regions
+        others = _other_regions(run, known) if known else "set one that photos have, or phase2: null for none"
+        raise ValueError(
+            f"phase2.region: received {title_of(region)}, expected a region: {UNKNOWN_REGION} is what photos without "
+            f"one have; {others}"
+        )
     if counts is None or counts.regions is None:
         return
-    region = run.config.regional.region
     n = photos_of(counts.regions, region)
     if n and n == sum(counts.regions.values()):
         raise ValueError(
@@ -112,16 +130,18 @@ def check_region(run: Run, counts: Counts | None) -> None:
         split = f" ({train} train, {val} val)" if counts.splits else ""
         raise ValueError(
             f"phase2.region: received {region!r}, photos of it by {counts.origin}: {n}{split}, expected some to train "
-            f"on and some to validate with; {_other_regions(run.config, counts.regions)}"
+            f"on and some to validate with; {_other_regions(run, counts.regions)}"
         )
 
 
-def _other_regions(config: Config, photos: dict[str, int]) -> str:
-    enough = regions_with_enough(config, photos)
+def _other_regions(run: Run, photos: dict[str, int]) -> str:
+    if set(photos) <= {UNKNOWN_REGION}:
+        return f"{run.why_no_regions()}; set phase2: null for none"
+    enough = regions_with_enough(run.config, photos)
     if enough:
         return f"enough have {commonest(enough)}; set phase2.region to one of these, or phase2: null for none"
     return (
-        f"none of {commonest(photos)} has the {photos_for_region(config):,} photos that it takes, with as many of "
+        f"none of {commonest(photos)} has the {photos_for_region(run.config):,} photos that it takes, with as many of "
         "others; set phase2: null for none"
     )
 
@@ -140,7 +160,7 @@ def check_ensemble(run: Run, counts: Counts | None) -> None:
                 f"it to {its!r}, or to null to have it speak for every photo"
             )
         known = counts.with_train_photos if counts else None
-        if counts and known and region and not photos_of(known, region):
+        if counts and known and region and not its and not photos_of(known, region):  # `check_region` asks for its
             raise ValueError(
                 f"{key}.region_filter: received {region!r}, which no train photo has by {counts.origin}; there are "
                 f"{commonest(known)}; set it to one of these"
@@ -257,6 +277,7 @@ def check_features_download(run: Run) -> None:
 
 # Faults of the config, by the step that would meet them.
 CHECKS: dict[str, Callable[[Run, Counts | None], None]] = {
+    "phase0 audit": check_files,
     "phase0 split": check_split,
     "phase0 baseline": check_features,
     "phase1 train": lambda run, counts: check_teacher(run, counts, "phase1"),
@@ -269,6 +290,7 @@ CHECKS: dict[str, Callable[[Run, Counts | None], None]] = {
     "phase6 export": check_region_priors,
     "phase6 validate": check_photos,
 }
+OF_SPLITS = {"phase0 split": check_split, "phase5 temperature": check_calibration}  # fail where photos are too few
 # What the machine and its network lack, by the step that needs it.
 NEEDS: dict[str, Callable[[Run], object]] = {
     "phase0 baseline": check_features_download,
@@ -309,13 +331,18 @@ def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
         except BrokenArtefact:
             raise
         except ValueError as error:
-            faults.append(str(error))
+            faults.extend(str(error).splitlines())
         except (SourceError, OSError) as error:
             lacks.append(error)
 
     counts = None
     with noted():
-        counts = _counts_before(run, chain)
+        by = _counted_by(run, chain)
+        found = counted(run, by) if by else None
+        if found:
+            expecting = chain if found.splits else asked  # as below
+            check_limits(run, found, by, [OF_SPLITS[step.title] for step in expecting if step.title in OF_SPLITS])
+        counts = found  # else a limit is to blame, and what it breaks besides is no fault of other keys
     for step in chain:
         is_asked = step in asked
         if step.title in CHECKS:
@@ -333,10 +360,10 @@ def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
         raise lacks[0]
 
 
-def _counts_before(run: Run, chain: list[Step]) -> Counts | None:
-    """Count by the last of source, audit and split that this chain does not make anew."""
+def _counted_by(run: Run, chain: list[Step]) -> str:
+    """Return the last of source, audit and dataset that this chain does not make anew; "" if it is missing."""
     made_anew = {name for step in chain for name in step.outputs}
     if "audit" in made_anew:
-        return counted(run, "source")
+        return "source"
     by = "audit" if "dataset" in made_anew else "dataset"
-    return counted(run, by) if run.path(by).exists() else None  # a missing one is told as the step's input
+    return by if run.path(by).exists() else ""  # a missing one is told as the step's input

@@ -1,4 +1,4 @@
-"""`run`, and each phase on its own: run the steps that are not up to date, or say in a dry run what they would take."""
+"""`run`, and each phase on its own: run the steps that are not up to date."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import argparse
 from typing import Any
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config.student import REGIONAL_TEACHER
-from keras_pipeline.core.progress import duration
 from keras_pipeline.evaluation import gates
-from keras_pipeline.phases import forecast, preflight, report, runner, status
+from keras_pipeline.phases import dry_run, report, runner, status
 from keras_pipeline.phases.steps import BY_NAME, Step, steps_between
 
 
@@ -17,7 +15,7 @@ def main(run: Run, options: argparse.Namespace) -> tuple[Any, int]:
     """The whole chain, or the part between `--from` and `--until`; then the report."""
     steps = steps_between(options.first, options.last)
     if options.dry_run:
-        return dry_run(run, steps, options.force), 0
+        return dry_run.forecast_steps(run, steps, options.force), 0
     result, code = gated(run, steps, options.force)
     if run.assists:
         return result, code
@@ -55,40 +53,16 @@ def phase(run: Run, options: argparse.Namespace) -> tuple[object, int]:
         runner.evaluate_split(run, steps[0])
         return {}, 0
     if options.dry_run:
-        rows = dry_run(run, steps, options.force)
+        rows = dry_run.forecast_steps(run, steps, options.force)
         sizes = runner.estimate(run, steps) if options.step else {}
         print(*(f"{title}: {size}" for title, size in sizes.items()), sep="\n")
         return {"would_run": rows, "estimates": sizes}, 0
     return gated(run, steps, options.force)
 
 
-def dry_run(run: Run, steps: list[Step], force: bool) -> list[dict]:
-    """Print and return what would run, see `forecast.would_run`; then check the config as a run would."""
-    rows = forecast.would_run(run, steps, force=force)
-    if not rows:
-        print("everything is up to date")
-        return rows
-    print(f"{'step':<22}{'about':>10}{'GB':>9}{'last took':>11}  why")
-    for row in rows:
-        last = "" if row["last"] is None else duration(row["last"])
-        print(f"{row['step']:<22}{duration(row['seconds']):>10}{row['gigabytes']:>9.3f}{last:>11}  {row['reason']}")
-    photos, origin = forecast.photos(run)
-    seconds, gigabytes = (sum(row[key] for row in rows) for key in ("seconds", "gigabytes"))
-    print(
-        f"together about {duration(seconds)} and {gigabytes:.3g} GB (free {forecast.free_bytes(run) / 1e9:.3g} GB) on "
-        f"{forecast.device().name}, for {photos['train']:,} train photos by {origin}; a forecast"
-    )
-    if downloads := sum(row["download_gigabytes"] for row in rows):
-        each, origin = forecast.photo_bytes(run)
-        print(f"to download about {downloads:.3g} GB: {each / 1e6:.2f} MB a photo, {origin}")
-    preflight.check_ahead(run, steps, force=force)
-    _warn_of_unused_teacher(run, steps)
-    return rows
-
-
 def gated(run: Run, steps: list[Step], force: bool) -> tuple[dict, int]:
     """Run the steps and print the verdicts of their gates; exit code 1 where one was missed."""
-    _warn_of_unused_teacher(run, steps)
+    dry_run.warn_of_unused_teacher(run, steps)
     runner.execute(run, steps, force=force, after=lambda step: _show_missed(run, step))
     if run.assists:  # the chief judges
         return {"gates": []}, 0
@@ -103,12 +77,3 @@ def _show_missed(run: Run, step: Step) -> None:
     for verdict in gates.judge(run, {step.title}):
         if verdict["status"] == "missed":
             print(gates.describe(verdict), flush=True)
-
-
-def _warn_of_unused_teacher(run: Run, steps: list[Step]) -> None:
-    trains = run.config.phase2 is not None and any(step.phase == "phase2" for step in steps)
-    if trains and REGIONAL_TEACHER not in [member.path for member in run.config.phase3.teachers]:
-        print(
-            f"warning: phase3.teachers: {REGIONAL_TEACHER} is not among them, and phase 2 trains it: no student learns "
-            "from it; add it, or set phase2: null"
-        )

@@ -15,6 +15,7 @@ from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.hashing import file_hash
 from keras_pipeline.core.redaction import redact_values
 
+CONTENTS = "contents "  # before the hash of a file's contents, in place of its path
 # Keys that sidecars of older programs hold and the config no longer has.
 RENAMED: dict[str, str] = {}  # {former name: today's name}; the meaning is the same
 REMOVED: dict[str, Any] = {}  # {key: the value at which today's program does what the older one did}
@@ -64,7 +65,7 @@ def _flatten(key: str, value: Any, found: dict[str, Any]) -> None:
             _flatten(f"{key}.{name}", inner, found)
     elif key in _file_keys() and isinstance(value, str) and Path(value).is_file():
         stat = Path(value).stat()
-        found[key] = f"contents {_known_hash(value, stat.st_size, stat.st_mtime_ns)[:16]}"
+        found[key] = f"{CONTENTS}{_known_hash(value, stat.st_size, stat.st_mtime_ns)[:16]}"
     else:
         found[key] = value
 
@@ -166,9 +167,20 @@ def _flat(sections: dict[str, Any]) -> dict[str, Any]:
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The first keys that differ, as ` (key: old -> new, …)`; empty where only a password does."""
     keys = [key for key in sorted({**old, **new}) if old.get(key) != new.get(key)]
-    shown = [f"{key}: {' -> '.join(_short(old.get(key), new.get(key)))}" for key in keys[:3]]
+    shown = [f"{key}: {_of_file(key, old, new) or ' -> '.join(_short(old.get(key), new.get(key)))}" for key in keys[:3]]
     shown += [f"{len(keys) - 3} more"] if len(keys) > 3 else []
     return f" ({', '.join(shown)})" if keys else ""
+
+
+def _of_file(key: str, old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """Return what became of a file that counts by its contents; None where the config names no file any more."""
+    was, now = old.get(key), new.get(key)
+    if key not in _file_keys() or not (isinstance(was, str) and was.startswith(CONTENTS) and isinstance(now, str)):
+        return None
+    if now.startswith(CONTENTS):
+        return "other contents"
+    is_word = key.endswith(".pretrained") and not Path(now).suffix  # imagenet, global_teacher
+    return None if is_word else f"{now} is gone"
 
 
 def _short(*values: Any) -> list[str]:

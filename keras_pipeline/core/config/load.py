@@ -18,8 +18,10 @@ from pydantic import ValidationError
 
 from keras_pipeline.core.config.base import ConfigError, Section
 from keras_pipeline.core.config.experiment import Config
-from keras_pipeline.core.config.student import EnsembleMember
+from keras_pipeline.core.config.student import REGIONAL_TEACHER, EnsembleMember
 from keras_pipeline.core.redaction import redact_values
+
+VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")  # ${NAME} or ${NAME:-default}
 
 
 class _Loader(yaml.SafeLoader):
@@ -70,6 +72,7 @@ def with_overrides(values: dict, overrides: list[str], origin: str) -> Config:
     for override in overrides:
         values = _override(values, override)
     keys = [override.partition("=")[0] for override in overrides]  # a value may be a URI with a password
+    _refuse_without_effect(values, keys)
     return from_dict(values, f"{origin}, --set {', '.join(keys)}" if keys else origin)
 
 
@@ -110,6 +113,22 @@ def _override(values: dict, override: str) -> dict:
     return _with(values, key.split("."), _parse(text, f"--set {key}"), key)
 
 
+def _refuse_without_effect(values: dict, keys: list[str]) -> None:
+    """Without phase 2 its entry of phase3.teachers is left out, as documented; not so if it was given to be changed."""
+    phase3 = values.get("phase3")
+    teachers = phase3.get("teachers") if isinstance(phase3, dict) else None
+    if "phase2" not in values or values["phase2"] is not None or not isinstance(teachers, list):
+        return
+    for i, each in enumerate(teachers):
+        for key in keys:
+            is_regional = isinstance(each, dict) and each.get("path") == REGIONAL_TEACHER
+            if is_regional and key.startswith(f"phase3.teachers.{i}."):
+                raise ConfigError(
+                    f"--set {key}: received a setting of {REGIONAL_TEACHER}, expected one of another teacher: phase2 "
+                    "is null, so no step makes it; take it back, or set phase2.region to a region that photos have"
+                )
+
+
 def _with(values: Any, path: list[str], value: Any, key: str) -> Any:
     """Return a copy with one value replaced: sections that phases share (`*anchor`) must not change."""
     first, *rest = path
@@ -125,7 +144,7 @@ def _with(values: Any, path: list[str], value: Any, key: str) -> Any:
         entries = dict(zip(numbers, values, strict=True))
         return list(_with(entries, path, value, key).values())
     if not isinstance(values, dict):
-        raise ConfigError(f"--set {key}: {above} is a value, not a section")
+        raise ConfigError(f"--set {key}: {above} is {'null' if values is None else 'a value'}, not a section")
     below = values[first] if first in values else _default([*above.split("."), first] if above else [first])
     return {**values, first: _with(below, rest, value, key) if rest else value}
 
@@ -139,13 +158,43 @@ def _default(path: list[str]) -> list | dict:
     return [entry.model_dump(exclude_unset=True) if isinstance(entry, Section) else entry for entry in default]
 
 
+def with_variables(message: str, path: str | Path, overrides: list[str]) -> str:
+    """Add to each line that starts with a key the environment variables that the file builds its value from.
+
+    Args:
+        message: of an error, such as `source.demo.images: received …`.
+        path, overrides: as given to `from_file`; nothing is added where the file can't be read.
+    """
+    try:
+        values = _parse(Path(path).read_text(encoding="utf-8"), str(path))
+        for override in overrides:
+            values = _override(values, override)
+    except (OSError, ValueError):
+        return message
+    lines = []
+    for line in message.splitlines():
+        value = _value_at(values, line.partition(":")[0].partition(" ")[0].split("."))
+        names = dict.fromkeys(match[1] for match in VARIABLE.finditer(value)) if isinstance(value, str) else ()
+        said = (f"{name}, which is {'set' if os.environ.get(name) else 'not set'}" for name in names)
+        lines.append("; its value is built from the environment variable ".join((line, *said)))
+    return "\n".join(lines)
+
+
+def _value_at(value: Any, path: list[str]) -> Any:
+    for part in path:
+        if isinstance(value, list):
+            value = dict(zip(map(str, range(len(value))), value, strict=True))
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
 def _expand(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _expand(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_expand(inner) for inner in value]
     if isinstance(value, str):
-        return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", _from_environment, value)
+        return VARIABLE.sub(_from_environment, value)
     return value
 
 

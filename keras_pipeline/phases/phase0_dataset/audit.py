@@ -48,7 +48,7 @@ def expected_photos(documents: int, seen: Understanding) -> int:
 
 
 def _refuse_nothing(run: Run, result: dict, seen: Understanding) -> None:
-    """Refuse a collection without a photo, or with too few species under `source.min_per_species`."""
+    """Refuse a collection without a usable photo, or with too few species under `source.min_per_species`."""
     source = run.config.source
     if not result["usable"] and not seen.photos:
         where = f"{source.database}.{source.collection}"
@@ -59,7 +59,13 @@ def _refuse_nothing(run: Run, result: dict, seen: Understanding) -> None:
             f"{result['minima'][0]['species']} species; expected two or more; lower it"
         )
     if not result["usable"]:
+        left_out = audit.left_out_by(result["unusable"])
+        key = next(iter(left_out))
+        remedy = f"correct {key}"
+        if key == "source.licenses":
+            there = (f"{name} {entry['photos']:,}" for name, entry in list(result["licenses"].items())[:10])
+            remedy = f"add some that the photos have ({', '.join(there)}), or set it to null for all"
         raise ValueError(
-            f"received no usable photo: {result['unusable']}; see {run.path('audit').parent / 'tables/unusable.csv'}; "
-            "correct source.fields, source.exclude or source.licenses"
+            f"{key}: received no usable photo: {result['unusable']}; see "
+            f"{run.path('audit').parent / 'tables/unusable.csv'}; {remedy}"
         )

@@ -1,0 +1,43 @@
+"""`--dry-run`: what the steps would take, and whether they could run."""
+
+from __future__ import annotations
+
+from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.student import REGIONAL_TEACHER
+from keras_pipeline.core.progress import duration
+from keras_pipeline.phases import forecast, preflight
+from keras_pipeline.phases.steps import Step
+
+
+def forecast_steps(run: Run, steps: list[Step], force: bool) -> list[dict]:
+    """Print and return what would run, see `forecast.would_run`; then check the config as a run would."""
+    rows = forecast.would_run(run, steps, force=force)
+    if not rows:
+        print("everything is up to date")
+        return rows
+    print(f"{'step':<22}{'about':>10}{'GB':>9}{'last took':>11}  why")
+    for row in rows:
+        last = "" if row["last"] is None else duration(row["last"])
+        print(f"{row['step']:<22}{duration(row['seconds']):>10}{row['gigabytes']:>9.3f}{last:>11}  {row['reason']}")
+    photos, origin = forecast.photos(run)
+    seconds, gigabytes = (sum(row[key] for row in rows) for key in ("seconds", "gigabytes"))
+    print(
+        f"together about {duration(seconds)} and {gigabytes:.3g} GB (free {forecast.free_bytes(run) / 1e9:.3g} GB) on "
+        f"{forecast.device().name}, for {photos['train']:,} train photos by {origin}; a forecast"
+    )
+    if downloads := sum(row["download_gigabytes"] for row in rows):
+        each, origin = forecast.photo_bytes(run)
+        print(f"to download about {downloads:.3g} GB: {each / 1e6:.2f} MB a photo, {origin}")
+    preflight.check_ahead(run, steps, force=force)
+    warn_of_unused_teacher(run, steps)
+    return rows
+
+
+def warn_of_unused_teacher(run: Run, steps: list[Step]) -> None:
+    """Say that the regional teacher is trained for nothing, where no student learns from it."""
+    trains = run.config.phase2 is not None and any(step.phase == "phase2" for step in steps)
+    if trains and REGIONAL_TEACHER not in [member.path for member in run.config.phase3.teachers]:
+        print(
+            f"warning: phase3.teachers: {REGIONAL_TEACHER} is not among them, and phase 2 trains it: no student learns "
+            "from it; add it, or set phase2: null"
+        )
