@@ -6,17 +6,19 @@ import shutil
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import write_json
+from keras_pipeline.core.schema import shuffle_key
 from keras_pipeline.data import records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation import answers as stored_answers
 from keras_pipeline.evaluation import metrics
-from keras_pipeline.evaluation.report import pictures
+from keras_pipeline.evaluation.report import confusions
 from keras_pipeline.phases.phase1_teacher import evaluate
 from keras_pipeline.phases.phase2_regional import evaluate as phase2_evaluate
 
@@ -29,7 +31,22 @@ def run(make_config, dataset_json):
     shutil.copytree(dataset_json.parent, run.path("dataset").parent)
     for name in ("teacher", "regional"):
         run.path(name).parent.mkdir(parents=True)
+    sort_train(run)
     return run
+
+
+def sort_train(run, seed=42):
+    """Sort the train photos as `phase0 split` does, and write where they are."""
+    info, value = records.load_info(run.path("dataset")), run.read("dataset")
+    photos = [records.decode(example) for shard in info.shards("train") for example in records.read_shard(shard)]
+    assigned = pd.DataFrame([vars(photo) | {"split": "train"} for photo in photos]).drop(columns="image")
+    assigned.attrs["made_with"] = {"seed": seed}
+    assigned.to_parquet(run.path("assignment"))
+    photos.sort(key=lambda photo: shuffle_key(photo.sample_id, seed))
+    for shard in value["splits"]["train"]["shards"]:
+        own, photos = photos[: shard["n"]], photos[shard["n"] :]
+        shard |= records.write_shard(info.folder / shard["name"], map(records.encode, own))
+    write_json(run.path("dataset"), value)
 
 
 @pytest.fixture
@@ -79,9 +96,11 @@ def test_an_evaluation_leaves_each_photos_answer(run, photos, capsys):
     assert run.read("teacher_metrics")["top1_accuracy"] == pytest.approx(right)
     assert f"test: n 11 in 11 groups, judged on 3 of 3 species, top-1 {right:.3f} [" in capsys.readouterr().out
     drawn = {path.name for path in run.path("teacher_pictures").iterdir()}
-    assert drawn == {"confusion.png", "regions.png", "recall.png", "confused.png"}
+    assert drawn == {"confusion.png", "regions.png", "recall.png", "confused.png"}  # no curve: 8 or 9 train photos each
+    (row,) = run.read("teacher_metrics")["recall_by_train_photos"]
+    assert (row["train"], row["n"], row["recall"]) == ([5, 9], 11, pytest.approx(right))
     classes = records.load_info(run.path("dataset")).classes
-    table = pictures.confusion_picture(answers["label"], answers["answer"], classes)
+    table = confusions.confusion_picture(answers["label"], answers["answer"], classes)
     np.testing.assert_array_equal(pixels_of((run.path("teacher_pictures") / "confusion.png").read_bytes()), table)
 
 
@@ -214,17 +233,47 @@ def test_confused_pairs_are_shown_by_their_own_photos_surest_first(run, photos, 
     columns = stored_answers.load_answers(run.path("teacher_predictions"))
     iris = [photo for photo in photos if photo.label == 2][::-1]
     pairs = [
-        {"truth": "Iris germanica", "answer": "Bellis perennis", "n": 4, "share": 1.0},
-        {"truth": "Crocus vernus", "answer": "Iris germanica", "n": 1, "share": 1 / 3},
+        {"truth": "Iris germanica", "answer": "Bellis perennis", "n": 4, "groups": 4, "share": 1.0},
+        {"truth": "Crocus vernus", "answer": "Iris germanica", "n": 1, "groups": 1, "share": 1 / 3},
     ]
-    rows = evaluate._confused(records.load_info(run.path("dataset")), "test", columns, pairs)
-    assert [row[:2] for row in rows] == [(pair["truth"], pair["answer"]) for pair in pairs]
+    info = records.load_info(run.path("dataset"))
+    rows = evaluate._confused(info, "test", columns, pairs, run.path("assignment"))
+    assert [(row.truth, row.answer) for row in rows] == [(pair["truth"], pair["answer"]) for pair in pairs]
     expected = [iris[:3], [photo for photo in photos if photo.label == 1][:1]]
-    for (_, _, shown, _), wanted in zip(rows, expected, strict=True):
-        assert len(shown) == len(wanted)
-        for pixels, photo in zip(shown, wanted, strict=True):
+    train = [records.decode(example) for shard in info.shards("train") for example in records.read_shard(shard)]
+    for row, wanted in zip(rows, expected, strict=True):
+        beside = next(photo for photo in train if photo.latin_name == row.answer)
+        assert (len(row.mistaken), len(row.taken_for)) == (len(wanted), 1)
+        for pixels, photo in zip([*row.mistaken, *row.taken_for], [*wanted, beside], strict=True):
             np.testing.assert_array_equal(pixels, pixels_of(photo.image))
-    assert [row[3].split(", ")[1] for row in rows] == ["100 % of this species", "33 % of this species"]
+    assert [row.caption for row in rows] == ["4 of its 4 photos, in 4 groups", "1 of its 3 photos, in 1 group"]
+    assert evaluate._caption({"n": 1, "groups": 1, "share": 1.0}) == "its only photo here"
+
+
+def test_a_regional_teacher_is_judged_by_the_photos_that_it_was_trained_on(run):
+    classes = records.load_info(run.path("dataset")).classes
+    save(run, "teacher", [3.0, 2.0, 1.0])
+    save(run, "regional", [0.0, 1.0, 0.0])
+    evaluate.evaluate_model(run, "teacher", image_size=32, draw=False)
+    write_json(run.path("regional_subset"), {"region": "EU_SW", "per_class": {classes[1]: 3, classes[2]: 20}})
+    phase2_evaluate.run(run)
+    rows = run.read("regional_metrics")["recall_by_train_photos"]
+    assert [(row["train"], row["species"], row["recall"]) for row in rows] == [
+        ([0, 0], 1, 0.0), ([2, 4], 1, 1.0), ([20, 49], 1, 0.0),
+    ]  # fmt: skip
+    assert (run.path("regional_pictures") / "recall_by_train_photos.png").exists()
+
+
+def test_no_more_shards_are_read_than_needed(run, monkeypatch):
+    info, read = records.load_info(run.path("dataset")), []
+    whole = [records.decode(example) for shard in info.shards("train") for example in records.read_shard(shard)]
+    monkeypatch.setattr(
+        records, "read_shard", lambda path, read_shard=records.read_shard: read.append(path) or read_shard(path)
+    )
+    found = records.at(info, "train", [8, 13])
+    assert {row: photo.sample_id for row, photo in found.items()} == {row: whole[row].sample_id for row in (8, 13)}
+    assert read == info.shards("train")[1:3]
+    assert records.at(info, "train", []) == {}
 
 
 def test_photos_are_shown_small(jpeg):

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import log_loss, recall_score, top_k_accuracy_score
 
 from keras_pipeline.evaluation import metrics
-from keras_pipeline.evaluation.confusion import confused_pairs, confusion_table, examples
+from keras_pipeline.evaluation.confusion import confused_pairs, confusion_table, examples, genus_table
 
 CLASSES = ["Bellis perennis", "Crocus vernus", "Viola tricolor"]
 # Ranks of the labels, by eye: row 0 first, row 1 second, row 2 third, row 3 ties with class 0 and comes after it.
@@ -166,17 +166,52 @@ def test_the_worst_tenth_needs_photos_and_groups():
     assert metrics.worst_tenth(right[20:], labels[20:], groups[20:]) is None
 
 
+def pairs_of(labels, answers, classes, groups=None, confidence=None, **options):
+    """`confused_pairs`; a group a photo and equal confidences unless given."""
+    groups = [f"g{i}" for i in range(len(labels))] if groups is None else groups
+    return confused_pairs(labels, answers, classes, groups, np.ones(len(labels)) if confidence is None else confidence,
+                          **options)  # fmt: skip
+
+
 def test_confused_pairs_literal():
     # Class 0: two of three photos taken for class 2. Class 1: one of two for class 0. Class 2: one of one for class 0.
     labels, answers = [0, 0, 0, 1, 1, 2], [2, 0, 2, 0, 1, 0]
-    assert confused_pairs(labels, answers, CLASSES) == [
-        {"truth": "Bellis perennis", "answer": "Viola tricolor", "n": 2, "share": pytest.approx(2 / 3)},
-        {"truth": "Crocus vernus", "answer": "Bellis perennis", "n": 1, "share": 0.5},
-        {"truth": "Viola tricolor", "answer": "Bellis perennis", "n": 1, "share": 1.0},
+    # Lower ends: of two in three 0.094, of one in one 0.025, of one in two 0.0126; times 2, 1 and 1.
+    pairs = pairs_of(labels, answers, CLASSES)
+    assert [(pair.pop("interval")[0], pair)[1] for pair in pairs] == [
+        {"truth": "Bellis perennis", "answer": "Viola tricolor", "n": 2, "groups": 2, "share": pytest.approx(2 / 3)},
+        {"truth": "Viola tricolor", "answer": "Bellis perennis", "n": 1, "groups": 1, "share": 1.0},
+        {"truth": "Crocus vernus", "answer": "Bellis perennis", "n": 1, "groups": 1, "share": 0.5},
     ]
-    assert len(confused_pairs(labels, answers, CLASSES, most=2)) == 2
+    lows = [pair["interval"][0] for pair in pairs_of(labels, answers, CLASSES)]
+    assert lows == pytest.approx([0.0943, 0.025, 1 - 0.975**0.5], abs=1e-4)
+    assert len(pairs_of(labels, answers, CLASSES, most=2)) == 2
     assert metrics_of(np.eye(3)[answers], np.array(labels), classes=CLASSES)["confused_pairs"][0]["n"] == 2
-    assert confused_pairs([0, 1], [0, 1], CLASSES) == []
+    assert pairs_of([0, 1], [0, 1], CLASSES) == []
+
+
+def test_pairs_are_ranked_by_evidence_not_by_the_alphabet():
+    # a: 30 of 600 photos; b: 12 of 600; c: 8 of 10; d: 2 of 2; e: 1 of 1; f: 8 of 10, all of one group.
+    counts = {"a": (600, 30), "b": (600, 12), "c": (10, 8), "d": (2, 2), "e": (1, 1), "f": (10, 8)}
+    labels = np.repeat(np.arange(6), [n for n, _ in counts.values()])
+    answers = np.concatenate([np.where(np.arange(n) < wrong, 6, i) for i, (n, wrong) in enumerate(counts.values())])
+    groups = np.where(labels == 5, "one", [f"g{i}" for i in range(len(labels))])
+    found = pairs_of(labels, answers, [*counts, "z"], groups)
+    assert [pair["truth"] for pair in found] == ["c", "a", "d", "b", "e", "f"]
+    evidence = [pair["groups"] * pair["interval"][0] for pair in found]
+    assert evidence == pytest.approx([3.55, 1.02, 0.316, 0.124, 0.025, 0.0082], rel=0.01)
+    assert [pair["groups"] for pair in found] == [8, 30, 2, 12, 1, 1]
+
+
+def test_equal_pairs_come_by_confidence_then_in_an_order_that_is_blind_to_names_and_photos():
+    classes = [f"{letter}{i}" for letter in "abcdefghij" for i in range(2)]
+    labels, answers = np.arange(0, 20, 2), np.arange(1, 20, 2)
+    surest = pairs_of(labels, answers, classes, confidence=np.linspace(0.1, 0.9, 10))
+    assert [pair["truth"] for pair in surest] == [f"{letter}0" for letter in "jihgfedcba"]
+    equal, backwards = pairs_of(labels, answers, classes), pairs_of(labels[::-1], answers[::-1], classes)
+    assert equal == backwards
+    order = [pair["truth"] for pair in equal]
+    assert order == [f"{letter}0" for letter in "hecgjfidab"]
 
 
 def test_confused_pairs_agree_with_a_dense_matrix():
@@ -184,12 +219,84 @@ def test_confused_pairs_agree_with_a_dense_matrix():
     answers = np.random.default_rng(1).integers(0, 7, 300)
     dense = np.zeros((7, 7), int)
     np.add.at(dense, (labels, answers), 1)
-    pairs = confused_pairs(labels, answers, "abcdefg", most=99)
+    pairs = pairs_of(labels, answers, "abcdefg", most=99)
     assert {(p["truth"], p["answer"]): p["n"] for p in pairs} == {
         ("abcdefg"[i], "abcdefg"[j]): dense[i, j] for i, j in np.argwhere(dense) if i != j
     }
     _, table = confusion_table(labels, answers, 7)
     np.testing.assert_array_equal(table, dense)
+
+
+def test_a_genus_is_right_where_only_the_species_is_wrong():
+    classes = ["Iris lutea", "Viola alba", "Viola odorata"]
+    found = metrics_of(np.eye(3)[[0, 1, 1, 1, 0, 2]], np.array([0, 1, 2, 0, 1, 2]), classes=classes)
+    assert (found["top1_accuracy"], found["genus_accuracy"]) == (0.5, pytest.approx(4 / 6))
+    assert {(pair["truth"], pair["answer"], pair["n"]) for pair in found["confused_genera"]} == {
+        ("Iris", "Viola", 1), ("Viola", "Iris", 1),
+    }  # fmt: skip
+
+
+def test_genera_of_the_most_frequent_confusions_are_shown_and_all_adds_up():
+    classes = ["Abies alba", "Iris lutea", "Iris alba", "Salix alba", "Viola alba", "Viola odorata"]
+    labels = [0, 0, 0, 0, 0, 0, 1, 1, 1, 3, 4, 4, 5]
+    answers = [0, 0, 0, 0, 0, 3, 2, 2, 1, 4, 4, 5, 4]
+    # Twice within Iris, twice within Viola, once Abies for Salix and Salix for Viola.
+    table = genus_table(labels, answers, classes, most=2)
+    assert (set(table.names), table.others) == ({"Iris", "Viola"}, 2)
+    rows = dict(
+        zip(
+            [*table.names, "rest"],
+            zip(table.right_species, table.right_genus, table.mistakes, strict=True),
+            strict=True,
+        )
+    )
+    assert [tuple(map(int, rows[name][:2])) for name in ("Iris", "Viola", "rest")] == [(1, 2), (1, 2), (5, 0)]
+    into = dict(zip([*table.names, "rest"], rows["rest"][2].tolist(), strict=True))
+    assert into == {"Iris": 0, "Viola": 1, "rest": 1}
+    assert table.photos.sum() == 13 == table.right_species.sum() + table.right_genus.sum() + table.mistakes.sum()
+    whole = genus_table(labels, answers, classes)
+    assert (whole.others, whole.mistakes.shape, whole.photos.sum()) == (0, (4, 4), 13)
+
+
+@pytest.mark.parametrize("right", [0.0, 0.3, 1.0])
+def test_a_genus_table_of_nine_thousand_species_adds_up(right):
+    random = np.random.default_rng(0)
+    classes = [f"Genus{i // 5:04d} species{i}" for i in range(9000)]
+    labels = random.integers(0, 9000, 20_000)
+    answers = np.where(random.random(20_000) < right, labels, random.integers(0, 9000, 20_000))
+    table = genus_table(labels, answers, classes)
+    assert (len(table.names), table.others, table.photos.sum()) == (20, 1780, 20_000)
+    assert table.right_species.sum() == (labels == answers).sum()
+    assert (table.right_species + table.right_genus).sum() == (labels // 5 == answers // 5).sum()
+    assert not np.diag(table.mistakes)[:-1].any()
+
+
+def test_recall_by_train_photos_literal():
+    # Species of 0, 1, 3, 4 and 250 train photos; groups of two photos.
+    labels = np.repeat([0, 1, 2, 3, 4], [2, 2, 4, 2, 10])
+    right = np.array([0, 0, 1, 0, 1, 1, 0, 0, 1, 0, *[1] * 10], bool)
+    groups = (np.arange(20) // 2).astype(str)
+    rows = metrics.recall_by_train_photos(right, labels, groups, [0, 1, 3, 4, 250])
+    intervals = [row.pop("interval") for row in rows]
+    assert rows == [
+        {"train": [0, 0], "species": 1, "n": 2, "groups": 1, "recall": 0.0},
+        {"train": [1, 1], "species": 1, "n": 2, "groups": 1, "recall": 0.5},
+        {"train": [2, 4], "species": 2, "n": 6, "groups": 3, "recall": 0.5},
+        {"train": [100, None], "species": 1, "n": 10, "groups": 5, "recall": 1.0},
+    ]
+    assert intervals[0] == [0.0, pytest.approx(0.975)]  # one group without success
+    assert intervals[3] == [pytest.approx(0.025 ** (1 / 5)), 1.0]  # five of five
+    assert sum(row["n"] for row in rows) == 20
+
+
+@pytest.mark.parametrize(
+    ("photos", "train"),
+    [(1, [1, 1]), (2, [2, 4]), (4, [2, 4]), (5, [5, 9]), (9, [5, 9]), (10, [10, 19]), (19, [10, 19]), (20, [20, 49]),
+     (49, [20, 49]), (50, [50, 99]), (99, [50, 99]), (100, [100, None])],
+)  # fmt: skip
+def test_bins_of_train_photos_include_both_ends(photos, train):
+    (row,) = metrics.recall_by_train_photos(np.array([True]), np.array([0]), np.array(["g"]), [photos])
+    assert row["train"] == train
 
 
 def test_confusion_table_adds_up_what_it_does_not_show():
@@ -203,27 +310,34 @@ def test_confusion_table_adds_up_what_it_does_not_show():
 def test_nine_thousand_classes_need_no_dense_table():
     labels, answers = np.random.default_rng(0).integers(0, 9000, (2, 5000))
     classes = [f"{i:04d}" for i in range(9000)]
-    assert len(confused_pairs(labels, answers, classes)) == 20
+    assert len(pairs_of(labels, answers, classes)) == 20
     shown, table = confusion_table(labels, answers, 9000)
     assert (len(shown), table.shape, table.sum()) == (30, (31, 31), 5000)
 
 
-def test_examples_are_the_most_confident_mistakes():
+def test_examples_are_the_most_confident_mistakes_of_different_groups():
     labels, answers = [0, 0, 0, 1, 0], [2, 0, 2, 0, 2]
     pairs = [("Bellis perennis", "Viola tricolor"), ("Viola tricolor", "Crocus vernus")]
-    found = examples(labels, answers, [0.5, 0.99, 0.9, 0.7, 0.5], CLASSES, pairs, most=2)
+    confidence = [0.5, 0.99, 0.9, 0.7, 0.5]
+    found = examples(labels, answers, confidence, list("abcde"), CLASSES, pairs, most=2)
     assert [rows.tolist() for rows in found] == [[2, 0], []]  # photos 0 and 4 are as confident: the first
+    found = examples(labels, answers, confidence, list("abaca"), CLASSES, pairs[:1])
+    assert found[0].tolist() == [2, 0, 4]
+    found = examples(labels, answers, confidence, list("abacd"), CLASSES, pairs[:1])
+    assert found[0].tolist() == [2, 4, 0]  # the second photo of group a comes last
 
 
 def test_confusions_refuse_what_does_not_fit():
     with pytest.raises(ValueError, match=r"\(2,\) labels and \(1,\) answers"):
-        confused_pairs([0, 1], [0], CLASSES)
+        confused_pairs([0, 1], [0], CLASSES, ["a", "b"], [1, 1])
+    with pytest.raises(ValueError, match=r"group_ids: received shape \(1,\), expected \(2,\)"):
+        confused_pairs([0, 1], [0, 1], CLASSES, ["a"], [1, 1])
     with pytest.raises(ValueError, match=r"answers: received int64 from 0 to 3, expected integers in \[0, 3\)"):
         confusion_table([0, 1], [0, 3], 3)
     with pytest.raises(ValueError, match=r"pairs: received \['x'\]"):
-        examples([0], [0], [1.0], CLASSES, [("Bellis perennis", "x")])
+        examples([0], [0], [1.0], ["g"], CLASSES, [("Bellis perennis", "x")])
     with pytest.raises(ValueError, match=r"confidence: received shape \(2,\)"):
-        examples([0], [0], [1.0, 0.5], CLASSES, [])
+        examples([0], [0], [1.0, 0.5], ["g"], CLASSES, [])
 
 
 def test_regions_agree_with_topk_of_their_own_photos():

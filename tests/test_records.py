@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.data import pipeline, records, tfrecord
+from keras_pipeline.data import assignment, pipeline, records, tfrecord
 
 
 def shard_of(path, photos):
@@ -250,28 +251,36 @@ def test_corrupt_shards_finds_a_flipped_byte(copy):
     assert records.corrupt_shards(info) == [shard]
 
 
-def test_find_takes_photos_from_any_shard_of_the_split(info):
-    wanted = ["sample-022", "sample-000", "sample-007"]
-    found = records.find(info, "train", iter(wanted))
+def test_rows_are_counted_over_the_shards_of_a_split(info):
+    found = records.at(info, "train", iter([22, 0, 7]))
     photos = [records.decode(e) for path in info.shards("train") for e in records.read_shard(path)]
-    assert found == {name: next(p for p in photos if p.sample_id == name) for name in wanted}
+    assert found == {row: photos[row] for row in (0, 7, 22)}
+    assert records.at(info, "train", [1, len(photos)]) == {1: photos[1]}  # what is not there is left out
+    assert records.at(info, "train", []) == {}
 
 
-def test_find_leaves_out_what_is_not_there(info):
-    # Photo 23 is of another split.
-    assert set(records.find(info, "train", {"sample-001", "sample-023", "no-such"})) == {"sample-001"}
-    assert records.find(info, "train", []) == {}
-
-
-def test_find_reads_no_further_than_it_must(copy):
+def test_only_the_shards_of_the_rows_are_read_and_no_further_than_they_must(copy):
     shard = copy.with_name("train-00002-of-00004.tfrecord")  # photos 11 … 16
     data = bytearray(shard.read_bytes())
-    data[100] ^= 1
+    data[-10] ^= 1
     info = records.load_info(copy)
     shard.write_bytes(data)
-    assert set(records.find(info, "train", {"sample-000", "sample-010"})) == {"sample-000", "sample-010"}
+    assert set(records.at(info, "train", {0, 10, 11, 22})) == {0, 10, 11, 22}
     with pytest.raises(BrokenArtefact, match="train-00002-of-00004.tfrecord: corrupt shard"):
-        records.find(info, "train", {"sample-000", "sample-022"})
+        records.at(info, "train", {16})
+
+
+def test_the_first_train_photo_of_a_species_is_where_the_split_has_put_it(tmp_path):
+    archive = Path(__file__).with_name("old_project") / "demo.tar.xz"
+    with tarfile.open(archive) as project:
+        project.extractall(tmp_path, filter="data")
+    info = records.load_info(tmp_path / "tfrecords/demo/dataset.json")
+    names = [
+        records.decode(example).latin_name for path in info.shards("train") for example in records.read_shard(path)
+    ]
+    rows = assignment.first_train_rows(tmp_path / "tfrecords/demo/assignment.parquet", info.classes)
+    assert rows == {name: names.index(name) for name in info.classes}
+    assert assignment.first_train_rows(tmp_path / "tfrecords/demo/assignment.parquet", ["Viola"]) == {}
 
 
 def test_check_labels_names_the_first_shard_of_another_class_list(info, tmp_path, photo):

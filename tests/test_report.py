@@ -170,3 +170,47 @@ def test_a_teacher_is_described_by_the_config_it_was_made_with(run, monkeypatch)
     assert (run.config.phase1.model.name, run.config.phase1.data.image_size) != ("vit_small", 208)
     (block,) = report_sections._teacher(run)
     assert block.text == "vit_small at 208 px."
+
+
+def metrics_of(species, **entry):
+    """Metrics of as many species, all with one entry; 40 % of all photos are right."""
+    recall = {"n": 1, "groups": 1, "recall": 0.0, "interval": [0.0, 0.975], **entry}
+    return {"top1_accuracy": 0.4, "per_class_recall": {f"Genus{i} species": recall for i in range(species)}}
+
+
+def test_of_many_species_those_are_listed_that_are_surely_worse_than_all_photos():
+    (few,) = model_card.lowest_recalls(metrics_of(100), 10, "Student")
+    assert len(few.rows) == 10 and few.rows[0][1:4] == [1, 1, 0.0]
+    (none,) = model_card.lowest_recalls(metrics_of(101), 10, "Student")
+    assert none.text.startswith("Student: no species is certainly recognised worse than all photos together (0.400)")
+    many = metrics_of(101)
+    bad = {"n": 14, "groups": 9, "recall": 0.0, "interval": [0.0, 0.336]}
+    many["per_class_recall"]["Viola alba"] = bad
+    (table,) = model_card.lowest_recalls(many, 10, "Student")
+    assert [row[:4] for row in table.rows] == [["Viola alba", 14, 9, 0.0]]
+
+
+def test_confusions_of_one_group_each_are_called_examples():
+    pair = {"truth": "Iris", "answer": "Viola", "n": 3, "groups": 1, "share": 0.5, "interval": [0.1, 0.9]}
+    metrics = {"confused_pairs": [pair, pair], "confused_genera": [pair, pair | {"groups": 2}]}
+    (pairs,) = model_card.confused_table(metrics, "confused_pairs", 1, "Most confused")
+    assert pairs.rows == [["Iris", "Viola", 3, 1, 0.5]] and pairs.caption.endswith("examples, not a pattern")
+    (genera,) = model_card.confused_table(metrics, "confused_genera", 9, "Most confused")
+    assert len(genera.rows) == 2 and genera.caption == "Most confused"
+
+
+def test_recall_is_listed_by_train_photos_where_species_differ_in_them():
+    row = {"train": [2, 4], "species": 3, "n": 9, "groups": 5, "recall": 0.5, "interval": [0.2, 0.8]}
+    assert model_card.recall_table({"recall_by_train_photos": [row]}, "Recall") == []
+    (table,) = model_card.recall_table({"recall_by_train_photos": [row, row | {"train": [100, None]}]}, "Recall")
+    assert [each[:5] for each in table.rows] == [["2–4", 3, 9, 5, 0.5], ["100+", 3, 9, 5, 0.5]]
+
+
+def test_metrics_of_an_older_program_have_none_of_it():
+    old = metrics_of(900) | {"confused_pairs": [{"truth": "Iris", "answer": "Viola", "n": 3, "share": 0.5}]}
+    assert not model_card.is_by_genus(old) and model_card.recall_table(old, "Recall") == []
+    assert model_card.confused_table(old, "confused_genera", 9, "Most confused") == []
+    (pairs,) = model_card.confused_table(old, "confused_pairs", 9, "Most confused")
+    assert pairs.rows == [["Iris", "Viola", 3, None, 0.5]] and pairs.caption == "Most confused"
+    assert model_card.is_by_genus(old | {"confused_genera": []})
+    assert not model_card.is_by_genus(metrics_of(100) | {"confused_genera": []})

@@ -10,7 +10,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from keras_pipeline.core.config.teachers import Callbacks
-from keras_pipeline.evaluation.report import pictures, training
+from keras_pipeline.evaluation.metrics import recall_by_train_photos
+from keras_pipeline.evaluation.report import confusions, pictures, recalls, training
 from keras_pipeline.training import fit
 from keras_pipeline.training.schedule import build_optimizer
 
@@ -32,9 +33,18 @@ def batches(epochs, done=0):
 
 
 VALIDATION = batches(range(1))
+# The same as `evaluation_batches` gives it; a group has two photos.
+WATCHED = tf.data.Dataset.from_tensor_slices(
+    {
+        "image": np.tile(photos_of(0), (2, 1, 1, 1)),
+        "label": np.tile(LABEL, 2),
+        "group_id": [f"g{i // 2}" for i in range(16)],
+    }
+).batch(8)
+TRAIN_PHOTOS = dict(zip(CLASSES, [3, 30, 30, 300], strict=True))
 
 
-def trained(folder, epochs=2, *, watched=True):
+def trained(folder, epochs=2, *, watched=True, train_photos=None):
     """A model that classifies by colour, after training; eager, as tracing costs more."""
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Rescaling(1 / 255), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4)]
@@ -42,7 +52,13 @@ def trained(folder, epochs=2, *, watched=True):
     optimizer = build_optimizer("adam", learning_rate=0.01, weight_decay=0, steps=100, warmup=0)
     model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True), run_eagerly=True)
     stage = fit.Stage(folder, epochs, 2, 8, 4, 0, Callbacks(early_stopping=False))
-    fit.fit(model, batches, VALIDATION, stage, [training.Pictures(folder, batches, VALIDATION, CLASSES)] * watched)
+    fit.fit(
+        model,
+        batches,
+        VALIDATION,
+        stage,
+        [training.Pictures(folder, batches, WATCHED, train_photos or TRAIN_PHOTOS)] * watched,
+    )
     return model
 
 
@@ -62,16 +78,30 @@ def pixels_of(png):
 def test_a_training_leaves_its_pictures(tmp_path):
     model = trained(tmp_path)
     shown = images_in(tmp_path)
-    assert {tag: list(steps) for tag, steps in shown.items()} == {"augmented batch": [0], "confusion": [0, 1]}
+    assert {tag: list(steps) for tag, steps in shown.items()} == {
+        "augmented batch": [0], "confusion": [0, 1], "recall by train photos": [0, 1],
+    }  # fmt: skip
     # The batch of epoch 0 with its captions; pixels as the functions draw them, in both places.
     grid = pictures.photo_grid(photos_of(0), [CLASSES[label] for label in LABEL])
     np.testing.assert_array_equal(shown["augmented batch"][0], grid)
     np.testing.assert_array_equal(pixels_of((tmp_path / "augmented_batch.png").read_bytes()), grid)
     # After the last epoch: the finished model's own answers.
     answers = np.concatenate([model(images).numpy().argmax(1) for images, _ in VALIDATION])
-    expected = pictures.confusion_picture(np.tile(LABEL, 2), answers, CLASSES)
+    expected = confusions.confusion_picture(np.tile(LABEL, 2), answers, CLASSES)
     np.testing.assert_array_equal(shown["confusion"][1], expected)
     np.testing.assert_array_equal(pixels_of((tmp_path / "confusion.png").read_bytes()), expected)
+    groups = np.array([f"g{i // 2}" for i in range(16)])
+    rows = recall_by_train_photos(answers == np.tile(LABEL, 2), np.tile(LABEL, 2), groups, [3, 30, 30, 300])
+    assert [(row["train"], row["n"], row["groups"]) for row in rows] == [
+        ([2, 4], 4, 4), ([20, 49], 8, 8), ([100, None], 4, 4),
+    ]  # fmt: skip
+    np.testing.assert_array_equal(shown["recall by train photos"][1], recalls.recall_curve(rows))
+
+
+def test_species_of_as_many_photos_have_no_curve(tmp_path):
+    trained(tmp_path, 1, train_photos=dict.fromkeys(CLASSES, 80))
+    assert set(images_in(tmp_path)) == {"augmented batch", "confusion"}
+    assert not (tmp_path / "recall_by_train_photos.png").exists()
 
 
 def test_watching_changes_nothing(tmp_path):
@@ -85,13 +115,15 @@ def test_a_restart_keeps_the_first_batch_and_goes_on_with_the_confusions(tmp_pat
     trained(tmp_path, 3)
     shown = images_in(tmp_path)
     # Sorted: TensorBoard reads event files in the order of their names, which is open within one second.
-    assert {tag: sorted(steps) for tag, steps in shown.items()} == {"augmented batch": [0], "confusion": [0, 1, 2]}
+    assert {tag: sorted(steps) for tag, steps in shown.items()} == {
+        "augmented batch": [0], "confusion": [0, 1, 2], "recall by train photos": [0, 1, 2],
+    }  # fmt: skip
 
 
 def test_no_more_photos_are_judged_than_a_table_needs(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(training, "JUDGED", 5)
-    monkeypatch.setattr(pictures, "confusion_picture", lambda labels, *_: seen.append(labels) or np.zeros((9, 9, 3)))
+    monkeypatch.setattr(confusions, "confusion_picture", lambda labels, *_: seen.append(labels) or np.zeros((9, 9, 3)))
     trained(tmp_path, 1)
     assert [labels.tolist() for labels in seen] == [LABEL[:5].tolist()]
 

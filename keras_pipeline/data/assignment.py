@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.region_names import are_of_species
-from keras_pipeline.core.schema import UNKNOWN_REGION
+from keras_pipeline.core.schema import UNKNOWN_REGION, shuffle_key
 
 COLUMNS = [
     "sample_id", "group_id", "observation_id", "split", "place", "latin_name", "region", "license", "attribution",
@@ -58,8 +60,28 @@ def places(path: Path) -> pd.DataFrame:
         BrokenArtefact: if the file is missing or can't be parsed.
     """
     columns = ["sample_id", "split", "latin_name", "region", "observation_id", "license", "attribution"]
+    return _columns(path, columns).set_index("sample_id")
+
+
+def first_train_rows(path: Path, species: Collection[str]) -> dict[str, int]:
+    """Return each species' first train photo as its row, counted over the train shards in order; see `records.at`.
+
+    The shards are sorted by the key that is computed here anew, so that none of them is read.
+
+    Raises:
+        BrokenArtefact: if the file is missing or can't be parsed.
+    """
+    table = _columns(path, ["sample_id", "split", "latin_name"])
+    train = table[table.split == "train"]
+    keys = [shuffle_key(sample_id, table.attrs["made_with"]["seed"]) for sample_id in train.sample_id]
+    names = train.latin_name.to_numpy()[sorted(range(len(keys)), key=keys.__getitem__)]
+    rows = np.flatnonzero(np.isin(names, list(species)))[::-1]
+    return {str(names[row]): int(row) for row in rows}  # of several photos the first one, which comes last here
+
+
+def _columns(path: Path, columns: list[str]) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path, columns=columns).set_index("sample_id")
+        return pd.read_parquet(path, columns=columns)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise BrokenArtefact(f"{path}: {reason}; run `phase0 split --force`") from None

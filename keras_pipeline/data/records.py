@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -143,17 +144,16 @@ def _records(path: Path) -> Iterator[tuple[int, bytes]]:
         raise BrokenArtefact(f"{error}; {REMEDY}") from None
 
 
-def find(info: DatasetInfo, split: str, sample_ids: Iterable[str]) -> dict[str, Photo]:
-    """Return {sample_id: photo} of those photos that are in the split; read no more of its shards than needed."""
-    missing = set(sample_ids)
-    photos = {}
-    for shard in info.shards(split):
-        if not missing:
-            break
-        for photo in map(decode, read_shard(shard)):
-            if photo.sample_id in missing:
-                photos[photo.sample_id] = photo
-                missing.remove(photo.sample_id)
+def at(info: DatasetInfo, split: str, rows: Iterable[int]) -> dict[int, Photo]:
+    """Return {row: photo} of these rows of a split, counted over its shards in order; only their shards are read."""
+    wanted, start = set(rows), 0
+    photos: dict[int, Photo] = {}
+    for entry, shard in zip(info.splits[split]["shards"], info.shards(split), strict=True):
+        inside = [row - start for row in wanted if start <= row < start + entry["n"]]
+        if inside:
+            examples = enumerate(itertools.islice(read_shard(shard), max(inside) + 1), start)
+            photos |= {row: decode(example) for row, example in examples if row in wanted}
+        start += entry["n"]
     return photos
 
 

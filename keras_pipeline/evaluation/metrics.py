@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from keras_pipeline.core import taxonomy
 from keras_pipeline.core.schema import MIN_PHOTOS
 from keras_pipeline.evaluation.confusion import confused_pairs
 from keras_pipeline.evaluation.intervals import accuracy_intervals, groups_per, share_interval
@@ -57,12 +58,19 @@ def nll(logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0) -> float
     Raises:
         ValueError: shapes that do not match, no photos, NaN or infinite logits, labels out of range.
     """
-    logits, labels = check_logits_and_labels(logits, labels)
-    total = 0.0
+    return _nll_and_confidence(*check_logits_and_labels(logits, labels), temperature)[0]
+
+
+def _nll_and_confidence(
+    logits: NDArray, labels: NDArray, temperature: float = 1.0
+) -> tuple[float, NDArray[np.float64]]:
+    """Return `nll`, and the probability of each photo's first guess, [n]."""
+    total, confidence = 0.0, np.empty(len(labels))
     for rows in row_blocks(logits.shape):
         log_probabilities = log_softmax(logits[rows], temperature)
         total -= float(np.take_along_axis(log_probabilities, labels[rows, None], axis=1).sum())
-    return total / len(labels)
+        confidence[rows] = np.exp(log_probabilities.max(axis=1))
+    return total / len(labels), confidence
 
 
 def first_guesses(logits: ArrayLike) -> NDArray[np.int64]:
@@ -125,7 +133,8 @@ def classification_metrics(
         interval None without photos;
         `min_recall: {latin_name, n, recall}` over classes with at least 20 photos, None where there is none;
         `worst_tenth: {species, of, recall}` of `worst_tenth`;
-        `confused_pairs: [{truth, answer, n, share}]`, the 20 most frequent.
+        `genus_accuracy`, the share of photos whose first guess is of the right genus;
+        `confused_pairs, confused_genera: [{truth, answer, n, groups, share, interval}]` of `confusion.confused_pairs`.
 
     Raises:
         ValueError: shapes or lengths that do not match, no photos, NaN or infinite logits, labels out of range,
@@ -139,19 +148,25 @@ def classification_metrics(
     measured = [entry["recall"] for entry in recall.values() if entry["recall"] is not None]
     intervals = accuracy_intervals(ranks < 1, ranks < 5, labels, region_of, group_of)
     regional: Any = intervals.pop("per_region")
+    answers, (loss, confidence) = first_guesses(logits), _nll_and_confidence(logits, labels)
+    genus = np.array(taxonomy.genera_of(classes))
     return {
         "n": len(labels),
         "species": len(measured),
         "top1_accuracy": float((ranks < 1).mean()),
         "top5_accuracy": float((ranks < 5).mean()),
-        "loss": nll(logits, labels),
+        "loss": loss,
         "macro_recall": float(np.mean(measured)),
         **intervals,
         "per_region": {name: entry | regional[name] for name, entry in _by_region(ranks, labels, region_of).items()},
         "per_class_recall": recall,
         "min_recall": _min_recall(recall),
         "worst_tenth": worst_tenth(ranks == 0, labels, group_of),
-        "confused_pairs": confused_pairs(labels, first_guesses(logits), classes),
+        "genus_accuracy": float((genus[answers] == genus[labels]).mean()),
+        "confused_pairs": confused_pairs(labels, answers, classes, group_of, confidence),
+        "confused_genera": confused_pairs(
+            genus[labels], genus[answers], taxonomy.genus_names(classes), group_of, confidence
+        ),
     }
 
 
@@ -189,6 +204,40 @@ def worst_tenth(right: NDArray[np.bool_], labels: NDArray, group_ids: NDArray) -
     worst = np.argsort(recalls, axis=1, kind="stable")[:, :tenth]
     recall = np.mean([recalls[1, worst[0]], recalls[0, worst[1]]])
     return {"species": tenth, "of": int(judged.size), "recall": float(recall)}
+
+
+TRAIN_BINS = ((0, 0), (1, 1), (2, 4), (5, 9), (10, 19), (20, 49), (50, 99), (100, None))  # train photos of a species
+
+
+def recall_by_train_photos(
+    right: NDArray[np.bool_], labels: NDArray, group_ids: NDArray, train_photos: ArrayLike
+) -> list[dict[str, Any]]:
+    """Pool the photos of species that were learnt from equally many photos: what does a species need to be recognised?
+
+    Args:
+        right: bool [n], whether the first guess is right.
+        labels: integer [n], in [0, C).
+        group_ids: text [n].
+        train_photos: integer [C], of each class.
+
+    Returns:
+        `[{train: [low, high], species, n, groups, recall, interval}]` of the `TRAIN_BINS` that have photos, both ends
+        included, the last high None; `species` with a photo here, `interval` with groups as trials.
+    """
+    counts = np.asarray(train_photos)[labels]
+    rows: list[dict[str, Any]] = []
+    for low, high in TRAIN_BINS:
+        inside = (counts >= low) & (counts <= (np.inf if high is None else high))
+        if not inside.any():
+            continue
+        groups, recall = len(np.unique(group_ids[inside])), float(right[inside].mean())
+        rows.append(
+            {
+                "train": [low, high], "species": len(np.unique(labels[inside])), "n": int(inside.sum()),
+                "groups": groups, "recall": recall, "interval": share_interval(recall, groups).tolist(),
+            }
+        )  # fmt: skip
+    return rows
 
 
 def check_logits(logits: ArrayLike) -> NDArray:

@@ -16,9 +16,10 @@ from keras_pipeline.core.schema import MIN_PHOTOS, SPLITS, UNKNOWN_REGION
 from keras_pipeline.core.sidecars import required
 from keras_pipeline.evaluation import gate_metrics
 from keras_pipeline.evaluation.answers import TITLES
+from keras_pipeline.evaluation.confusion import MANY_SPECIES
 from keras_pipeline.evaluation.report.calibration import promise
 from keras_pipeline.evaluation.report.html import Block, KeyValues, Paragraph, Table, interval
-from keras_pipeline.evaluation.report.pictures import worst_classes
+from keras_pipeline.evaluation.report.recalls import train_range, worst_classes
 
 NAMED = 10
 
@@ -180,18 +181,74 @@ def _limits(run: Run) -> list[Block]:
     tested, trained = metrics["per_region"], run.read("dataset")["splits"]["train"]["per_region"]
     small = [name for name in trained if tested.get(name, {"n": 0})["n"] < MIN_PHOTOS]
     blocks: list[Block] = [
-        Table(
-            ["species", "photos", "recall", "95 % interval"],
-            [[name, e["n"], e["recall"], interval(e["interval"])] for name, e in worst_classes(recalls)[:NAMED]],
-            f"The lowest recalls on the test split; species with {MIN_PHOTOS} photos or more come first",
-        )
+        *recall_table(metrics, "Recall on the test split, by number of train photos of a species"),
+        *lowest_recalls(metrics, NAMED, "Test split"),
     ]
-    pairs = [[pair["truth"], pair["answer"], pair["n"], pair["share"]] for pair in metrics["confused_pairs"][:NAMED]]
-    if pairs:
-        blocks.append(Table(["truth", "answer", "photos", "share of the truth"], pairs, "Most confused"))
+    if is_by_genus(metrics):
+        blocks += [
+            Paragraph(f"The genus of the first answer is right on {metrics['genus_accuracy']:.1%} of the test photos.")
+        ]
+        blocks += confused_table(metrics, "confused_genera", NAMED, "Most confused genera")
+    blocks += confused_table(metrics, "confused_pairs", NAMED, "Most confused species")
     too_few = [f"{few:,} of {len(recalls):,} species"] if few else []
     too_few += [f"region {', '.join(small)}"] if small else []
     if too_few:
         names = " and ".join(too_few)
         blocks.append(Paragraph(f"Fewer than {MIN_PHOTOS} test photos, too few for metrics of their own: {names}."))
     return blocks
+
+
+def is_by_genus(metrics: dict) -> bool:
+    """Tell whether confusions are shown by genus; metrics of older programs have none."""
+    return len(metrics["per_class_recall"]) > MANY_SPECIES and "confused_genera" in metrics
+
+
+def lowest_recalls(metrics: dict, most: int, title: str) -> list[Block]:
+    """Return a table of the species that are surely recognised worst.
+
+    Of many species some have one photo, and that one wrong, by chance. Those are listed only whose interval lies below
+    the share of all photos that is right.
+
+    Args:
+        metrics: of `metrics.classification_metrics`.
+        most: rows at most.
+        title: what was measured.
+    """
+    worst, all_right = worst_classes(metrics["per_class_recall"]), metrics["top1_accuracy"]
+    if len(metrics["per_class_recall"]) > MANY_SPECIES:
+        worst = [(name, entry) for name, entry in worst if entry["interval"][1] < all_right]
+    if not worst:
+        return [
+            Paragraph(
+                f"{title}: no species is certainly recognised worse than all photos together ({all_right:.3f}); it "
+                "takes several groups of photos to be certain."
+            )
+        ]
+    rows = [[name, e["n"], e["groups"], e["recall"], interval(e["interval"])] for name, e in worst[:most]]
+    caption = "the lowest recalls, by the upper end of their interval: what is bad for sure comes first"
+    return [Table(["species", "photos", "groups", "recall", "95 % interval"], rows, f"{title}: {caption}")]
+
+
+def recall_table(metrics: dict, caption: str) -> list[Table]:
+    """Return a table of recall by train photos; none where all species had about as many, or nobody has counted."""
+    rows = [
+        [train_range(row), row["species"], row["n"], row["groups"], row["recall"], interval(row["interval"])]
+        for row in metrics.get("recall_by_train_photos", [])  # metrics of older programs have none
+    ]
+    headers = ["train photos", "species", "photos", "groups", "recall", "95 % interval"]
+    return [Table(headers, rows, caption)] if len(rows) > 1 else []
+
+
+def confused_table(metrics: dict, kind: str, most: int, caption: str) -> list[Table]:
+    """Return a table of confused pairs; none where there is no pair.
+
+    Args:
+        metrics: of `metrics.classification_metrics`.
+        kind: `confused_pairs` or `confused_genera`.
+        most: rows at most.
+    """
+    pairs = metrics.get(kind, [])[:most]  # metrics of older programs have no genera and no groups
+    rows = [[pair["truth"], pair["answer"], pair["n"], pair.get("groups"), pair["share"]] for pair in pairs]
+    if rows and all(pair.get("groups") == 1 for pair in pairs):
+        caption += "; each seen in one group only: examples, not a pattern"
+    return [Table(["truth", "answer", "photos", "groups", "share of the truth"], rows, caption)] if rows else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,10 @@ from PIL import Image, ImageOps
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.progress import duration
 from keras_pipeline.core.region_names import title_of
-from keras_pipeline.core.schema import MIN_PHOTOS
 from keras_pipeline.core.sidecars import required, sidecar
 from keras_pipeline.data import records
 from keras_pipeline.evaluation import gate_metrics
+from keras_pipeline.evaluation.confusion import MANY_SPECIES
 from keras_pipeline.evaluation.report.html import (
     BESIDE,
     Block,
@@ -27,8 +28,9 @@ from keras_pipeline.evaluation.report.html import (
     write_markdown,
     write_report,
 )
-from keras_pipeline.evaluation.report.pictures import photo_grid, worst_classes
+from keras_pipeline.evaluation.report.pictures import photo_grid
 from keras_pipeline.phases import model_card, report_summary
+from keras_pipeline.phases.model_card import confused_table, is_by_genus, lowest_recalls, recall_table
 from keras_pipeline.phases.report_delivery import calibration_blocks, export_blocks, manifest_blocks
 
 WORST = 10  # species, and pairs of them, named in a table
@@ -218,6 +220,7 @@ def _network(run: Run, prefix: str, title: str) -> list[Block]:
                 ["top-1", metrics["top1_accuracy"], interval(metrics["top1_interval"])],
                 ["top-5", metrics["top5_accuracy"], interval(metrics["top5_interval"])],
                 ["macro recall", metrics["macro_recall"], interval(metrics["macro_recall_interval"])],
+                *([["right genus", metrics["genus_accuracy"], ""]] if is_by_genus(metrics) else []),
                 ["loss", metrics["loss"], ""],
             ],
             f"{title} on {metrics['n']} test photos in {metrics['groups']} groups, judged on "
@@ -235,27 +238,34 @@ def _network(run: Run, prefix: str, title: str) -> list[Block]:
 
 
 def _mistakes(run: Run, prefix: str, title: str, metrics: dict) -> list[Block]:
-    pictures = run.path(f"{prefix}_pictures")
-    worst = [
-        [name, entry["n"], entry["groups"], entry["recall"], interval(entry["interval"])]
-        for name, entry in worst_classes(metrics["per_class_recall"])[:WORST]
-    ]
-    pairs = [[pair["truth"], pair["answer"], pair["n"], pair["share"]] for pair in metrics["confused_pairs"][:WORST]]
-    confused: list[Block] = [Figure(pictures / "confusion.png", f"{title}: confusions on the test split")]
-    if pairs:
+    """Describe recalls and confusions; of many species the recall by train photos comes before the single ones."""
+    pictures, many = run.path(f"{prefix}_pictures"), is_by_genus(metrics)
+    by_species = lowest_recalls(metrics, WORST, title)
+    if isinstance(by_species[0], Table):
+        by_species.append(Figure(pictures / "recall.png", f"{title}: recall by species"))
+    by_train = _recall_by_train_photos(pictures / "recall_by_train_photos.png", title, metrics)
+    by_genus = f" by genus (above {MANY_SPECIES} species)" if many else ""
+    confused: list[Block] = [Figure(pictures / "confusion.png", f"{title}: confusions on the test split{by_genus}")]
+    if many:
+        confused += confused_table(metrics, "confused_genera", WORST, f"{title}: most confused genera")
+    if metrics["confused_pairs"]:
         confused += [
-            Table(["truth", "answer", "photos", "share of the truth"], pairs, f"{title}: most confused"),
-            Figure(pictures / "confused.png", f"{title}: most confused, the photos with the highest confidence"),
+            *confused_table(metrics, "confused_pairs", WORST, f"{title}: most confused species"),
+            Figure(
+                pictures / "confused.png",
+                f"{title}: most confused; blue: the surest mistakes, orange: a train photo of what they were taken for",
+            ),
         ]
-    recalls = Table(
-        ["species", "photos", "groups", "recall", "95 % interval"],
-        worst,
-        f"{title}: the lowest recalls; species with {MIN_PHOTOS} test photos or more come first",
-    )
     return [
-        Details("Recall by species", [recalls, Figure(pictures / "recall.png", f"{title}: recall by species")]),
+        Details("Recall", [*by_train, *by_species] if many else [*by_species, *by_train]),
         Details("Confusions", confused),
     ]
+
+
+def _recall_by_train_photos(picture: Path, title: str, metrics: dict) -> list[Block]:
+    """Return curve and table; nothing of an evaluation of an older program, or where all species are alike."""
+    table = recall_table(metrics, f"{title}: recall by number of train photos of a species")
+    return [*([Figure(picture, f"{title}: recall by train photos")] if picture.exists() else []), *table]
 
 
 def _soft_labels(run: Run) -> list[Block]:

@@ -119,7 +119,7 @@ STEPS = [
         leftovers=_backups("phase1/*"),
     ),
     Step(
-        "phase1", "evaluate", "metrics and pictures of it on a split", ("dataset", "teacher"),
+        "phase1", "evaluate", "metrics and pictures of it on a split", ("dataset", "assignment", "teacher"),
         ("teacher_metrics", "teacher_predictions", "teacher_pictures"), ("gates.teacher_min_recall",), 4,
         flags=("split",),
     ),
@@ -137,8 +137,8 @@ STEPS = [
     ),
     Step(
         "phase2", "evaluate", "metrics and pictures of it, and against the global teacher",
-        ("dataset", "regional", "regional_subset", "teacher", "teacher_metrics", "teacher_predictions"),
-        ("regional_metrics", "regional_predictions", "regional_pictures", "regional_comparison"), ("phase2.region",), 4,
+        ("dataset", "assignment", "regional", "regional_subset", "teacher", "teacher_metrics", "teacher_predictions"),
+        ("regional_metrics", "regional_predictions", "regional_pictures", "regional_comparison"), ("phase2.region",), 5,
         flags=("split",),
     ),
     Step(
@@ -170,9 +170,9 @@ STEPS = [
         trains=True, leftovers=_backups("phase4/finetune"),
     ),
     Step(
-        "phase4", "evaluate", "metrics and pictures of the student on its splits", ("dataset", "student"),
+        "phase4", "evaluate", "metrics and pictures of the student on its splits", ("dataset", "assignment", "student"),
         ("student_metrics", "student_predictions", "student_pictures", "student_metrics_val", "student_metrics_train"),
-        (), 3, flags=("split",),
+        (), 4, flags=("split",),
     ),
     Step(
         "phase4", "plot", "draw the training curves", ("distill_history", "finetune_history"), ("curves",), (), 1,

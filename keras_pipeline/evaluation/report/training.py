@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_pipeline.evaluation.metrics import recall_by_train_photos
 from keras_pipeline.evaluation.predict import inference
-from keras_pipeline.evaluation.report import pictures
+from keras_pipeline.evaluation.report import confusions, pictures, recalls
 
 SHOWN = 24  # photos of the batch
 JUDGED = 2048  # photos of the val split: at full size a second pass over all of it would take minutes
@@ -18,24 +19,28 @@ NAMED = 0.01  # a smaller share of a label is smoothing
 
 
 class Pictures(keras.callbacks.Callback):
-    """augmented_batch.png, what the model is first shown, and after each epoch confusion.png, how it judges photos."""
+    """augmented_batch.png, what the model is first shown, and after each epoch how it judges photos.
+
+    That is confusion.png, and recall_by_train_photos.png where species differ in their number.
+    """
 
     def __init__(
         self,
         folder: Path,
         batches: Callable[[range, int], tf.data.Dataset],
         validation: tf.data.Dataset,
-        classes: Sequence[str],
+        train_photos: Mapping[str, int],
     ) -> None:
         """
         Args:
             folder: of the stage; TensorBoard's part goes to folder/logs/pictures.
             batches: (epochs, steps done) -> (image [N, S, S, 3] in 0..255, label [N, C]).
-            validation: the same of the val split, in an order by chance.
-            classes: C latin names.
+            validation: {image, label, group_id} of the val split, in an order by chance, as `evaluation_batches`.
+            train_photos: {latin_name: photos} of the C classes, in their order.
         """
         super().__init__()
-        self._folder, self._batches, self._validation, self._classes = folder, batches, validation, classes
+        self._folder, self._batches, self._validation = folder, batches, validation
+        self._classes, self._train_photos = list(train_photos), list(train_photos.values())
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._writer = tf.summary.create_file_writer(str(self._folder / "logs/pictures"))
@@ -49,13 +54,17 @@ class Pictures(keras.callbacks.Callback):
             self._show("augmented batch", pictures.photo_grid(images.numpy()[:SHOWN], captions, path), epoch)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        answers, labels = [], []
-        for images, label in self._validation.unbatch().take(JUDGED).batch(64):
-            answers.append(self._infer(images).argmax(axis=1))
-            labels.append(label.numpy().argmax(axis=1))
-        path = self._folder / "confusion.png"
-        table = pictures.confusion_picture(np.concatenate(labels), np.concatenate(answers), self._classes, path)
+        judged = [
+            (self._infer(batch["image"]).argmax(axis=1), batch["label"].numpy(), batch["group_id"].numpy())
+            for batch in self._validation.unbatch().take(JUDGED).batch(64)
+        ]
+        answers, labels, group_ids = map(np.concatenate, zip(*judged, strict=True))
+        table = confusions.confusion_picture(labels, answers, self._classes, self._folder / "confusion.png")
         self._show("confusion", table, epoch)
+        rows = recall_by_train_photos(answers == labels, labels, group_ids, self._train_photos)
+        if len(rows) > 1:
+            curve = recalls.recall_curve(rows, self._folder / "recall_by_train_photos.png")
+            self._show("recall by train photos", curve, epoch)
 
     def on_train_end(self, logs: dict | None = None) -> None:
         self._writer.close()

@@ -13,17 +13,17 @@ from PIL import Image
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import aside, write_json
 from keras_pipeline.core.schema import DatasetInfo
-from keras_pipeline.data import pipeline, records
+from keras_pipeline.data import assignment, pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation import confusion, gate_metrics, metrics
 from keras_pipeline.evaluation.answers import TITLES
 from keras_pipeline.evaluation.predict import predict
 from keras_pipeline.evaluation.predictions import Predictions, write_answers
-from keras_pipeline.evaluation.report import pictures
+from keras_pipeline.evaluation.report import confusions, pictures, recalls
 from keras_pipeline.models import trained
 
 EXAMPLE_PAIRS = 6  # of the most confused, shown with photos
-EXAMPLE_PHOTOS = 4  # of each
+EXAMPLE_PHOTOS = 3  # of each, beside one of what it was taken for
 EXAMPLE_SIDE = 160  # pixels
 
 
@@ -39,6 +39,7 @@ def evaluate_model(
     *,
     image_size: int,
     gate: float | None = None,
+    train_photos: dict[str, int] | None = None,
     split: str | None = None,
     beside: dict[str, dict] | None = None,
     draw: bool = True,
@@ -51,6 +52,7 @@ def evaluate_model(
         model_name: name of the model's artefact.
         image_size: pixels of the model's input.
         gate: recall that every class should exceed, drawn as a line.
+        train_photos: {latin_name: photos} that it was trained on; None: the whole train split.
         split: replaces the command's.
         beside: {title: metrics} of other models on the same split, drawn beside this one by region.
         draw: whether to draw pictures.
@@ -66,12 +68,18 @@ def evaluate_model(
     result = metrics.classification_metrics(
         predictions.logits, predictions.labels, predictions.regions, info.classes, predictions.group_ids
     )
+    learnt = info.splits["train"]["per_class"] if train_photos is None else train_photos
+    result["recall_by_train_photos"] = metrics.recall_by_train_photos(
+        metrics.first_guesses(predictions.logits) == predictions.labels, predictions.labels, predictions.group_ids,
+        [learnt.get(name, 0) for name in info.classes],
+    )  # fmt: skip
     folder = run.path(f"{model_name}_metrics").parent
     answers = write_answers(folder / f"predictions_{split}.npz", predictions)
     if draw:
         with aside(folder / f"pictures_{split}") as temporary:
             temporary.mkdir()
-            _draw(temporary, info, split, answers, {**(beside or {}), TITLES[model_name]: result}, gate)
+            _draw(temporary, {**(beside or {}), TITLES[model_name]: result}, gate)
+            _draw_confusions(temporary, info, split, answers, result, run.path("assignment"))
     write_json(folder / f"metrics_{split}.json", {"split": split, **result})
     print(describe(split, result))
 
@@ -91,17 +99,20 @@ def describe(split: str, result: dict) -> str:
     )
 
 
-def _draw(
-    folder: Path, info: DatasetInfo, split: str, answers: dict, results: dict[str, dict], gate: float | None
-) -> None:
-    """Draw the last of the results, and the regions of all of them."""
+def _draw(folder: Path, results: dict[str, dict], gate: float | None) -> None:
+    """Draw the recalls of the last result, and the regions of all of them."""
     *_, result = results.values()
-    pictures.confusion_picture(answers["label"], answers["answer"], info.classes, folder / "confusion.png")
     pictures.region_chart({title: _regions(each) for title, each in results.items()}, folder / "regions.png")
-    pictures.recall_chart(result["per_class_recall"], folder / "recall.png", gate=gate)
-    rows = _confused(info, split, answers, result["confused_pairs"][:EXAMPLE_PAIRS])
+    recalls.recall_chart(result["per_class_recall"], folder / "recall.png", gate=gate)
+    if len(result["recall_by_train_photos"]) > 1:  # one point is no curve
+        recalls.recall_curve(result["recall_by_train_photos"], folder / "recall_by_train_photos.png")
+
+
+def _draw_confusions(folder: Path, info: DatasetInfo, split: str, answers: dict, result: dict, assigned: Path) -> None:
+    confusions.confusion_picture(answers["label"], answers["answer"], info.classes, folder / "confusion.png")
+    rows = _confused(info, split, answers, result["confused_pairs"][:EXAMPLE_PAIRS], assigned)
     if rows:
-        pictures.confusion_examples(rows, folder / "confused.png")
+        confusions.confusion_examples(rows, folder / "confused.png")
 
 
 def _regions(result: dict) -> dict[str, dict]:
@@ -111,23 +122,36 @@ def _regions(result: dict) -> dict[str, dict]:
     return {"all": everywhere, **named}
 
 
-def _confused(info: DatasetInfo, split: str, answers: dict, pairs: list[dict]) -> list[tuple]:
-    """Return rows of `pictures.confusion_examples`: each pair, with the photos the model was most confident about."""
+def _confused(
+    info: DatasetInfo, split: str, answers: dict, pairs: list[dict], assigned: Path
+) -> list[confusions.Example]:
+    """Return each pair, with the photos the model was most confident about, and a train photo of the answer."""
+    if not pairs:
+        return []
     examples = confusion.examples(
-        answers["label"], answers["answer"], answers["confidence"], info.classes,
+        answers["label"], answers["answer"], answers["confidence"], answers["group_id"], info.classes,
         [(pair["truth"], pair["answer"]) for pair in pairs], most=EXAMPLE_PHOTOS,
     )  # fmt: skip
-    wanted = {sample_id for rows in examples for sample_id in answers["sample_id"][rows].tolist()}
-    photos = records.find(info, split, wanted)
+    photos = records.at(info, split, np.concatenate(examples).tolist())  # the answers are in the shards' order
+    first = assignment.first_train_rows(assigned, {pair["answer"] for pair in pairs})
+    train = records.at(info, "train", first.values())
     return [
-        (
-            pair["truth"],
-            pair["answer"],
-            [_thumbnail(photos[sample_id].image) for sample_id in answers["sample_id"][rows].tolist()],
-            f"{pair['n']} photo{'s' * (pair['n'] > 1)}, {100 * pair['share']:.0f} % of this species",
+        confusions.Example(
+            truth=pair["truth"],
+            answer=pair["answer"],
+            mistaken=[_thumbnail(photos[row].image) for row in rows.tolist()],
+            taken_for=[_thumbnail(train[first[name]].image) for name in (pair["answer"],) if name in first],
+            caption=_caption(pair),
         )
         for pair, rows in zip(pairs, examples, strict=True)
     ]
+
+
+def _caption(pair: dict) -> str:
+    photos = round(pair["n"] / pair["share"])
+    if photos == 1:
+        return "its only photo here"
+    return f"{pair['n']:,} of its {photos:,} photos, in {pair['groups']:,} group{'s' * (pair['groups'] > 1)}"
 
 
 def _thumbnail(jpeg: bytes) -> np.ndarray:

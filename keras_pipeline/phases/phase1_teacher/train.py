@@ -57,11 +57,13 @@ def fit_teacher(run: Run, spec: TeacherSpec) -> None:
     info = records.load_info(run.path("dataset"))
     records.check_labels(info)
     repeats, shown = sampling(spec, info, run.path("regional_subset"))
+    counts = train_photos(spec, info, run.path("regional_subset"))
     plan = list(stages(spec, info, run.path(spec.prefix).parent, run.made_from))  # raises before anything is built
     _warn(spec.settings.regularization.label_smoothing, run.config.phase3.distillation.temperature)
     preprocessing = Preprocessing.of(run.config.dataset, spec.settings.data.image_size)
     photos = batches(spec, info, preprocessing, seed=run.config.seed, repeats=repeats)
     judged = validation(info, preprocessing, spec.region)
+    watched = pipeline.evaluation_batches(info, "val", preprocessing, region=spec.region)
     rows: dict[str, list[dict]] = {}
     with precision(spec.settings.training.precision):
         with devices.scope():
@@ -69,7 +71,7 @@ def fit_teacher(run: Run, spec: TeacherSpec) -> None:
         for stage, frozen in plan:
             with devices.scope():
                 prepare(model, spec.settings, stage, frozen=frozen, shown=shown)
-            pictures = Pictures(stage.folder, photos, judged, info.classes)
+            pictures = Pictures(stage.folder, photos, watched, counts)
             rows[stage.folder.name] = fit.fit(model, photos, judged, stage, [pictures])
             if frozen:
                 # The full stage starts from the best head, also after a restart between the two.
@@ -111,21 +113,33 @@ def classifier(settings: Teacher, info: DatasetInfo, *, global_teacher: Path) ->
     return model
 
 
+def train_photos(spec: TeacherSpec, info: DatasetInfo, subset: Path) -> dict[str, int]:
+    """Return {latin_name: photos} that a teacher is trained on, of all classes in their order.
+
+    Args:
+        subset: `phase2 subset`'s summary, read only for a regional teacher.
+
+    Raises:
+        ValueError: if the subset is of another region.
+    """
+    per_class = _regional_counts(subset, spec.region) if spec.region else info.splits["train"]["per_class"]
+    return {name: per_class.get(name, 0) for name in info.classes}
+
+
 def sampling(spec: TeacherSpec, info: DatasetInfo, subset: Path) -> tuple[np.ndarray | None, np.ndarray]:
     """Return how often an epoch shows each photo of a class, and how many photos of each class it shows.
 
     Args:
-        subset: `phase2 subset`'s summary, read only for a regional teacher.
+        subset: see `train_photos`.
 
     Returns:
         Repeats float [C], or None if each photo comes once; photos float or int [C].
 
     Raises:
-        ValueError: if the global teacher would never see one of the classes, or the subset is of another region.
+        ValueError: if the global teacher would never see one of the classes, or as `train_photos`.
     """
-    per_class = _regional_counts(subset, spec.region) if spec.region else info.splits["train"]["per_class"]
-    counts = np.array([per_class.get(name, 0) for name in info.classes])
-    unseen = [name for name, n in zip(info.classes, counts, strict=True) if not n]
+    photos = train_photos(spec, info, subset)
+    counts, unseen = np.array(list(photos.values())), [name for name, n in photos.items() if not n]
     if unseen and not spec.region:
         raise ValueError(
             f"received {len(unseen)} of {len(counts)} species with no train photo ({', '.join(unseen[:5])}), "

@@ -42,21 +42,20 @@ def verdict(region: str, entry: dict | None) -> str:
 
 def run(run: Run) -> None:
     """Measure the regional teacher; on the test split, compare it with the global one."""
-    image_size = run.config.regional.data.image_size
+    image_size, seen = run.config.regional.data.image_size, run.read("regional_subset")["per_class"]
     if run.split != "test":
-        evaluate.evaluate_model(run, "regional", image_size=image_size)
+        evaluate.evaluate_model(run, "regional", image_size=image_size, train_photos=seen)
         return
     # Read before the long evaluation, so that a broken file is reported at once.
     global_answers = load_answers(run.path("teacher_predictions"))
     beside = {"global teacher": run.read("teacher_metrics")}
-    evaluate.evaluate_model(run, "regional", image_size=image_size, beside=beside)
+    evaluate.evaluate_model(run, "regional", image_size=image_size, train_photos=seen, beside=beside)
     region = run.config.regional.region
     title = title_of(region)
     regional_answers = load_answers(run.path("regional_predictions"))
     comparison = compare(_as_one(global_answers, region), _as_one(regional_answers, region))
     sentence = verdict(title, comparison.per_region.get(title))
     result: dict[str, Any] = {"region": region, "verdict": sentence, "by_region": comparison.table()}
-    seen = run.read("regional_subset")["per_class"]
     train = run.read("dataset")["splits"]["train"]["per_class"]
     if title in comparison.per_region and are_of_species((n, train[name]) for name, n in seen.items()):
         restricted = _among(run, set(seen), global_answers)
