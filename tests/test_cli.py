@@ -146,7 +146,7 @@ def test_an_unknown_key_exits_2_and_says_what_was_meant(experiment, capsys):
 
 def test_a_wrong_type_shows_what_was_received(experiment, capsys):
     assert cli.main(["status", "--config", str(experiment()), "--set", "seed=many"]) == 2
-    assert "seed: received 'many' (str)" in capsys.readouterr().err
+    assert "error: --set seed: received 'many' (text), expected a whole number" in capsys.readouterr().err
 
 
 def test_a_missing_config_exits_2(tmp_path, capsys):
@@ -417,14 +417,14 @@ def test_two_folders_of_one_name_do_not_share_an_experiment(experiment, tmp_path
     for dry in ([], ["--dry-run"]):
         assert cli.main([*arguments["second"], *dry]) == 2
         err = capsys.readouterr().err
-        assert f"experiment: received demo-photos for {tmp_path}/second/photos, expected a name of its own" in err
-        assert f"are of {tmp_path}/first/photos" in err and "--set experiment=NAME" in err
+        assert f"--images: received {tmp_path}/second/photos, expected {tmp_path}/first/photos, the folder that" in err
+        assert "experiment demo-photos was made of" in err and "--set experiment=NAME" in err
     assert written.read_text() == before
     # Another CSV for the same folder is a collection that grows, by whatever path it is called.
     assert cli.main([*arguments["first"], "--dry-run"]) == 2  # one species
-    assert "experiment: received" not in capsys.readouterr().err
+    assert "the folder that experiment" not in capsys.readouterr().err
     assert cli.main([*arguments["second"], "--set", "experiment=other", "--dry-run"]) == 2
-    assert "experiment: received" not in capsys.readouterr().err
+    assert "the folder that experiment" not in capsys.readouterr().err
 
 
 def test_demo_finds_its_config_beside_the_sources_from_any_folder(tmp_path, monkeypatch):
@@ -507,7 +507,17 @@ def test_a_regional_teacher_that_nobody_learns_from_is_a_warning(experiment, mon
 
 def test_demo_on_a_folder_needs_both(folder, experiment, capsys):
     assert cli.main([*folder("EU")[:3], "--config", str(experiment())]) == 2
-    assert "images and labels go together" in capsys.readouterr().err
+    assert "without --labels, expected a folder and its CSV; give both" in capsys.readouterr().err
+    assert cli.main(["demo", "--labels", "a.csv", "--config", str(experiment())]) == 2
+    assert "error: --labels: received a.csv without --images, expected" in capsys.readouterr().err
+
+
+def test_demo_calls_the_folder_by_its_flag(folder, experiment, capsys):
+    arguments = folder("EU")
+    assert cli.main(["demo", "--images", "/no/folder", *arguments[3:], "--config", str(experiment())]) == 2
+    assert capsys.readouterr().err.startswith("error: --images: received photos /no/folder; expected a folder that")
+    assert cli.main([*arguments, "--config", str(experiment()), "--set", "seed=x"]) == 2
+    assert capsys.readouterr().err.startswith("error: --set seed: received 'x' (text), expected a whole number")
 
 
 @pytest.mark.parametrize(("code", "remedy"), [(errno.ENOSPC, "free space"), (errno.EFBIG, "ulimit -f")])
@@ -531,7 +541,7 @@ def test_a_fault_of_set_names_the_key_that_was_given_and_no_value(experiment, ca
     sets = ["--set", "source.uri=mongodb://me:s3cret@host/", "--set", "seed=many"]
     assert cli.main(["status", "--config", str(experiment()), *sets]) == 2
     err = capsys.readouterr().err
-    assert "tiny.yaml, --set source.uri, seed: seed: received 'many'" in err and "s3cret" not in err
+    assert err.startswith("error: --set seed: received 'many' (text)") and "s3cret" not in err
 
 
 def test_a_report_of_nothing_is_refused(experiment, capsys):
