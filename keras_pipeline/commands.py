@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also into a collection that `load` did not make; nothing is deleted",
     )
-    _command(commands, "status", "what is done, stale or missing")
+    _command(commands, "status", "what is done, stale, broken or missing")
     _command(commands, "report", "write report.html again")
     command = _command(commands, "serve", "serve the page on loopback")
     command.add_argument("--port", type=_port, default=8000, metavar="N", help="8000; 0: any free")

@@ -23,6 +23,7 @@ from keras_pipeline import commands
 from keras_pipeline import experiment as opening
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.load import from_file, write
+from keras_pipeline.core.files import write_json
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.demo import embedded
 from keras_pipeline.evaluation import gates
@@ -547,6 +548,23 @@ def test_a_fault_of_set_names_the_key_that_was_given_and_no_value(experiment, ca
 def test_a_report_of_nothing_is_refused(experiment, capsys):
     assert cli.main(["report", "--config", str(experiment())]) == 3
     assert "no step is done yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("null", [[], ["--set", "phase2=null"]])
+def test_status_goes_on_past_a_broken_file(experiment, capsys, tmp_path, null):
+    config = experiment()
+    run = Run(from_file(config), None)
+    audit = next(step for step in STEPS if step.title == "phase0 audit")
+    run.path("audit").parent.mkdir(parents=True)
+    write_json(run.path("audit"), {"per_region": {"EU": 1}})
+    write_sidecars(run, audit, 1.0)
+    run.path("audit").write_text("")
+    assert cli.main(["status", "--config", str(config), *null]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("phase0 audit")]
+    assert line.split()[2] == "broken" and line.endswith(f"{run.path('audit')}: broken (empty)")
+    assert lines[-1].startswith("phase7 manifest") and len(lines) == len(STEPS) + 1
+    assert run.path("audit").read_bytes() == b""
 
 
 def test_a_report_of_an_artefact_that_was_edited_names_its_step(experiment, capsys, tmp_path):

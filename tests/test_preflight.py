@@ -374,7 +374,7 @@ def test_a_page_that_cannot_be_made_is_told(project, monkeypatch, tmp_path):
 def test_a_broken_artefact_is_no_fault_of_the_config(project):
     run = project()
     run.path("dataset").write_text("{")
-    with pytest.raises(BrokenArtefact, match="dataset.json: not JSON"):
+    with pytest.raises(BrokenArtefact, match="dataset.json: broken .no whole JSON.; `phase0 split` makes it again"):
         preflight.check_ahead(run, remaining("dataset"))
 
 

@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.evaluation.gate_metrics import (
     Estimate,
     Unmeasurable,
@@ -275,7 +276,7 @@ def _verdict(run: Run, gate: Gate, limit: float) -> dict:
         if absent := run.why_not_applicable(gate.step.split()[0]):
             raise Unmeasurable(absent)
         found = gate.value(run)
-    except Unmeasurable as why:
+    except (Unmeasurable, BrokenArtefact) as why:
         return {**verdict, "status": "not measurable here", "value": None, "target": target, "reason": str(why)}
     if not isinstance(found, Estimate):
         found = Estimate(found, [found], "")

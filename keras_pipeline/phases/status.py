@@ -1,4 +1,4 @@
-"""`status`: which steps are done, stale or missing, which one runs, and how one failed."""
+"""`status`: which steps are done, stale, broken or missing, which one runs, and how one failed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ def causes(run: Run, steps: list[Step], *, force: bool = False) -> Iterator[tupl
 
 
 def rows(run: Run, steps: list[Step] = STEPS) -> list[dict]:
-    """[{step, state: done | stale | missing | running | failed | not applicable, reason, seconds, finished}]"""
+    """[{step, state, reason, seconds, finished}]
+
+    The state is done, stale, broken, missing, running, failed or not applicable.
+    """
     found, last = [], _last_word(run)
     ready = {step.title: (reason, above) for step, reason, above in causes(run, applicable(run, steps))}
     for step in steps:
@@ -79,6 +82,8 @@ def rows(run: Run, steps: list[Step] = STEPS) -> list[dict]:
         reason, above = ready[step.title]
         meta = sidecars.sidecar(run.path(step.outputs[0])) or {}
         state = "done" if reason is None else "stale" if meta else "missing"
+        if reason in [sidecars.broken(run.path(name)) for name in step.outputs if reason]:
+            state = "broken"
         # A forced step that failed at once may have left everything as it was.
         if last and last[0] == step.title and (reason or last[1] == "running"):
             _, state, reason = last
