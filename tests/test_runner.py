@@ -376,7 +376,7 @@ def test_steps_between():
         "phase2 train", "phase2 evaluate", "phase2 logits", "phase3 combine",
     ]  # fmt: skip
     assert titles("phase7", None) == ["phase7 manifest"]
-    with pytest.raises(ValueError, match="received 'phase9', expected one of phase0 audit, "):
+    with pytest.raises(ValueError, match="^--from: received 'phase9', expected one of phase0, phase1, "):
         titles("phase9", None)
     with pytest.raises(ValueError, match="--from phase4 --until phase1: received an end before the beginning"):
         titles("phase4", "phase1")

@@ -48,6 +48,7 @@ def write(run: Run, options: argparse.Namespace, *, verdicts: list[dict] | None 
     try:
         verdicts = verdicts or gates.judge(run, made)
         made_from = hashlib.sha256(json.dumps([rows, verdicts]).encode()).hexdigest()
+        again = again or ("phase6 validate" in made and not card(run).exists())
         if again or not path.exists() or made_from.encode() not in path.read_bytes()[:1000]:
             # Its pandas, SciPy and Pillow take longer to import than all else in a run that has nothing to do.
             from keras_pipeline.phases import report_sections
@@ -65,6 +66,11 @@ def write(run: Run, options: argparse.Namespace, *, verdicts: list[dict] | None 
             f"{run.folder}: an artefact does not hold what its step writes ({error!r}); out of date are "
             f"{', '.join(changed)}: run them again"
         ) from error
+
+
+def card(run: Run) -> Path:
+    """Where the model card lies, once all that it describes is made."""
+    return run.folder / "model_card.md"
 
 
 def command(name: str, options: argparse.Namespace) -> str:
