@@ -222,6 +222,22 @@ def test_describe(judge):
     assert gates.describe(met) == "     met  url_failure_rate: 0.01 < 0.05"
 
 
+@pytest.mark.parametrize(
+    ("value", "interval", "rule", "limit", "line"),
+    [
+        (-0.13731, [-0.3, 0.04512], ">=", 0.0, "met  x: 0.04512 (upper end of the interval around -0.1373) >= 0"),
+        (-0.1373, [-0.3, -0.01], ">=", 0.0, "missed  x: -0.1373 >= 0"),
+        (0.02, [-0.1, 0.2], ">=", 0.0, "met  x: 0.02 >= 0"),
+        (0.05, [0.004, 0.05], "<=", 0.01, "met  x: 0.004 (lower end of the interval around 0.05) <= 0.01"),
+    ],
+)
+def test_the_number_that_was_compared_is_the_one_shown(make_config, value, interval, rule, limit, line):
+    found = gate_metrics.Estimate(value, interval, "")
+    gate = gates.Gate("x", "x", "phase1 evaluate", rule, lambda run: found, "")
+    verdict = gates._verdict(Run(make_config(), None), gate, limit)
+    assert gates.describe(verdict).strip() == line and verdict["value"] == value
+
+
 @pytest.mark.parametrize(("software", "status"), [(True, "not measurable here"), (False, "met")])
 def test_only_a_graphics_card_measures_the_time_on_one(judge, software, status):
     backends = {"wasm": {**WASM, "median_ms": 5.0, "software": True}, "webgl": {**WASM, "software": software}}

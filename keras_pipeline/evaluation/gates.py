@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.evaluation.gate_metrics import (
     Estimate,
     Unmeasurable,
@@ -259,7 +260,12 @@ GATES = [
 
 
 def judge(run: Run, steps: set[str]) -> list[dict]:
-    """The gates of these steps, those with limit null left out: [{name, words, step, status, value, target, reason}]"""
+    """The gates of these steps, those with limit null left out.
+
+    Returns:
+        [{name, words, step, status, value, target, reason}]; with `bound`, the end of the value's interval that met the
+        target, where the value itself does not.
+    """
     verdicts = []
     for gate in GATES:
         limit = gate.limit if gate.limit is not None else getattr(run.config.gates, gate.name)
@@ -269,24 +275,35 @@ def judge(run: Run, steps: set[str]) -> list[dict]:
 
 
 def _verdict(run: Run, gate: Gate, limit: float) -> dict:
-    verdict = {"name": gate.name, "words": gate.words, "step": gate.step}
+    verdict: dict = {"name": gate.name, "words": gate.words, "step": gate.step}
     target = f"{gate.rule} {limit:g}"
     try:
         if absent := run.why_not_applicable(gate.step.split()[0]):
             raise Unmeasurable(absent)
         found = gate.value(run)
-    except Unmeasurable as why:
+    except (Unmeasurable, BrokenArtefact) as why:
         return {**verdict, "status": "not measurable here", "value": None, "target": target, "reason": str(why)}
     if not isinstance(found, Estimate):
         found = Estimate(found, [found], "")
-    met = any(RULES[gate.rule](end, limit) for end in found.interval)
+    ends = [end for end in (found.value, *found.interval) if RULES[gate.rule](end, limit)]
+    met = bool(ends)
+    if met and ends[0] != found.value:
+        verdict["bound"] = ends[0]
     advice = "" if met else gate.advice if isinstance(gate.advice, str) else gate.advice(run)
     reason = "; ".join(filter(None, (found.words, advice)))
     return {**verdict, "status": "met" if met else "missed", "value": found.value, "target": target, "reason": reason}
 
 
+def judged_value(verdict: dict) -> str:
+    """Return the number that was compared with the target, 4 significant digits; of an interval's end, it says so."""
+    value, bound = verdict["value"], verdict.get("bound")
+    if bound is None:
+        return f"{value:.4g}"
+    return f"{bound:.4g} ({'upper' if bound > value else 'lower'} end of the interval around {value:.4g})"
+
+
 def describe(verdict: dict) -> str:
     """What the console shows of a verdict: the reason, or what to try, on a line of its own."""
-    value = "" if verdict["value"] is None else f"{verdict['value']:.4g} "
+    value = "" if verdict["value"] is None else f"{judged_value(verdict)} "
     reason = f"\n{'':10}{verdict['reason']}" if verdict["reason"] else ""
     return f"{verdict['status']:>8}  {verdict['name']}: {value}{verdict['target']}{reason}"

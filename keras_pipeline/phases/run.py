@@ -21,6 +21,8 @@ def main(run: Run, options: argparse.Namespace) -> tuple[Any, int]:
         return result, code
     whole = options.first is None and options.last is None
     print(f"report: {report.write(run, options, verdicts=result['gates'] if whole else None)}")
+    if not report.card(run).exists():
+        print("model card: not written, since `phase6 validate` is not done; `run` without --until makes both")
     if why := page_out_of_date(run):
         print(f"page: {run.path('web')} is out of date ({why}); `run` without --until renews it")
     elif run.path("web").exists():
@@ -45,6 +47,7 @@ def phase(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     name = " ".join(filter(None, (options.command, options.step)))
     for step in BY_NAME:
         if step.title == name:
+            _refuse_phases_options(step, options)
             return step.load().main(run, options)
     steps = steps_between(name, name)
     if getattr(options, "profile_input", False):
@@ -58,6 +61,13 @@ def phase(run: Run, options: argparse.Namespace) -> tuple[object, int]:
         print(*(f"{title}: {size}" for title, size in sizes.items()), sep="\n")
         return {"would_run": rows, "estimates": sizes}, 0
     return gated(run, steps, options.force)
+
+
+def _refuse_phases_options(step: Step, options: argparse.Namespace) -> None:
+    """A dry run that is none would run for hours."""
+    for flag in ("force", "dry-run"):
+        if getattr(options, flag.replace("-", "_")) and flag not in step.flags:
+            raise ValueError(f"{step.title}: received --{flag}, expected it with steps that `run` makes; leave it out")
 
 
 def gated(run: Run, steps: list[Step], force: bool) -> tuple[dict, int]:

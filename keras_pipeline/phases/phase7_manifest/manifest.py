@@ -30,7 +30,10 @@ def run(run: Run) -> None:
         "phases": _phases(run),
         "environment": _environment(run),
         "hyperparameters": _hyperparameters(run),
-        "gates": gates.judge(run, {gate.step for gate in gates.GATES} - {"phase7 manifest"}),
+        "gates": [
+            {key: verdict[key] for key in schema.Gate.model_fields}
+            for verdict in gates.judge(run, {gate.step for gate in gates.GATES} - {"phase7 manifest"})
+        ],
         "artefacts": _artefacts(run),
         "config": redaction.redact_values(run.config.model_dump()),
     }
