@@ -18,8 +18,8 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config import load
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import REGIONAL_TEACHER
+from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.region_names import photos_of, title_of
-from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.ingest import photo_folder
 from keras_pipeline.phases import counts
 from keras_pipeline.phases.steps import PHASES

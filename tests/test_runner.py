@@ -15,9 +15,9 @@ from filelock import FileLock
 
 from keras_pipeline.core import artifacts
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import write_json
-from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.evaluation import gates
 from keras_pipeline.phases import forecast, preflight, runner, status, steps
 from keras_pipeline.phases.steps import Step

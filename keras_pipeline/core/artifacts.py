@@ -10,8 +10,8 @@ from pathlib import Path
 from keras_pipeline.core import cluster
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import GLOBAL_PATH, REGIONAL_TEACHER
+from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.files import read_json
-from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.core.sidecars import broken
 
 ARTEFACTS = {

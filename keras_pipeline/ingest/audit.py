@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.redaction import redact, without_credentials
-from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.core.taxonomy import canonical, genera, no_species, normalise
 from keras_pipeline.ingest.curation import EXCLUDED, NOT_LICENSED, Curation
 from keras_pipeline.ingest.entries import Reader

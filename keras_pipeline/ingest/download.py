@@ -18,10 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from keras_pipeline.core.config.phase0 import Export
+from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
+from keras_pipeline.core.record import Photo
 from keras_pipeline.core.redaction import without_credentials
-from keras_pipeline.core.schema import UNKNOWN_REGION, Photo
 from keras_pipeline.core.taxonomy import normalise
 from keras_pipeline.ingest import fetch, fields, urls
 from keras_pipeline.ingest.crawl import crawl

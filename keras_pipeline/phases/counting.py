@@ -12,8 +12,8 @@ import pandas as pd
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.source import Source
+from keras_pipeline.core.dataset import SPLITS, UNKNOWN_REGION
 from keras_pipeline.core.licenses import license_id
-from keras_pipeline.core.schema import SPLITS, UNKNOWN_REGION
 from keras_pipeline.core.sidecars import is_as_written
 from keras_pipeline.core.taxonomy import normalise
 from keras_pipeline.ingest import photo_folder

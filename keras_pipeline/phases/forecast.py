@@ -20,9 +20,9 @@ import pyarrow.parquet
 from keras_pipeline.core import sidecars
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.teachers import VIT_NAME, VIT_SIZES, Model
+from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.core.environment import nvidia
 from keras_pipeline.core.region_names import photos_of
-from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.core.sidecars import is_as_written, sidecar
 from keras_pipeline.ingest import crawl, photo_folder, urls
 from keras_pipeline.ingest.audit import RELATIVE

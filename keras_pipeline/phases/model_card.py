@@ -11,8 +11,8 @@ import pandas as pd
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.student import REGIONAL_TEACHER, TRAINED_HERE
+from keras_pipeline.core.dataset import MIN_PHOTOS, SPLITS, UNKNOWN_REGION
 from keras_pipeline.core.region_names import title_of
-from keras_pipeline.core.schema import MIN_PHOTOS, SPLITS, UNKNOWN_REGION
 from keras_pipeline.core.sidecars import required
 from keras_pipeline.evaluation import gate_metrics
 from keras_pipeline.evaluation.answers import TITLES

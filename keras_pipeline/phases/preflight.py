@@ -16,9 +16,9 @@ from keras_pipeline import export
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.student import REGIONAL_TEACHER, TRAINED_HERE
 from keras_pipeline.core.config.teachers import Model
+from keras_pipeline.core.dataset import MIN_PHOTOS, UNKNOWN_REGION
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.region_names import names_of, photos_of, title_of
-from keras_pipeline.core.schema import MIN_PHOTOS, UNKNOWN_REGION
 from keras_pipeline.core.sidecars import broken, sidecar
 from keras_pipeline.export import browser
 from keras_pipeline.ingest.curation import Curation

@@ -21,9 +21,9 @@ from keras import ops
 from scipy.special import softmax
 
 from keras_pipeline.core.config.student import Phase3
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.hashing import content_hash
 from keras_pipeline.core.region_names import names_of
-from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data.augment import sample_hash
 from keras_pipeline.training.losses import EMPTY_TAIL, Tensor
 

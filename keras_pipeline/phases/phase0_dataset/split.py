@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.core.errors import BrokenArtefact, LeakError, SourceError
 from keras_pipeline.core.files import write_json
-from keras_pipeline.core.schema import SPLITS, shuffle_key
+from keras_pipeline.core.record import shuffle_key
 from keras_pipeline.core.taxonomy import class_hash, class_list
 from keras_pipeline.data import assignment, records
 from keras_pipeline.ingest import details, split

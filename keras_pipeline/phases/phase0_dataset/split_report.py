@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keras_pipeline.core.schema import SPLITS
+from keras_pipeline.core.dataset import SPLITS
 
 COPIES = "the same picture as another record of its species"
 NEEDS = {  # what a rule in `phase0.split.group_by` compares

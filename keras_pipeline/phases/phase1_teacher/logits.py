@@ -13,7 +13,7 @@ import numpy as np
 from keras_pipeline.core import beam
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.experiment import Config
-from keras_pipeline.core.schema import DatasetInfo
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.data import pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation.predict import inference

@@ -13,10 +13,10 @@ from scipy.special import log_softmax
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.student import EnsembleMember, Phase3
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside, write_json
 from keras_pipeline.core.progress import progress
-from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation.predict import decoded, inference

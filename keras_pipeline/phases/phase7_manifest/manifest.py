@@ -9,8 +9,8 @@ import tensorflow as tf
 from keras_pipeline.core import environment, redaction
 from keras_pipeline.core import manifest as schema
 from keras_pipeline.core.artifacts import ARTEFACTS, Run
+from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.core.region_names import pooled, title_of
-from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.core.sidecars import required, sidecar
 from keras_pipeline.evaluation import gates
 
