@@ -717,6 +717,11 @@ def test_a_bundle_away_from_its_experiment_answers_without_a_warning(exported, c
         ),
         (["phase3", "--dry-run", "inspect"], "phase3 inspect: received --dry-run, expected it with steps that `run`"),
         (["phase3", "export-npz", "--force"], "phase3 export-npz: received --force, expected it with steps that `run`"),
+        (
+            ["phase1", "train", "--profile-input", "--dry-run"],
+            "train: received --dry-run and --profile-input, expected",
+        ),
+        (["phase4", "evaluate", "--split", "val", "--dry-run"], "received --dry-run and --split val, expected one of"),
         (["phase3", "export-npz", "--dry-run"], "phase3 export-npz: received --dry-run, expected it with steps that"),
     ],
 )

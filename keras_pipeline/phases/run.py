@@ -50,7 +50,11 @@ def phase(run: Run, options: argparse.Namespace) -> tuple[object, int]:
             _refuse_phases_options(step, options)
             return step.load().main(run, options)
     steps = steps_between(name, name)
-    if getattr(options, "profile_input", False):
+    profiles = getattr(options, "profile_input", False)
+    if options.dry_run and (profiles or run.split != "test"):
+        other = "--profile-input" if profiles else f"--split {run.split}"
+        raise ValueError(f"{name}: received --dry-run and {other}, expected one of them; leave the other out")
+    if profiles:
         return runner.profile_train_input(run, steps[0]), 0
     if run.split != "test":
         runner.evaluate_split(run, steps[0])
