@@ -22,7 +22,7 @@ from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation.predict import decoded, inference
 from keras_pipeline.models import heads, trained
 from keras_pipeline.phases.phase3_soft_labels import student
-from keras_pipeline.training import soft_labels
+from keras_pipeline.training import ensemble, soft_labels
 from keras_pipeline.training.soft_labels import Layout
 from keras_pipeline.training.store import Store
 
@@ -171,8 +171,8 @@ def _answers(
         logits = np.stack([each.infer(image) for each, image in zip(teachers, images, strict=True)], axis=1)
         shifted = (logits - logits.max(axis=2, keepdims=True)).astype(np.float64)
         dense = log_softmax(shifted / settings.distillation.temperature, axis=2)
-        weights = soft_labels.member_weights(members, decoded(batches[0]["region"].numpy()))
-        together = np.asarray(soft_labels.ensemble(dense, weights, settings.ensemble))
+        weights = ensemble.member_weights(members, decoded(batches[0]["region"].numpy()))
+        together = np.asarray(ensemble.ensemble(dense, weights, settings.ensemble))
         answers.append(np.concatenate([together[:, None], dense], axis=1).argmax(axis=2))
         labels.append(batches[0]["label"].numpy())
         ids.append(decoded(batches[0]["sample_id"].numpy()))
