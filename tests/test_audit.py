@@ -124,7 +124,7 @@ def test_names_that_share_photos_and_the_synonyms_that_this_suggests():
     ]  # fmt: skip
     assert list(result["shared_photos"][0]) == audit_origins.SHARED
     assert (result["synonyms"], result["shared_synonyms"]) == ({"Planta nova": "Planta vetus"}, ["Planta nova"])
-    said = audit_origins.remarks(result)[-1]
+    said = audit_origins.remarks(result, Source())[-1]
     assert said.startswith("1 names share most of their photos with another one, e.g. Planta nova and Planta vetus;")
     cured = audit(shared_collection(), Curation(synonyms=result["synonyms"]))
     assert (cured["shared_synonyms"], cured["per_class"]["Planta vetus"]) == ([], 18)
@@ -182,10 +182,10 @@ def test_whose_the_region_is():
 
     result = audit(of_region(lambda s, i: f"R{s % 3}"))
     assert result["region_of_species"] == {"one": 39, "species": 39}
-    assert "region is the species' here: 39 of 39 species" in audit_origins.remarks(result)[0]
+    assert "region is the species' here: 39 of 39 species" in audit_origins.remarks(result, Source())[0]
     result = audit(of_region(lambda s, i: f"R{i % 3}"))
-    assert result["region_of_species"] == {"one": 0, "species": 39} and audit_origins.remarks(result) == []
-    assert audit_origins.remarks(audit(of_region(lambda s, i: None))) == []
+    assert result["region_of_species"] == {"one": 0, "species": 39} and audit_origins.remarks(result, Source()) == []
+    assert audit_origins.remarks(audit(of_region(lambda s, i: None)), Source()) == []
 
 
 def test_a_list_is_mistyped_and_told_with_its_cure():
@@ -193,12 +193,17 @@ def test_a_list_is_mistyped_and_told_with_its_cure():
     result = audit(documents)
     region = result["fields"]["region"]
     assert (region["missing"], region["mistyped"], region["lists"]) == (0, 4, 4)
-    assert audit_origins.remarks(result) == [
+    assert audit_origins.remarks(result, Source()) == [
         "source.fields.image_url: received lists (['u']) in 3 of 4 documents, expected a text; name the list in "
         "source.photos, if each of its entries is a photo",
         "source.fields.region: received lists (['ES', 'FR']) in 4 of 4 documents, expected a text; name the regions "
         "and their values in source.regions",
     ]
+    said = audit_origins.remarks(audit([document(1), document(2, image_url=[["u"]])]), Source(photos=["images"]))
+    assert said[0].endswith("entries of images are lists themselves, name those: source.photos: [images.0, images.1]")
+    source = Source(regions={"EU": ["ES"]}, fields={"region": "countries"})
+    (said,) = audit_origins.remarks(audit([document(1, region=[{"id": "7", "code": "ES"}])]), source)
+    assert said.endswith("as in source.fields.region: countries.code")
 
 
 def test_photos_of_lists_are_counted_apart_from_their_documents(make_config):
@@ -219,7 +224,7 @@ def test_photos_of_lists_are_counted_apart_from_their_documents(make_config):
     ]  # fmt: skip
     assert result["per_region"] == {"EU_NORTH": 1, "EU_SW": 2}
     assert result["unusable"] == {"no image_url": 2}
-    said = audit_origins.remarks(result)
+    said = audit_origins.remarks(result, Source())
     assert said[0].startswith("3 documents refer to 5 photos; 1 references repeat a URL of their document")
     assert "1 values of source.fields.region are in no region of source.regions: JP 1" in said
     assert said[1].startswith("1 documents have no photo") and said[-1].endswith("EU_SW before EU_NORTH 3")

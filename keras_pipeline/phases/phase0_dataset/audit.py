@@ -37,7 +37,7 @@ def run(run: Run) -> None:
         f"skipped: {result['unusable'] or 'none'}; see {run.path('audit').with_suffix('.html')}"
     )
     said_of_names = [*audit_report.remarks(result), *audit_report.suggestion(run, result)]
-    for remark in [*said_of_names, *audit_origins.remarks(result)]:
+    for remark in [*said_of_names, *audit_origins.remarks(result, source)]:
         print(remark)
     _refuse_nothing(run, result, seen)
 

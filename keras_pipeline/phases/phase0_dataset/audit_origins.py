@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from keras_pipeline.core.config.source import Source
 from keras_pipeline.evaluation.report.html import Block, KeyValues, Paragraph, Table
 from keras_pipeline.ingest.understand import lists_as_text
 
@@ -15,9 +16,9 @@ ALIKE = 0.95  # of the species have one region: then it is the species', not the
 SHARED = ["latin_name", "other", "shared", "photos", "other_photos", "share"]
 
 
-def remarks(result: dict) -> list[str]:
+def remarks(result: dict, source: Source) -> list[str]:
     """Return the sentences that the console shows too."""
-    return [*_of_lists(result), *_of_regions(result), *_of_shared(result)]
+    return [*_of_lists(result, source), *_of_regions(result), *_of_shared(result)]
 
 
 def tables(result: dict) -> dict[str, pd.DataFrame]:
@@ -111,7 +112,7 @@ def _counted(result: dict) -> Iterator[str]:
         yield f"{without:,} documents have no photo: their lists are missing or empty."
 
 
-def _of_lists(result: dict) -> Iterator[str]:
+def _of_lists(result: dict, source: Source) -> Iterator[str]:
     if result["references"] != result["documents"]:
         yield from _counted(result)
     unit = "documents" if result["references"] == result["documents"] else "photos"
@@ -119,7 +120,7 @@ def _of_lists(result: dict) -> Iterator[str]:
         if found["lists"]:
             values = (sample["value"] for sample in found["samples"] if sample["value"].startswith("list "))
             shown = next(values, "list […]").removeprefix("list ")
-            yield lists_as_text(name, shown, found["lists"], result[unit], unit)
+            yield lists_as_text(name, shown, found["lists"], result[unit], unit, source)
 
 
 def _of_regions(result: dict) -> Iterator[str]:
