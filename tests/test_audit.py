@@ -241,6 +241,19 @@ def test_all_rows_of_a_cure_are_in_its_file(make_config):
         assert len((tables / f"exclude_{name}.txt").read_text().splitlines()) == 10_002
 
 
+def test_each_reason_to_leave_a_photo_out_has_its_own_cure(make_config):
+    documents = [
+        document(i, "Aus bus" if i < 3 else "Cus dus", f"u{i}", license="CC BY" if i else "GFDL") for i in range(5)
+    ]
+    result = audit([*documents, document(9, image_url="")], Curation(licenses=frozenset({"cc-by"})), least=2)
+    assert result["left_out_by"] == {"source.licenses": 1, "source.fields": 1}
+    result = audit(documents, Curation(licenses=frozenset({"cc-by"})), least=3)
+    assert result["left_out_by"] == {"source.min_per_species": 4, "source.licenses": 1}
+    page = (written(make_config(), result).path("audit").parent / "audit.html").read_text(encoding="utf-8")
+    assert "lower source.min_per_species" in page and "add some (see Licences)" in page
+    assert "if a field has another name there" not in page
+
+
 def test_excluded_documents_are_counted_and_nothing_else_of_them():
     result = audit([document(1, region="EU"), document(2)], Curation(excluded=frozenset({"1"})))
     assert result["unusable"] == {"excluded by source.exclude": 1}

@@ -27,7 +27,6 @@ from keras_pipeline.ingest.shared import PAIRS, shared_photos, with_synonyms
 from keras_pipeline.ingest.signing import unsigned
 from keras_pipeline.ingest.tally import CLIP, DISTINCT, Tally
 
-LISTED = 10_000  # lines of source.exclude without effect
 UNKNOWN, RELATIVE = "unknown", "(relative URL)"
 SAMPLES = 5  # mistyped values shown per field
 LABEL_BITS, COUNT_BITS = 24, 8  # of a URL's 64 bits, and of an observation's 32
@@ -58,7 +57,7 @@ def audit(
     Returns:
         {collection_count, documents, photos, references (entries of lists), repeated_in_documents (of them),
         documents_without_photos, usable, unusable: {reason: n}, unusable_samples: Listing of sample_id, reason,
-        exclude_without_effect: [line of source.exclude that no document has], species,
+        exclude_without_effect, synonyms_without_effect: see `Curation.idle`, left_out_by: see there, species,
         per_class: {name: n} (largest first), per_genus: {genus: {species, photos}}, per_region, per_host, per_license,
         per_year: {value: n}, imbalance: largest / smallest, class_size: {min, median, max}, min_per_species,
         rare_species, underscores, one_word: {name: n}, no_species: [{latin_name, photos, why}], fields: {name:
@@ -90,7 +89,8 @@ def audit(
         **_counts(total, reader),
         "unusable": unusable | left_out,
         "unusable_samples": samples,
-        "exclude_without_effect": sorted(curation.excluded - curation.matched)[:LISTED],
+        "left_out_by": left_out_by(unusable | left_out),
+        **curation.idle(),
         "fields": fields.found,
         **_species(species, min_per_species),
         **found.found(),

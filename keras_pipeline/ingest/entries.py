@@ -55,6 +55,7 @@ class Reader:
         self.references = 0  # entries of their lists; a document that is a photo is one reference
         self.repeated = 0  # references whose URL the same document gave before
         self.without_photos = 0  # documents whose lists are missing or empty
+        self.detailed: set[str] = set()  # names in `source.details` that a photo had a text for
         self.regions = Regions(source.regions) if source.regions else None
         self._lists = [path_of(dotted) for dotted in source.photos or ()]
         self._paths = {ours: path_of(theirs) for ours, theirs in source.fields.model_dump().items()}
@@ -108,6 +109,7 @@ class Reader:
                 value = value_at(entry, path)
             if value is not MISSING and not isinstance(value, list | dict) and not _is_empty(value):
                 found[name] = document_id(value).strip()
+        self.detailed.update(found)
         return found
 
     def _entries(self, document: dict) -> Iterator[tuple[dict, Any]]:

@@ -12,6 +12,7 @@ from keras_pipeline.core.config.source import Source
 from keras_pipeline.core.redaction import redact, without_credentials
 from keras_pipeline.ingest.curation import missing_field
 from keras_pipeline.ingest.entries import Reader
+from keras_pipeline.ingest.idle import without_text
 
 LOOKED_AT = 20  # documents
 DEPTH = 3  # of sub-documents that are searched
@@ -84,11 +85,13 @@ def lists_as_text(field: str, shown: str, n: int, total: int, unit: str, source:
 
 
 def _warnings(documents: list[dict], source: Source) -> Iterator[str]:
-    """Yield sentences on lists where a text is expected, by documents."""
+    """Yield sentences on lists where a text is expected, by documents, and on keys that do nothing to them."""
     reader = Reader(source.model_copy(update={"regions": None}))
     found: dict[str, list[str]] = {}
+    urls: list[str] = []
     for document in documents:
         rows = list(reader.photos(document))
+        urls += [row["image_url"] for row in rows if isinstance(row["image_url"], str)]
         for name in source.fields.model_dump():
             value = next((row[name] for row in rows if isinstance(row[name], list)), None)
             texts = value and all(isinstance(each, str) for each in value)
@@ -96,6 +99,11 @@ def _warnings(documents: list[dict], source: Source) -> Iterator[str]:
                 found.setdefault(name, []).append(repr(value)[:SHOWN])
     for name, shown in found.items():
         yield lists_as_text(name, shown[0], len(shown), len(documents), "documents", source)
+    yield from without_text(source, reader.detailed)
+    for text, replacement in source.url_replace.items():
+        if not any(text in url for url in urls):
+            yield f"source.url_replace: {text!r} is in none of {len(urls)} URLs looked at"
+        urls = [url.replace(text, replacement) for url in urls]
 
 
 def _why(documents: list[dict], rows: list[dict], reader: Reader, source: Source) -> str:

@@ -34,6 +34,15 @@ CAPS_OBSERVATION = (1, 2, 3, 5, 10, 20, 50)
 APPEND = "append it to the file that source.exclude names"
 
 
+LISTS = ("unusable_samples", "exclude_without_effect", "synonyms_without_effect")
+LEFT_OUT = {  # what to do about photos that a key leaves out
+    "source.fields": "correct them in the collection; source.fields.* if a field has another name there",
+    "source.licenses": "source.licenses names the licences whose photos are used: add some (see Licences), or set null",
+    "source.exclude": "none, if that is meant: remove lines of the file that source.exclude names",
+    "source.min_per_species": "none, if that is meant: lower source.min_per_species, or collect more photos",
+}
+
+
 def write(run: Run, result: dict) -> None:
     """Write audit.json, audit.html, class_histogram.png and tables/ into one folder.
 
@@ -73,7 +82,7 @@ def _for_json(result: dict) -> dict:
         name: {**result[name], "rows": audit_tables.first(result[name]["rows"], IN_JSON)}
         for name in ("conflicts", "repeated_urls")
     }
-    cut = {name: audit_tables.first(result[name], IN_JSON) for name in ("unusable_samples", "exclude_without_effect")}
+    cut = {name: audit_tables.first(result[name], IN_JSON) for name in LISTS}
     return {**result, **short, **cut, **audit_origins.for_json(result, IN_JSON), "histogram": HISTOGRAM}
 
 
@@ -116,11 +125,7 @@ def _documents(result: dict) -> list[Block]:
                 "again before you rely on this."
             )
         )
-    if without_effect := result["exclude_without_effect"]:
-        shown = "; ".join(map(_short, without_effect[:SHOWN]))
-        blocks.append(
-            Paragraph(f"{len(without_effect):,} lines of source.exclude match no document's _id, URL or name: {shown}")
-        )
+    blocks += map(Paragraph, without_effect(result))
     if not result["unusable"]:
         return [*blocks, Paragraph("Every document has a latin name and an image URL, and none is excluded.")]
     unusable = audit_tables.first(result["unusable_samples"], SHOWN)
@@ -129,8 +134,24 @@ def _documents(result: dict) -> list[Block]:
         *blocks,
         _ranked("Why documents are left out", "reason", "photos", result["unusable"]),
         Table(["sample_id", "reason"], samples, f"The first {len(samples)} of them (all: tables/unusable.csv)"),
-        KeyValues({"cure": "correct them in the collection; source.fields.* if a field has another name there"}),
+        KeyValues({f"cure of {photos:,}": LEFT_OUT[key] for key, photos in result["left_out_by"].items()}),
     ]
+
+
+def without_effect(result: dict) -> list[str]:
+    """Return a sentence for each file of the config that has lines without effect."""
+    return [
+        f"{key}: {_counted(len(lines), 'line')} without effect, since {why}: {'; '.join(map(_short, lines[:SHOWN]))}"
+        for key, lines, why in (
+            ("source.exclude", result["exclude_without_effect"], "no document has such an _id, URL or name"),
+            ("source.synonyms", result["synonyms_without_effect"], "no photo that is used has such a name"),
+        )
+        if lines
+    ]
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _balance(result: dict, folder: Path) -> list[Block]:

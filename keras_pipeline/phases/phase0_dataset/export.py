@@ -17,7 +17,7 @@ from keras_pipeline.core.config.phase0 import Export, HostLimits
 from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.progress import duration
 from keras_pipeline.data import photo, records
-from keras_pipeline.ingest import download, urls
+from keras_pipeline.ingest import download, idle, urls
 from keras_pipeline.ingest.crawl import CONVERTED, PHOTO_BYTES, expected_seconds
 from keras_pipeline.ingest.ledger import SAME_URL, Document, Ledger
 from keras_pipeline.phases.phase0_dataset import export_beam
@@ -48,6 +48,8 @@ def run(run: Run) -> None:
         with Ledger(database(run)) as ledger:
             export_beam.take_in(ledger, raw_folder(run))
             _take_in(run, ledger, documents)
+            for remark in idle.of_downloads(ledger, run.config.source, run.config.phase0.export):
+                print(remark, flush=True)  # before hours of downloads
             stored, others = _fetch(run, ledger, convert, base_url)
             told = [*_repeats(ledger, others), *_without_photo(run, ledger), *shared_redirects(run, ledger)]
             later = ledger.may_succeed_later()
@@ -129,10 +131,11 @@ def estimate(run: Run) -> str:
         with Ledger(copy) as ledger:
             _take_in(run, ledger, documents)
             found = _estimate(run, ledger)
-            return (
+            size = (
                 f"{_describe(found)}; to download about {_bytes(found['download'])} ({found['size']}) in at least "
                 f"{duration(found['seconds'])}"
             )
+            return "\n".join([size, *idle.of_downloads(ledger, run.config.source, run.config.phase0.export)])
 
 
 def _take_in(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
