@@ -51,6 +51,11 @@ def test_a_replacement_that_makes_no_url_is_named(told):
     assert told(url_replace={"http://": "ftp://"}) == ([], [("not a valid http(s) URL after source.url_replace", 4)])
 
 
+def test_a_query_of_the_base_url(told):
+    (said,), _ = told(base_url="http://h/photos?token=s3cret")
+    assert said.startswith("source.base_url: what follows its ? is not sent") and "s3cret" not in said
+
+
 @pytest.mark.parametrize("path", ["comonName", "names", "l.n"])
 def test_a_detail_that_no_photo_has(told, path):
     (said,), _ = told(details={"common_name": path, "good": "commonName"})

@@ -12,7 +12,7 @@ NAMED = 5  # hosts in a sentence
 
 
 def of_downloads(ledger: Ledger, source: Source, export: Export) -> Iterator[str]:
-    """Yield a sentence for each key of `url_replace`, `details` and `phase0.export.hosts` without effect.
+    """Yield a sentence for each part of `base_url`, `url_replace`, `details` and `phase0.export.hosts` without effect.
 
     Args:
         ledger: with the photos planned.
@@ -24,6 +24,11 @@ def of_downloads(ledger: Ledger, source: Source, export: Export) -> Iterator[str
                 f"source.url_replace: {text!r} is in none of the {used.photos:,} photos' URLs, which stay as they are; "
                 "correct the text"
             )
+    if source.base_url and "?" in source.base_url:
+        yield (
+            "source.base_url: what follows its ? is not sent, since relative URLs don't take over a query (RFC 3986); "
+            "put it on each URL by source.url_replace, such as .jpg: .jpg?key=value"
+        )
     yield from without_text(source, used.details)
     if not source.serves_photos:  # our own server has another port in each run, and no limits
         yield from _unused_hosts(used.hosts, export)
