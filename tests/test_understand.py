@@ -178,7 +178,7 @@ def test_audit_of_species_documents(uri, tmp_path, capsys):
     assert command(["phase0", "audit"], uri, tmp_path, **GOOD, **regions) == 0
     out = capsys.readouterr().out
     assert "20 documents, 20 photos, 20 usable, 20 species; skipped: none" in out
-    assert "20 documents refer to 40 photos; 20 references repeat a URL of their document, which leaves 20." in out
+    assert "20 documents with 40 references to photos; 20 references to a URL that the document has twice, which" in out
     assert command(["phase0", "audit"], uri, tmp_path, **GOOD, min_per_species=2) == 2
     assert "source.min_per_species: received 2, which leaves 0 of 20 species" in capsys.readouterr().err
     assert command(["phase0", "audit"], uri, tmp_path, **GOOD, licenses="[cc-by]") == 2

@@ -64,7 +64,10 @@ class Curation:
             return EXCLUDED
         if reason is None and self.licenses is not None:
             name = license_id(text_of(document["license"]))
-            return None if name in self.licenses else f"licence {name[:80]} {NOT_LICENSED}"
+            if name in self.licenses:
+                return None
+            mistyped = document["license"] is not None and not isinstance(document["license"], str)
+            return f"licence {'that is no text' if mistyped else name[:80]} {NOT_LICENSED}"
         return reason
 
     def _is_excluded(self, document: dict) -> bool:

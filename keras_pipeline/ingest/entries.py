@@ -15,6 +15,7 @@ from keras_pipeline.ingest.fields import document_id
 from keras_pipeline.ingest.regions import Regions
 from keras_pipeline.ingest.signing import unsigned
 
+WITHOUT_PHOTOS = "without_photos"  # marks the row of a document whose lists are missing or empty
 MISSING = object()  # what a path that leads nowhere gives; None is a value that is there
 Path = tuple[str, ...]
 
@@ -142,7 +143,7 @@ class Reader:
             first |= {ours: value for ours, value in own.items() if _is_empty(first.get(ours))}
         if self.references == before:
             self.without_photos += 1
-            rows.append((_id, {}, None))
+            rows.append((_id, {WITHOUT_PHOTOS: True}, None))
         lasting = {} if base["observation_id"] is None else {"observation_id": base["observation_id"]}
         for sample_id, own, entry in rows:
             yield base | own | lasting | {"sample_id": sample_id}, entry

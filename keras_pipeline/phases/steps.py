@@ -107,7 +107,7 @@ STEPS = [
     ),
     Step(
         "phase0", "split", "group photos, assign groups to splits, write TFRecords, search for leaks", ("url_ledger",),
-        ("leak_audit", "assignment", "dataset"), ("seed", "dataset", "phase0.split"), 6,
+        ("leak_audit", "assignment", "dataset"), ("seed", "dataset", "phase0.split"), 7,
     ),
     Step(
         "phase0", "baseline", "linear probe on frozen features: the score to beat", ("dataset",),

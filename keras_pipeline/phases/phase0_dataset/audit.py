@@ -61,7 +61,7 @@ def _refuse_nothing(run: Run, result: dict, seen: Understanding) -> None:
         )
     if not result["usable"]:
         left_out = audit.left_out_by(result["unusable"])
-        key = next(iter(left_out))
+        key = next(iter(left_out), "source.fields")
         remedy = f"correct {key}"
         if key == "source.licenses":
             there = (f"{name} {entry['photos']:,}" for name, entry in list(result["licenses"].items())[:10])

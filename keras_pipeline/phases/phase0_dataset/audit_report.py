@@ -23,6 +23,7 @@ from keras_pipeline.evaluation.report.html import (
     write_report,
 )
 from keras_pipeline.ingest.audit import COLUMNS, SAMPLES
+from keras_pipeline.ingest.tally import counted
 from keras_pipeline.phases.phase0_dataset import audit_origins, audit_tables
 
 IN_JSON = 100  # rows in each list of documents; the tables hold all of them
@@ -141,17 +142,13 @@ def _documents(result: dict) -> list[Block]:
 def without_effect(result: dict) -> list[str]:
     """Return a sentence for each file of the config that has lines without effect."""
     return [
-        f"{key}: {_counted(len(lines), 'line')} without effect, since {why}: {'; '.join(map(_short, lines[:SHOWN]))}"
+        f"{key}: {counted(len(lines), 'line')} without effect, since {why}: {'; '.join(map(_short, lines[:SHOWN]))}"
         for key, lines, why in (
             ("source.exclude", result["exclude_without_effect"], "no document has such an _id, URL or name"),
             ("source.synonyms", result["synonyms_without_effect"], "no photo that is used has such a name"),
         )
         if lines
     ]
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _balance(result: dict, folder: Path) -> list[Block]:
@@ -264,6 +261,7 @@ def _urls(result: dict, tables: Path) -> list[Block]:
         *_seen_before(result, "conflicts", "another species", tables),
         *audit_origins.shared(result),
         *_seen_before(result, "repeated_urls", "the same species", tables),
+        *audit_origins.before_minimum(result),
         _ranked("Hosts (all: tables/hosts.csv)", "host", "photos", result["per_host"]),
     ]
 
@@ -324,6 +322,7 @@ def _origins(result: dict) -> list[Block]:
     latest = dict(reversed(result["per_year"].items()))
     return [
         *audit_origins.regions(result),
+        *audit_origins.before_minimum(result),
         _ranked("Regions (all: tables/regions.csv)", "region", "photos", result["per_region"]),
         _ranked("The latest years (all: tables/years.csv)", "year", "photos", latest),
         _ranked("Genera (all: tables/genera.csv)", "genus", "photos", genera),
