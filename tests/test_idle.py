@@ -49,6 +49,9 @@ def test_a_text_that_is_in_no_url(told):
 
 def test_a_replacement_that_makes_no_url_is_named(told):
     assert told(url_replace={"http://": "ftp://"}) == ([], [("not a valid http(s) URL after source.url_replace", 4)])
+    (warning,) = understand(DOCUMENTS, Source(url_replace={"http://": "ftp://"})).warnings
+    assert warning == "source.url_replace: makes no http(s) URL of 4 of 4 URLs looked at; correct the texts"
+    assert understand([DOCUMENTS[0] | {"image_url": "a.jpg"}], Source(url_replace={"a.": "b."})).warnings == ()
 
 
 def test_a_query_of_the_base_url(told):

@@ -13,6 +13,7 @@ from keras_pipeline.core.redaction import redact, without_credentials
 from keras_pipeline.ingest.curation import missing_field
 from keras_pipeline.ingest.entries import Reader
 from keras_pipeline.ingest.idle import without_text
+from keras_pipeline.ingest.urls import resolve
 
 LOOKED_AT = 20  # documents
 DEPTH = 3  # of sub-documents that are searched
@@ -22,6 +23,7 @@ PICTURE = re.compile(r"\.(jpe?g|png|webp|avif|gif|tiff?|bmp)(?:[?#]|$)", re.I)
 ADDRESS = re.compile(r"(https?:)?//\S", re.I)
 BINOMIAL = re.compile(r"[A-Z][a-zë-]+ (?:[×x] ?)?[a-z][a-zë-]+\b")
 TEXT_IN_REPR = re.compile(r"'(\w+)': '([^']*)'")  # of a dict
+ANY_BASE = "http://base/"  # with which a relative URL is as good as an absolute one
 NEEDED = ("latin_name", "image_url")
 
 Change = dict[str, Any]  # {photos (None: to be removed) | a name in source.fields: new value}
@@ -100,6 +102,10 @@ def _warnings(documents: list[dict], source: Source) -> Iterator[str]:
     for name, shown in found.items():
         yield lists_as_text(name, shown[0], len(shown), len(documents), "documents", source)
     yield from without_text(source, reader.detailed)
+    asked = [url for url in urls if resolve(url, ANY_BASE)]
+    if lost := [url for url in asked if not resolve(url, ANY_BASE, source.url_replace)]:
+        of = f"{len(lost)} of {len(urls)} URLs looked at"
+        yield f"source.url_replace: makes no http(s) URL of {of}; correct the texts"
     for text, replacement in source.url_replace.items():
         if not any(text in url for url in urls):
             yield f"source.url_replace: {text!r} is in none of {len(urls)} URLs looked at"

@@ -19,7 +19,6 @@ from keras_pipeline.evaluation.report.html import (
     KeyValues,
     Paragraph,
     Table,
-    format_cell,
     write_report,
 )
 from keras_pipeline.ingest.audit import COLUMNS, SAMPLES
@@ -268,7 +267,8 @@ def _urls(result: dict, tables: Path) -> list[Block]:
 
 def _seen_before(result: dict, name: str, whose: str, tables: Path) -> list[Block]:
     found = result[name]
-    text = f"{format_cell(found['photos'] or 'No')} photos have a URL that an earlier document gives to {whose}."
+    photos = counted(found["photos"], "photo") if found["photos"] else "No photo"
+    text = f"{photos} with a URL that an earlier document gives to {whose}."
     if not found["photos"]:
         return [Paragraph(text)]
     rows = [[_short(row[key]) for key in COLUMNS] for row in audit_tables.first(found["rows"], SHOWN)]
