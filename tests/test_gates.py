@@ -457,8 +457,8 @@ def test_every_gate_says_what_to_try_in_keys_and_files_that_there_are(make_confi
         ({}, {}, "see phase0/audit.html"),
         ({"query": {"a": 1}}, {}, "widen source.query, see"),
         ({"max_per_species": 9}, {"source.licenses": 1300, "source.min_per_species": 20},
-         "source.licenses leaves out 1,300 photos, source.min_per_species leaves out 20 photos, source.max_per_species "
-         "is 9: loosen what you can, see"),
+         "photos left out: 1,300 by source.licenses, 20 by source.min_per_species; source.max_per_species is 9: loosen "
+         "or correct these, see"),
     ],
 )  # fmt: skip
 def test_too_few_photos_are_explained_by_what_left_them_out(make_config, source, left_out, advice):

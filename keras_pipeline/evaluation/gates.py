@@ -95,7 +95,8 @@ def _over_probe_advice(run: Run) -> str:
 def _photos_advice(run: Run) -> str:
     """Name what has left photos out here, by the audit and the config."""
     audit, source = run.read("audit") if run.path("audit").exists() else {}, run.config.source
-    found = [f"{key} leaves out {n:,} photos" for key, n in audit.get("left_out_by", {}).items()]
+    left_out = ", ".join(f"{n:,} by {key}" for key, n in audit.get("left_out_by", {}).items())
+    found = [f"photos left out: {left_out}"] if left_out else []
     found += [
         f"{key} is {limit}"
         for key, limit in (
@@ -104,7 +105,7 @@ def _photos_advice(run: Run) -> str:
         )
         if limit is not None
     ]
-    loosen = f"{', '.join(found)}: loosen what you can, " if found else ""
+    loosen = f"{'; '.join(found)}: loosen or correct these, " if found else ""
     widen = "widen source.query, " if source.query else ""
     return (
         f"{loosen}{widen}see phase0/audit.html and phase0/url_ledger.parquet for the photos lost, or set "

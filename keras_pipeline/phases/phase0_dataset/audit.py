@@ -38,7 +38,8 @@ def run(run: Run) -> None:
         f"skipped: {result['unusable'] or 'none'}; see {run.path('audit').with_suffix('.html')}"
     )
     said = [*audit_report.remarks(result), *audit_report.suggestion(run, result), *audit_report.without_effect(result)]
-    for remark in [*said, *without_text(source, reader.detailed), *audit_origins.remarks(result, source)]:
+    idle = without_text(source, reader.detailed) if result["usable"] else ()
+    for remark in [*said, *idle, *audit_origins.remarks(result, source)]:
         print(remark)
     _refuse_nothing(run, result, seen)
 
