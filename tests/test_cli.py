@@ -488,6 +488,9 @@ def test_a_missed_gate_is_shown_before_the_next_step(experiment, monkeypatch, ca
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     missed, met = "missed  teacher_over_probe: -0.1 >= 0", "met  teacher_top5: -0.1 >= 0"
     assert lines == ["phase1 train", "phase1 evaluate", missed, "phase1 logits", missed, met]
+    assert cli.main(["phase1", "evaluate", "--config", str(experiment())]) == 1
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["phase1 evaluate", missed, met]  # once, where nothing comes between
 
 
 def test_a_regional_teacher_that_nobody_learns_from_is_a_warning(experiment, monkeypatch, capsys):

@@ -465,3 +465,44 @@ def test_every_gate_says_what_to_try_in_keys_and_files_that_there_are(make_confi
             functools.reduce(operator.getitem, key.split("."), config)  # KeyError: no such key
         for file in re.findall(r"\bphase\d/[\w./]+\w", advice):
             assert file in made or file.startswith(BESIDE), file
+
+
+@pytest.mark.parametrize(
+    "source, left_out, advice",
+    [
+        ({}, {}, "see phase0/audit.html"),
+        ({"query": {"a": 1}}, {}, "widen source.query, see"),
+        ({"max_per_species": 9}, {"source.licenses": 1300, "source.min_per_species": 20},
+         "photos left out: 1,300 by source.licenses, 20 by source.min_per_species; source.max_per_species is 9: loosen "
+         "or correct these, see"),
+    ],
+)  # fmt: skip
+def test_too_few_photos_are_explained_by_what_left_them_out(make_config, source, left_out, advice):
+    run = Run(make_config(source=source), None)
+    run.path("audit").parent.mkdir(parents=True)
+    write_json(run.path("audit"), {"left_out_by": left_out})
+    assert gates._photos_advice(run).startswith(advice)
+    run.path("audit").unlink()
+    assert "gates.valid_photos_min" in gates._photos_advice(run)
+
+
+def test_a_region_of_species_can_t_be_learnt_everywhere(judge):
+    artefacts = {"regional_metrics": TEACHER | {"top1_accuracy": 0.138}, "regional_comparison": {}}
+    found = judge("phase2 evaluate", artefacts, regional_global_top1=0.5, regional_gain=None)["regional_global_top1"]
+    assert (found["status"], found["reason"][:32]) == ("missed", "it has seen its region alone: se")
+    artefacts["regional_comparison"] = {"among_its_species": {"species": 3}}
+    found = judge("phase2 evaluate", artefacts, regional_global_top1=0.5, regional_gain=None)["regional_global_top1"]
+    assert "learns 3 species only" in found["reason"] and "gates.regional_global_top1: null" in found["reason"]
+
+
+def test_a_gate_of_two_steps_names_its_step():
+    verdict = {
+        "name": "two_names",
+        "step": "phase0 split",
+        "status": "met",
+        "value": 0.0,
+        "target": "<= 0",
+        "reason": "",
+    }
+    assert gates.describe(verdict) == "     met  two_names (phase0 split): 0 <= 0"
+    assert gates.describe(verdict | {"name": "leaks"}) == "     met  leaks: 0 <= 0"

@@ -77,7 +77,8 @@ def _refuse_phases_options(step: Step, options: argparse.Namespace) -> None:
 def gated(run: Run, steps: list[Step], force: bool) -> tuple[dict, int]:
     """Run the steps and print the verdicts of their gates; exit code 1 where one was missed."""
     dry_run.warn_of_unused_teacher(run, steps)
-    runner.execute(run, steps, force=force, after=lambda step: _show_missed(run, step))
+    several = len(steps) > 1  # of a single step, the verdicts below follow at once
+    runner.execute(run, steps, force=force, after=lambda step: _show_missed(run, step) if several else None)
     if run.assists:  # the chief judges
         return {"gates": []}, 0
     verdicts = gates.judge(run, {step.title for step in steps})

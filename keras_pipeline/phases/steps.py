@@ -94,22 +94,22 @@ def _details(config: Any) -> tuple[str, ...]:
 STEPS = [
     Step(
         "phase0", "audit", "count what the collection holds; downloads nothing", (), ("audit",),
-        (*SOURCE, "phase0.audit"), 5,
+        (*SOURCE, "phase0.audit"), 6,
     ),
     Step(
         "phase0", "validate-urls", "ask for a sample of the URLs; stores nothing", ("audit",), ("url_check",),
         (*SOURCE, "source.base_url", "source.url_replace", "seed", "dataset.min_short_side", "phase0.export",
-         "phase0.validate_urls"), 4,
+         "phase0.validate_urls"), 5,
         leftovers=("artifacts/{experiment}/phase0/urls.sqlite*",),
     ),
     Step(
         "phase0", "export", "download every photo once", ("audit",), ("url_ledger",),
         (*SOURCE, "source.max_per_species", "source.max_per_observation", "source.details", "source.base_url",
-         "source.url_replace", "seed", "dataset", "phase0.export"), 4, flags=BEAM, estimates=True,
+         "source.url_replace", "seed", "dataset", "phase0.export"), 5, flags=BEAM, estimates=True,
     ),
     Step(
         "phase0", "split", "group photos, assign groups to splits, write TFRecords, search for leaks", ("url_ledger",),
-        ("leak_audit", "assignment", "dataset"), ("seed", "dataset", "phase0.split"), 6,
+        ("leak_audit", "assignment", "dataset"), ("seed", "dataset", "phase0.split"), 7,
     ),
     Step(
         "phase0", "baseline", "linear probe on frozen features: the score to beat", ("dataset",),

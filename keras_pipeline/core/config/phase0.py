@@ -39,7 +39,10 @@ class Export(Section):
 
     concurrency: int = Field(64, ge=1, le=1000, description="concurrent downloads, all hosts together")
     each_host: HostLimits = HostLimits()
-    hosts: dict[str, HostLimits] = Field({}, description="other limits for hosts that allow more, or less, by name")
+    hosts: dict[str, HostLimits] = Field(
+        {},
+        description="other limits for hosts that allow more, or less, by name, or name:port where the URL has a port",
+    )
     contact: str | None = Field(None, description="URL or mail address in the User-Agent; some hosts require one")
     attempts: int = Field(4, ge=1, le=20, description="tries per URL in one run; only passing failures are tried again")
     backoff_seconds: float = Field(1.0, ge=0, description="pause after a first failure; then doubled, with jitter")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -145,6 +146,28 @@ class Source(Section):
                     f"received the path {path!r}, expected names with dots between them (media.photos); correct it"
                 )
         return photos
+
+    @field_validator("photos")
+    @classmethod
+    def _each_once(cls, photos: list[str] | None) -> list[str] | None:
+        for path, other in itertools.permutations(photos or (), 2):
+            rest = other.removeprefix(f"{path}.")
+            if path == other or (rest != other and rest.split(".")[0].isdecimal()):
+                raise ValueError(
+                    f"received {path!r} and {other!r}, which name the same photos, expected each list once; remove one"
+                )
+        return photos
+
+    @field_validator("regions")
+    @classmethod
+    def _with_values(cls, regions: dict[str, list[str]] | None) -> dict[str, list[str]] | None:
+        for name, values in (regions or {}).items():
+            if not values:
+                raise ValueError(
+                    f"received {name}: [], a region that no photo can have, expected one value or more ({name}: [ES]); "
+                    "add some, or remove it"
+                )
+        return regions
 
     @field_validator("regions", mode="before")
     @classmethod
