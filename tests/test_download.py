@@ -16,7 +16,7 @@ from keras_pipeline.core.config.phase0 import Export, HostLimits
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.data import first_bytes, records
 from keras_pipeline.data import photo as photos
-from keras_pipeline.ingest import crawl, download, fetch
+from keras_pipeline.ingest import crawl, download, fetch, pace
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Ledger
 
@@ -617,7 +617,7 @@ def test_the_time_a_crawl_takes_is_that_of_its_slowest_host():
     limits = {"Fast.org": HostLimits(requests_per_second=None), "big.org": HostLimits(gigabytes_per_hour=3.6)}
     settings = Export(hosts=limits)
     for waiting, seconds in (({"a.org": 500, "b.org": 100}, 50), ({"fast.org": 500}, 5), ({"big.org": 500}, 500)):
-        found = crawl.expected_seconds(waiting, settings, photo_bytes=1e6, photos_per_second=100)
+        found = pace.expected_seconds(waiting, settings, photo_bytes=1e6, photos_per_second=100)
         assert found == pytest.approx(seconds)
 
 

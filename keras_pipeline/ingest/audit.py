@@ -16,6 +16,7 @@ import pandas as pd
 from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.redaction import redact, without_credentials
 from keras_pipeline.core.taxonomy import canonical, genera, no_species, normalise
+from keras_pipeline.ingest import urls
 from keras_pipeline.ingest.curation import EXCLUDED, NOT_LICENSED, Curation
 from keras_pipeline.ingest.entries import WITHOUT_PHOTOS, Reader
 from keras_pipeline.ingest.fields import day_of, degrees_of, id_of, text_of
@@ -27,7 +28,7 @@ from keras_pipeline.ingest.shared import PAIRS, shared_photos, with_synonyms
 from keras_pipeline.ingest.signing import unsigned
 from keras_pipeline.ingest.tally import CLIP, DISTINCT, Tally
 
-UNKNOWN, RELATIVE = "unknown", "(relative URL)"
+UNKNOWN = "unknown"
 NO_PHOTO = "a document without a photo"
 SAMPLES = 5  # mistyped values shown per field
 LABEL_BITS, COUNT_BITS = 24, 8  # of a URL's 64 bits, and of an observation's 32
@@ -291,7 +292,7 @@ def host_of(url: str) -> str:
     """Return `name` or `name:port` in lower case, without user and password. Unlike urlsplit, it never raises."""
     scheme, found, rest = url.partition("://")
     if not found or "/" in scheme:
-        return RELATIVE
+        return urls.RELATIVE
     host = rest.replace("?", "/").replace("#", "/").partition("/")[0].rpartition("@")[2].lower()
     return host.removesuffix({"http": ":80", "https": ":443"}.get(scheme.lower(), " "))
 

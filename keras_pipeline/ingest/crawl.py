@@ -13,9 +13,8 @@ from keras_pipeline.core.config.phase0 import Export, HostLimits
 from keras_pipeline.ingest import fetch
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Ledger, Task
+from keras_pipeline.ingest.pace import limits_of
 
-CONVERTED = 380  # photos a second that a core converts
-PHOTO_BYTES = 1.5e6  # of a photo to download, where none was: iNaturalist's originals
 ACTIVE_HOSTS = 1000  # crawled at once; a slow one must not hold up the others
 
 # Requests one task's URL once.
@@ -129,31 +128,6 @@ class Host:
     def retry(self, task: Task, tries: int, due: float) -> None:
         """Put a task back, to be requested again when it is due."""
         heapq.heappush(self._retries, (due, task.rowid, tries, task))
-
-
-def expected_seconds(
-    waiting: dict[str, int], settings: Export, *, photo_bytes: float, photos_per_second: float
-) -> float:
-    """Return how long a crawl takes at the hosts' limits, all hosts at once.
-
-    Args:
-        waiting: {host: URLs to request}.
-        photo_bytes: of one photo, on average.
-        photos_per_second: that this machine can convert; no host's limit exceeds it.
-    """
-    slowest = sum(waiting.values()) / photos_per_second
-    for host, n in waiting.items():
-        limits = limits_of(host, settings)
-        if limits.requests_per_second:
-            slowest = max(slowest, n / limits.requests_per_second)
-        if limits.gigabytes_per_hour:
-            slowest = max(slowest, n * photo_bytes * 3600 / (limits.gigabytes_per_hour * 1e9))
-    return slowest
-
-
-def limits_of(host: str, settings: Export) -> HostLimits:
-    """Return the limits of a host, given as `host_of` names it."""
-    return next((each for name, each in settings.hosts.items() if name.lower() == host), settings.each_host)
 
 
 async def crawl(

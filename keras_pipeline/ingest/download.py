@@ -29,12 +29,12 @@ from keras_pipeline.ingest.crawl import crawl
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.fetch import Answer
 from keras_pipeline.ingest.ledger import Document, Ledger, Outcome, Task
+from keras_pipeline.ingest.pace import FIRST_BYTES
 
 # A file's first bytes -> why `Convert` will refuse it, or "".
 Check = Callable[[bytes], str]
 # photo bytes -> (JPEG bytes, height, width); raises ValueError with the reason if the photo is not usable.
 Convert = Callable[[bytes], tuple[bytes, int, int]]
-FIRST_BYTES = 16_384  # of a photo, to check its URL; only a JPEG with a large thumbnail in it tells its size later
 REPLACED = "not a valid http(s) URL after source.url_replace"
 FLUSH = 500  # outcomes without a photo per transaction
 

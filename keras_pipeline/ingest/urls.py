@@ -14,6 +14,7 @@ import yarl
 
 from keras_pipeline.ingest.signing import unsigned
 
+RELATIVE = "(relative URL)"  # in place of its host, before base_url
 # Scheme, authority, path with query, without the fragment, which is never sent (RFC 3986, appendix B).
 PARTS = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#]*))?([^#]*)", re.S)
 # No `[` and `]`: they are allowed in an IPv6 host alone.

@@ -7,8 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.source import Source
@@ -17,11 +16,13 @@ from keras_pipeline.core.licenses import license_id
 from keras_pipeline.core.sidecars import is_as_written
 from keras_pipeline.core.taxonomy import normalise
 from keras_pipeline.ingest import photo_folder
-from keras_pipeline.ingest.audit import left_out_by
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.entries import Reader
 from keras_pipeline.ingest.fields import id_of, text_of
 from keras_pipeline.phases.counts import AUDIT, Counts, commonest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GROUP_BY = "phase0.split.group_by"
 # Keys that leave photos out or tie them together, and what to do where they leave too few.
@@ -124,6 +125,8 @@ def _without(source: Source, keys: Collection[str]) -> Source:
 
 def _chosen(source: Source, photos: list[dict]) -> pd.DataFrame:
     """Return sample_id, latin_name, region and observation_id of the photos that all limits leave."""
+    import pandas as pd  # a run of a MongoDB, or one that is up to date, needs none
+
     curation = Curation.load(source)
     rows = [
         (
@@ -193,7 +196,7 @@ def _given_back(found: dict, without: Collection[str]) -> tuple[int, int]:
 
     The audit counts species before source.min_per_species and without source.licenses, but none of the excluded.
     """
-    taken = left_out_by(found.get("unusable", {}))
+    taken = found.get("left_out_by", {})
     species = [found["species"]]
     if "source.min_per_species" in without:
         species += [row["species"] for row in found["minima"][:1]]

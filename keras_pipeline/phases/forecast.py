@@ -24,9 +24,7 @@ from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.core.environment import nvidia
 from keras_pipeline.core.region_names import photos_of
 from keras_pipeline.core.sidecars import is_as_written, sidecar
-from keras_pipeline.ingest import crawl, photo_folder, urls
-from keras_pipeline.ingest.audit import RELATIVE
-from keras_pipeline.ingest.download import FIRST_BYTES
+from keras_pipeline.ingest import pace, photo_folder, urls
 from keras_pipeline.phases import staleness, status
 from keras_pipeline.phases.steps import STEPS, Step
 
@@ -202,7 +200,7 @@ def _ingest(run: Run, n: dict, on: Device) -> dict[str, Cost]:
     total = sum(n[name] for name in SPLITS)
     settings, hosts, each = run.config.phase0.export, _urls_by_host(run, total), photo_bytes(run)[0]
     requests = sum(hosts.values())
-    downloads = crawl.expected_seconds(hosts, settings, photo_bytes=each, photos_per_second=crawl.CONVERTED * on.cores)
+    downloads = pace.expected_seconds(hosts, settings, photo_bytes=each, photos_per_second=pace.CONVERTED * on.cores)
     audit = total / 20_000
     if run.config.source.serves_photos:
         downloads = requests / 200
@@ -214,7 +212,7 @@ def _ingest(run: Run, n: dict, on: Device) -> dict[str, Cost]:
     imagenet = run.config.phase0.baseline.features != "colour-histogram"
     return {
         "phase0 audit": Cost(audit),
-        "phase0 validate-urls": Cost(sample * downloads, download=sample * requests * min(each, FIRST_BYTES)),
+        "phase0 validate-urls": Cost(sample * downloads, download=sample * requests * min(each, pace.FIRST_BYTES)),
         "phase0 export": Cost(downloads, stored, requests * each),
         "phase0 split": Cost(total / 15_000 + stored / 100e6, stored),
         "phase0 baseline": Cost(probe.infer(total) if imagenet else total / 200),
@@ -224,11 +222,12 @@ def _ingest(run: Run, n: dict, on: Device) -> dict[str, Cost]:
 def photo_bytes(run: Run) -> tuple[float, str]:
     """(bytes of a photo to download, where from): of those that were fetched here, else a guess."""
     with contextlib.suppress(OSError, pyarrow.ArrowException):  # none yet; who reads a broken one says so
-        ledger = pyarrow.parquet.read_table(run.path("url_ledger"), columns=["state", "bytes"])
+        # Not by `read_table`, which would import pandas.
+        ledger = pyarrow.parquet.ParquetFile(run.path("url_ledger")).read(["state", "bytes"])
         found = ledger.filter(pyarrow.compute.equal(ledger["state"], "ok"))["bytes"]
         if mean := pyarrow.compute.mean(found).as_py():
             return mean, "as those before"
-    return crawl.PHOTO_BYTES, "a guess, as none was fetched yet"
+    return pace.PHOTO_BYTES, "a guess, as none was fetched yet"
 
 
 def _urls_by_host(run: Run, total: int) -> dict[str, int]:
@@ -241,7 +240,7 @@ def _urls_by_host(run: Run, total: int) -> dict[str, int]:
     hosts: Counter[str] = Counter()
     base = urls.resolve("photo", run.config.source.base_url)
     for host, n in audit.get("per_host", {"": total}).items():
-        hosts[urls.host_of(base) if host == RELATIVE and base else host] += round(n * different)
+        hosts[urls.host_of(base) if host == urls.RELATIVE and base else host] += round(n * different)
     return dict(hosts)
 
 

@@ -18,8 +18,8 @@ from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.progress import duration
 from keras_pipeline.data import photo, records
 from keras_pipeline.ingest import download, idle, urls
-from keras_pipeline.ingest.crawl import CONVERTED, PHOTO_BYTES, expected_seconds
 from keras_pipeline.ingest.ledger import SAME_URL, UNDER_SPECIES, Document, Ledger
+from keras_pipeline.ingest.pace import CONVERTED, PHOTO_BYTES, expected_seconds
 from keras_pipeline.ingest.tally import counted
 from keras_pipeline.phases.phase0_dataset import export_beam
 from keras_pipeline.phases.phase0_dataset.shard_index import stored_photos
