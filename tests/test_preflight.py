@@ -242,7 +242,7 @@ FAULTS = [
     (
         {"source": {"licenses": ["cc0"]}},
         {"by": "audit", "species": 1, "audit": {
-            "unusable": {"licence cc-by is not in source.licenses": 400, "no image_url": 3},
+            "left_out_by": {"source.licenses": 400, "source.fields": 3},
             "allow_lists": [{"species": 1, "species_lost": 3}],
             "licenses": {"cc0": {"photos": 500}, "cc-by": {"photos": 400}},
         }},
@@ -253,14 +253,14 @@ FAULTS = [
     (
         {"source": {"min_per_species": 9}},
         {"by": "audit", "species": 1, "audit": {
-            "unusable": {"under source.min_per_species": 20}, "minima": [{"minimum": 1, "species": 4, "photos": 520}],
+            "left_out_by": {"source.min_per_species": 20}, "minima": [{"minimum": 1, "species": 4, "photos": 520}],
         }},
         "source.min_per_species: received 9, which leaves 500 of 520 photos and 1 species by the audit, .*; lower it",
         "phase0 split",
     ),
     (
         {"source": {"exclude": "docs/README.md"}},
-        {"by": "audit", "species": 1, "audit": {"unusable": {"excluded by source.exclude": 7}}},
+        {"by": "audit", "species": 1, "audit": {"left_out_by": {"source.exclude": 7}}},
         "source.exclude: received docs/README.md, which leaves 500 of 507 photos and 1 species by the audit, .* remo",
         "phase0 split",
     ),
@@ -295,7 +295,7 @@ def test_both_files_of_the_source_are_told(project):
 
 def test_a_limit_is_to_blame_after_the_split_too(project):
     licensed = {"source": {"licenses": ["cc0"]}}
-    audit = {"unusable": {"licence cc-by is not in source.licenses": 400}, "licenses": {"cc-by": {"photos": 400}}}
+    audit = {"left_out_by": {"source.licenses": 400}, "licenses": {"cc-by": {"photos": 400}}}
     audit |= {"allow_lists": [{"species": 5, "species_lost": 0}], "per_host": {"h": 1}}
     run = project(licensed, calibration={"a": 10, "b": 9})
     with pytest.raises(ValueError, match="^phase0.split.calibration: received 0.05, which gives 19 photos .*$"):
