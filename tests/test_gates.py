@@ -114,6 +114,22 @@ def test_the_regional_teacher_must_gain_something(judge):
     assert verdicts(0.81)["regional_gain"]["value"] == pytest.approx(0.31)
 
 
+@pytest.mark.parametrize(("difference", "status"), [(-0.04, "missed"), (0.0, "missed"), (0.04, "met")])
+def test_a_region_of_the_species_is_judged_among_its_species(judge, difference, status):
+    regional = {**TEACHER, "per_region": {"EU_SW": {"n": 9, "species": 2, "top1": 0.64}}}
+    everywhere = {**TEACHER, "per_region": {"EU_SW": {"n": 9, "species": 2, "top1": 0.36}}}
+    fair = {"species": 3, "first": 0.68, "second": 0.64, "difference": difference, "interval": [-0.12, 0.05]}
+    artefacts = {"teacher_metrics": everywhere, "regional_metrics": regional}
+    verdict = judge("phase2 evaluate", {**artefacts, "regional_comparison": {"verdict": ""}})["regional_gain"]
+    assert verdict["status"] == "met" and verdict["value"] == pytest.approx(0.28)
+    verdict = judge("phase2 evaluate", {**artefacts, "regional_comparison": {"among_its_species": fair}})
+    assert (verdict["regional_gain"]["status"], verdict["regional_gain"]["value"]) == (status, difference)
+    assert verdict["regional_gain"]["reason"].startswith(
+        "regional teacher 0.640, global teacher 0.680 among the region's 3 species; 95 % interval of the difference "
+        "-0.120 to +0.050"
+    )
+
+
 def test_a_region_without_test_photos_is_not_measurable(judge):
     nowhere = {**TEACHER, "per_region": {}}
     verdicts = judge("phase2 evaluate", {"teacher_metrics": nowhere, "regional_metrics": nowhere})

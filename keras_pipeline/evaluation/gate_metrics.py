@@ -214,9 +214,24 @@ def region(run: Run, artefact: str) -> float:
     return entry["top1"]
 
 
-def regional_gain(run: Run) -> float:
-    """Top-1 in the region, regional less global teacher."""
-    return region(run, "regional_metrics") - region(run, "teacher_metrics")
+def regional_gain(run: Run) -> float | Estimate:
+    """Top-1 in the region, regional less global teacher.
+
+    Where the region is the species', `phase2 evaluate` has also asked the global teacher among these species only. That
+    difference judges then: the other one praises the regional teacher for what the region gives away.
+    """
+    unrestricted = region(run, "regional_metrics") - region(run, "teacher_metrics")
+    comparison = run.path("regional_comparison")
+    fair = run.read("regional_comparison").get("among_its_species") if comparison.exists() else None
+    if fair is None:
+        return unrestricted
+    difference, (low, high) = fair["difference"], fair["interval"]
+    return Estimate(
+        difference,
+        [difference],
+        f"regional teacher {fair['second']:.3f}, global teacher {fair['first']:.3f} among the region's "
+        f"{fair['species']:,} species; 95 % interval of the difference {low:+.3f} to {high:+.3f}",
+    )
 
 
 def val_loss_ratio(run: Run) -> float:

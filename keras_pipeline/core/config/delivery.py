@@ -94,7 +94,11 @@ class Gates(Section):
     )
     regional_top1: float | None = Field(0.80, description="regional teacher in its region, at least")
     regional_global_top1: float | None = Field(0.65, description="regional teacher over all regions, at least")
-    regional_gain: float | None = Field(0.0, description="top-1 over the global teacher in the region, above")
+    regional_gain: float | None = Field(
+        0.0,
+        description="top-1 over the global teacher in the region, above; where the region is the species', the global "
+        "teacher is asked among the region's species only",
+    )
     student_megabytes: float | None = Field(20.0, description="MB, below")
     student_val_top1: float | None = Field(0.70, description="at least")
     student_train_top1: float | None = Field(0.80, description="on clean train photos, above")
