@@ -243,6 +243,38 @@ def test_a_name_that_another_collection_has_taken_is_refused(load, tmp_path):
     assert load(path)[0] == 0 and load.collection.count_documents({}) == 2
 
 
+def test_a_collection_made_anew_under_its_name_is_not_its_own(load, tmp_path):
+    """F-5: nx-27017 gives all collections one UUID."""
+    path = written(tmp_path / "a.csv", CSV)
+    assert load(path)[0] == 0 and load(path)[0] == 0
+    load.collection.drop()
+    load.collection.insert_one({"_id": "mine"})
+    assert load(path)[0] == 2 and [*load.collection.find()] == [{"_id": "mine"}]
+    # One that was loaded before there was a mark goes on, and has one then.
+    records, name = load.collection.database[RECORDS], {"_id": load.collection.name}
+    records.update_one(name, {"$unset": {"marked": 1}})
+    assert load(path)[0] == 0 and records.find_one(name)["marked"]
+
+
+def test_an_empty_collection_is_taken(load, tmp_path):
+    """F-13: `doctor` and `phase0 audit` make one on some servers."""
+    load.collection.database.create_collection(load.collection.name)
+    path = written(tmp_path / "a.csv", CSV)
+    assert load(path)[0] == 0 and load(path)[0] == 0 and load.collection.count_documents({}) == 2
+
+
+@pytest.mark.parametrize("value", ['{"$numberDecimal": "1.5"}', "NaN", '{"$timestamp": {"t": 1, "i": 2}}'])
+def test_a_value_that_the_server_cannot_hold_is_one_bad_row(load, tmp_path, capsys, value):
+    """F-4: 1 of 600 must not block the others; a MongoDB would take it."""
+    lines = [json.dumps({"_id": str(n), "n": n}) for n in range(600)]
+    lines[7] = f'{{"_id": "7", "n": {value}}}'
+    path = written(tmp_path / "a.jsonl", "\n".join(lines))
+    assert load(path)[0] == 0 and load.collection.count_documents({}) == 599
+    assert "600 rows, 599 new documents, 0 that were there, 1 bad rows" in capsys.readouterr().out
+    assert "line 8,a value that this server can't hold (" in (load.folder / "a.jsonl.bad.csv").read_text()
+    assert load(path)[0] == 0 and "0 new documents, 599 that were there, 1 bad rows" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -385,7 +417,10 @@ def test_documents_of_the_demo_are_not_its_own(tmp_path, capsys):
         pass
     config = written(tmp_path / "x.yaml", {"experiment": "x", "root": str(tmp_path)})
     command = ["load", str(written(tmp_path / "a.csv", CSV)), "--config", str(config)]
-    assert cli.main(command) == 2 and "that `load` did not make (5 documents)" in capsys.readouterr().err
+    assert cli.main(command) == 2
+    said = capsys.readouterr().err
+    assert "received the 5 documents of source.demo" in said and "--set root=DIR" in said
+    assert "--into-existing" not in said  # which would mix invented plants with real ones
     assert cli.main([*command, "--into-existing"]) == 0
     with embedded.source(folder, documents=lambda: 1 / 0, **names) as (uri, _), pymongo.MongoClient(uri) as client:
         assert client["plants"]["photos"].count_documents({}) == 5  # 1 and 2 were there

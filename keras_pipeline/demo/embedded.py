@@ -96,7 +96,7 @@ def source(
 def _seed(database: pymongo.database.Database, collection: str, documents: list[dict]) -> None:
     """Fill the collection. The marker is written last, so that a run killed halfway starts again."""
     digest = hashlib.sha256(b"".join(bson.encode(document) for document in documents)).hexdigest()
-    filled, markers = database[collection], database[f"{collection}_seeding"]
+    filled, markers = database[collection], database[f"{collection}{target.SEEDING}"]
     if markers.find_one({"_id": collection, "digest": digest, "n": filled.count_documents({})}):
         return
     markers.delete_many({"_id": collection})
