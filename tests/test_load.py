@@ -283,6 +283,8 @@ def test_a_value_that_the_server_cannot_hold_is_one_bad_row(load, tmp_path, caps
         ("a.csv", "name,url\na,b\n", "whose first line is 'name,url'"),
         ("a.html", "<!DOCTYPE html><html>", "received a web page"),
         ("a.txt", "", "received an empty file"),
+        ("a.json", '{"error": "Too many", "status": 429}', "received an API's refusal"),
+        ("a.json", '{"statusCode": 404, "message": "none"}', "received an API's refusal"),
         ("a.gz", "\x1f\x8b\x08", "received a gzip file"),
         ("a.csv", "\xff\xfei\0d\0", "text in UTF-16"),
         ("a.bin", "\x00\x01\x02", "received a binary"),
@@ -353,6 +355,57 @@ def test_archives_of_something_else(load, tmp_path, capsys):
     assert "no valid XML" in capsys.readouterr().err
     assert load(archive(tmp_path / "a.zip", meta=META.replace("UTF-8", "klingon")))[0] == 3
     assert "unknown encoding" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("headers", [0, 1])
+def test_an_archive_whose_lines_end_otherwise_than_it_says_is_read(load, tmp_path, headers):
+    """F-6, mac.zip: meta.xml says a line feed, and the files have carriage returns alone."""
+    meta = META.replace('ignoreHeaderLines="1"', f'ignoreHeaderLines="{headers}"')
+    texts = ["\r".join(text.split("\n")[1 - headers :]) for text in (OCCURRENCES, MEDIA)]
+    code, collection = load(archive(tmp_path / "mac.zip", meta=meta, occurrence=texts[0], multimedia=texts[1]))
+    assert code == 0 and sorted(found["_id"] for found in collection.find()) == ["11", "12"]
+    assert len(collection.find_one({"_id": "11"})["media"]) == 2
+
+
+@pytest.mark.parametrize("headers", [0, 1])
+def test_a_row_with_a_column_too_many_is_shifted(load, tmp_path, headers):
+    """F-6, shift.zip: the species would be the country."""
+    rows = ["gbifID\tscientificName\tcountryCode\teventDate"][: headers] + [
+        "1\tVellania alba\tES\t2020", "2\t\tVellania alba\tES\t2020",
+    ]  # fmt: skip
+    meta = META.replace('ignoreHeaderLines="1"', f'ignoreHeaderLines="{headers}"')
+    code, collection = load(archive(tmp_path / "a.zip", meta=meta, occurrence="\n".join(rows), multimedia=""))
+    assert code == 0 and [found["_id"] for found in collection.find()] == ["1"]
+    report = (load.folder / "a.zip.bad.csv").read_text()
+    assert "5 columns, expected 4 as in the table's first line" in report
+
+
+def test_columns_that_meta_xml_leaves_out_are_no_shift(load, tmp_path):
+    rows = "gbifID\tscientificName\tcountryCode\teventDate\tremarks\n1\tVellania alba\tES\t2020\tx\n"
+    code, collection = load(archive(tmp_path / "a.zip", occurrence=rows, multimedia=""))
+    assert code == 0 and collection.count_documents({}) == 1
+    assert not (load.folder / "a.zip.bad.csv").exists()
+
+
+@pytest.mark.parametrize("headers", [0, 1])
+def test_another_delimiter_than_an_archive_says_is_named(load, tmp_path, capsys, headers):
+    """F-17."""
+    meta = META.replace('ignoreHeaderLines="1"', f'ignoreHeaderLines="{headers}"')
+    path = archive(tmp_path / "a.zip", meta=meta, occurrence=OCCURRENCES.replace("\t", ";"))
+    assert load(path)[0] == 3
+    said = capsys.readouterr().err
+    assert "occurrence.txt: received ';' between the columns, expected '\\t', as fieldsTerminatedBy" in said
+
+
+def test_an_archive_without_media_says_so(load, tmp_path, capsys):
+    meta = META.partition(" <extension")[0] + "</archive>"
+    assert load(archive(tmp_path / "a.zip", meta=meta))[0] == 0
+    assert "it has no table of media, so that its documents have no list `media`" in capsys.readouterr().out
+
+
+def test_a_file_without_rows_is_named(load, tmp_path, capsys):
+    assert load(written(tmp_path / "a.csv", CSV.splitlines()[0]))[0] == 0
+    assert "warning: received no row, and expected some" in capsys.readouterr().out
 
 
 def test_long_fields_and_lines_are_bad_rows(load, tmp_path, monkeypatch):

@@ -62,5 +62,7 @@ def _load(file: forms.File, target: Target, seen: HashTable, folder: Path) -> di
         f"{file.path}: {total:,} rows, {counts.new:,} new documents, {before:,} that were there, {bad.count:,} bad rows"
         f"{f', all in {report}' if bad.count else ''}"
     )
+    if not total:
+        print(f"{file.path}: warning: received no row, and expected some; is this the file that you meant?")
     found = {"rows": total, "new": counts.new, "before": before, "bad": bad.count}
     return {"file": str(file.path), "form": file.form, **found}
