@@ -286,6 +286,10 @@ def test_at_most_five_percent_may_have_two_names(judge, two_names, status):
     found = {"conflicts": {"photos": two_names}, "per_class": {"a": 500, "b": 500}}
     audit = judge("phase0 audit", {"audit": found})["two_names"]
     assert split["status"] == audit["status"] == status and split["value"] == audit["value"] == two_names / 1000
+    counted = {"conflicts": {"photos": two_names // 2, "all_photos": two_names}, "per_class": {"a": 500, "b": 500}}
+    assert judge("phase0 audit", {"audit": counted})["two_names"]["value"] == two_names / 1000
+    counted = {**LEAK_AUDIT, "two_names": 9, "photos_compared": 1000, "photos_with_two_names": two_names}
+    assert judge("phase0 split", {"leak_audit": counted})["two_names"]["value"] == two_names / 1000
     if status == "missed":
         for verdict, file in ((audit, "phase0/audit.html"), (split, "phase0/tables/label_conflicts.csv")):
             assert verdict["reason"].startswith(file)

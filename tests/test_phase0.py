@@ -201,7 +201,7 @@ def test_copies_stay_together_and_conflicts_out_of_what_is_judged(project):
     for i in range(10):
         name = SPECIES[i % 3] if i < 5 else "Viola alba"
         project.photos.insert_one({"_id": f"copy-{i}", "latin_name": name, "image_url": f"good-{i}.jpg?again"})
-    assert project.run("audit", "export", "split") == 0
+    assert project.run("audit", "export", "split", **{"gates.two_names": 0.08}) == 0  # 10 of 130
     stored, report = project.stored(), project.read("leak_audit.json")
     # Of the first five pictures one record is left: "copy-0" is the smaller id.
     assert all(f"copy-{i}" in stored and f"good-{i}.jpg" not in stored for i in range(5))
@@ -209,6 +209,7 @@ def test_copies_stay_together_and_conflicts_out_of_what_is_judged(project):
     assert report["label_conflicts"] == 10 and report["leaks"] == [] and report["photos"] == 125
     assert report["groups"] == 120 and report["largest_group"]["n"] == 2
     assert report["pictures"] == 120 and report["two_names"] == 5
+    assert report["photos_compared"] == 130 and report["photos_with_two_names"] == 10
     assert report["left_out"] == {"the same picture as another record of its species": 5}
     left_out = pd.read_csv(project.root / "artifacts/small/phase0/tables/left_out.csv").set_index("sample_id").reason
     assert left_out.to_dict() == {f"good-{i}.jpg": f"the same picture as copy-{i}" for i in range(5)}

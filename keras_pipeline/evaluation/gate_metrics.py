@@ -73,22 +73,25 @@ def split_shares(run: Run) -> float | Estimate:
 
 
 def two_names_by_url(run: Run) -> float:
-    """Share of the photos whose URL came under another name before."""
+    """Share of the photos whose URL has two names."""
     audit = run.read("audit")
     photos = sum(audit["per_class"].values())
     if not photos:
         raise Unmeasurable("no usable photo")
-    return audit["conflicts"]["photos"] / photos
+    conflicts = audit["conflicts"]  # an older audit has not counted the photos that came first
+    return conflicts.get("all_photos", conflicts["photos"]) / photos
 
 
 def two_names_by_picture(run: Run) -> float:
-    """Share of the pictures that have two names."""
+    """Share of the photos whose picture has two names."""
     audit = run.read("leak_audit")
     if "two_names" not in audit:
         raise Unmeasurable("pictures with two names were not counted: run `phase0 split --force`")
     if not {"sha256", "near-duplicate"} & audit["links"].keys():
         raise Unmeasurable("phase0.split.group_by has neither sha256 nor near-duplicate: no rule compares pictures")
-    return audit["two_names"] / audit["pictures"]
+    if "photos_with_two_names" not in audit:  # an older split has counted pictures only
+        return audit["two_names"] / audit["pictures"]
+    return audit["photos_with_two_names"] / audit["photos_compared"]
 
 
 def leaks(run: Run) -> int:
