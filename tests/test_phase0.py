@@ -195,6 +195,33 @@ def test_lost_shards_are_fetched_again_and_nothing_else(project):
     assert set(project.host.asked) == gone and len(project.stored()) == 90
 
 
+def test_an_empty_split_names_the_photos_that_are_to_blame(project, capsys):
+    """F-9: more photos would not help."""
+    project.add([f"good-{i}.jpg" for i in range(40)])
+    for i in range(40):  # each picture under a second name
+        project.photos.insert_one({"_id": f"z{i}", "latin_name": "Viola alba", "image_url": f"good-{i}.jpg?again"})
+    gates = {"gates.two_names": None}
+    assert project.run("audit", "export", "split", **gates) == 2
+    said = capsys.readouterr().err
+    assert "val, calibration, test: no photo; received 80 photos in 40 groups" in said
+    assert (
+        "; 80 have a picture with two names (phase0/tables/label_conflicts.csv), which is not evaluated: join" in said
+    )
+    assert "source.synonyms" in said and "add photos" not in said
+    assert len(pd.read_csv(project.root / "artifacts/small/phase0/tables/label_conflicts.csv")) == 80
+
+
+def test_a_collection_of_one_placeholder_is_told_so(project, capsys):
+    project.add(["good-1.jpg", *(f"good-1.jpg?{i}" for i in range(39))])
+    for i in range(39):
+        project.photos.update_one({"_id": f"good-1.jpg?{i}"}, {"$set": {"observation_id": f"o{i}"}})
+    assert project.run("audit", "export", "split") == 2
+    said = capsys.readouterr().err
+    assert "train, val, calibration, test: no photo; received 40 photos in 0 groups" in said
+    assert "; 40 show a placeholder, which a host sends instead of a photo, such as good-1.jpg" in said
+    assert "add photos" not in said
+
+
 def test_copies_stay_together_and_conflicts_out_of_what_is_judged(project):
     project.add([f"good-{i}.jpg" for i in range(120)])
     # The same bytes under other ids: five with the same name, five with another one.
