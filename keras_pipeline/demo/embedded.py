@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -64,6 +65,27 @@ def mongo(data_dir: Path) -> Iterator[str]:
         finally:
             _stop(child)
             (data_dir / "server.json").unlink(missing_ok=True)
+
+
+@contextmanager
+def looked_at(data_dir: Path, *, documents: Callable[[], list[dict]], database: str, collection: str) -> Iterator[str]:
+    """Run a server to look at while the context is open: yields the URI of the data in `data_dir`, unchanged.
+
+    Where `load` has put nothing there, `source` would fill it anew: a server in a temporary folder holds `documents()`
+    then. Raises as `mongo`.
+    """
+    client: pymongo.MongoClient
+    if (data_dir / "mongo.db").exists():
+        with mongo(data_dir) as uri:
+            with pymongo.MongoClient(uri) as client:
+                is_loaded = target.is_loaded(client[database], collection)
+            if is_loaded:
+                yield uri
+                return
+    with tempfile.TemporaryDirectory() as folder, mongo(Path(folder)) as uri:
+        with pymongo.MongoClient(uri) as client:
+            _seed(client[database], collection, documents())
+        yield uri
 
 
 @contextmanager
