@@ -71,7 +71,7 @@ class Project:
                 "split": {"train": 0.6, "val": 0.1, "calibration": 0.1, "test": 0.2},
             },
             "phase1": size, "phase2": size, "phase4": size,
-            "gates": dict.fromkeys(("valid_photos_min", "valid_photos_max", "largest_group")),
+            "gates": dict.fromkeys(("valid_photos_min", "valid_photos_max", "largest_group", "two_names")),
         }  # fmt: skip
         self.file = root / "small.yaml"
         self.file.write_text(yaml.safe_dump(values))
@@ -200,8 +200,7 @@ def test_an_empty_split_names_the_photos_that_are_to_blame(project, capsys):
     project.add([f"good-{i}.jpg" for i in range(40)])
     for i in range(40):  # each picture under a second name
         project.photos.insert_one({"_id": f"z{i}", "latin_name": "Viola alba", "image_url": f"good-{i}.jpg?again"})
-    gates = {"gates.two_names": None}
-    assert project.run("audit", "export", "split", **gates) == 2
+    assert project.run("audit", "export", "split") == 2
     said = capsys.readouterr().err
     assert "val, calibration, test: no photo; received 80 photos in 40 groups" in said
     assert (
