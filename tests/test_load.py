@@ -275,6 +275,14 @@ def test_a_value_that_the_server_cannot_hold_is_one_bad_row(load, tmp_path, caps
     assert load(path)[0] == 0 and "0 new documents, 599 that were there, 1 bad rows" in capsys.readouterr().out
 
 
+def test_a_file_of_which_the_server_takes_nothing_is_no_success(load, tmp_path, capsys):
+    lines = [f'{{"_id": "{n}", "n": {{"$numberDecimal": "{n}.5"}}}}' for n in range(3)]
+    assert load(written(tmp_path / "a.jsonl", "\n".join(lines)))[0] == 3
+    said = capsys.readouterr().err
+    assert "received 3 rows of which the server takes none (see " in said and "MongoDB of your own: source.uri" in said
+    assert len((load.folder / "a.jsonl.bad.csv").read_text().splitlines()) == 4
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

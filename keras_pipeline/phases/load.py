@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.progress import progress
 from keras_pipeline.ingest import mongo
 from keras_pipeline.ingest.hash_table import HashTable
@@ -55,6 +56,11 @@ def _load(file: forms.File, target: Target, seen: HashTable, folder: Path) -> di
                         bad.add(row)
                         refused += 1
                 bar.update(len(batch))
+    if read and refused == read:
+        raise SourceError(
+            f"{file.path}: received {refused:,} rows of which the server takes none (see {report}), expected some that "
+            "it takes; leave such values out of the file, or load into a MongoDB of your own: source.uri"
+        )
     if not bad.count:
         report.unlink()
     total, before = read + bad.count - refused, counts.before + min(done, read)
