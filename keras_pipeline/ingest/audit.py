@@ -1,7 +1,7 @@
 """An audit of the collection in one pass: counts, and findings that `curation` can cure.
 
-Memory: the species, 15 bytes per photo (hash tables of image URLs and observations), and tallies of at most 10,000
-entries. Lists of findings are on the disk.
+Memory: the species, 15 bytes per photo (hash tables of image URLs and observations; 5 more where URLs repeat), and
+tallies of at most 10,000 entries. Lists of findings are on the disk.
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ class _Photos:
         self._regions, self._hosts, self._licenses, self._years = Tally(), Tally(), Tally(), Tally()
         self.licenses = LicenseCounts()  # also of photos that only source.licenses leaves out
         self._urls = HashTable(expected, "Q", LABEL_BITS)
-        self._copies = HashTable(1000, "Q", LABEL_BITS)  # of the same name, by URL, while it has one name
+        self._expected = expected
+        self._copies: HashTable | None = None  # of the same name, by URL, while it has one name
         self._doubted = HashTable(1000, "Q", 1)  # URLs with two names
         self._in_doubt = 0  # their photos
         self._conflicts, self._repeats = Listing(COLUMNS), Listing(COLUMNS)
@@ -187,10 +188,12 @@ class _Photos:
         if not first:
             return
         if first != species.label and not self._doubted.get(key, 1):
-            self._in_doubt += 2 + self._copies.peek(key)
-        elif self._doubted.peek(key):
+            self._in_doubt += 2 + (self._copies.peek(key) if self._copies else 0)
+        elif self._in_doubt and self._doubted.peek(key):
             self._in_doubt += 1
         else:
+            # Half a collection may be copies; most have none, and need no table.
+            self._copies = self._copies or HashTable(self._expected // 2, "Q", LABEL_BITS)
             self._copies.count(key)
         listing = self._repeats if first == species.label else self._conflicts
         listing.add(without_credentials(url)[:CLIP], name[:CLIP], sample_id[:CLIP], self._names[first - 1][:CLIP])
