@@ -22,7 +22,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "runner": {"choices": ("local", "beam"), "help": "who does the work: this machine, or Apache Beam"},
     "beam-args": {"nargs": argparse.REMAINDER, "metavar": "…", "help": "Beam's own options; must come last"},
     "profile-input": {"action": "store_true", "help": "images/s of each stage of the input; trains nothing"},
-    "sample-id": {"required": True, "metavar": "ID", "help": "the train photo to look at"},
+    "sample-id": {"metavar": "ID", "help": "the train photo to look at; without it, an id that exists is named"},
     "live": {"action": "store_true", "help": "short for --set phase4.distill.live=true: teachers answer live"},
     "type": {"choices": ("fp16", "int8", "int8-qat", "none"), "help": "short for --set phase6.quantization=TYPE"},
     "photos": {"metavar": "DIR", "help": "short for --set phase6.photos=DIR: photos as they were taken"},
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also into a collection that `load` did not make; nothing is deleted",
     )
-    _command(commands, "status", "what is done, stale or missing")
+    _command(commands, "status", "what is done, stale, broken or missing")
     _command(commands, "report", "write report.html again")
     command = _command(commands, "serve", "serve the page on loopback")
     command.add_argument("--port", type=_port, default=8000, metavar="N", help="8000; 0: any free")
@@ -91,9 +91,11 @@ def _phase(commands: argparse._SubParsersAction, phase: str, help_text: str) -> 
             step.name, help=step.help, description=step.help, argument_default=argparse.SUPPRESS, allow_abbrev=False
         )
         _common(added, set_as="more_set")
-        if step.outputs:
-            added.add_argument("--force", **FORCE)
-            added.add_argument("--dry-run", **DRY_RUN)
+        # A step by name takes neither, unless it says so: parsed, so that `run.phase` can say it before or behind it.
+        for flag, settings in (("force", FORCE), ("dry-run", DRY_RUN)):
+            if flag not in step.flags:
+                hidden = {} if step.outputs else {"help": argparse.SUPPRESS}
+                added.add_argument(f"--{flag}", **settings | hidden)
         for flag in step.flags:
             added.add_argument(f"--{flag}", **FLAGS[flag])
 
@@ -127,7 +129,9 @@ Made from the parser in `keras_pipeline/commands.py` by
 
 Each command takes `--config YAML` (the experiment; `demo` has one of its own), `--set A.B=VALUE`
 (override a config key; repeatable) and `--json` (the result as JSON on stdout, messages on stderr).
-A phase without a step runs all its steps, except those marked "by name only".
+A phase without a step runs all its steps, except those marked "by name only". A phase's `--force`
+and `--dry-run` go with its steps too, before or behind their names; a step "by name only" takes
+them only where its options list them.
 """
 COMMON = frozenset({"help", "config", "set", "more_set", "json"})
 
@@ -147,9 +151,8 @@ def _sections(whole: argparse.ArgumentParser) -> Iterator[str]:
             yield "| step | what it does | options of its own |"
             yield "| --- | --- | --- |"
             for step, added in steps.items():
-                own = "; ".join(
-                    f"`{_usage(action)}`: {action.help}" for action in _own(added, frozenset({"force", "dry_run"}))
-                )
+                in_all = frozenset() if step in by_name else frozenset({"force", "dry_run"})
+                own = "; ".join(f"`{_usage(action)}`: {action.help}" for action in _own(added, in_all))
                 only = " (by name only)" * (step in by_name)
                 yield f"| `{step}`{only} | {added.description} | {own} |"
             yield ""
@@ -165,7 +168,8 @@ def _options(command: argparse.ArgumentParser) -> Iterator[str]:
 
 def _own(command: argparse.ArgumentParser, besides: frozenset[str] = frozenset()) -> Iterator[argparse.Action]:
     for action in command._actions:
-        if action.dest not in COMMON | besides and not isinstance(action, argparse._SubParsersAction):
+        hidden = action.help == argparse.SUPPRESS or isinstance(action, argparse._SubParsersAction)
+        if action.dest not in COMMON | besides and not hidden:
             yield action
 
 

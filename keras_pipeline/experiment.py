@@ -18,8 +18,8 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config import load
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import REGIONAL_TEACHER
+from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.region_names import photos_of, title_of
-from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.ingest import photo_folder
 from keras_pipeline.phases import counts
 from keras_pipeline.phases.steps import PHASES
@@ -68,20 +68,27 @@ def _beam(options: argparse.Namespace) -> tuple[str, ...] | None:
 
 
 def _config(options: argparse.Namespace) -> Config:
-    options.set = [*options.set, *options.more_set, *_shorthands(options)]
+    short = _shorthands(options)
+    options.set = [*options.set, *options.more_set, *short]
     if options.config == commands.DEMO and not Path(commands.DEMO).exists():
         options.config = _installed_demo()
     if not options.config:
         return _config_of_manifest(options)
     images, labels = getattr(options, "images", None), getattr(options, "labels", None)
     if not (images or labels):
-        return load.from_file(options.config, options.set)
-    own = [f"source.demo.{key}={json.dumps(value)}" for key, value in (("images", images), ("labels", labels))]
-    own.append(f"experiment={json.dumps(_experiment_of(Path(images or '.')))}")
+        return load.from_file(options.config, options.set, short)
+    if not (images and labels):
+        one, other = ("--images", "--labels") if images else ("--labels", "--images")
+        raise ValueError(
+            f"{one}: received {images or labels} without {other}, expected a folder and its CSV; give both"
+        )
+    own = {f"source.demo.{key}={json.dumps(getattr(options, key))}": f"--{key}" for key in ("images", "labels")}
+    own[f"experiment={json.dumps(_experiment_of(Path(images)))}"] = "--images"
     # The config knows how many photos it draws, and which regions those have; not so of a folder.
-    own += ["gates.valid_photos_min=null", "gates.valid_photos_max=null"]
-    loaded = load.from_file(options.config, own + options.set)
-    return load.from_file(options.config, own + _regional(loaded, options) + options.set)
+    own |= dict.fromkeys(("gates.valid_photos_min=null", "gates.valid_photos_max=null"), "--images")
+    loaded = load.from_file(options.config, [*own, *options.set], own)
+    own |= dict.fromkeys(_regional(loaded, options), "--labels")
+    return load.from_file(options.config, [*own, *options.set], own)
 
 
 def _experiment_of(images: Path) -> str:
@@ -92,17 +99,19 @@ def _experiment_of(images: Path) -> str:
     return f"demo-{name[:95]}"
 
 
-def _shorthands(options: argparse.Namespace) -> Iterator[str]:
-    """Flags of steps that stand for a config key, as `--set` gives it."""
+def _shorthands(options: argparse.Namespace) -> dict[str, str]:
+    """{a config key and its value, as `--set` gives it: the step's flag that stands for it}"""
+    found: dict[str, str] = {}
     if options.command in PHASES:
         if getattr(options, "live", False):
-            yield "phase4.distill.live=true"
+            found["phase4.distill.live=true"] = "--live"
         if getattr(options, "type", None):
-            yield f"phase6.quantization={options.type}"
+            found[f"phase6.quantization={options.type}"] = "--type"
         if getattr(options, "photos", None) is not None:
-            yield f"phase6.photos={json.dumps(options.photos)}"
+            found[f"phase6.photos={json.dumps(options.photos)}"] = "--photos"
         if getattr(options, "all", False):
-            yield "phase6.validation_photos=null"
+            found["phase6.validation_photos=null"] = "--all"
+    return found
 
 
 def _installed_demo() -> str:
@@ -117,8 +126,7 @@ def _installed_demo() -> str:
 
 def _regional(config: Config, options: argparse.Namespace) -> list[str]:
     """What a folder's regions change in the config, as `--set` would: a regional teacher of one of them, or none."""
-    typed = ("--images (source.demo.images)", "--labels (source.demo.labels)")
-    documents = photo_folder.documents(Path(options.images), Path(options.labels), keys=typed)
+    documents = photo_folder.documents(Path(options.images), Path(options.labels), keys=("--images", "--labels"))
     if config.phase2 is None:
         return []
     photos, wanted = Counter(document["region"] for document in documents), config.phase2.region

@@ -30,7 +30,7 @@ def jpeg_of(seed, size=(40, 36), **options):
 
 def photo_of(number, **changes):
     """Photo `number` of the small dataset: regions and species take turns."""
-    from keras_pipeline.core.schema import Photo
+    from keras_pipeline.core.record import Photo
 
     values = {
         "sample_id": f"sample-{number:03d}",

@@ -308,7 +308,21 @@ def test_a_removed_file(done):
 def test_a_broken_sidecar_means_nothing_is_known(done):
     path = done.path("calibration")
     path.with_name(path.name + ".meta.json").write_text('{"content_ha')
-    assert why_stale(done, step_of()) == "the sidecar of calibration can't be read"
+    assert why_stale(done, step_of()) == f"{path}.meta.json: broken (no whole sidecar)"
+
+
+@pytest.mark.parametrize(("text", "state"), [("", "empty"), ('{"n": 1', "no whole JSON"), ("\0" * 20, "no whole JSON")])
+def test_a_broken_json_file_is_told_with_its_path_and_not_removed(done, text, state):
+    path = done.path("calibration")
+    stat = path.stat()
+    path.write_text(text)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as after a crash: the name is there, the bytes are not
+    assert why_stale(done, step_of()) == f"{path}: broken ({state})"
+    assert path.read_text() == text and not sidecars.is_as_written(path)
+
+
+def test_a_whole_json_file_is_as_written(done):
+    assert sidecars.broken(done.path("calibration")) is None and sidecars.is_as_written(done.path("calibration"))
 
 
 def test_a_pipe_in_a_sidecars_place_is_not_waited_for(done):
@@ -316,7 +330,7 @@ def test_a_pipe_in_a_sidecars_place_is_not_waited_for(done):
     file = path.with_name(path.name + ".meta.json")
     file.unlink()
     os.mkfifo(file)
-    assert why_stale(done, step_of()) == "the sidecar of calibration can't be read"
+    assert why_stale(done, step_of()) == f"{file}: broken (no whole sidecar)"
 
 
 def test_dataset_json_stands_for_its_shards(run):

@@ -139,8 +139,8 @@ def test_names_that_share_photos_and_the_synonyms_that_this_suggests():
     ]  # fmt: skip
     assert list(result["shared_photos"][0]) == audit_origins.SHARED
     assert (result["synonyms"], result["shared_synonyms"]) == ({"Planta nova": "Planta vetus"}, ["Planta nova"])
-    said = audit_origins.remarks(result)[-1]
-    assert said.startswith("1 names share most of their photos with another one, e.g. Planta nova and Planta vetus;")
+    said = audit_origins.remarks(result, Source())[-1]
+    assert said.startswith("1 name with most photos under another name too, e.g. Planta nova and Planta vetus;")
     cured = audit(shared_collection(), Curation(synonyms=result["synonyms"]))
     assert (cured["shared_synonyms"], cured["per_class"]["Planta vetus"]) == ([], 18)
 
@@ -197,10 +197,10 @@ def test_whose_the_region_is():
 
     result = audit(of_region(lambda s, i: f"R{s % 3}"))
     assert result["region_of_species"] == {"one": 39, "species": 39}
-    assert "region is the species' here: 39 of 39 species" in audit_origins.remarks(result)[0]
+    assert "region is the species' here: 39 of 39 species" in audit_origins.remarks(result, Source())[0]
     result = audit(of_region(lambda s, i: f"R{i % 3}"))
-    assert result["region_of_species"] == {"one": 0, "species": 39} and audit_origins.remarks(result) == []
-    assert audit_origins.remarks(audit(of_region(lambda s, i: None))) == []
+    assert result["region_of_species"] == {"one": 0, "species": 39} and audit_origins.remarks(result, Source()) == []
+    assert audit_origins.remarks(audit(of_region(lambda s, i: None)), Source()) == []
 
 
 def test_a_list_is_mistyped_and_told_with_its_cure():
@@ -208,12 +208,17 @@ def test_a_list_is_mistyped_and_told_with_its_cure():
     result = audit(documents)
     region = result["fields"]["region"]
     assert (region["missing"], region["mistyped"], region["lists"]) == (0, 4, 4)
-    assert audit_origins.remarks(result) == [
+    assert audit_origins.remarks(result, Source()) == [
         "source.fields.image_url: received lists (['u']) in 3 of 4 documents, expected a text; name the list in "
         "source.photos, if each of its entries is a photo",
         "source.fields.region: received lists (['ES', 'FR']) in 4 of 4 documents, expected a text; name the regions "
         "and their values in source.regions",
     ]
+    said = audit_origins.remarks(audit([document(1), document(2, image_url=[["u"]])]), Source(photos=["images"]))
+    assert said[0].endswith("entries of images are lists themselves, name those: source.photos: [images.0, images.1]")
+    source = Source(regions={"EU": ["ES"]}, fields={"region": "countries"})
+    (said,) = audit_origins.remarks(audit([document(1, region=[{"id": "7", "code": "ES"}])]), source)
+    assert said.endswith("as in source.fields.region: countries.code")
 
 
 def test_photos_of_lists_are_counted_apart_from_their_documents(make_config):
@@ -233,11 +238,15 @@ def test_photos_of_lists_are_counted_apart_from_their_documents(make_config):
         3, 5, 1, 4, 3
     ]  # fmt: skip
     assert result["per_region"] == {"EU_NORTH": 1, "EU_SW": 2}
-    assert result["unusable"] == {"no image_url": 2}
-    said = audit_origins.remarks(result)
-    assert said[0].startswith("3 documents refer to 5 photos; 1 references repeat a URL of their document")
-    assert "1 values of source.fields.region are in no region of source.regions: JP 1" in said
-    assert said[1].startswith("1 documents have no photo") and said[-1].endswith("EU_SW before EU_NORTH 3")
+    assert result["unusable"] == {"no image_url": 1, "a document without a photo": 1}
+    assert result["left_out_by"] == {"source.fields": 1}  # photos alone, so that 4 photos are 3 usable and 1 not
+    said = audit_origins.remarks(result, Source())
+    assert said[0].startswith("3 documents with 5 references to photos; 1 reference to a URL that")
+    assert (
+        "source.fields.region has 1 value that no region of source.regions names: 'JP' (1 photo); such a photo may "
+        "have a region by another value"
+    ) in said
+    assert said[1].startswith("1 document without a photo") and said[-1].endswith("EU_SW before EU_NORTH 3")
     page = (written(make_config(), result).path("audit").parent / "audit.html").read_text(encoding="utf-8")
     assert "EU_SW before EU_NORTH" in page and "tables/licence_spellings.csv" in page
 
@@ -249,6 +258,31 @@ def test_all_rows_of_a_cure_are_in_its_file(make_config):
     for name in ("conflicts", "repeated_urls"):
         assert len(pd.read_csv(tables / f"{name}.csv")) == 10_001
         assert len((tables / f"exclude_{name}.txt").read_text().splitlines()) == 10_002
+
+
+def test_a_value_that_is_no_text_is_told_whatever_its_type():
+    documents = [document(i, license=value) for i, value in enumerate([["CC0"], 5, {"code": "cc-by"}, "CC0", None])]
+    said = audit_origins.remarks(audit(documents), Source())
+    assert said[0].startswith("source.fields.license: received lists (['CC0']) in 1 of 5 documents")
+    assert said[1] == (
+        "source.fields.license: received int 5 in 2 of 5 photos, expected a text, so that it counts as missing; "
+        "correct the documents"
+    )
+    (said,) = audit_origins.remarks(audit(documents[2:3]), Source(fields={"license": "rights"}))
+    assert said.endswith("name a field in it, as in source.fields.license: rights.code")
+
+
+def test_each_reason_to_leave_a_photo_out_has_its_own_cure(make_config):
+    documents = [
+        document(i, "Aus bus" if i < 3 else "Cus dus", f"u{i}", license="CC BY" if i else "GFDL") for i in range(5)
+    ]
+    result = audit([*documents, document(9, image_url="")], Curation(licenses=frozenset({"cc-by"})), least=2)
+    assert result["left_out_by"] == {"source.licenses": 1, "source.fields": 1}
+    result = audit(documents, Curation(licenses=frozenset({"cc-by"})), least=3)
+    assert result["left_out_by"] == {"source.min_per_species": 4, "source.licenses": 1}
+    page = (written(make_config(), result).path("audit").parent / "audit.html").read_text(encoding="utf-8")
+    assert "lower source.min_per_species" in page and "add some (see Licences)" in page
+    assert "if a field has another name there" not in page
 
 
 def test_excluded_documents_are_counted_and_nothing_else_of_them():

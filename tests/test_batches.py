@@ -312,5 +312,10 @@ def test_one_photos_record_can_be_looked_at(taught, capsys):
         assert sum(p for _, p in view["top"]) == pytest.approx(1, abs=1e-3)
     assert f"{photo.sample_id}: {photo.latin_name}" in capsys.readouterr().out
     json.dumps(found)
-    with pytest.raises(ValueError, match="received 'nobody', which no train photo has"):
-        inspect.inspect(run, "nobody")
+    train = [photo.sample_id for photo in photos_of(info, "train")]
+    for wrong, shown in (("nobody", "'nobody'"), (None, "nothing")):
+        with pytest.raises(
+            ValueError, match=f"^--sample-id: received {shown}, expected the id of a train photo"
+        ) as said:
+            inspect.inspect(run, wrong)
+        assert str(said.value).rpartition("such as ")[2] == train[0]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pymongo
 import pytest
@@ -23,15 +24,16 @@ from keras_pipeline import commands
 from keras_pipeline import experiment as opening
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.load import from_file, write
+from keras_pipeline.core.files import write_json
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.demo import embedded
 from keras_pipeline.evaluation import gates
 from keras_pipeline.models import pretrained
-from keras_pipeline.phases import report, runner, status
+from keras_pipeline.phases import report, runner, serve, status
 from keras_pipeline.phases import run as chain
 from keras_pipeline.phases.phase6_export import visit
 from keras_pipeline.phases.staleness import write_sidecars
-from keras_pipeline.phases.steps import BY_NAME, PHASES, STEPS
+from keras_pipeline.phases.steps import BY_NAME, PHASES, STEPS, Step
 
 ROOT = Path(__file__).parents[1]
 OWN_WEIGHTS = ["--set", "phase1.model.pretrained=false"]  # otherwise a network is asked first
@@ -121,12 +123,7 @@ def test_the_command_is_the_file(step):
         ["phase4", "evaluate", "--live", "--config", "x"],
         ["phase0", "audit", "--split", "val", "--config", "x"],
         ["phase3", "check", "--sample-id", "x", "--config", "x"],
-        ["phase3", "inspect", "--config", "x"],
         ["phase7", "verify", "--manifest", "x"],
-        ["phase3", "export-npz", "--force", "--config", "x"],
-        ["phase3", "export-npz", "--dry-run", "--config", "x"],
-        ["phase7", "reproduce", "--dry-run", "--config", "x"],
-        ["phase7", "verify", "--dry-run", "--config", "x"],
     ],
 )
 def test_wrong_usage_exits_2(arguments, capsys):
@@ -146,7 +143,7 @@ def test_an_unknown_key_exits_2_and_says_what_was_meant(experiment, capsys):
 
 def test_a_wrong_type_shows_what_was_received(experiment, capsys):
     assert cli.main(["status", "--config", str(experiment()), "--set", "seed=many"]) == 2
-    assert "seed: received 'many' (str)" in capsys.readouterr().err
+    assert "error: --set seed: received 'many' (text), expected a whole number" in capsys.readouterr().err
 
 
 def test_a_missing_config_exits_2(tmp_path, capsys):
@@ -184,7 +181,7 @@ def test_dry_run_says_what_would_run_and_touches_nothing(experiment, capsys, tmp
 @pytest.mark.parametrize("argument", ["--from", "--until"])
 def test_an_unknown_phase_exits_2(experiment, capsys, argument):
     assert cli.main(["run", "--config", str(experiment()), argument, "phase12"]) == 2
-    assert "received 'phase12', expected one of phase0 audit" in capsys.readouterr().err
+    assert f"{argument}: received 'phase12', expected one of phase0, phase1, " in capsys.readouterr().err
 
 
 def test_a_step_without_its_input_exits_3_and_names_the_step(experiment, capsys):
@@ -417,14 +414,14 @@ def test_two_folders_of_one_name_do_not_share_an_experiment(experiment, tmp_path
     for dry in ([], ["--dry-run"]):
         assert cli.main([*arguments["second"], *dry]) == 2
         err = capsys.readouterr().err
-        assert f"experiment: received demo-photos for {tmp_path}/second/photos, expected a name of its own" in err
-        assert f"are of {tmp_path}/first/photos" in err and "--set experiment=NAME" in err
+        assert f"--images: received {tmp_path}/second/photos, expected {tmp_path}/first/photos, the folder that" in err
+        assert "experiment demo-photos was made of" in err and "--set experiment=NAME" in err
     assert written.read_text() == before
     # Another CSV for the same folder is a collection that grows, by whatever path it is called.
     assert cli.main([*arguments["first"], "--dry-run"]) == 2  # one species
-    assert "experiment: received" not in capsys.readouterr().err
+    assert "the folder that experiment" not in capsys.readouterr().err
     assert cli.main([*arguments["second"], "--set", "experiment=other", "--dry-run"]) == 2
-    assert "experiment: received" not in capsys.readouterr().err
+    assert "the folder that experiment" not in capsys.readouterr().err
 
 
 def test_demo_finds_its_config_beside_the_sources_from_any_folder(tmp_path, monkeypatch):
@@ -491,6 +488,9 @@ def test_a_missed_gate_is_shown_before_the_next_step(experiment, monkeypatch, ca
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     missed, met = "missed  teacher_over_probe: -0.1 >= 0", "met  teacher_top5: -0.1 >= 0"
     assert lines == ["phase1 train", "phase1 evaluate", missed, "phase1 logits", missed, met]
+    assert cli.main(["phase1", "evaluate", "--config", str(experiment())]) == 1
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["phase1 evaluate", missed, met]  # once, where nothing comes between
 
 
 def test_a_regional_teacher_that_nobody_learns_from_is_a_warning(experiment, monkeypatch, capsys):
@@ -507,7 +507,17 @@ def test_a_regional_teacher_that_nobody_learns_from_is_a_warning(experiment, mon
 
 def test_demo_on_a_folder_needs_both(folder, experiment, capsys):
     assert cli.main([*folder("EU")[:3], "--config", str(experiment())]) == 2
-    assert "images and labels go together" in capsys.readouterr().err
+    assert "without --labels, expected a folder and its CSV; give both" in capsys.readouterr().err
+    assert cli.main(["demo", "--labels", "a.csv", "--config", str(experiment())]) == 2
+    assert "error: --labels: received a.csv without --images, expected" in capsys.readouterr().err
+
+
+def test_demo_calls_the_folder_by_its_flag(folder, experiment, capsys):
+    arguments = folder("EU")
+    assert cli.main(["demo", "--images", "/no/folder", *arguments[3:], "--config", str(experiment())]) == 2
+    assert capsys.readouterr().err.startswith("error: --images: received photos /no/folder; expected a folder that")
+    assert cli.main([*arguments, "--config", str(experiment()), "--set", "seed=x"]) == 2
+    assert capsys.readouterr().err.startswith("error: --set seed: received 'x' (text), expected a whole number")
 
 
 @pytest.mark.parametrize(("code", "remedy"), [(errno.ENOSPC, "free space"), (errno.EFBIG, "ulimit -f")])
@@ -531,12 +541,29 @@ def test_a_fault_of_set_names_the_key_that_was_given_and_no_value(experiment, ca
     sets = ["--set", "source.uri=mongodb://me:s3cret@host/", "--set", "seed=many"]
     assert cli.main(["status", "--config", str(experiment()), *sets]) == 2
     err = capsys.readouterr().err
-    assert "tiny.yaml, --set source.uri, seed: seed: received 'many'" in err and "s3cret" not in err
+    assert err.startswith("error: --set seed: received 'many' (text)") and "s3cret" not in err
 
 
 def test_a_report_of_nothing_is_refused(experiment, capsys):
     assert cli.main(["report", "--config", str(experiment())]) == 3
     assert "no step is done yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("null", [[], ["--set", "phase2=null"]])
+def test_status_goes_on_past_a_broken_file(experiment, capsys, tmp_path, null):
+    config = experiment()
+    run = Run(from_file(config), None)
+    audit = next(step for step in STEPS if step.title == "phase0 audit")
+    run.path("audit").parent.mkdir(parents=True)
+    write_json(run.path("audit"), {"per_region": {"EU": 1}})
+    write_sidecars(run, audit, 1.0)
+    run.path("audit").write_text("")
+    assert cli.main(["status", "--config", str(config), *null]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("phase0 audit")]
+    assert line.split()[2] == "broken" and line.endswith(f"{run.path('audit')}: broken (empty)")
+    assert lines[-1].startswith("phase7 manifest") and len(lines) == len(STEPS) + 1
+    assert run.path("audit").read_bytes() == b""
 
 
 def test_a_report_of_an_artefact_that_was_edited_names_its_step(experiment, capsys, tmp_path):
@@ -605,6 +632,144 @@ def test_classify_says_what_is_conclusive_and_what_less_it_promises(
     monkeypatch.setattr(saved_model, "classify", lambda *_: [said | verdict])
     assert cli.main(["classify", "--config", str(experiment()), str(tmp_path / "a.jpg")]) == 0
     assert capsys.readouterr().out == f"a.jpg: {line}\n"
+
+
+@pytest.fixture
+def exported(experiment, monkeypatch):
+    """(config file, run) of a chain of two steps, both up to date; classify and serve answer at once."""
+    from keras_pipeline.export import saved_model
+
+    chain = [
+        Step("phase4", "finetune", "", (), ("student_metrics",), ("phase4.finetune",)),
+        Step("phase6", "export", "", ("student_metrics",), ("export",), ("phase4.data",)),
+    ]
+    monkeypatch.setattr(status, "STEPS", chain)
+    answer = {"photo": "a.jpg", "latin_name": "Viola alba", "probability": 0.72, "conclusive": True, "promise": None}
+    monkeypatch.setattr(saved_model, "classify", lambda *_: [answer | {"genus_conclusive": False}])
+    stop = SimpleNamespace(wait=lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(serve, "threading", SimpleNamespace(Event=lambda: stop))
+    config = experiment()
+    run = Run(from_file(config), None)
+    for step in chain:
+        path = run.path(step.outputs[0])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"top1": 0.5})
+        write_sidecars(run, step, 1.0)
+    run.path("web").mkdir(parents=True)
+    (run.path("web") / "index.html").write_text("page")
+    return config, run
+
+
+@pytest.mark.parametrize(
+    ("command", "what", "said"),
+    [
+        (["classify"], "the model", "a.jpg: Viola alba, 72.0%"),
+        (["serve", "--port", "0"], "the page", "http://127.0.0.1"),
+    ],
+)
+def test_a_model_that_is_out_of_date_answers_and_says_so(exported, capsys, tmp_path, command, what, said):
+    config, run = exported
+    (tmp_path / "a.jpg").write_bytes(b"")
+    command = [*command, "--config", str(config), *([str(tmp_path / "a.jpg")] if command == ["classify"] else [])]
+    assert cli.main(command) == 0
+    captured = capsys.readouterr()
+    assert said in captured.out and captured.err == ""
+    assert cli.main([*command, "--set", "phase4.finetune.epochs=7"]) == 0
+    captured = capsys.readouterr()
+    assert said in captured.out
+    assert captured.err == (
+        f"warning: {what} is out of date: `phase4 finetune` is not up to date (its config changed "
+        "(phase4.finetune.epochs: 3 -> 7)); `run` renews it\n"
+    ).replace("3 -> 7", f"{run.config.phase4.finetune.epochs} -> 7")
+    # A step before it was made again, with another outcome.
+    write_json(run.path("student_metrics"), {"top1": 0.75})
+    write_sidecars(run, status.STEPS[0], 1.0)
+    assert cli.main(command) == 0
+    assert capsys.readouterr().err == (
+        f"warning: {what} is out of date: `phase6 export` is not up to date (its input student_metrics changed); `run` "
+        "renews it\n"
+    )
+
+
+def test_a_bundle_away_from_its_experiment_answers_without_a_warning(exported, capsys, tmp_path):
+    config, run = exported
+    (tmp_path / "a.jpg").write_bytes(b"")
+    run.path("student_metrics").unlink()
+    run.path("student_metrics").with_name("metrics_test.json.meta.json").unlink()
+    command = ["classify", "--config", str(config), str(tmp_path / "a.jpg"), "--set", "phase4.finetune.epochs=7"]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["phase7", "reproduce", "--dry-run"],
+            "phase7 reproduce: received --dry-run, expected it with steps that `run`",
+        ),
+        (
+            ["phase7", "--dry-run", "reproduce"],
+            "phase7 reproduce: received --dry-run, expected it with steps that `run`",
+        ),
+        (["phase7", "verify", "--force"], "phase7 verify: received --force, expected it with steps that `run` makes"),
+        (["phase7", "--force", "verify"], "phase7 verify: received --force, expected it with steps that `run` makes"),
+        (
+            ["phase7", "verify", "--dry-run"],
+            "phase7 verify: received --dry-run, expected it with steps that `run` makes",
+        ),
+        (["phase3", "--dry-run", "inspect"], "phase3 inspect: received --dry-run, expected it with steps that `run`"),
+        (["phase3", "export-npz", "--force"], "phase3 export-npz: received --force, expected it with steps that `run`"),
+        (
+            ["phase1", "train", "--profile-input", "--dry-run"],
+            "train: received --dry-run and --profile-input, expected",
+        ),
+        (["phase4", "evaluate", "--split", "val", "--dry-run"], "received --dry-run and --split val, expected one of"),
+        (["phase3", "export-npz", "--dry-run"], "phase3 export-npz: received --dry-run, expected it with steps that"),
+    ],
+)
+def test_an_option_that_a_step_by_name_does_not_take_is_refused(experiment, capsys, arguments, said):
+    assert cli.main([*arguments, "--config", str(experiment())]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_usage_and_reference_name_the_options_that_a_step_takes(capsys):
+    for name, taken in (("verify", ()), ("reproduce", ("--force",)), ("manifest", ("--force", "--dry-run"))):
+        with pytest.raises(SystemExit):
+            cli.main(["phase7", name, "--help"])
+        usage = capsys.readouterr().out
+        assert [flag for flag in ("--force", "--dry-run") if flag in usage] == [*taken]
+    rows = [line for line in commands.reference().splitlines() if line.startswith(("| `verify`", "| `reproduce`"))]
+    assert ["`--force`" in row for row in rows] == [False, True] and not any("--dry-run" in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("phase4 distil", "phase4 distill"),
+        ("phase4_distill", "phase4 distill"),
+        ("phase6 quantise", "phase6 quantize"),
+        ("phase 5", "phase5"),
+    ],
+)
+def test_the_nearest_step_is_named(experiment, capsys, typed, meant):
+    for option in ("--from", "--until"):
+        assert cli.main(["run", option, typed, "--dry-run", "--config", str(experiment())]) == 2
+        err = capsys.readouterr().err
+        assert f"error: {option}: received {typed!r} (did you mean {meant!r}?), expected one of phase0, phase1" in err
+
+
+@pytest.mark.parametrize(("made", "said"), [(False, True), (True, False)])
+def test_a_run_without_a_model_card_says_why(experiment, finished, capsys, made, said):
+    finished("done", None)
+    config = experiment()
+    card = report.card(Run(from_file(config), None))
+    card.parent.mkdir(parents=True, exist_ok=True)
+    if made:
+        card.write_text("card")
+    assert cli.main(["demo", "--config", str(config), "--until", "phase5"]) == 0
+    line = "model card: not written, since `phase6 validate` is not done; `run` without --until makes both\n"
+    assert (line in capsys.readouterr().out) is said
 
 
 def without_roots_rights():

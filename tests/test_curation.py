@@ -126,7 +126,7 @@ def test_missing_field(latin_name, image_url, reason):
     "licence, reason",
     [
         ("CC BY 4.0", None), ("cc-by-nc", "licence cc-by-nc is not in source.licenses"),
-        (None, "licence unknown is not in source.licenses"), (7, "licence unknown is not in source.licenses"),
+        (None, "licence unknown is not in source.licenses"), (7, "licence that is no text is not in source.licenses"),
         ("Mine", "licence mine is not in source.licenses"), ("CC0", None),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ from PIL import Image
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import write_json
-from keras_pipeline.core.schema import shuffle_key
+from keras_pipeline.core.record import shuffle_key
 from keras_pipeline.data import records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation import answers as stored_answers

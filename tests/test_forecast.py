@@ -9,8 +9,8 @@ import pytest
 from keras_pipeline.core import artifacts
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.teachers import Model
+from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.core.files import write_json
-from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.phases import forecast, staleness, steps
 
 TWO_CORES = forecast.Device("2 cores", mobilenet=12e9, vit=30e9, cores=2)

@@ -238,6 +238,22 @@ def test_describe(judge):
     assert gates.describe(met) == "     met  url_failure_rate: 0.01 < 0.05"
 
 
+@pytest.mark.parametrize(
+    ("value", "interval", "rule", "limit", "line"),
+    [
+        (-0.13731, [-0.3, 0.04512], ">=", 0.0, "met  x: 0.04512 (upper end of the interval around -0.1373) >= 0"),
+        (-0.1373, [-0.3, -0.01], ">=", 0.0, "missed  x: -0.1373 >= 0"),
+        (0.02, [-0.1, 0.2], ">=", 0.0, "met  x: 0.02 >= 0"),
+        (0.05, [0.004, 0.05], "<=", 0.01, "met  x: 0.004 (lower end of the interval around 0.05) <= 0.01"),
+    ],
+)
+def test_the_number_that_was_compared_is_the_one_shown(make_config, value, interval, rule, limit, line):
+    found = gate_metrics.Estimate(value, interval, "")
+    gate = gates.Gate("x", "x", "phase1 evaluate", rule, lambda run: found, "")
+    verdict = gates._verdict(Run(make_config(), None), gate, limit)
+    assert gates.describe(verdict).strip() == line and verdict["value"] == value
+
+
 @pytest.mark.parametrize(("software", "status"), [(True, "not measurable here"), (False, "met")])
 def test_only_a_graphics_card_measures_the_time_on_one(judge, software, status):
     backends = {"wasm": {**WASM, "median_ms": 5.0, "software": True}, "webgl": {**WASM, "software": software}}
@@ -469,3 +485,44 @@ def test_every_gate_says_what_to_try_in_keys_and_files_that_there_are(make_confi
             functools.reduce(operator.getitem, key.split("."), config)  # KeyError: no such key
         for file in re.findall(r"\bphase\d/[\w./]+\w", advice):
             assert file in made or file.startswith(BESIDE), file
+
+
+@pytest.mark.parametrize(
+    "source, left_out, advice",
+    [
+        ({}, {}, "see phase0/audit.html"),
+        ({"query": {"a": 1}}, {}, "widen source.query, see"),
+        ({"max_per_species": 9}, {"source.licenses": 1300, "source.min_per_species": 20},
+         "photos left out: 1,300 by source.licenses, 20 by source.min_per_species; source.max_per_species is 9: loosen "
+         "or correct these, see"),
+    ],
+)  # fmt: skip
+def test_too_few_photos_are_explained_by_what_left_them_out(make_config, source, left_out, advice):
+    run = Run(make_config(source=source), None)
+    run.path("audit").parent.mkdir(parents=True)
+    write_json(run.path("audit"), {"left_out_by": left_out})
+    assert gates._photos_advice(run).startswith(advice)
+    run.path("audit").unlink()
+    assert "gates.valid_photos_min" in gates._photos_advice(run)
+
+
+def test_a_region_of_species_can_t_be_learnt_everywhere(judge):
+    artefacts = {"regional_metrics": TEACHER | {"top1_accuracy": 0.138}, "regional_comparison": {}}
+    found = judge("phase2 evaluate", artefacts, regional_global_top1=0.5, regional_gain=None)["regional_global_top1"]
+    assert (found["status"], found["reason"][:32]) == ("missed", "it has seen its region alone: se")
+    artefacts["regional_comparison"] = {"among_its_species": {"species": 3}}
+    found = judge("phase2 evaluate", artefacts, regional_global_top1=0.5, regional_gain=None)["regional_global_top1"]
+    assert "learns 3 species only" in found["reason"] and "gates.regional_global_top1: null" in found["reason"]
+
+
+def test_a_gate_of_two_steps_names_its_step():
+    verdict = {
+        "name": "two_names",
+        "step": "phase0 split",
+        "status": "met",
+        "value": 0.0,
+        "target": "<= 0",
+        "reason": "",
+    }
+    assert gates.describe(verdict) == "     met  two_names (phase0 split): 0 <= 0"
+    assert gates.describe(verdict | {"name": "leaks"}) == "     met  leaks: 0 <= 0"

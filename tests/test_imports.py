@@ -98,7 +98,7 @@ def test_planted_offenders_are_found(tmp_path):
         "export/h.py": ("from keras_pipeline.utils import x", 1),
         "phases/phase1_x/a.py": ("if True:\n    from keras_pipeline.phases import runner", 2),
         "phases/phase2_x/b.py": ("from keras_pipeline.phases.phase3_x import c", 1),
-        "phases/steps.py": ("from keras_pipeline.core import schema", 1),
+        "phases/steps.py": ("from keras_pipeline.core import record", 1),
     }
     fine = {
         "export/i.py": "from keras_pipeline.export import quantize\nfrom keras_pipeline.evaluation import metrics",

@@ -12,7 +12,7 @@ from conftest import photo_of
 from PIL import Image, ImageOps
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.schema import SPLITS, DatasetInfo
+from keras_pipeline.core.dataset import SPLITS, DatasetInfo
 from keras_pipeline.data import records
 from keras_pipeline.evaluation import look_alikes
 from keras_pipeline.evaluation.baseline import Features

@@ -546,7 +546,10 @@ def test_sessions_are_found_whatever_the_type_of_day_place_and_user(project, cap
     report, printed = project.read("leak_audit.json"), capsys.readouterr().out
     assert report["groups"] == 40 + 12 + 1 and report["links"]["session"] >= 12
     assert report["judged"] == {"observation": 0, "session": 24, "sha256": 65, "near-duplicate": 65}
-    assert "rule session: 41 of 65 photos have no user_id and day" in printed
+    assert (
+        "rule session: 41 of 65 photos have no user_id or no day that is understood (40 no user_id, 41 no day)"
+        in printed
+    )
     assert "1 of 65 photos have a user, but no day that is understood" in printed
     assert "the rule author in phase0.split.group_by would tie 25 of 65 photos" in printed
     assert report["by_author"] == {"photos": 25, "links": 22}
@@ -613,8 +616,8 @@ def test_an_export_tells_what_repeats_what_has_no_photo_and_what_to_do(project, 
     assert project.run("export") == 0
     assert all(n == 1 for name, n in project.host.asked.items() if name != "good-elsewhere.jpg")
     printed = capsys.readouterr().out
-    assert "3 documents repeat a URL of their species, which is stored once" in printed and shared in printed
-    assert "1 URLs have several latin names" in printed and "'the same URL as another document': 3" in printed
+    assert "3 photos with a URL that the species has already, which is stored once" in printed and shared in printed
+    assert "1 URL under several latin names" in printed and "'the same URL as another photo': 3" in printed
     names = ", ".join(f"Abies {i:02}" for i in range(10))
     assert f"12 species end with no photo: {names} and 2 more; see " in printed
     assert printed.splitlines()[-2] == (

@@ -41,7 +41,9 @@ def test_from_lists_to_the_split(project, host, capsys):  # noqa: F811
     assert (audit["documents"], audit["photos"], audit["references"], audit["usable"]) == (5, 38, 53, 33)
     assert audit["per_region"] == {"EU_NORTH": 11, "EU_SW": 11, "unknown": 13}
     assert audit["unusable"] == {
-        "no image_url": 1, "licence cc-by-nc is not in source.licenses": 3, "under source.min_per_species": 2
+        "a document without a photo": 1,
+        "licence cc-by-nc is not in source.licenses": 3,
+        "under source.min_per_species": 2
     }  # fmt: skip
     assert sorted(host.asked) == sorted(f"good-{100 * s + n}.jpg" for s in range(3) for n in range(12) if n != 4)
     stored = project.stored()
@@ -51,7 +53,13 @@ def test_from_lists_to_the_split(project, host, capsys):  # noqa: F811
     assert regions == {"EU_SW": SPECIES[0], "EU_NORTH": SPECIES[1], "unknown": SPECIES[2]}
     details = json.loads((project.dataset / "details.json").read_text())
     assert details == {name: {"common_name": f"Common {s}", "plant_id": f"plant {s}"} for s, name in enumerate(SPECIES)}
-    assert "EU_SW before EU_NORTH 12" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "EU_SW before EU_NORTH 12" in printed and "end with no photo" not in printed
+    assert "1 species left out, as they are under source.min_per_species: Aus rarus; see " in printed
+    table = project.root / "artifacts/small/phase0/tables/species_without_photo.csv"
+    assert table.read_text() == "latin_name,photos,reason\nAus rarus,2,under source.min_per_species\n"
+    page = (project.root / "artifacts/small/phase0/audit.html").read_text()
+    assert page.count("Counted before source.min_per_species: 35 photos, 2 of which") == 3
 
     project.photos.delete_many({})
     project.photos.insert_many(list(documents(host.url, order=-1)))  # other photos have the licence that is left out

@@ -390,7 +390,7 @@ def test_a_page_that_cannot_be_made_is_told(project, monkeypatch, tmp_path):
 def test_a_broken_artefact_is_no_fault_of_the_config(project):
     run = project()
     run.path("dataset").write_text("{")
-    with pytest.raises(BrokenArtefact, match="dataset.json: not JSON"):
+    with pytest.raises(BrokenArtefact, match="dataset.json: broken .no whole JSON.; `phase0 split` makes it again"):
         preflight.check_ahead(run, remaining("dataset"))
 
 
@@ -621,7 +621,7 @@ def test_a_folder_that_is_not_there_is_told_at_once(folder, tmp_path, capsys):
     assert cli.main(["run", "--dry-run", "--config", str(tmp_path / "mine.yaml"), *PLAIN]) == 2
     assert f"source.demo.images: received photos {tmp_path}/no; expected a folder" in capsys.readouterr().err
     assert cli.main(["demo", "--images", f"{tmp_path}/no", "--labels", labels]) == 2
-    assert "error: --images (source.demo.images): received photos" in capsys.readouterr().err
+    assert "error: --images: received photos" in capsys.readouterr().err
 
 
 def test_the_variable_that_builds_a_path_is_named(capsys, monkeypatch, tmp_path):

@@ -23,6 +23,18 @@ def test_the_first_region_that_shares_a_value(value, region):
     assert [regions.of(value), regions.of(value)] == [region, region]
 
 
+def test_a_region_without_values_is_refused():
+    with pytest.raises(ValueError, match=r"received EU_SW: \[\], a region that no photo can have, .*; add some"):
+        Source(regions={"EU_NORTH": ["DE"], "EU_SW": []})
+
+
+@pytest.mark.parametrize("photos", [["images", "images"], ["images", "img", "images.0"], ["images.1.url", "images"]])
+def test_a_list_that_is_named_twice_is_refused(photos):
+    with pytest.raises(ValueError, match="which name the same photos, expected each list once; remove one"):
+        Source(photos=photos)
+    assert Source(photos=["images", "images2", "images.more"]).photos == ["images", "images2", "images.more"]
+
+
 def test_values_of_no_region_and_photos_of_several_are_counted():
     regions = Regions(REGIONS)
     for value in (["ES", "JP"], ["JP", "DE", "US"], "KR", ["FR"], ["ES"]):

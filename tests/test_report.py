@@ -6,6 +6,7 @@ import json
 import pytest
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.files import write_json
 from keras_pipeline.core.sidecars import path_of
 from keras_pipeline.evaluation import gate_metrics
 from keras_pipeline.phases import model_card, report, report_sections, report_summary
@@ -128,7 +129,7 @@ def test_a_card_says_nothing_of_a_model_that_todays_config_does_not_describe(run
     assert block.text == warning
     name = run.config.experiment
     card = (run.folder / "model_card.md").read_text()
-    assert card == f"# Model card: {name}\n\n## Out of date\n\n{warning.replace('`', chr(92) + '`')}\n"
+    assert card == f"# Model card: {name}\n\n## Out of date\n\n{warning}\n"
 
 
 def test_a_card_needs_no_manifest(run, monkeypatch):
@@ -155,6 +156,48 @@ def test_a_card_compares_student_and_teacher_with_the_probe(run, monkeypatch):
     assert paragraph.text == (
         "global teacher, not compared with the linear probe: all 16 test photos are of one species."
     )
+
+
+def comparison(global_top1, regional_top1, verdict):
+    entry = {
+        "n": 40, "first": global_top1, "second": regional_top1, "difference": regional_top1 - global_top1,
+        "interval": [-0.3, 0.1], "verdict": verdict,
+    }  # fmt: skip
+    return {"region": "EU_SW", "by_region": {"all": entry | {"second": 0.0}, "EU_SW": entry}}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "more"), [("worse", "more than chance"), ("no difference shown", "not shown to be more than chance")]
+)
+def test_a_card_says_where_the_regional_teacher_was_worse_in_its_region(run, verdict, more):
+    run.path("regional_comparison").parent.mkdir(parents=True)
+    write_json(run.path("regional_comparison"), comparison(0.75, 0.65, verdict))
+    (block,) = model_card._regional(run)
+    assert block.text == (
+        "The regional teacher was worse than the global one in its own region, EU_SW: top-1 0.650 against 0.750 on 40 "
+        f"test photos (difference -0.100, 95 % interval -0.300 to +0.100, {more}). The student has learnt from both."
+    )
+    write_json(run.path("regional_comparison"), comparison(0.65, 0.75, "better"))
+    assert model_card._regional(run) == []
+    # Where the region is the species' own, the fair comparison counts.
+    fair = comparison(0.65, 0.75, "better") | {"among_its_species": comparison(0.8, 0.7, "worse")["by_region"]["EU_SW"]}
+    write_json(run.path("regional_comparison"), fair)
+    assert "top-1 0.700 against 0.800 on 40" in model_card._regional(run)[0].text
+
+
+@pytest.mark.parametrize(
+    ("per_region", "where"),
+    [
+        ({"EU": 60, "EU_SW": 40}, "in EU, EU_SW."),
+        ({"EU": 60, "unknown": 40}, "in EU (of 40.0% of the train photos the region is not known)."),
+        ({"unknown": 100}, "in this collection (of 100.0% of the train photos the region is not known)."),
+    ],
+)
+def test_a_card_says_where_the_photos_are_from_and_of_how_many_it_is_not_known(run, per_region, where):
+    run.path("dataset").parent.mkdir(parents=True)
+    write_json(run.path("dataset"), {"splits": {"train": {"n": 100, "per_region": per_region}}})
+    first, _ = model_card._use(run)
+    assert first.text.endswith(f"as they are photographed {where}")
 
 
 def test_a_teacher_is_described_by_the_config_it_was_made_with(run, monkeypatch):

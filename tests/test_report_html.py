@@ -101,6 +101,11 @@ def test_backticks_mark_code_in_running_text_alone(tmp_path):
     assert "<li>run <code>d</code></li>" in page and "not <code>e</code></p>" in page
 
 
+def test_a_gate_that_its_interval_meets_shows_the_end_that_was_compared(tmp_path):
+    page = written(tmp_path / "r.html", gates=[GATE | {"value": -0.13731, "bound": 0.04512}])
+    assert ">-0.1373, interval to 0.04512</td>" in page
+
+
 def test_gates_are_counted_by_status(tmp_path):
     gates = [GATE, GATE | {"status": "missed"}, GATE | {"status": "met"}]
     page = written(tmp_path / "r.html", gates=gates)
@@ -203,8 +208,25 @@ def test_markdown_has_the_same_numbers_and_no_figures(tmp_path, figure):
     html.write_markdown(tmp_path / "card.md", "Card", [("Data", blocks)])
     assert (tmp_path / "card.md").read_text() == (
         "# Card\n\n## Data\n\ntext\n\nBy region:\n\n| Region | Top-1 |\n| --- | --- |\n"
-        "| EU\\|SW | 0.500 |\n| NA | – |\n\n- photos: 12,345\n- &lt;b>x&lt;/b>: \\[a\\](javascript:1)\n"
+        "| EU\\|SW | 0.500 |\n| NA | – |\n\n- photos: 12,345\n- &lt;b>x&lt;/b>: [a\\](javascript:1)\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("`run` renews them", "`run` renews them"),
+        ("one ` alone", "one \\` alone"),
+        ("the interval [0.5, 0.7] < 0.9 & more", "the interval [0.5, 0.7] < 0.9 & more"),
+        ("A|B", "A|B"),
+        ("[a](http://b)", "[a\\](http://b)"),
+        ("[a]: http://b", "[a\\]: http://b"),
+        ("*x* <img> &lt;", "\\*x\\* &lt;img> &amp;lt;"),
+    ],
+)
+def test_markdown_escapes_only_what_would_be_shown_otherwise(tmp_path, text, shown):
+    html.write_markdown(tmp_path / "card.md", "Card", [("Data", [html.Paragraph(text)])])
+    assert (tmp_path / "card.md").read_text() == f"# Card\n\n## Data\n\n{shown}\n"
 
 
 def test_a_link_opens_the_folded_section_it_leads_to(tmp_path, chromium):

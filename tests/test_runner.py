@@ -15,9 +15,9 @@ from filelock import FileLock
 
 from keras_pipeline.core import artifacts
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import write_json
-from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.evaluation import gates
 from keras_pipeline.phases import forecast, preflight, runner, status, steps
 from keras_pipeline.phases.steps import Step
@@ -110,6 +110,50 @@ def test_a_second_run_does_nothing(chain):
     assert not chain.raw.exists()
     assert chain.execute() == []
     assert {row["state"] for row in status.rows(chain.run, chain.steps)} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("artefact", "suffix", "step", "again"),
+    [
+        ("audit", "", "phase0 audit", ["audit"]),
+        ("leak_audit", "", "phase0 split", ["split"]),
+        ("dataset", "", "phase0 split", ["split"]),
+        ("teacher_history", ".meta.json", "phase1 train", ["train"]),
+    ],
+)
+@pytest.mark.parametrize("text", ["", '{"n": ', "\0\0\0"])
+def test_a_broken_file_is_named_and_its_step_made_again(chain, capsys, artefact, suffix, step, again, text):
+    chain.execute()
+    path = chain.run.path(artefact)
+    file = path.with_name(path.name + suffix)
+    file.write_text(text)
+    states = {row["step"]: (row["state"], row["reason"]) for row in status.rows(chain.run, chain.steps)}
+    kind = "empty" if not text else "no whole sidecar" if suffix else "no whole JSON"
+    assert states[step] == ("broken", f"{file}: broken ({kind})")
+    assert [state for state, _ in states.values()].count("broken") == 1 and file.read_text() == text
+    capsys.readouterr()
+    assert chain.execute() == again
+    assert f"{step}: {file}: broken ({kind})\n" in capsys.readouterr().out
+    assert {row["state"] for row in status.rows(chain.run, chain.steps)} == {"done"}
+
+
+def test_a_step_that_would_read_a_broken_file_names_the_step_that_makes_it(chain):
+    chain.execute()
+    path = chain.run.path("dataset")
+    text = path.read_text()
+    stat = path.stat()
+    path.write_text("\0" * len(text))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(BrokenArtefact, match=r"dataset.json: broken .no whole JSON.; `phase0 split` makes it again"):
+        runner.execute(chain.run, chain.steps[-1:], force=True)
+
+
+def test_gates_of_a_broken_file_are_not_measurable(chain):
+    chain.execute()
+    chain.run.path("leak_audit").write_text("")
+    verdicts = gates.judge(chain.run, {"phase0 split"})
+    assert {verdict["status"] for verdict in verdicts} == {"not measurable here"}
+    assert all("leak_audit.json: not JSON" in verdict["reason"] for verdict in verdicts)
 
 
 def test_each_step_that_ran_is_passed_on_at_once(chain):
@@ -332,7 +376,7 @@ def test_steps_between():
         "phase2 train", "phase2 evaluate", "phase2 logits", "phase3 combine",
     ]  # fmt: skip
     assert titles("phase7", None) == ["phase7 manifest"]
-    with pytest.raises(ValueError, match="received 'phase9', expected one of phase0 audit, "):
+    with pytest.raises(ValueError, match="^--from: received 'phase9', expected one of phase0, phase1, "):
         titles("phase9", None)
     with pytest.raises(ValueError, match="--from phase4 --until phase1: received an end before the beginning"):
         titles("phase4", "phase1")

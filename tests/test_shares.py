@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keras_pipeline.core.schema import SPLITS, DatasetInfo
+from keras_pipeline.core.dataset import SPLITS, DatasetInfo
 from keras_pipeline.ingest.shares import assign_splits
 
 DEFAULT = {"train": 0.8, "val": 0.05, "calibration": 0.05, "test": 0.1}

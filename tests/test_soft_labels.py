@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_pipeline.training import soft_labels
+from keras_pipeline.training import ensemble, soft_labels
 from keras_pipeline.training.losses import EMPTY_TAIL
 
 FULL = soft_labels.Layout("d", "c", num_classes=5, temperature=2.0, top_k=5, views=2)
@@ -46,6 +46,81 @@ def test_with_every_class_listed_nothing_is_lost():
     # half precision of numbers below 16: half a unit in the last place is 2^-8 = 0.004, halved by T = 2
     np.testing.assert_allclose(dense, log_softmax(logits / 2.0), atol=4e-3)
     assert (dense.argmax(1) == logits.argmax(1)).all()
+
+
+def sorted_encoding(logits, layout):
+    """What records held before top-k ran in the graph: all C classes sorted in double precision."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    order = np.argsort(-shifted, axis=1, kind="stable")
+    top, rest = (np.take_along_axis(shifted, part, 1) for part in (order[:, : layout.top_k], order[:, layout.top_k :]))
+    encoded = np.zeros(len(logits), layout.dtype["views"].base)
+    encoded["ids"], encoded["logits"] = order[:, : layout.top_k], np.maximum(top, EMPTY_TAIL)
+    encoded["tail"] = EMPTY_TAIL
+    if rest.shape[1]:
+        rest = rest / layout.temperature
+        sums = rest[:, 0] + np.log(np.exp(rest - rest[:, :1]).sum(axis=1))
+        encoded["tail"] = np.maximum(sums, EMPTY_TAIL)
+    return encoded
+
+
+def assert_same_bits(received, expected):
+    """But for a zero's sign, which means nothing."""
+    assert received["ids"].tobytes() == expected["ids"].tobytes()
+    assert (received["logits"] + np.float16(0)).tobytes() == (expected["logits"] + np.float16(0)).tobytes()
+    assert received["tail"].tobytes() == expected["tail"].tobytes()
+
+
+KINDS = {
+    "usual": lambda rng, shape: 3 * rng.normal(size=shape),
+    "tied": lambda rng, shape: np.round(3 * rng.normal(size=shape)),
+    "halves": lambda rng, shape: (3 * rng.normal(size=shape)).astype(np.float16),
+    "equal": lambda rng, shape: np.full(shape, -7.25),
+    "zeros of both signs": lambda rng, shape: np.where(rng.random(shape) < 0.5, -0.0, 0.0),
+    "flat": lambda rng, shape: 1e-3 * rng.normal(size=shape),
+    "beyond float16": lambda rng, shape: 3e4 * rng.normal(size=shape),
+    "beyond float64's exp": lambda rng, shape: 1e30 * rng.normal(size=shape),
+    "certain": lambda rng, shape: np.where(np.arange(shape[1]) == 3, 1e6, rng.normal(size=shape)),
+}
+SIZES = [(5, 5), (5, 2), (300, 299), (9000, 128)]  # classes, stored
+
+
+def layout_of(classes, k, temperature=2.0):
+    return soft_labels.Layout("d", "c", num_classes=classes, temperature=temperature, top_k=k, views=1)
+
+
+@pytest.mark.parametrize("classes, k", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_records_hold_what_sorting_every_class_gives(kind, classes, k):
+    logits = KINDS[kind](np.random.default_rng(classes), (16, classes)).astype(np.float32)
+    for temperature in (1.0, 3.0):
+        layout = layout_of(classes, k, temperature)
+        expected = sorted_encoding(logits, layout)
+        assert_same_bits(soft_labels.encode_view(logits, layout), expected)
+        in_graph = tf.function(lambda z, layout=layout: soft_labels.summarise(z, layout))(tf.constant(logits))
+        assert_same_bits(soft_labels.pack(in_graph, layout), expected)
+
+
+def test_the_limits_of_float16_literal():
+    # 6e-8 is float16's smallest step, 65504 its largest number; below, a logit stays at -65504
+    view = soft_labels.encode_view(np.float32([[0, -6e-8, -65504, -65600, -1e9]]), FULL)[0]
+    assert view["ids"].tolist() == [0, 1, 2, 3, 4]
+    assert view["logits"].tolist() == [0.0, -(2.0**-24), -65504.0, -65504.0, -65504.0]
+    assert view["tail"] == -65504.0
+    # T = 2, one class left, 131006 below the largest: -65503; at 131010 the limit holds
+    layout = dataclasses.replace(SPARSE, num_classes=3)
+    tails = soft_labels.encode_view(np.float32([[0, 0, -131006], [0, 0, -131010]]), layout)["tail"]
+    assert tails.tolist() == [-65503.0, -65504.0]
+
+
+def test_ties_at_the_last_place_go_to_the_lower_class_ids():
+    # 300 classes of the value 2 compete for three places of four; the rest are 297 of them and 8,699 of the value 0
+    logits = np.zeros((1, 9000), np.float32)
+    logits[0, 8999], logits[0, 30:9000:30] = 5.0, 2.0
+    layout = layout_of(9000, 4, temperature=1.0)
+    view = soft_labels.encode_view(logits, layout)[0]
+    assert view["ids"].tolist() == [8999, 30, 60, 90]
+    assert view["logits"].tolist() == [0.0, -3.0, -3.0, -3.0]
+    assert view["tail"] == pytest.approx(np.log(296 * np.exp(-3) + 8700 * np.exp(-5)), abs=1e-6)
 
 
 def test_tail_is_spread_evenly_and_probabilities_sum_to_one():
@@ -103,7 +178,7 @@ def one_view(*rows):
 
 
 def combined_of(members, regions, layout, **options):
-    return np.concatenate(list(soft_labels.combine(members, np.array(regions), layout, **options)))
+    return np.concatenate(list(ensemble.combine(members, np.array(regions), layout, **options)))
 
 
 def test_combine_literal():
@@ -152,11 +227,11 @@ def test_an_ensemble_of_probabilities_literal():
     # (0.8^.25 0.2^.75, 0.1^.25 0.7^.75, 0.1) / sum = (0.282843, 0.430352, 0.1) / 0.813195.
     both = np.log([[[0.8, 0.1, 0.1], [0.2, 0.7, 0.1]]])
     weights = np.array([[0.25, 0.75]])
-    mixed = np.exp(soft_labels.ensemble(both, weights, "probabilities"))
+    mixed = np.exp(ensemble.ensemble(both, weights, "probabilities"))
     np.testing.assert_allclose(mixed, [[0.35, 0.55, 0.1]], rtol=1e-12)
-    geometric = np.exp(soft_labels.ensemble(both, weights, "logits"))
+    geometric = np.exp(ensemble.ensemble(both, weights, "logits"))
     np.testing.assert_allclose(geometric / geometric.sum(), [[0.347817, 0.529211, 0.122972]], rtol=2e-6)
-    silent = np.exp(soft_labels.ensemble(both, np.array([[1.0, 0.0]]), "probabilities"))
+    silent = np.exp(ensemble.ensemble(both, np.array([[1.0, 0.0]]), "probabilities"))
     np.testing.assert_allclose(silent, [[0.8, 0.1, 0.1]], rtol=1e-12)
 
 
@@ -173,8 +248,45 @@ def test_combine_in_probability_space_differs_and_sums_to_one():
 def test_blocks_of_a_shard_are_combined_alike(monkeypatch):
     block = records(5)
     whole = combined_of([(block, 1.0, None)], ["EU"] * 5, FULL)
-    monkeypatch.setattr(soft_labels, "BLOCK", 2)
+    monkeypatch.setattr(ensemble, "BLOCK", 2)
     np.testing.assert_array_equal(combined_of([(block, 1.0, None)], ["EU"] * 5, FULL), whole)
+
+
+def dense_combination(views, weights, layout, space):
+    """The ensemble with every class written out, sorted as a whole."""
+    dense = np.stack([soft_labels.dense_log_probabilities(view, layout) for view in views], axis=1)
+    return sorted_encoding(np.asarray(ensemble.ensemble(dense, weights, space)) * layout.temperature, layout)
+
+
+@pytest.mark.parametrize("space", ["logits", "probabilities"])
+@pytest.mark.parametrize("classes, k", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_combining_the_listed_classes_gives_what_combining_every_class_does(kind, classes, k, space):
+    # Rounded to float16, logits of two teachers often have the same mean: the order of those has to be the same too.
+    layout = layout_of(classes, k)
+    rng = np.random.default_rng(k)
+    members = []
+    for weight, region in ((0.3, None), (0.9, "EU_SW"), (0.4, None)):
+        block = np.zeros(9, layout.dtype)
+        block["views"][:, 0] = soft_labels.encode_view(KINDS[kind](rng, (9, classes)).astype(np.float32), layout)
+        members.append((block, weight, region))
+    regions = ["EU_SW", "EU", "EU"] * 3
+    for number in (1, 2, 3):
+        received = combined_of(members[:number], regions, layout, space=space)["views"][:, 0]
+        weights = ensemble.member_weights([(w, region) for _, w, region in members[:number]], np.array(regions))
+        views = [block["views"][:, 0] for block, _, _ in members[:number]]
+        assert_same_bits(received, dense_combination(views, weights, layout, space))
+
+
+def test_the_number_of_threads_changes_nothing(monkeypatch):
+    block, other = records(41), records(41, seed=1)
+    members, regions = [(block, 0.5, None), (other, 0.5, "EU_SW")], ["EU", "EU_SW"] * 20 + ["EU"]
+    whole = combined_of(members, regions, FULL)
+    np.testing.assert_array_equal(whole["sample"], block["sample"])
+    np.testing.assert_array_equal(whole["views"]["seed"], block["views"]["seed"])
+    monkeypatch.setattr(ensemble, "BLOCK", 4)
+    for workers in (1, 2, 5):
+        assert combined_of(members, regions, FULL, workers=workers).tobytes() == whole.tobytes()
 
 
 def selected(block, layout, *, epoch, sample_id=b"sample-007"):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keras_pipeline.core.schema import SPLITS
+from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.ingest import split as splitting
 from keras_pipeline.ingest.split import (
     BRIDGE,

@@ -71,7 +71,7 @@ def test_a_list_as_region_is_told_by_documents():
          "latin_name is mistyped: int; the documents have _id, latin_name, image_url; name the fields in "
          "source.fields, lists of photos in source.photos"),
         ([{"_id": 1, "latin_name": "A", "l": [{"medium": {"url": "https://h/1"}}]}], {"photos": ["l"]},
-         "image_url is missing, but lists of photos are there: l (entries with medium); set source.photos: [l] and "
+         "image_url is missing, but lists of photos are there: l (entries with medium); set "
          "source.fields.image_url: medium.url"),
         ([{"_id": 1, "latin_name": "A"}, {"_id": 2, "image_url": "a.jpg"}], {},
          "no entry has both a latin_name and an image_url; the documents have _id, latin_name, image_url; name the "
@@ -80,6 +80,45 @@ def test_a_list_as_region_is_told_by_documents():
 )  # fmt: skip
 def test_what_is_wrong_and_what_to_set(documents, source, text):
     assert said(documents, **source) == f"none gives a photo: {text}"
+
+
+NESTED = [{"_id": 1, "latin_name": "Aus bus", "images": [[{"url": "1.jpg"}, {"url": "2.jpg"}], [{"url": "3.jpg"}]]}]
+PHOTO = [{"_id": 1, "latin_name": "Aus bus", "image_url": "https://h/1.jpg"}]
+NUMBERED = [{"_id": 1, "latin_name": "Aus bus", "images": {"0": {"url": "a.jpg"}, "1": {"url": "b.jpg"}, "n": 2}}]
+NUMBERS = "numbered photos are there: images.0 (entries with url), images.1 (entries with url); set source.photos: "
+
+
+@pytest.mark.parametrize(
+    "documents, source, text, change",
+    [
+        (PHOTO, {"photos": ["images", "img"]},
+         "images and img are missing or empty, but photos' URLs are there: image_url; remove source.photos",
+         {"photos": None}),
+        (PHOTO, {"photos": ["images"], "fields": {"image_url": "url"}},
+         "images is missing or empty, but photos' URLs are there: image_url; remove source.photos and set "
+         "source.fields.image_url: image_url", {"photos": None, "fields": {}}),
+        (NESTED, {"photos": ["images"], "fields": {"image_url": "url"}},
+         f"image_url is mistyped: list, but {NUMBERS}[images.0, images.1]", {"photos": ["images.0", "images.1"]}),
+        (NESTED, {}, f"image_url is missing, but {NUMBERS}[images.0, images.1] and source.fields.image_url: url",
+         {"photos": ["images.0", "images.1"], "fields": {"image_url": "url"}}),
+        (NUMBERED, {"photos": ["images"], "fields": {"image_url": "url"}},
+         f"image_url is missing, but {NUMBERS}[images.0, images.1]", {"photos": ["images.0", "images.1"]}),
+    ],
+)  # fmt: skip
+def test_the_cure_does_not_lead_back_to_itself(documents, source, text, change):
+    assert said(documents, **source) == f"none gives a photo: {text}"
+    assert understand(documents, Source(**source | change)).summary.startswith("1 give ")
+
+
+def test_a_list_of_sub_documents_as_region_names_their_field():
+    documents = [{**PHOTO[0], "countries": [{"name": "Spain", "code": "ES"}, {"name": "France", "code": "FR"}]}]
+    source = {"fields": {"region": "countries"}, "regions": {"EU_SW": ["ES"]}}
+    (warning,) = understand(documents, Source(**source)).warnings
+    assert warning.endswith("name one that is a text, as in source.fields.region: countries.code")
+    source["fields"] = {"region": "countries.code"}
+    assert understand(documents, Source(**source)).warnings == ()
+    (warning,) = understand(documents, Source(fields={"region": "countries"})).warnings
+    assert warning.endswith("countries.name, and the regions and their values in source.regions")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -172,7 +211,7 @@ def test_audit_of_species_documents(uri, tmp_path, capsys):
     assert command(["phase0", "audit"], uri, tmp_path, **GOOD, **regions) == 0
     out = capsys.readouterr().out
     assert "20 documents, 20 photos, 20 usable, 20 species; skipped: none" in out
-    assert "20 documents refer to 40 photos; 20 references repeat a URL of their document, which leaves 20." in out
+    assert "20 documents with 40 references to photos; 20 references to a URL that the document has twice, which" in out
     assert command(["phase0", "audit"], uri, tmp_path, **GOOD, min_per_species=2) == 2
     assert "source.min_per_species: received 2, which leaves 0 of 20 species" in capsys.readouterr().err
     assert command(["phase0", "audit"], uri, tmp_path, **GOOD, licenses="[cc-by]") == 2

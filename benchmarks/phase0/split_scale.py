@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from keras_pipeline.core.config.phase0 import Split
-from keras_pipeline.core.schema import SPLITS
+from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.ingest.duplicates import EXHAUSTIVE, WORDS, near_duplicates
 from keras_pipeline.ingest.split import split_photos, ties_of
 

@@ -17,7 +17,7 @@ from PIL import Image
 from keras_pipeline.core import artifacts, files, manifest, sidecars
 from keras_pipeline.core.config import base, experiment, load, source
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
-from keras_pipeline.core.schema import Photo
+from keras_pipeline.core.record import Photo
 from keras_pipeline.data import jpeg_header, photo, records, tfrecord
 from keras_pipeline.ingest import curation, duplicates, photo_folder
 from keras_pipeline.phases import staleness, steps

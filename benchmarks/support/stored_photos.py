@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.support.loopback import TEST_DATA
-from keras_pipeline.core.schema import Photo
+from keras_pipeline.core.record import Photo
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.data import photo, records
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from keras_pipeline.core import cluster
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import GLOBAL_PATH, REGIONAL_TEACHER
+from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.files import read_json
-from keras_pipeline.core.schema import UNKNOWN_REGION
+from keras_pipeline.core.sidecars import broken
 
 ARTEFACTS = {
     "audit": "artifacts/{experiment}/phase0/audit.json",
@@ -113,7 +114,8 @@ class Run:
         """Return why the phase has nothing to do (its section of the config is null); None if it has."""
         if getattr(self.config, phase, True) is not None:
             return None
-        regions = self.read("audit")["per_region"] if self.path("audit").exists() else {}
+        audit = self.path("audit")
+        regions = self.read("audit")["per_region"] if audit.exists() and not broken(audit) else {}
         if len(regions) == 1:
             ((region, n),) = regions.items()
             if region == UNKNOWN_REGION:

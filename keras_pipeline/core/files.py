@@ -22,7 +22,7 @@ def read_json(path: Path) -> dict:
             f"{path}: missing; the step that writes it has not run, or it was removed (see `status`)"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise BrokenArtefact(f"{path}: not JSON ({error}); remove it and run its step again") from error
+        raise BrokenArtefact(f"{path}: not JSON ({error}); run its step again, which `status` names") from error
 
 
 def write_json(path: Path, value: Any) -> None:

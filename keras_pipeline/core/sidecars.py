@@ -42,6 +42,31 @@ def has_unreadable_sidecar(path: Path) -> bool:
     return sidecar(path) is None and path_of(path).exists()
 
 
+def broken(path: Path) -> str | None:
+    """Say which file of an artefact is broken, as a full disk leaves it, and how; None where none is.
+
+    A sidecar has to be complete, and a JSON file to be JSON; of other artefacts size and time tell.
+    """
+    if has_unreadable_sidecar(path):
+        return f"{path_of(path)}: broken ({_state(path_of(path), 'no whole sidecar')})"
+    if path.suffix != ".json" or not path.is_file():
+        return None
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return f"{path}: broken ({_state(path, 'no whole JSON')})"
+    return None
+
+
+def _state(file: Path, otherwise: str) -> str:
+    return "empty" if file.is_file() and file.stat().st_size == 0 else otherwise
+
+
+def is_as_written(path: Path) -> bool:
+    """Whether an artefact is there and holds, as far as can be told, what its step wrote."""
+    return path.exists() and broken(path) is None and not is_altered(path)
+
+
 def sidecar(path: Path) -> dict | None:
     """Read an artefact's sidecar; None where there is none that can be read."""
     file = path_of(path)

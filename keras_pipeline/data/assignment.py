@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.record import shuffle_key
 from keras_pipeline.core.region_names import are_of_species
-from keras_pipeline.core.schema import UNKNOWN_REGION, shuffle_key
 
 COLUMNS = [
     "sample_id", "group_id", "observation_id", "split", "place", "latin_name", "region", "license", "attribution",

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from keras_pipeline.core.record import FEATURE_NAMES
 from keras_pipeline.core.region_names import names_of, title_of
-from keras_pipeline.core.schema import FEATURE_NAMES
 from keras_pipeline.data import augment
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.data.records import INTEGERS, DatasetInfo
@@ -41,7 +41,7 @@ class Companion:
 
 
 def parse(example: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Parse a serialized Example (scalar string) to {field of `schema.Photo`: scalar}."""
+    """Parse a serialized Example (scalar string) to {field of `record.Photo`: scalar}."""
     parsed = tf.io.parse_single_example(example, FEATURES)
     return {field: parsed[name] for field, name in FEATURE_NAMES.items()}
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import read_json, temporary_for
 from keras_pipeline.core.hashing import file_hash
 from keras_pipeline.core.progress import progress
-from keras_pipeline.core.schema import FEATURE_NAMES, DatasetInfo, Photo
+from keras_pipeline.core.record import FEATURE_NAMES, Photo
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.data import tfrecord
 
@@ -27,7 +28,7 @@ DECIDED = ("latin_name", "region", "group_id", "source_url", "license", "attribu
 
 
 def encode(photo: Photo) -> bytes:
-    """Serialize a photo as a tf.train.Example with the features of `schema.FEATURE_NAMES`."""
+    """Serialize a photo as a tf.train.Example with the features of `record.FEATURE_NAMES`."""
     example = tfrecord.Example()
     features = example.features.feature
     for field, name in FEATURE_NAMES.items():

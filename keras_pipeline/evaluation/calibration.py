@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
-from keras_pipeline.core.schema import MIN_PHOTOS
+from keras_pipeline.core.dataset import MIN_PHOTOS
 from keras_pipeline.evaluation.intervals import REPLICATES, TAIL, cluster_bootstrap, limits_of
 from keras_pipeline.evaluation.metrics import by_blocks, check_logits_and_labels
 from keras_pipeline.evaluation.scores import Prior, Scores, score

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from keras_pipeline.core.config.delivery import Phase5, RegionPriors
-from keras_pipeline.core.schema import MIN_PHOTOS
+from keras_pipeline.core.dataset import MIN_PHOTOS
 from keras_pipeline.core.taxonomy import genera_of
 from keras_pipeline.evaluation import calibration, intervals
 from keras_pipeline.evaluation import threshold as thresholds

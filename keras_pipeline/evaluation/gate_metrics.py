@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import MIN_PHOTOS
 from keras_pipeline.core.files import read_json
 from keras_pipeline.core.region_names import pooled, title_of
-from keras_pipeline.core.schema import MIN_PHOTOS
 from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.evaluation import answers
 

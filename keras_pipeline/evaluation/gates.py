@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.evaluation.gate_metrics import (
     Estimate,
     Unmeasurable,
@@ -92,6 +93,41 @@ def _over_probe_advice(run: Run) -> str:
     return " ".join([*found, "raise phase1.training.epochs"])
 
 
+def _photos_advice(run: Run) -> str:
+    """Name what has left photos out here, by the audit and the config."""
+    audit, source = run.read("audit") if run.path("audit").exists() else {}, run.config.source
+    left_out = ", ".join(f"{n:,} by {key}" for key, n in audit.get("left_out_by", {}).items())
+    found = [f"photos left out: {left_out}"] if left_out else []
+    found += [
+        f"{key} is {limit}"
+        for key, limit in (
+            ("source.max_per_species", source.max_per_species),
+            ("source.max_per_observation", source.max_per_observation),
+        )
+        if limit is not None
+    ]
+    loosen = f"{'; '.join(found)}: loosen or correct these, " if found else ""
+    widen = "widen source.query, " if source.query else ""
+    return (
+        f"{loosen}{widen}see phase0/audit.html and phase0/url_ledger.parquet for the photos lost, or set "
+        "gates.valid_photos_min to what the collection has"
+    )
+
+
+def _everywhere_advice(run: Run) -> str:
+    """Where the region is the species', no training lets it name species that it never sees."""
+    comparison = run.read("regional_comparison") if run.path("regional_comparison").exists() else {}
+    if among := comparison.get("among_its_species"):
+        return (
+            f"the region is the species' here, and it learns {among['species']} species only, so that it can't name "
+            "the others: set gates.regional_global_top1: null, or widen phase2.region"
+        )
+    return (
+        "it has seen its region alone: set phase2.model.pretrained: global_teacher and lower "
+        "phase2.training.learning_rate, so that it keeps what the global teacher knows"
+    )
+
+
 def _coverage_advice(run: Run) -> str:
     needed = run.read("shipped_calibration")["photos_needed"]
     how_many = "" if needed is None else f"the promise needs about {needed:,} calibration photos of different plants: "
@@ -129,8 +165,7 @@ GATES = [
     ),
     Gate(
         "valid_photos_min", "photos", "phase0 split", ">=", value_of("leak_audit", "photos"),
-        "phase0/audit.html and phase0/url_ledger.parquet say why photos were lost: widen source.query, or set "
-        "gates.valid_photos_min to what the collection has",
+        _photos_advice,
     ),
     Gate(
         "valid_photos_max", "photos, not more", "phase0 split", "<=", value_of("leak_audit", "photos"),
@@ -176,8 +211,7 @@ GATES = [
     Gate(
         "regional_global_top1", "regional teacher everywhere, top-1", "phase2 evaluate", ">=",
         metric("regional_metrics"),
-        "it has seen its region alone: set phase2.model.pretrained: global_teacher and lower "
-        "phase2.training.learning_rate, so that it keeps what the global teacher knows",
+        _everywhere_advice,
     ),
     Gate(
         "regional_gain", "regional over global teacher in the region", "phase2 evaluate", ">", regional_gain,
@@ -259,7 +293,12 @@ GATES = [
 
 
 def judge(run: Run, steps: set[str]) -> list[dict]:
-    """The gates of these steps, those with limit null left out: [{name, words, step, status, value, target, reason}]"""
+    """The gates of these steps, those with limit null left out.
+
+    Returns:
+        [{name, words, step, status, value, target, reason}]; with `bound`, the end of the value's interval that met the
+        target, where the value itself does not.
+    """
     verdicts = []
     for gate in GATES:
         limit = gate.limit if gate.limit is not None else getattr(run.config.gates, gate.name)
@@ -269,24 +308,37 @@ def judge(run: Run, steps: set[str]) -> list[dict]:
 
 
 def _verdict(run: Run, gate: Gate, limit: float) -> dict:
-    verdict = {"name": gate.name, "words": gate.words, "step": gate.step}
+    verdict: dict = {"name": gate.name, "words": gate.words, "step": gate.step}
     target = f"{gate.rule} {limit:g}"
     try:
         if absent := run.why_not_applicable(gate.step.split()[0]):
             raise Unmeasurable(absent)
         found = gate.value(run)
-    except Unmeasurable as why:
+    except (Unmeasurable, BrokenArtefact) as why:
         return {**verdict, "status": "not measurable here", "value": None, "target": target, "reason": str(why)}
     if not isinstance(found, Estimate):
         found = Estimate(found, [found], "")
-    met = any(RULES[gate.rule](end, limit) for end in found.interval)
+    ends = [end for end in (found.value, *found.interval) if RULES[gate.rule](end, limit)]
+    met = bool(ends)
+    if met and ends[0] != found.value:
+        verdict["bound"] = ends[0]
     advice = "" if met else gate.advice if isinstance(gate.advice, str) else gate.advice(run)
     reason = "; ".join(filter(None, (found.words, advice)))
     return {**verdict, "status": "met" if met else "missed", "value": found.value, "target": target, "reason": reason}
 
 
+def judged_value(verdict: dict) -> str:
+    """Return the number that was compared with the target, 4 significant digits; of an interval's end, it says so."""
+    value, bound = verdict["value"], verdict.get("bound")
+    if bound is None:
+        return f"{value:.4g}"
+    return f"{bound:.4g} ({'upper' if bound > value else 'lower'} end of the interval around {value:.4g})"
+
+
 def describe(verdict: dict) -> str:
     """What the console shows of a verdict: the reason, or what to try, on a line of its own."""
-    value = "" if verdict["value"] is None else f"{verdict['value']:.4g} "
+    several = sum(gate.name == verdict["name"] for gate in GATES) > 1
+    name = f"{verdict['name']} ({verdict['step']})" if several else verdict["name"]
+    value = "" if verdict["value"] is None else f"{judged_value(verdict)} "
     reason = f"\n{'':10}{verdict['reason']}" if verdict["reason"] else ""
-    return f"{verdict['status']:>8}  {verdict['name']}: {value}{verdict['target']}{reason}"
+    return f"{verdict['status']:>8}  {name}: {value}{verdict['target']}{reason}"

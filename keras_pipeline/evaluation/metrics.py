@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_pipeline.core import taxonomy
-from keras_pipeline.core.schema import MIN_PHOTOS
+from keras_pipeline.core.dataset import MIN_PHOTOS
 from keras_pipeline.evaluation.confusion import confused_pairs
 from keras_pipeline.evaluation.intervals import accuracy_intervals, groups_per, share_interval
 

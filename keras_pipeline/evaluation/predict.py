@@ -15,13 +15,18 @@ from keras_pipeline.evaluation.predictions import Predictions
 
 
 def inference(model: keras.Model) -> Callable[[tf.Tensor], np.ndarray]:
-    """Return the model in inference mode, as a function of a batch.
+    """Return the model in inference mode, as a function of a batch."""
+    forward = graph(model, lambda outputs: outputs)
+    return lambda image: forward(image).numpy()
+
+
+def graph(model: keras.Model, then: Callable[[tf.Tensor], Any]) -> Callable[[tf.Tensor], Any]:
+    """Compile then(model(batch)) in inference mode into one graph; `then` runs on the model's device.
 
     Keras's own `predict` would compile it with XLA, which on a CPU takes minutes and runs slower.
     """
     batch = tf.TensorSpec((None, *model.input_shape[1:]))  # else a smaller last batch would be traced again
-    call = tf.function(lambda image: model(image, training=False), input_signature=[batch])
-    return lambda image: call(image).numpy()
+    return tf.function(lambda image: then(model(image, training=False)), input_signature=[batch])
 
 
 def predict(

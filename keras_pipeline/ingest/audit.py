@@ -13,11 +13,11 @@ from typing import Any
 
 import pandas as pd
 
+from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.redaction import redact, without_credentials
-from keras_pipeline.core.schema import UNKNOWN_REGION
 from keras_pipeline.core.taxonomy import canonical, genera, no_species, normalise
 from keras_pipeline.ingest.curation import EXCLUDED, NOT_LICENSED, Curation
-from keras_pipeline.ingest.entries import Reader
+from keras_pipeline.ingest.entries import WITHOUT_PHOTOS, Reader
 from keras_pipeline.ingest.fields import day_of, degrees_of, id_of, text_of
 from keras_pipeline.ingest.hash_table import HashTable
 from keras_pipeline.ingest.ledger import UNDER_SPECIES
@@ -27,8 +27,8 @@ from keras_pipeline.ingest.shared import PAIRS, shared_photos, with_synonyms
 from keras_pipeline.ingest.signing import unsigned
 from keras_pipeline.ingest.tally import CLIP, DISTINCT, Tally
 
-LISTED = 10_000  # lines of source.exclude without effect
 UNKNOWN, RELATIVE = "unknown", "(relative URL)"
+NO_PHOTO = "a document without a photo"
 SAMPLES = 5  # mistyped values shown per field
 LABEL_BITS, COUNT_BITS = 24, 8  # of a URL's 64 bits, and of an observation's 32
 LARGEST_OBSERVATION = (1 << COUNT_BITS) - 1  # photos; larger observations count as this size
@@ -58,25 +58,24 @@ def audit(
     Returns:
         {collection_count, documents, photos, references (entries of lists), repeated_in_documents (of them),
         documents_without_photos, usable, unusable: {reason: n}, unusable_samples: Listing of sample_id, reason,
-        exclude_without_effect: [line of source.exclude that no document has], species,
+        exclude_without_effect, synonyms_without_effect: see `Curation.idle`, left_out_by: see there, species,
         per_class: {name: n} (largest first), per_genus: {genus: {species, photos}}, per_region, per_host, per_license,
         per_year: {value: n}, imbalance: largest / smallest, class_size: {min, median, max}, min_per_species,
         rare_species, underscores, one_word: {name: n}, no_species: [{latin_name, photos, why}], fields: {name:
         {missing, mistyped, lists (of the mistyped), samples: [{sample_id, value}]}}, spellings: [{latin_name, photos,
         spellings: {name: n}}], synonyms: {synonym: latin_name} (those in force; for all spellings, the most frequent
         one, with blanks for underscores; for names that share their photos, `shared_synonyms`, the one with more),
-        conflicts and repeated_urls: {photos, rows: Listing of COLUMNS}, of conflicts also all_photos: those of URLs
-        with two names, the first ones too, shared_photos: see `shared`, observations:
-        {sizes: {photos in an observation, "255" for more: n}, photos}, minima: [{minimum, species, photos}], licenses:
-        {id: {photos, species, spellings: {text: n}}}, allow_lists: [{licenses, photos, species, lost: [name]}],
-        region_of_species: {one, species} (with two photos or more), unnamed_regions: {value: photos}, several_regions:
-        {text: photos}}
+        conflicts and repeated_urls: {photos, rows: Listing of COLUMNS}, of conflicts also all_photos, the first ones
+        too, shared_photos: see `shared`, observations: {sizes: {photos in an observation, "255" for more: n}, photos},
+        minima: [{minimum, species, photos}], licenses: {id: {photos, species, spellings: {text: n}}}, allow_lists:
+        [{licenses, photos, species, lost: [name]}], region_of_species: {one, species} (with two photos or more),
+        unnamed_regions: {value: photos}, several_regions: {text: photos}}
     """
     fields, found = _Fields(), _Photos(expected or collection_count or 65_536)
     samples, unusable, total = Listing(("sample_id", "reason")), Tally(), 0
     for total, document in enumerate(photos, start=1):  # noqa: B007
         fields.check(document)
-        reason = curation.refusal(document)
+        reason = NO_PHOTO if WITHOUT_PHOTOS in document else curation.refusal(document)
         if reason is None:
             found.add(document, curation.latin_name(document["latin_name"]))
             continue
@@ -91,7 +90,8 @@ def audit(
         **_counts(total, reader),
         "unusable": unusable | left_out,
         "unusable_samples": samples,
-        "exclude_without_effect": sorted(curation.excluded - curation.matched)[:LISTED],
+        "left_out_by": left_out_by(unusable | left_out),
+        **curation.idle(),
         "fields": fields.found,
         **_species(species, min_per_species),
         **found.found(),
@@ -103,6 +103,8 @@ def left_out_by(unusable: Mapping[str, int]) -> dict[str, int]:
     """Return {key of `source` that left photos out: photos}, most photos first, given an audit's {reason: photos}."""
     found: Counter[str] = Counter()
     for reason, n in unusable.items():
+        if reason == NO_PHOTO:
+            continue
         keys = {EXCLUDED: "source.exclude", UNDER_SPECIES: "source.min_per_species"}
         found["source.licenses" if reason.endswith(NOT_LICENSED) else keys.get(reason, "source.fields")] += n
     return dict(found.most_common())

@@ -18,6 +18,7 @@ from keras_pipeline.ingest.fields import text_of
 from keras_pipeline.ingest.signing import unsigned
 
 HEADER = ["synonym", "latin_name"]
+LISTED = 10_000  # lines without effect
 EXCLUDED = "excluded by source.exclude"
 NOT_LICENSED = "is not in source.licenses"
 BARE_UUID = re.compile(r"([0-9a-f]{32})((?:/.*)?)")
@@ -32,6 +33,7 @@ class Curation:
     licenses: frozenset[str] | None = None  # ids of the allowed ones; None: all
     in_lists: bool = False  # a sample_id is the document's _id, a slash and the photo's part
     matched: set[str] = dataclasses.field(default_factory=set)  # entries of `excluded` that occurred in a document
+    used: set[str] = dataclasses.field(default_factory=set)  # keys of `synonyms` that occurred in a document
 
     @classmethod
     def load(cls, source: Source) -> Curation:
@@ -46,7 +48,17 @@ class Curation:
     def latin_name(self, raw: str) -> str:
         """Return the label: normalised, synonyms replaced."""
         name = normalise(raw)
-        return self.synonyms.get(name, name)
+        if name not in self.synonyms:
+            return name
+        self.used.add(name)
+        return self.synonyms[name]
+
+    def idle(self) -> dict[str, list[str]]:
+        """Return {exclude_without_effect: lines that no document has, synonyms_without_effect: names no photo has}."""
+        return {
+            "exclude_without_effect": sorted(self.excluded - self.matched)[:LISTED],
+            "synonyms_without_effect": sorted(self.synonyms.keys() - self.used)[:LISTED],
+        }
 
     def refusal(self, document: dict) -> str | None:
         """Return why a photo (as `mongo.documents` yields it) is not exported, or None."""
@@ -55,7 +67,10 @@ class Curation:
             return EXCLUDED
         if reason is None and self.licenses is not None:
             name = license_id(text_of(document["license"]))
-            return None if name in self.licenses else f"licence {name[:80]} {NOT_LICENSED}"
+            if name in self.licenses:
+                return None
+            mistyped = document["license"] is not None and not isinstance(document["license"], str)
+            return f"licence {'that is no text' if mistyped else name[:80]} {NOT_LICENSED}"
         return reason
 
     def _is_excluded(self, document: dict) -> bool:

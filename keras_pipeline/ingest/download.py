@@ -18,10 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from keras_pipeline.core.config.phase0 import Export
+from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import progress
+from keras_pipeline.core.record import Photo
 from keras_pipeline.core.redaction import without_credentials
-from keras_pipeline.core.schema import UNKNOWN_REGION, Photo
 from keras_pipeline.core.taxonomy import normalise
 from keras_pipeline.ingest import fetch, fields, urls
 from keras_pipeline.ingest.crawl import crawl
@@ -34,6 +35,7 @@ Check = Callable[[bytes], str]
 # photo bytes -> (JPEG bytes, height, width); raises ValueError with the reason if the photo is not usable.
 Convert = Callable[[bytes], tuple[bytes, int, int]]
 FIRST_BYTES = 16_384  # of a photo, to check its URL; only a JPEG with a large thumbnail in it tells its size later
+REPLACED = "not a valid http(s) URL after source.url_replace"
 FLUSH = 500  # outcomes without a photo per transaction
 
 
@@ -85,7 +87,8 @@ def _destination(
     name = curation.latin_name(document["latin_name"])
     if resolved := urls.resolve(url, base_url, url_replace):
         return {"latin_name": name, "host": urls.host_of(resolved), "address": urls.address(resolved)}
-    return {"latin_name": name, "state": "failed", "reason": fetch.NO_URL}
+    replaced = url_replace and urls.resolve(url, base_url)
+    return {"latin_name": name, "state": "failed", "reason": REPLACED if replaced else fetch.NO_URL}
 
 
 def fetch_photos(

@@ -15,6 +15,7 @@ from keras_pipeline.ingest.fields import document_id
 from keras_pipeline.ingest.regions import Regions
 from keras_pipeline.ingest.signing import unsigned
 
+WITHOUT_PHOTOS = "without_photos"  # marks the row of a document whose lists are missing or empty
 MISSING = object()  # what a path that leads nowhere gives; None is a value that is there
 Path = tuple[str, ...]
 
@@ -55,6 +56,7 @@ class Reader:
         self.references = 0  # entries of their lists; a document that is a photo is one reference
         self.repeated = 0  # references whose URL the same document gave before
         self.without_photos = 0  # documents whose lists are missing or empty
+        self.detailed: set[str] = set()  # names in `source.details` that a photo had a text for
         self.regions = Regions(source.regions) if source.regions else None
         self._lists = [path_of(dotted) for dotted in source.photos or ()]
         self._paths = {ours: path_of(theirs) for ours, theirs in source.fields.model_dump().items()}
@@ -108,6 +110,7 @@ class Reader:
                 value = value_at(entry, path)
             if value is not MISSING and not isinstance(value, list | dict) and not _is_empty(value):
                 found[name] = document_id(value).strip()
+        self.detailed.update(found)
         return found
 
     def _entries(self, document: dict) -> Iterator[tuple[dict, Any]]:
@@ -140,7 +143,7 @@ class Reader:
             first |= {ours: value for ours, value in own.items() if _is_empty(first.get(ours))}
         if self.references == before:
             self.without_photos += 1
-            rows.append((_id, {}, None))
+            rows.append((_id, {WITHOUT_PHOTOS: True}, None))
         lasting = {} if base["observation_id"] is None else {"observation_id": base["observation_id"]}
         for sample_id, own, entry in rows:
             yield base | own | lasting | {"sample_id": sample_id}, entry

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import itertools
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -247,6 +247,10 @@ class Ledger:
             "SELECT host, COUNT(DISTINCT IIF(address = '', rowid, address)) AS n FROM photos WHERE state = 'waiting' "
             "GROUP BY host ORDER BY n DESC, host"
         ).fetchall()
+
+    def in_use(self, replace: Mapping[str, str]) -> ledger_queries.InUse:
+        """Return what of the config's texts, hosts and details the photos have; `replace` is `source.url_replace`."""
+        return ledger_queries.in_use(self._db, replace)
 
     def waiting(self, host: str) -> Iterator[Task]:
         """Yield the URLs of one host that rows wait for, each once."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
+from collections.abc import Mapping
 
 # Skips all rows but one of those that agree in `columns`: a stored one counts, else one that was requested before.
 # What an earlier call decided and what still holds is not written again.
@@ -74,3 +76,29 @@ def leave_out_under(db: sqlite3.Connection, least: int, reason: str) -> None:
         f"(SELECT latin_name FROM ({photos}) WHERE n < ?)",
         (reason, least),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class InUse:
+    """What the photos have of what a config names."""
+
+    photos: int  # with a name
+    urls_with: dict[str, int]  # {text of source.url_replace: photos whose URL holds it when its turn comes}
+    hosts: dict[str, int]  # {host: photos, whatever became of them}, most first
+    details: set[str]  # names that a photo to be used has a text for
+
+
+def in_use(db: sqlite3.Connection, replace: Mapping[str, str]) -> InUse:
+    """Count the photos that have what the config names. `replace` of SQLite does what Python's does."""
+    url = "url"
+    before: list[str] = []
+    columns, values = [], []
+    for text, replacement in replace.items():
+        columns.append(f"COALESCE(SUM(INSTR({url}, ?) > 0), 0)")
+        values += [*before, text]
+        url, before = f"REPLACE({url}, ?, ?)", [*before, text, replacement]
+    query = f"SELECT {', '.join(['COUNT(*)', *columns])} FROM photos WHERE latin_name <> ''"
+    photos, *counts = db.execute(query, values).fetchone()
+    hosts = db.execute("SELECT host, COUNT(*) AS n FROM photos WHERE host <> '' GROUP BY host ORDER BY n DESC, host")
+    details = {name for (name,) in db.execute("SELECT DISTINCT name FROM details")}
+    return InUse(photos, dict(zip(replace, counts, strict=True)), dict(hosts), details)

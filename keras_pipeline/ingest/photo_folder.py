@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from bson import ObjectId
 
-from keras_pipeline.core.schema import UNKNOWN_REGION
+from keras_pipeline.core.dataset import UNKNOWN_REGION
 
 IMAGES, LABELS = "source.demo.images", "source.demo.labels"  # names of the folder and its CSV in messages
 NEEDED = ("image", "latin_name")  # columns

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from keras_pipeline.core.schema import UNKNOWN_REGION
+from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.ingest.tally import Tally
 
 REMEMBERED, LONG = 10_000, 300  # different values of the field; texts in one

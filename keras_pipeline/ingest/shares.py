@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from keras_pipeline.core.schema import SPLITS
+from keras_pipeline.core.dataset import SPLITS
 
 # A species with this many groups is in every split, however its shares are rounded.
 GROUPS_FOR_ALL_SPLITS = 10

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from keras_pipeline.core.schema import SPLITS
+from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.ingest.shares import Shares, assign_splits
 
 # Same place: at most half a cell apart (0.01 degrees, about a kilometre). A second grid, shifted by half, covers seams.

@@ -21,3 +21,8 @@ class Tally(dict):
     def ranked(self) -> dict[str, int]:
         """Return the counts, largest first, equal ones by name."""
         return dict(sorted(self.items(), key=lambda item: (-item[1], item[0])))
+
+
+def counted(n: int, noun: str) -> str:
+    """Return `1 photo`, `1,200 photos`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

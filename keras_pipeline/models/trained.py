@@ -6,8 +6,8 @@ from pathlib import Path
 
 import keras
 
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.models import heads
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.phases import status
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
@@ -17,6 +18,7 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     absent = [str(photo) for photo in options.photos if not photo.is_file()]
     if absent:
         raise ValueError(f"{', '.join(absent)}: no such file, or a folder or a pipe; expected photos")
+    status.warn_if_out_of_date(run, "the model")
     from keras_pipeline.export import saved_model  # TensorFlow takes seconds: a mistyped name should fail before
 
     answers = saved_model.classify(run.path("saved_model"), options.photos, options.region)

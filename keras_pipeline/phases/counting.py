@@ -12,8 +12,9 @@ import pandas as pd
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.source import Source
+from keras_pipeline.core.dataset import SPLITS, UNKNOWN_REGION
 from keras_pipeline.core.licenses import license_id
-from keras_pipeline.core.schema import SPLITS, UNKNOWN_REGION
+from keras_pipeline.core.sidecars import is_as_written
 from keras_pipeline.core.taxonomy import normalise
 from keras_pipeline.ingest import photo_folder
 from keras_pipeline.ingest.audit import left_out_by
@@ -56,7 +57,7 @@ def check_limits(run: Run, counts: Counts, by: str, checks: Iterable[Check]) -> 
     Once the split is made, the audit tells: only it knows what the keys have taken.
     """
     failing = [check for check in checks if not _passes(check, run, counts)]
-    if counts.splits and failing and run.path("audit").exists():
+    if counts.splits and failing and is_as_written(run.path("audit")):
         counts, by = _by_audit(run, ()), "audit"
     source, ties = run.config.source, counts.ties
     given = [key for key in LIMITS if (ties if key == GROUP_BY else _without(source, [key]) != source)]

@@ -8,8 +8,8 @@ from collections import Counter
 
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.phase0 import Split
+from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.region_names import names_of, photos_of
-from keras_pipeline.core.schema import UNKNOWN_REGION
 
 AUDIT = "the audit"
 LISTED = 10  # regions in a message

@@ -50,6 +50,6 @@ def _refuse_other_folder(run: Run, images: str) -> None:
         earlier = load.from_file(file).source.demo.images
     if earlier and Path(earlier).resolve() != Path(images).resolve():
         raise ValueError(
-            f"experiment: received {run.config.experiment} for {images}, expected a name of its own, as the photos of "
-            f"{run.folder} are of {earlier}; give another one: --set experiment=NAME"
+            f"--images: received {images}, expected {earlier}, the folder that experiment {run.config.experiment} was "
+            f"made of ({run.folder}); give this one a name of its own: --set experiment=NAME"
         )

@@ -20,10 +20,10 @@ import pyarrow.parquet
 from keras_pipeline.core import sidecars
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.teachers import VIT_NAME, VIT_SIZES, Model
+from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.core.environment import nvidia
 from keras_pipeline.core.region_names import photos_of
-from keras_pipeline.core.schema import SPLITS
-from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.core.sidecars import is_as_written, sidecar
 from keras_pipeline.ingest import crawl, photo_folder, urls
 from keras_pipeline.ingest.audit import RELATIVE
 from keras_pipeline.ingest.download import FIRST_BYTES
@@ -122,13 +122,13 @@ def photos(run: Run) -> tuple[dict[str, int], str]:
     """({train, val, calibration, test, region, classes}, where from): counted, or as the config gives them."""
     config, shares = run.config, run.config.phase0.split
     region = config.phase2 and config.phase2.region
-    if run.path("dataset").exists():
+    if is_as_written(run.path("dataset")):
         dataset = run.read("dataset")
         found = {name: split["n"] for name, split in dataset["splits"].items()}
         found["region"] = photos_of(dataset["splits"]["train"]["per_region"], region) if region else 0
         return found | {"classes": len(dataset["classes"])}, "the dataset"
     share = 1 / 3
-    if run.path("audit").exists():
+    if is_as_written(run.path("audit")):
         audit = run.read("audit")
         total, classes, origin = audit["usable"], audit["species"], "the audit"
         share = photos_of(audit["per_region"], region) / max(total, 1) if region else 0.0
@@ -236,7 +236,7 @@ def photo_bytes(run: Run) -> tuple[float, str]:
 
 def _urls_by_host(run: Run, total: int) -> dict[str, int]:
     """{host: URLs to request}; copies of a URL are one."""
-    if not run.path("audit").exists():
+    if not is_as_written(run.path("audit")):
         return {"": total}
     audit = run.read("audit")
     repeats = sum(audit.get(name, {}).get("photos", 0) for name in ("repeated_urls", "conflicts"))

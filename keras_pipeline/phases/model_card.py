@@ -10,9 +10,9 @@ from collections import Counter
 import pandas as pd
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config.student import TRAINED_HERE
+from keras_pipeline.core.config.student import REGIONAL_TEACHER, TRAINED_HERE
+from keras_pipeline.core.dataset import MIN_PHOTOS, SPLITS, UNKNOWN_REGION
 from keras_pipeline.core.region_names import title_of
-from keras_pipeline.core.schema import MIN_PHOTOS, SPLITS, UNKNOWN_REGION
 from keras_pipeline.core.sidecars import required
 from keras_pipeline.evaluation import gate_metrics
 from keras_pipeline.evaluation.answers import TITLES
@@ -72,11 +72,13 @@ def _teachers(run: Run) -> str:
 def _use(run: Run) -> list[Block]:
     dataset = run.read("dataset")
     counts = Counter(dataset["splits"]["train"]["per_region"])
-    regions = [name for name, _ in counts.most_common(NAMED) if name != UNKNOWN_REGION]
+    unknown = counts.pop(UNKNOWN_REGION, 0) / dataset["splits"]["train"]["n"]
+    regions = [name for name, _ in counts.most_common(NAMED)]
+    where = f" (of {unknown:.1%} of the train photos the region is not known)" if unknown else ""
     return [
         Paragraph(
             "Suggesting to a person which plant a photo shows, for plants of these species as they are photographed in "
-            f"{', '.join(regions) or 'this collection'}."
+            f"{', '.join(regions) or 'this collection'}{where}."
         ),
         Paragraph(
             "Not for deciding whether a plant may be eaten or touched. It knows only these species. For anything else "
@@ -131,6 +133,7 @@ def _quality(run: Run) -> list[Block]:
             f"{calibration['ece_null']:.3f} by chance at {calibration['n']} photos.{_quantization(run)}"
         ),
         *_over_probe(run),
+        *_regional(run),
         Paragraph(_proof(run.read("equivalence"))),
     ]
 
@@ -162,6 +165,27 @@ def _over_probe(run: Run) -> list[Block]:
         "intervals by paired bootstrap over groups"
     )
     return [*([Table(headers, rows, caption)] if rows else []), *reasons]
+
+
+def _regional(run: Run) -> list[Block]:
+    """Say it where the regional teacher was worse than the global one in the region that it is there for."""
+    if run.why_not_applicable("phase2") or not run.path("regional_comparison").exists():
+        return []
+    comparison = run.read("regional_comparison")
+    region = title_of(comparison["region"])
+    found = comparison.get("among_its_species") or comparison["by_region"].get(region)
+    if found is None or found["second"] >= found["first"]:
+        return []
+    learnt = REGIONAL_TEACHER in [member.path for member in run.config.phase3.teachers if member.weight]
+    more = "more" if found["verdict"] == "worse" else "not shown to be more"
+    return [
+        Paragraph(
+            f"The regional teacher was worse than the global one in its own region, {region}: top-1 "
+            f"{found['second']:.3f} against {found['first']:.3f} on {found['n']} test photos (difference "
+            f"{found['difference']:+.3f}, 95 % interval {found['interval'][0]:+.3f} to {found['interval'][1]:+.3f}, "
+            f"{more} than chance). The student has learnt from {'both' if learnt else 'the global one alone'}."
+        )
+    ]
 
 
 def _proof(verdict: dict) -> str:

@@ -16,10 +16,10 @@ from keras_pipeline import export
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.student import REGIONAL_TEACHER, TRAINED_HERE
 from keras_pipeline.core.config.teachers import Model
+from keras_pipeline.core.dataset import MIN_PHOTOS, UNKNOWN_REGION
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.region_names import names_of, photos_of, title_of
-from keras_pipeline.core.schema import MIN_PHOTOS, UNKNOWN_REGION
-from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.core.sidecars import broken, sidecar
 from keras_pipeline.export import browser
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.models.pretrained import check_available
@@ -372,4 +372,6 @@ def _counted_by(run: Run, chain: list[Step]) -> str:
     if "audit" in made_anew:
         return "source"
     by = "audit" if "dataset" in made_anew else "dataset"
+    if why := broken(run.path(by)):
+        raise BrokenArtefact(f"{why}; `{'phase0 audit' if by == 'audit' else 'phase0 split'}` makes it again")
     return by if run.path(by).exists() else ""  # a missing one is told as the step's input

@@ -6,7 +6,7 @@ import yaml
 
 from keras_pipeline.core import manifest
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.schema import MIN_PHOTOS
+from keras_pipeline.core.dataset import MIN_PHOTOS
 from keras_pipeline.core.sidecars import required, sidecar
 from keras_pipeline.evaluation.report import calibration
 from keras_pipeline.evaluation.report.html import (

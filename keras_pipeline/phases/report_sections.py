@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import duration
 from keras_pipeline.core.region_names import title_of
 from keras_pipeline.core.sidecars import required, sidecar
@@ -54,6 +56,7 @@ def write_sections(
         commands: `{name: command line}` of `run` and `serve`.
     """
     sections: list[tuple[str, list[Block]]] = []
+    broken = any(row["state"] == "broken" for row in rows)
     for title, needed, blocks in (
         ("Phase 0: data", "phase0 baseline", _data),
         ("Phase 1: global teacher", "phase1 evaluate", _teacher),
@@ -65,7 +68,7 @@ def write_sections(
         ("Phase 7: how to reproduce it", "phase7 manifest", manifest_blocks),
     ):
         if needed in made:
-            sections.append((title, [*_out_of_date(rows, (needed.split()[0],)), *blocks(run)]))
+            sections.append((title, [*_out_of_date(rows, (needed.split()[0],)), *_unless_broken(run, blocks)]))
     if "phase6 validate" in made:
         sections.append(("Model card", _card(run, rows)))
     sections.append(("Time taken", [_timings(rows)]))
@@ -73,7 +76,7 @@ def write_sections(
     write_report(
         run.path("report"),
         experiment=run.config.experiment,
-        summary=report_summary.headline(run) if "phase6 validate" in made else {},
+        summary=report_summary.headline(run) if "phase6 validate" in made and not broken else {},
         gates=verdicts,
         sections=sections,
         made_from=made_from,
@@ -82,6 +85,13 @@ def write_sections(
         advice=report_summary.advice(run, rows, verdicts, commands),
         folded=True,
     )
+
+
+def _unless_broken(run: Run, blocks: Callable[[Run], list[Block]]) -> list[Block]:
+    try:
+        return blocks(run)
+    except BrokenArtefact as error:
+        return [Paragraph(f"Left out: {error}.")]
 
 
 def _out_of_date(rows: list[dict], phases: tuple[str, ...]) -> list[Block]:

@@ -11,7 +11,7 @@ from keras_pipeline.evaluation.report.html import Cell
 ADVICE = 3  # missed gates whose advice is on the first screen
 NAMED, LETTERS = 3, 80  # steps named in a warning, and characters of each reason
 
-OUT_OF_DATE = ("stale", "failed", "running")
+OUT_OF_DATE = ("stale", "broken", "failed", "running")
 
 
 def warning(rows: list[dict], phases: tuple[str, ...], states: tuple[str, ...] = OUT_OF_DATE) -> str:

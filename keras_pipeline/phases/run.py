@@ -21,6 +21,8 @@ def main(run: Run, options: argparse.Namespace) -> tuple[Any, int]:
         return result, code
     whole = options.first is None and options.last is None
     print(f"report: {report.write(run, options, verdicts=result['gates'] if whole else None)}")
+    if not report.card(run).exists():
+        print("model card: not written, since `phase6 validate` is not done; `run` without --until makes both")
     if why := page_out_of_date(run):
         print(f"page: {run.path('web')} is out of date ({why}); `run` without --until renews it")
     elif run.path("web").exists():
@@ -45,9 +47,14 @@ def phase(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     name = " ".join(filter(None, (options.command, options.step)))
     for step in BY_NAME:
         if step.title == name:
+            _refuse_phases_options(step, options)
             return step.load().main(run, options)
     steps = steps_between(name, name)
-    if getattr(options, "profile_input", False):
+    profiles = getattr(options, "profile_input", False)
+    if options.dry_run and (profiles or run.split != "test"):
+        other = "--profile-input" if profiles else f"--split {run.split}"
+        raise ValueError(f"{name}: received --dry-run and {other}, expected one of them; leave the other out")
+    if profiles:
         return runner.profile_train_input(run, steps[0]), 0
     if run.split != "test":
         runner.evaluate_split(run, steps[0])
@@ -60,10 +67,18 @@ def phase(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     return gated(run, steps, options.force)
 
 
+def _refuse_phases_options(step: Step, options: argparse.Namespace) -> None:
+    """A dry run that is none would run for hours."""
+    for flag in ("force", "dry-run"):
+        if getattr(options, flag.replace("-", "_")) and flag not in step.flags:
+            raise ValueError(f"{step.title}: received --{flag}, expected it with steps that `run` makes; leave it out")
+
+
 def gated(run: Run, steps: list[Step], force: bool) -> tuple[dict, int]:
     """Run the steps and print the verdicts of their gates; exit code 1 where one was missed."""
     dry_run.warn_of_unused_teacher(run, steps)
-    runner.execute(run, steps, force=force, after=lambda step: _show_missed(run, step))
+    several = len(steps) > 1  # of a single step, the verdicts below follow at once
+    runner.execute(run, steps, force=force, after=lambda step: _show_missed(run, step) if several else None)
     if run.assists:  # the chief judges
         return {"gates": []}, 0
     verdicts = gates.judge(run, {step.title for step in steps})

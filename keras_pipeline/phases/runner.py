@@ -183,6 +183,8 @@ def _check_inputs(run: Run, step: Step) -> dict[str, str]:
         maker = next(other for other in STEPS if name in other.outputs)
         if not run.path(name).exists():
             raise BrokenArtefact(f"{step.title} needs {run.path(name)}; run `{maker.title}` first")
+        if why := sidecars.broken(run.path(name)):
+            raise BrokenArtefact(f"{step.title} reads {why}; `{maker.title}` makes it again")
         if sidecars.was_edited(run.path(name)):
             raise BrokenArtefact(
                 f"{run.path(name)}: not what `{maker.title}` wrote; put that back, or run it again with --force"

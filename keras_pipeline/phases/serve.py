@@ -8,6 +8,7 @@ import threading
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.static_server import serve_folder
+from keras_pipeline.phases import status
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
@@ -19,6 +20,7 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     folder = run.path("web")
     if not (folder / "index.html").exists():
         raise ValueError(f"{folder}: no page yet; run `python -m keras_pipeline run --config {options.config}` first")
+    status.warn_if_out_of_date(run, "the page")
     with serve_folder(folder, options.port) as url:
         print(f"{url} (Ctrl-C stops it)", flush=True)
         with contextlib.suppress(KeyboardInterrupt):

@@ -10,7 +10,7 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.fingerprint import change_since, config_hash, settings_hash, settings_of, shown
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.hashing import byte_hashes, content_hash
-from keras_pipeline.core.sidecars import fingerprint, has_unreadable_sidecar, is_altered, path_of, present_hash, sidecar
+from keras_pipeline.core.sidecars import broken, fingerprint, is_altered, path_of, present_hash, sidecar
 from keras_pipeline.phases.steps import Step
 
 
@@ -50,9 +50,11 @@ def why_stale(run: Run, step: Step) -> str | None:
     made_of = []  # the inputs of each output, as its sidecar has them
     for name in step.outputs:
         path = run.path(name)
+        if why := broken(path):
+            return why
         meta = sidecar(path)
         if meta is None:
-            return f"the sidecar of {name} can't be read" if has_unreadable_sidecar(path) else f"{name} not made yet"
+            return f"{name} not made yet"
         if not path.exists():
             return f"{name} is missing"
         if {key: meta.get(key) for key in ("size", "mtime_ns")} != fingerprint(path):

@@ -1,10 +1,11 @@
-"""`status`: which steps are done, stale or missing, which one runs, and how one failed."""
+"""`status`: which steps are done, stale, broken or missing, which one runs, and how one failed."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,8 +68,40 @@ def causes(run: Run, steps: list[Step], *, force: bool = False) -> Iterator[tupl
         yield step, reason, None if reason else above
 
 
+def out_of_date(run: Run, title: str) -> tuple[str, str] | None:
+    """Return the first step that would make something else of what a step left, and why; None where none would.
+
+    None also where it can't be told: a model or a page that was copied away from its experiment.
+    """
+    wanted = next(step for step in STEPS if step.title == title)
+    if not all(sidecars.path_of(run.path(name)).exists() for name in (*wanted.outputs, *wanted.needs(run.config))):
+        return None
+    names, chain = {*wanted.outputs}, []
+    for step in reversed(STEPS):
+        if names & {*step.outputs}:
+            names |= {*step.needs(run.config)}
+            chain.append(step)
+    reasons = ((step.title, staleness.why_stale(run, step)) for step in reversed(chain))
+    return next(((name, reason) for name, reason in reasons if reason), None)
+
+
+def warn_if_out_of_date(run: Run, what: str) -> None:
+    """Print a line on stderr where `phase6 export` would make another model and page now; `what` is one of them."""
+    found = None
+    with contextlib.suppress(OSError):  # what can't be read must not keep the model from answering
+        found = out_of_date(run, "phase6 export")
+    if found:
+        step, reason = found
+        print(
+            f"warning: {what} is out of date: `{step}` is not up to date ({reason}); `run` renews it", file=sys.stderr
+        )
+
+
 def rows(run: Run, steps: list[Step] = STEPS) -> list[dict]:
-    """[{step, state: done | stale | missing | running | failed | not applicable, reason, seconds, finished}]"""
+    """[{step, state, reason, seconds, finished}]
+
+    The state is done, stale, broken, missing, running, failed or not applicable.
+    """
     found, last = [], _last_word(run)
     ready = {step.title: (reason, above) for step, reason, above in causes(run, applicable(run, steps))}
     for step in steps:
@@ -79,6 +112,8 @@ def rows(run: Run, steps: list[Step] = STEPS) -> list[dict]:
         reason, above = ready[step.title]
         meta = sidecars.sidecar(run.path(step.outputs[0])) or {}
         state = "done" if reason is None else "stale" if meta else "missing"
+        if reason in [sidecars.broken(run.path(name)) for name in step.outputs if reason]:
+            state = "broken"
         # A forced step that failed at once may have left everything as it was.
         if last and last[0] == step.title and (reason or last[1] == "running"):
             _, state, reason = last

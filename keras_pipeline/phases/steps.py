@@ -7,7 +7,9 @@ file imports the standard library alone, so that `--help` and `status` stay fast
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
+import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -92,22 +94,22 @@ def _details(config: Any) -> tuple[str, ...]:
 STEPS = [
     Step(
         "phase0", "audit", "count what the collection holds; downloads nothing", (), ("audit",),
-        (*SOURCE, "phase0.audit"), 5,
+        (*SOURCE, "phase0.audit"), 6,
     ),
     Step(
         "phase0", "validate-urls", "ask for a sample of the URLs; stores nothing", ("audit",), ("url_check",),
         (*SOURCE, "source.base_url", "source.url_replace", "seed", "dataset.min_short_side", "phase0.export",
-         "phase0.validate_urls"), 4,
+         "phase0.validate_urls"), 5,
         leftovers=("artifacts/{experiment}/phase0/urls.sqlite*",),
     ),
     Step(
         "phase0", "export", "download every photo once", ("audit",), ("url_ledger",),
         (*SOURCE, "source.max_per_species", "source.max_per_observation", "source.details", "source.base_url",
-         "source.url_replace", "seed", "dataset", "phase0.export"), 4, flags=BEAM, estimates=True,
+         "source.url_replace", "seed", "dataset", "phase0.export"), 5, flags=BEAM, estimates=True,
     ),
     Step(
         "phase0", "split", "group photos, assign groups to splits, write TFRecords, search for leaks", ("url_ledger",),
-        ("leak_audit", "assignment", "dataset"), ("seed", "dataset", "phase0.split"), 6,
+        ("leak_audit", "assignment", "dataset"), ("seed", "dataset", "phase0.split"), 7,
     ),
     Step(
         "phase0", "baseline", "linear probe on frozen features: the score to beat", ("dataset",),
@@ -230,15 +232,19 @@ BY_NAME = [
 
 def steps_between(first: str | None, last: str | None) -> list[Step]:
     """Steps of the chain from `first` to `last`, each a phase (`phase3`) or a step (`phase3 combine`); None is open."""
-    start = 0 if first is None else _positions(first)[0]
-    stop = len(STEPS) if last is None else _positions(last)[-1] + 1
+    start = 0 if first is None else _positions(first, "--from")[0]
+    stop = len(STEPS) if last is None else _positions(last, "--until")[-1] + 1
     if start >= stop:
         raise ValueError(f"--from {first} --until {last}: received an end before the beginning; exchange them")
     return STEPS[start:stop]
 
 
-def _positions(name: str) -> list[int]:
+def _positions(name: str, option: str) -> list[int]:
     found = [i for i, step in enumerate(STEPS) if name in (step.phase, step.title)]
     if not found:
-        raise ValueError(f"received {name!r}, expected one of {', '.join(step.title for step in STEPS)}")
+        names = [*PHASES, *(step.title for step in STEPS)]
+        # Of a number that there is not, no other is nearest.
+        close = [] if re.fullmatch(r"phase\d+", name) else difflib.get_close_matches(name, names, 1, 0.6)
+        meant = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"{option}: received {name!r}{meant}, expected one of {', '.join(names)}; correct it")
     return found

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import ops
 
+from keras_pipeline.training.ensemble import ensemble
 from keras_pipeline.training.losses import Tensor
-from keras_pipeline.training.soft_labels import ensemble
 
 
 def live_teachers(models: Sequence[keras.Model], *, student_size: int, temperature: float, space: str) -> Callable:
@@ -21,7 +21,7 @@ def live_teachers(models: Sequence[keras.Model], *, student_size: int, temperatu
         models: each image [N, S, S, 3] -> logits [N, C], with its own S.
         student_size: pixels; a model of this size reads x["image"], others x["image_<S>"].
         temperature: T > 0.
-        space: see `soft_labels.ensemble`.
+        space: see `ensemble.ensemble`.
     """
     for model in models:
         model.trainable = False

@@ -13,21 +13,19 @@ would the tails stored; `log_softmax` subtracts the maximum, and so would change
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from keras import ops
 from scipy.special import softmax
 
 from keras_pipeline.core.config.student import Phase3
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.hashing import content_hash
-from keras_pipeline.core.region_names import names_of
-from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data.augment import sample_hash
-from keras_pipeline.training.losses import EMPTY_TAIL, Tensor
+from keras_pipeline.training.losses import EMPTY_TAIL
 
-BLOCK = 256  # records combined and written at once: 9,000 classes of two teachers take 74 MB as float64
+BLOCK = 256  # records combined and written at once: 9,000 classes take 18 MB as float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,25 +88,66 @@ def encode_view(logits: np.ndarray, layout: Layout, seed: np.ndarray | int = 0) 
         >>> view["ids"].tolist(), view["logits"].tolist(), float(view["tail"])  # logits minus the largest
         ([1, 0], [0.0, -2.0], -3.0)
     """
-    if logits.ndim != 2 or logits.shape[1] != layout.num_classes or not np.isfinite(logits).all():
-        raise ValueError(
-            f"received logits of shape {logits.shape}{'' if np.isfinite(logits).all() else ' with NaN or infinity'}, "
-            f"expected finite ones of [N, {layout.num_classes}]: the teacher diverged or has another class list"
-        )
+    return pack(summarise(tf.convert_to_tensor(logits), layout), layout, seed)
+
+
+def summarise(logits: tf.Tensor, layout: Layout) -> dict[str, tf.Tensor]:
+    """Reduce logits [N, C] to what `pack` stores of them; runs in the model's graph, on its device.
+
+    Returns:
+        {ids int32 [N, K'], top [N, K'], rest float64 [N], finite bool [N]}: the K' = min(K + 1, C) largest logits, and
+        Σ exp((z - t) / T) over the classes not listed, where t is the largest of theirs.
+
+    Raises:
+        ValueError: if the number of classes differs from the layout's.
+    """
+    if logits.shape.rank != 2 or logits.shape[1] != layout.num_classes:
+        raise ValueError(_unusable(f"received logits of shape {logits.shape}", layout))
+    k = layout.top_k
+    # Equal values come by class id, on a CPU (documented) and a GPU (a stable radix sort, or a heap ordered by both).
+    finite = tf.math.is_finite(logits)
+    logits = tf.where(finite, logits, tf.zeros_like(logits))  # sorting is undefined with NaN
+    top, ids = tf.math.top_k(logits, min(k + 1, layout.num_classes))
+    if k < layout.num_classes:
+        # With values cut off at t, each of the K listed classes adds exactly 1. In single precision the last bits of
+        # the rest would be lost in that K.
+        largest = tf.cast(top[:, k:], tf.float64)
+        below = tf.minimum(tf.cast(logits, tf.float64) - largest, 0.0)
+        rest = tf.reduce_sum(tf.exp(below / layout.temperature), axis=1) - k
+    else:
+        rest = tf.zeros(tf.shape(top)[0], tf.float64)
+    return {"ids": ids, "top": top, "rest": rest, "finite": tf.reduce_all(finite, axis=1)}
+
+
+def pack(summary: dict[str, tf.Tensor], layout: Layout, seed: np.ndarray | int = 0) -> np.ndarray:
+    """Turn `summarise`'s tensors into structured [N], see `encode_view`.
+
+    Raises:
+        ValueError: if a logit is not finite.
+    """
+    ids, top, rest, finite = (np.asarray(summary[name]) for name in ("ids", "top", "rest", "finite"))
+    if not finite.all():
+        raise ValueError(_unusable(f"received NaN or infinity in {(~finite).sum()} of {len(finite)} photos", layout))
     # A constant shift changes no probability; with the maximum at 0, float16 is most precise where it matters.
-    logits = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    order = np.argsort(-logits, axis=1, kind="stable")
-    top = order[:, : layout.top_k]
-    rest = order[:, layout.top_k :]
-    encoded = np.zeros(len(logits), layout.dtype["views"].base)
+    shifted = top.astype(np.float64) - top[:, :1]
+    encoded = np.zeros(len(top), layout.dtype["views"].base)
     encoded["seed"] = seed
-    encoded["ids"] = top
-    encoded["logits"] = np.maximum(np.take_along_axis(logits, top, 1), EMPTY_TAIL)
-    encoded["tail"] = _log_sum(np.take_along_axis(logits, rest, 1) / layout.temperature)
+    encoded["ids"] = ids[:, : layout.top_k]
+    encoded["logits"] = np.maximum(shifted[:, : layout.top_k], EMPTY_TAIL) + 0.0  # of -0.0, which is equal, 0.0
+    encoded["tail"] = EMPTY_TAIL
+    if layout.top_k < layout.num_classes:
+        encoded["tail"] = np.maximum(shifted[:, -1] / layout.temperature + np.log(rest), EMPTY_TAIL)
     return encoded
 
 
-def _log_sum(values: np.ndarray) -> np.ndarray:
+def _unusable(received: str, layout: Layout) -> str:
+    return (
+        f"{received}, expected finite ones of [N, {layout.num_classes}]: the teacher diverged or has another class list"
+    )
+
+
+def log_sum(values: np.ndarray) -> np.ndarray:
+    """Return log Σ exp(values), at least EMPTY_TAIL, of each row: float64 [N, M] -> [N]; EMPTY_TAIL if M is 0."""
     if values.shape[1] == 0:
         return np.full(len(values), EMPTY_TAIL)
     top = values.max(axis=1)
@@ -120,12 +159,27 @@ def dense_log_probabilities(view: np.ndarray, layout: Layout) -> np.ndarray:
 
     Does what `losses.spread` does, in double precision.
     """
-    scaled = view["logits"].astype(np.float64) / layout.temperature
-    tail = view["tail"].astype(np.float64)
+    dense = np.empty((len(view), layout.num_classes))
+    listed, unlisted = log_probabilities(view, layout, dense)
+    dense[:] = unlisted
+    np.put_along_axis(dense, view["ids"].astype(np.int64), listed, axis=1)
+    return dense
+
+
+def log_probabilities(view: np.ndarray, layout: Layout, scratch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return log-probabilities at T, float64: [N, K] of the listed classes, [N, 1] of each other one.
+
+    `scratch` is float64 [N, C]; new memory for it would take longer than the sum.
+    """
+    listed = view["logits"].astype(np.float64) / layout.temperature
     rest = max(layout.num_classes - layout.top_k, 1)
-    dense = np.repeat((tail - np.log(rest))[:, None], layout.num_classes, axis=1)
-    np.put_along_axis(dense, view["ids"].astype(np.int64), scaled, axis=1)
-    return dense - np.log(np.exp(dense).sum(axis=1, keepdims=True))
+    unlisted = view["tail"].astype(np.float64)[:, None] - np.log(rest)
+    # Added up class by class, although most are equal: another order of the sum would move its last bit, and with it
+    # the order of classes that are equal but for rounding.
+    scratch[:] = np.exp(unlisted)
+    np.put_along_axis(scratch, view["ids"].astype(np.int64), np.exp(listed), axis=1)
+    total = np.log(scratch.sum(axis=1, keepdims=True))
+    return listed - total, unlisted - total
 
 
 def total(view: np.ndarray, layout: Layout) -> np.ndarray:
@@ -144,74 +198,8 @@ def total(view: np.ndarray, layout: Layout) -> np.ndarray:
 
 def tail_mass(view: np.ndarray, layout: Layout) -> np.ndarray:
     """Return the probability at T outside the K listed classes: structured [N] -> float64 [N]."""
-    top = _log_sum(view["logits"].astype(np.float64) / layout.temperature)
+    top = log_sum(view["logits"].astype(np.float64) / layout.temperature)
     return np.where(view["tail"] <= EMPTY_TAIL, 0.0, 1 / (1 + np.exp(np.clip(top - view["tail"], -700, 700))))
-
-
-def combine(
-    members: list[tuple[np.ndarray, float, str | list[str] | None]],
-    regions: np.ndarray,
-    layout: Layout,
-    *,
-    space: str = "logits",
-) -> Iterator[np.ndarray]:
-    """Combine the teachers' records of one shard, see `ensemble`; yield blocks of structured records.
-
-    Args:
-        members: (structured records [n], weight, region_filter or None) of each teacher.
-        regions: str [n], of the photos.
-        layout: of the records, and of the result, whose logits are log-probabilities times T.
-        space: logits | probabilities.
-
-    Raises:
-        ValueError: if the teachers' records differ in photos, views or order.
-    """
-    first = members[0][0]
-    for block, _, _ in members[1:]:
-        if not np.array_equal(block["sample"], first["sample"]) or not np.array_equal(
-            block["views"]["seed"], first["views"]["seed"]
-        ):
-            raise ValueError(
-                "the teachers' records are of other photos or views, or in another order; run both `logits` again"
-            )
-    weights = member_weights([(weight, region) for _, weight, region in members], regions)
-    for start in range(0, len(first), BLOCK):
-        rows = slice(start, start + BLOCK)
-        combined = np.zeros(len(first[rows]), layout.dtype)
-        combined["sample"] = first["sample"][rows]
-        for view in range(layout.views):
-            dense = [dense_log_probabilities(records["views"][rows, view], layout) for records, _, _ in members]
-            together = ops.convert_to_numpy(ensemble(np.stack(dense, axis=1), weights[rows], space))
-            seed = first["views"]["seed"][rows, view]
-            combined["views"][:, view] = encode_view(together * layout.temperature, layout, seed)
-        yield combined
-
-
-def member_weights(members: list[tuple[float, str | list[str] | None]], regions: np.ndarray) -> np.ndarray:
-    """Return the weight of each teacher for each photo: float64 [n, t], rows sum to 1.
-
-    Args:
-        members: (weight, region_filter or None); a filter limits the teacher to photos of that region.
-        regions: str [n].
-    """
-    weights = np.array([[w if r is None or region in names_of(r) else 0.0 for w, r in members] for region in regions])
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
-def ensemble(log_probabilities: Tensor, weights: Tensor, space: str) -> Tensor:
-    """Average teachers; takes arrays or tensors, so that live and stored teachers agree.
-
-    Args:
-        log_probabilities: float [n, t, C], at T.
-        weights: float [n, t], rows sum to 1.
-        space: `logits`: Σ w z, the plan's (a geometric mean of the probabilities); `probabilities`: Σ w p.
-
-    Returns:
-        float [n, C], log-probabilities at T up to a constant of each row.
-    """
-    if space == "logits":
-        return ops.sum(log_probabilities * weights[:, :, None], axis=1)
-    return ops.logsumexp(log_probabilities + ops.log(weights)[:, :, None], axis=1)
 
 
 def selector(layout: Layout) -> Callable:

@@ -110,14 +110,23 @@ def write_shard(
     folder: Path, layout: Layout, name: str, n: int, batches: Iterator[np.ndarray], *, made_from: str = ""
 ) -> dict:
     """Write one shard of `write_store`, unless a killed run has finished it; return its entry in the index."""
-    head = {"layout": dataclasses.asdict(layout), "made_from": made_from}
+    finished = finished_shard(folder, layout, name, made_from)
+    if finished:
+        return finished
+    entry = _write_shard(folder / name, n, batches)
+    write_json(folder / f"{name}{NOTE}", {"head": _head(layout, made_from), "shard": entry})
+    return entry
+
+
+def _head(layout: Layout, made_from: str) -> dict:
+    return {"layout": dataclasses.asdict(layout), "made_from": made_from}
+
+
+def finished_shard(folder: Path, layout: Layout, name: str, made_from: str) -> dict | None:
+    """Return the entry of a shard that a killed run has finished."""
     note = folder / f"{name}{NOTE}"
     finished = read_json(note) if note.exists() else {}
-    if finished.get("head") == head and (folder / name).exists():
-        return finished["shard"]
-    entry = _write_shard(folder / name, n, batches)
-    write_json(note, {"head": head, "shard": entry})
-    return entry
+    return finished["shard"] if finished.get("head") == _head(layout, made_from) and (folder / name).exists() else None
 
 
 def finish_store(folder: Path, layout: Layout, entries: list[dict]) -> None:

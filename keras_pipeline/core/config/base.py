@@ -15,7 +15,9 @@ FILE = object()
 def _checked(region: str | list[str]) -> str | list[str]:
     names = names_of(region)
     if not names or not all(names) or len(set(names)) < len(names):
-        raise ValueError(f"received {region!r}, expected a region, or a list of different regions such as [ES, PT]")
+        raise ValueError(
+            f"received {region!r}, expected a region, or a list of different regions such as [ES, PT]; correct it"
+        )
     return region if len(names) > 1 else names[0]
 
 

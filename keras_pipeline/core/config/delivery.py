@@ -69,43 +69,60 @@ class Phase6(Section):
 class Gates(Section):
     """Targets of the run; a missed gate makes it exit 1 at the end. null: no target."""
 
-    url_failure_rate: float | None = Field(0.05, description="below")
-    largest_group: float | None = Field(0.01, description="share of the photos in the largest group, at most")
+    url_failure_rate: float | None = Field(0.05, ge=0, le=1, description="below")
+    largest_group: float | None = Field(
+        0.01, ge=0, le=1, description="share of the photos in the largest group, at most"
+    )
     split_shares: float | None = Field(
-        0.01, description="difference of a split's share from the reachable one, at most; two groups are no difference"
+        0.01,
+        ge=0,
+        le=1,
+        description="difference of a split's share from the reachable one, at most; two groups are no difference",
     )
     two_names: float | None = Field(
         0.05,
+        ge=0,
+        le=1,
         description="share of photos whose picture has two names, at most; after audit by URL, after split by picture",
     )
     look_alikes: float | None = Field(
-        0.01, description="share of the val, calibration and test photos with a copy in another split, at most"
+        0.01,
+        ge=0,
+        le=1,
+        description="share of the val, calibration and test photos with a copy in another split, at most",
     )
-    valid_photos_min: int | None = Field(800_000, description="photos; the plan: 800-900 thousand")
-    valid_photos_max: int | None = Field(900_000, description="photos")
-    baseline_top1_min: float | None = Field(0.30, description="of the linear probe; the plan: 30-40 %")
-    teacher_top1: float | None = Field(0.70, description="test, at least")
-    teacher_top5: float | None = Field(0.85, description="test, at least")
+    valid_photos_min: int | None = Field(800_000, ge=0, description="photos; the plan: 800-900 thousand")
+    valid_photos_max: int | None = Field(900_000, ge=1, description="photos")
+    baseline_top1_min: float | None = Field(0.30, ge=0, le=1, description="of the linear probe; the plan: 30-40 %")
+    teacher_top1: float | None = Field(0.70, ge=0, le=1, description="test, at least")
+    teacher_top5: float | None = Field(0.85, ge=0, le=1, description="test, at least")
     teacher_min_recall: float | None = Field(
-        0.60, description="of the worst tenth of the species, above; the plan: of each"
+        0.60, ge=0, le=1, description="of the worst tenth of the species, above; the plan: of each"
     )
     teacher_over_probe: float | None = Field(
-        0.0, description="test top-1 minus that of the linear probe; missed if the whole 95 % interval is below"
+        0.0,
+        ge=-1,
+        le=1,
+        description="test top-1 minus that of the linear probe; missed if the whole 95 % interval is below",
     )
-    regional_top1: float | None = Field(0.80, description="regional teacher in its region, at least")
-    regional_global_top1: float | None = Field(0.65, description="regional teacher over all regions, at least")
+    regional_top1: float | None = Field(0.80, ge=0, le=1, description="regional teacher in its region, at least")
+    regional_global_top1: float | None = Field(
+        0.65, ge=0, le=1, description="regional teacher over all regions, at least"
+    )
     regional_gain: float | None = Field(
         0.0,
+        ge=-1,
+        le=1,
         description="top-1 over the global teacher in the region, above; where the region is the species', the global "
         "teacher is asked among the region's species only",
     )
-    student_megabytes: float | None = Field(20.0, description="MB, below")
-    student_val_top1: float | None = Field(0.70, description="at least")
-    student_train_top1: float | None = Field(0.80, description="on clean train photos, above")
-    val_loss_ratio: float | None = Field(1.05, description="final val loss / best val loss, at most")
-    ece: float | None = Field(0.10, description="of the shipped model on test, below")
-    precision: float | None = Field(0.95, description="of conclusive answers, on test, at least")
-    coverage: float | None = Field(0.80, description="share of conclusive answers, on test, at least")
-    bundle_megabytes: float | None = Field(150.0, description="MB, at most")
-    browser_correlation: float | None = Field(0.995, description="Python against browser, above")
-    prediction_seconds: float | None = Field(5.0, description="a photo in the browser on the CPU, below")
+    student_megabytes: float | None = Field(20.0, gt=0, description="MB, below")
+    student_val_top1: float | None = Field(0.70, ge=0, le=1, description="at least")
+    student_train_top1: float | None = Field(0.80, ge=0, le=1, description="on clean train photos, above")
+    val_loss_ratio: float | None = Field(1.05, ge=1, description="final val loss / best val loss, at most")
+    ece: float | None = Field(0.10, ge=0, le=1, description="of the shipped model on test, below")
+    precision: float | None = Field(0.95, ge=0, le=1, description="of conclusive answers, on test, at least")
+    coverage: float | None = Field(0.80, ge=0, le=1, description="share of conclusive answers, on test, at least")
+    bundle_megabytes: float | None = Field(150.0, gt=0, description="MB, at most")
+    browser_correlation: float | None = Field(0.995, ge=-1, le=1, description="Python against browser, above")
+    prediction_seconds: float | None = Field(5.0, gt=0, description="a photo in the browser on the CPU, below")

@@ -77,12 +77,16 @@ class Config(Section):
     def _pairs(self) -> Config:
         for key, name in (("experiment", self.experiment), ("dataset.name", self.dataset_name)):
             if not EXPERIMENT_NAME.fullmatch(name):
-                raise ValueError(f"{key}: {name!r} must be at most 100 letters, digits, '.', '_' and '-'")
+                raise ValueError(
+                    f"{key}: received {name!r}, expected at most 100 letters, digits, '.', '_' and '-', the first a "
+                    "letter or a digit; give another name"
+                )
         for key, phase in (("phase1", self.phase1), ("phase2", self.phase2), ("phase4", self.phase4)):
             if phase and (size := phase.data.image_size) > self.dataset.short_side:
                 raise ValueError(
-                    f"{key}.data.image_size {size} is larger than dataset.short_side {self.dataset.short_side}: "
-                    "stored photos would be enlarged; raise short_side or lower image_size"
+                    f"{key}.data.image_size: received {size}, expected at most dataset.short_side, "
+                    f"{self.dataset.short_side}, because stored photos would be enlarged; lower it, or raise "
+                    "dataset.short_side"
                 )
         return self
 
@@ -91,12 +95,15 @@ class Config(Section):
         """Refuse the global teacher's weights outside phase 2, and for another network."""
         for key, model in (("phase1.model", self.phase1.model), ("phase3.model", self.phase3.model)):
             if model.pretrained == GLOBAL_TEACHER:
-                raise ValueError(f"{key}.pretrained: {GLOBAL_TEACHER} is for phase2.model; give true, a path or false")
+                raise ValueError(
+                    f"{key}.pretrained: received {GLOBAL_TEACHER}, which is for phase2.model, expected true, a path or "
+                    "false; give one of them"
+                )
         mine, theirs = self.phase2 and self.phase2.model, self.phase1.model
         if mine and mine.pretrained == GLOBAL_TEACHER and mine.title != theirs.title:
             raise ValueError(
-                f"phase2.model.pretrained: {GLOBAL_TEACHER} needs phase1's model ({theirs.title}), received "
-                f"{mine.title}; give phase2.model the same, or other weights"
+                f"phase2.model.pretrained: received {GLOBAL_TEACHER} for {mine.title}, expected phase1's model for it "
+                f"({theirs.title}); give phase2.model the same, or other weights"
             )
         return self
 

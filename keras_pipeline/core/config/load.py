@@ -1,24 +1,24 @@
 """Reads an experiment's YAML file, with `--set` overrides and `${NAME:-default}` from the environment.
 
-`from_file(path, overrides)` returns a `Config` or raises `ConfigError`, which lists for every fault the key's path, the
-value received, what is allowed, and the nearest name. No password needs to be in a file.
+`from_file(path, overrides)` returns a `Config` or raises `ConfigError`, which says of every fault where the value was
+given, what was received, what is expected, and what to do (`faults`). No password needs to be in a file.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from keras_pipeline.core.config import faults
 from keras_pipeline.core.config.base import ConfigError, Section
 from keras_pipeline.core.config.experiment import Config
-from keras_pipeline.core.config.student import REGIONAL_TEACHER, EnsembleMember
+from keras_pipeline.core.config.student import REGIONAL_TEACHER
 from keras_pipeline.core.redaction import redact_values
 
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")  # ${NAME} or ${NAME:-default}
@@ -43,12 +43,13 @@ _Loader.add_implicit_resolver(
 )
 
 
-def from_file(path: str | Path, overrides: list[str] | None = None) -> Config:
+def from_file(path: str | Path, overrides: list[str] | None = None, flags: Mapping[str, str] | None = None) -> Config:
     """Read one experiment.
 
     Args:
         path: YAML file; its stem is the experiment's name unless the file gives one.
         overrides: `a.b.c=value` strings, the value in YAML, applied after the file.
+        flags: {override: what was typed instead, such as `--images`}, for messages; the others are called `--set`.
 
     Raises:
         ConfigError: the configuration is not usable; lists every fault.
@@ -64,25 +65,27 @@ def from_file(path: str | Path, overrides: list[str] | None = None) -> Config:
             f"{path}: received {type(values).__name__}, expected a mapping of sections, see configs/demo.yaml"
         )
     values.setdefault("experiment", path.stem)
-    return with_overrides(values, overrides or [], str(path))
+    return with_overrides(values, overrides or [], str(path), flags)
 
 
-def with_overrides(values: dict, overrides: list[str], origin: str) -> Config:
+def with_overrides(values: dict, overrides: list[str], origin: str, flags: Mapping[str, str] | None = None) -> Config:
     """Apply `a.b.c=value` strings, then validate as `from_dict`. Raises ConfigError."""
+    given: dict[str, str] = {}
     for override in overrides:
         values = _override(values, override)
-    keys = [override.partition("=")[0] for override in overrides]  # a value may be a URI with a password
-    _refuse_without_effect(values, keys)
-    return from_dict(values, f"{origin}, --set {', '.join(keys)}" if keys else origin)
+        key = override.partition("=")[0]  # a value may be a URI with a password
+        given.pop(key, None)  # the last one counts
+        given[key] = (flags or {}).get(override, f"--set {key}")
+    _refuse_without_effect(values, list(given))
+    return from_dict(values, origin, given)
 
 
-def from_dict(values: dict, origin: str = "config") -> Config:
-    """Validate nested plain values, as YAML yields them. Raises ConfigError."""
+def from_dict(values: dict, origin: str = "config", given: Mapping[str, str] | None = None) -> Config:
+    """Validate nested plain values, as YAML yields them; `given` is as in `faults.described`. Raises ConfigError."""
     try:
         return Config.model_validate(_expand(values))
     except ValidationError as error:
-        faults = [_describe(fault) for fault in error.errors(include_url=False)]
-        raise ConfigError("\n".join(f"{origin}: {fault}" for fault in faults)) from None
+        raise ConfigError(faults.described(error.errors(include_url=False), origin, given or {})) from None
     except RecursionError:
         raise ConfigError(f"{origin}: a section contains itself (through a YAML alias); remove the alias") from None
 
@@ -151,7 +154,8 @@ def _with(values: Any, path: list[str], value: Any, key: str) -> Any:
 
 def _default(path: list[str]) -> list | dict:
     """Return what an override changes if the file lacks it: the default of a list, or an empty section."""
-    field = _section_at(path[:-1]).model_fields.get(path[-1])
+    section = faults.place_of(tuple(path[:-1])).section
+    field = section.model_fields.get(path[-1]) if section else None
     default = field.default if field else None
     if not isinstance(default, list):
         return {}
@@ -206,29 +210,3 @@ def _from_environment(match: re.Match) -> str:
             f"${{{name}}}: the environment variable {name} is not set; set it, or write ${{{name}:-default}}"
         )
     return value
-
-
-def _describe(fault: Mapping[str, Any]) -> str:
-    path = [str(part) for part in fault["loc"]]
-    key = ".".join(path) or "config"
-    if fault["type"] == "extra_forbidden":
-        names = list(_section_at(path[:-1]).model_fields)
-        close = difflib.get_close_matches(path[-1], names, 1, 0)
-        return f"{key}: unknown key; did you mean {close[0]!r}? Allowed here: {', '.join(names)}"
-    if fault["type"] == "value_error":
-        return f"{key}: {fault['ctx']['error']}"
-    received, message = fault["input"], fault["msg"]
-    return f"{key}: received {received!r} ({type(received).__name__}); {message[0].lower()}{message[1:]}"
-
-
-def _section_at(path: list[str]) -> type[Section]:
-    section: type[Section] = Config
-    for part in path:
-        field = section.model_fields.get(part)
-        kind = field.annotation if field else None
-        kind = next((each for each in get_args(kind) if each is not type(None)), kind)  # of `Section | None`
-        if isinstance(kind, type) and issubclass(kind, Section):
-            section = kind
-        elif part == "teachers":
-            section = EnsembleMember
-    return section

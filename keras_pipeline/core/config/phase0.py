@@ -39,7 +39,10 @@ class Export(Section):
 
     concurrency: int = Field(64, ge=1, le=1000, description="concurrent downloads, all hosts together")
     each_host: HostLimits = HostLimits()
-    hosts: dict[str, HostLimits] = Field({}, description="other limits for hosts that allow more, or less, by name")
+    hosts: dict[str, HostLimits] = Field(
+        {},
+        description="other limits for hosts that allow more, or less, by name, or name:port where the URL has a port",
+    )
     contact: str | None = Field(None, description="URL or mail address in the User-Agent; some hosts require one")
     attempts: int = Field(4, ge=1, le=20, description="tries per URL in one run; only passing failures are tried again")
     backoff_seconds: float = Field(1.0, ge=0, description="pause after a first failure; then doubled, with jitter")
@@ -60,9 +63,11 @@ class Export(Section):
     def _hosts(self) -> Export:
         for host in self.hosts:
             if not re.fullmatch(r"[^\s/:@]+(:\d+)?", host):
-                raise ValueError(f"hosts: received {host!r}, expected a name (or name:port) such as photos.example.org")
+                raise ValueError(
+                    f"hosts: received {host!r}, expected a name (or name:port) such as photos.example.org; correct it"
+                )
         if self.contact is not None and not self.contact.isprintable():
-            raise ValueError(f"contact: received {self.contact!r}, expected one line of text")
+            raise ValueError(f"contact: received {self.contact!r}, expected one line of text; remove the line break")
         return self
 
     @model_validator(mode="after")
@@ -71,7 +76,10 @@ class Export(Section):
             try:
                 ipaddress.ip_network(network)
             except ValueError as error:
-                raise ValueError(f"allow_networks: {error}; expected networks such as 10.1.0.0/16 or ::1/128") from None
+                raise ValueError(
+                    f"allow_networks: received {network!r}, expected networks such as 10.1.0.0/16 or ::1/128; "
+                    f"correct it ({error})"
+                ) from None
         return self
 
 
@@ -103,9 +111,12 @@ class Split(Section):
 
     @model_validator(mode="after")
     def _sum(self) -> Split:
-        total = self.train + self.val + self.calibration + self.test
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"train + val + calibration + test must be 1, received {total:g}")
+        shares = (self.train, self.val, self.calibration, self.test)
+        if abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(
+                f"train + val + calibration + test: received {' + '.join(f'{share:g}' for share in shares)} = "
+                f"{sum(shares):g}, expected 1; change the others too"
+            )
         return self
 
 
@@ -124,7 +135,10 @@ class Baseline(Section):
     @model_validator(mode="after")
     def _file(self) -> Baseline:
         if (self.features == "file") != (self.weights is not None):
-            raise ValueError("features: file and weights: <path> go together")
+            raise ValueError(
+                f"features: received {self.features} with weights: {'null' if self.weights is None else self.weights}, "
+                "expected `features: file` and a path as weights together; give both or neither"
+            )
         return self
 
     @property

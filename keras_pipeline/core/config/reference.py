@@ -1,15 +1,11 @@
 """Generates docs/config.md from the config classes: python -m keras_pipeline.core.config.reference > docs/config.md"""
 
 import json
-import types
-import typing
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
-
-import annotated_types
-from pydantic.fields import FieldInfo
+from typing import Any
 
 from keras_pipeline.core.config.base import Section
+from keras_pipeline.core.config.domains import domain
 from keras_pipeline.core.config.experiment import Config
 
 HEAD = """# Every key of a config
@@ -21,7 +17,6 @@ Defaults are the training plan's where it names one. Any key can be set on the c
 `--set phase3.teachers.1.weight=0.3`. `${NAME}` and `${NAME:-default}` in strings come from the
 environment.
 """
-SIGNS = {annotated_types.Ge: "≥", annotated_types.Gt: ">", annotated_types.Le: "≤", annotated_types.Lt: "<"}
 
 
 def reference() -> str:
@@ -46,7 +41,8 @@ def _sections(path: str, section: Section) -> Iterator[tuple[str, Section]]:
 
 def _table(path: str, section: Section) -> str:
     rows = [
-        f"| `{name}` | `{_plain(getattr(section, name))}` | {_domain(field)} | {_escape(field.description or '')} |"
+        f"| `{name}` | `{_plain(getattr(section, name))}` | {_escape(domain(field.annotation, field.metadata))} "
+        f"| {_escape(field.description or '')} |"
         for name, field in type(section).model_fields.items()
         if not isinstance(getattr(section, name), Section)
     ]
@@ -61,36 +57,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], Section):
         return f"{len(value)} entries"
     return json.dumps(value, ensure_ascii=False).replace('"', "")
-
-
-def _domain(field: FieldInfo) -> str:
-    limits = [f"{sign} {getattr(rule, kind)}" for rule in field.metadata for kind, sign in _signs(rule)]
-    return _escape(", ".join([_kind(field.annotation), *limits]))
-
-
-def _signs(rule: Any) -> Iterator[tuple[str, str]]:
-    for kind, sign in SIGNS.items():
-        if isinstance(rule, kind):
-            yield kind.__name__.lower(), sign
-
-
-def _kind(annotation: Any) -> str:
-    origin = typing.get_origin(annotation)
-    if origin is Annotated:
-        return _kind(typing.get_args(annotation)[0])
-    if origin is Literal:
-        return " or ".join(f"`{word}`" for word in typing.get_args(annotation))
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(_kind(part) for part in typing.get_args(annotation))
-    if origin is list:
-        return f"list of {_kind(typing.get_args(annotation)[0])}"
-    if origin is dict or annotation is dict:
-        return "mapping"
-    if annotation is type(None):
-        return "null"
-    return {str: "text", int: "whole number", float: "number", bool: "true or false"}.get(
-        annotation, getattr(annotation, "__name__", str(annotation)).lower()
-    )
 
 
 def _escape(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -36,14 +37,18 @@ class Demo(Section):
     @model_validator(mode="after")
     def _both_or_none(self) -> Demo:
         if (self.images is None) != (self.labels is None):
-            raise ValueError("images and labels go together: give both (a folder and its CSV) or neither")
+            one, other = ("labels", "images") if self.images is None else ("images", "labels")
+            raise ValueError(f"{one}: received it without {other}, expected a folder and its CSV; give both or neither")
         return self
 
     @model_validator(mode="after")
     def _only_photos(self) -> Demo:
         if self.shape == "species" and (self.images is not None or self.regional_shift):
             other = "regional_shift" if self.images is None else "images"
-            raise ValueError(f"{other} goes with shape: photos only; leave it out, or set shape: photos")
+            raise ValueError(
+                f"{other}: received it with shape: species, expected it with shape: photos alone; leave it out, or set "
+                "shape: photos"
+            )
         return self
 
 
@@ -137,15 +142,39 @@ class Source(Section):
     def _paths(cls, photos: list[str] | None) -> list[str] | None:
         for path in photos or ():
             if not all(path.split(".")):
-                raise ValueError(f"received the path {path!r}, expected names with dots between them (media.photos)")
+                raise ValueError(
+                    f"received the path {path!r}, expected names with dots between them (media.photos); correct it"
+                )
         return photos
+
+    @field_validator("photos")
+    @classmethod
+    def _each_once(cls, photos: list[str] | None) -> list[str] | None:
+        for path, other in itertools.permutations(photos or (), 2):
+            rest = other.removeprefix(f"{path}.")
+            if path == other or (rest != other and rest.split(".")[0].isdecimal()):
+                raise ValueError(
+                    f"received {path!r} and {other!r}, which name the same photos, expected each list once; remove one"
+                )
+        return photos
+
+    @field_validator("regions")
+    @classmethod
+    def _with_values(cls, regions: dict[str, list[str]] | None) -> dict[str, list[str]] | None:
+        for name, values in (regions or {}).items():
+            if not values:
+                raise ValueError(
+                    f"received {name}: [], a region that no photo can have, expected one value or more ({name}: [ES]); "
+                    "add some, or remove it"
+                )
+        return regions
 
     @field_validator("regions", mode="before")
     @classmethod
     def _countries(cls, regions: Any) -> Any:
         values = regions.values() if isinstance(regions, dict) else ()
         if any(value is False for listed in values if isinstance(listed, list) for value in listed):
-            raise ValueError("received false among the values, since YAML reads NO so; write 'NO' in quotes")
+            raise ValueError("received false among the values, as YAML reads NO, expected texts; write 'NO' in quotes")
         return regions
 
     @field_validator("licenses")
@@ -164,16 +193,20 @@ class Source(Section):
     def _fields(cls, details: dict[str, str]) -> dict[str, str]:
         for name, path in details.items():
             if not name.strip() or not all(path.split(".")):
-                raise ValueError(f"received {name!r}: {path!r}, expected a name and a field (family: taxonomy.family)")
+                raise ValueError(
+                    f"received {name!r}: {path!r}, expected a name and a field (family: taxonomy.family); correct it"
+                )
             if name in ANSWER:
-                raise ValueError(f"received the name {name!r}, which answers have already, expected another name")
+                raise ValueError(f"received the name {name!r}, which answers have already, expected another; rename it")
         return details
 
     @field_validator("url_replace")
     @classmethod
     def _texts(cls, url_replace: dict[str, str]) -> dict[str, str]:
         if "" in url_replace:
-            raise ValueError("received an empty text to replace, expected a part of the URLs, such as /original.")
+            raise ValueError(
+                "received an empty text to replace, expected a part of the URLs, such as /original.; remove it"
+            )
         return url_replace
 
     @field_validator("query")
@@ -184,7 +217,10 @@ class Source(Section):
     @model_validator(mode="after")
     def _scheme(self) -> Source:
         if self.uri != "embedded" and not self.uri.startswith(("mongodb://", "mongodb+srv://")):
-            raise ValueError("uri must be `embedded` or start with mongodb:// or mongodb+srv://")
+            raise ValueError(
+                "uri: received another text (not shown, since it may hold a password), expected `embedded`, "
+                "mongodb://… or mongodb+srv://…; correct it"
+            )
         if self.uri != "embedded" and not is_mongodb_uri(self.uri):
             # Not shown: any part of it may be a password.
             raise ValueError(

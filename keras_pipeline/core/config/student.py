@@ -25,7 +25,10 @@ class LossWeights(Section):
     @model_validator(mode="after")
     def _some(self) -> LossWeights:
         if self.kl_divergence + self.cross_entropy == 0:
-            raise ValueError("kl_divergence and cross_entropy can't both be 0: nothing would be learned")
+            raise ValueError(
+                "kl_divergence and cross_entropy: received 0 and 0, expected one above 0, or nothing would be learned; "
+                "raise one of them"
+            )
         return self
 
 
@@ -76,7 +79,9 @@ class Phase3(Section):
     @model_validator(mode="after")
     def _weights(self) -> Phase3:
         if self.model.name != "mobilenetv2":
-            raise ValueError(f"model.name of the student must be mobilenetv2, received {self.model.name!r}")
+            raise ValueError(
+                f"model.name: received {self.model.name!r}, expected mobilenetv2, the student's network; leave it out"
+            )
         if not any(t.weight > 0 and t.region_filter is None for t in self.teachers):
             raise ValueError(
                 f"teachers: received {'none' if self.teachers else 'an empty list'}, expected at least one with weight "
@@ -97,7 +102,10 @@ class StudentTraining(Section):
     @model_validator(mode="after")
     def _decay(self) -> StudentTraining:
         if self.weight_decay and self.optimizer != "adamw":
-            raise ValueError(f"weight_decay {self.weight_decay:g} needs optimizer: adamw, received {self.optimizer}")
+            raise ValueError(
+                f"weight_decay: received {self.weight_decay:g} with optimizer {self.optimizer}, expected adamw for it; "
+                "set optimizer: adamw, or weight_decay: 0"
+            )
         return self
 
 
@@ -123,8 +131,8 @@ class Distill(Section):
     def _stored(self) -> Distill:
         if not self.live and self.augmentation != "moderate":
             raise ValueError(
-                f"augmentation {self.augmentation} needs live: true; the first stored view is clean, the others are "
-                "moderate, and phase3.soft_labels.views says how many there are"
+                f"augmentation: received {self.augmentation} with live: false, expected moderate, as stored views are; "
+                "leave it out, or set live: true"
             )
         return self
 
@@ -148,5 +156,8 @@ class Phase4(Section):
     def _warmup(self) -> Phase4:
         for stage in ("distill", "finetune"):
             if self.training.warmup_epochs >= getattr(self, stage).epochs:
-                raise ValueError(f"training.warmup_epochs must be below {stage}.epochs ({getattr(self, stage).epochs})")
+                raise ValueError(
+                    f"training.warmup_epochs: received {self.training.warmup_epochs:g}, expected less than "
+                    f"{stage}.epochs, {getattr(self, stage).epochs}; lower it, or raise {stage}.epochs"
+                )
         return self

@@ -55,7 +55,10 @@ class Model(Section):
             close = difflib.get_close_matches(
                 self.name, ["mobilenetv2", "vit_base_patch16_224", "vit_tiny_patch16"], 1, 0
             )
-            raise ValueError(f"unknown model name {self.name!r}, nearest: {close[0]!r}")
+            raise ValueError(
+                f"name: received {self.name!r}, expected mobilenetv2 or vit_{{tiny,small,base,large,huge}}_patch"
+                f"{{8,14,16,32}} with or without _SIZE; did you mean {close[0]!r}?"
+            )
         return self
 
     @model_validator(mode="after")
@@ -67,13 +70,14 @@ class Model(Section):
         instead = "give the path of a .weights.h5 file, or pretrained: false"
         if self.name != "mobilenetv2" and f"{self.name}_{tag}" not in VIT_PRESETS:
             raise ValueError(
-                f"pretrained: no {tag} weights of {self.name} are published in keras-hub (there are "
-                f"{', '.join(VIT_PRESETS)}); {instead}"
+                f"pretrained: received {str(self.pretrained).lower()} for {self.name}, expected published weights of "
+                f"keras-hub ({', '.join(VIT_PRESETS)}); {instead}"
             )
         if self.name == "mobilenetv2" and (tag != "imagenet" or self.alpha not in MOBILENET_ALPHAS):
             raise ValueError(
-                f"pretrained: no {tag} weights of mobilenetv2 with alpha {self.alpha:g} are published (there are "
-                f"imagenet ones of alpha {', '.join(map(str, MOBILENET_ALPHAS))}); {instead}"
+                f"pretrained: received {str(self.pretrained).lower()} for mobilenetv2 with alpha {self.alpha:g}, "
+                "expected published weights (imagenet ones of alpha "
+                f"{', '.join(map(str, MOBILENET_ALPHAS))}); {instead}"
             )
         return self
 
@@ -108,9 +112,15 @@ class Training(Section):
     @model_validator(mode="after")
     def _warmup(self) -> Training:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs})")
+            raise ValueError(
+                f"warmup_epochs: received {self.warmup_epochs:g}, expected less than epochs, {self.epochs}; lower it, "
+                "or raise epochs"
+            )
         if self.weight_decay and self.optimizer == "adam":
-            raise ValueError(f"weight_decay {self.weight_decay:g} with optimizer: adam; use adamw, or weight_decay: 0")
+            raise ValueError(
+                f"weight_decay: received {self.weight_decay:g} with optimizer: adam, expected adamw for it; set "
+                "optimizer: adamw, or weight_decay: 0"
+            )
         return self
 
 
@@ -150,7 +160,10 @@ class Callbacks(Section):
 def _check_patches(model: Model, image_size: int) -> None:
     match = VIT_NAME.fullmatch(model.name)
     if match and image_size % int(match[2]):
-        raise ValueError(f"data.image_size {image_size} is not a multiple of {model.name}'s patch size {match[2]}")
+        raise ValueError(
+            f"data.image_size: received {image_size}, expected a multiple of {match[2]}, the patch size of "
+            f"{model.name}; change it"
+        )
 
 
 class Teacher(Section):
@@ -166,7 +179,9 @@ class Teacher(Section):
     def _patches(self) -> Teacher:
         _check_patches(self.model, self.data.image_size)
         if self.training.rematerialisation and self.model.name == "mobilenetv2":
-            raise ValueError("training.rematerialisation: true is for ViTs, received model.name mobilenetv2; remove it")
+            raise ValueError(
+                "training.rematerialisation: received true with model.name mobilenetv2, expected a ViT; remove it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -177,10 +192,12 @@ class Teacher(Section):
                 continue
             if key == "dropout_rate":
                 raise ValueError(
-                    f"model.dropout_rate: received {value:g}, which only the student uses; set regularization.dropout "
-                    "for a teacher"
+                    f"model.dropout_rate: received {value:g}, expected nothing, as only the student uses it; set "
+                    "regularization.dropout for a teacher"
                 )
-            raise ValueError(f"model.{key}: received {value:g}, which {self.model.name} does not use; remove it")
+            raise ValueError(
+                f"model.{key}: received {value:g}, expected nothing, as {self.model.name} does not use it; remove it"
+            )
         return self
 
     @staticmethod

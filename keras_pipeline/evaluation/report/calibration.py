@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_pipeline.core.schema import MIN_PHOTOS
+from keras_pipeline.core.dataset import MIN_PHOTOS
 from keras_pipeline.evaluation import calibration, threshold
 from keras_pipeline.evaluation.calibration_report import Evidence, by_region
 from keras_pipeline.evaluation.predictions import Predictions

@@ -153,21 +153,28 @@ def write_markdown(path: str | Path, title: str, sections: Sequence[tuple[str, S
 def _markdown(block: Block) -> str:
     match block:
         case Paragraph(text):
-            return _literal(text)
+            return _running(text)
         case KeyValues(items):
             return "\n".join(f"- {_literal(key)}: {_literal(format_cell(value))}" for key, value in items.items())
         case Table(headers, rows, caption):
             columns = [format_column(column) for column in zip(*rows, strict=True)]
             lines = [headers, ["---"] * len(headers), *zip(*columns, strict=True)]
-            escaped = [" | ".join(map(_literal, line)) for line in lines]
+            escaped = [" | ".join(_literal(cell).replace("|", r"\|") for cell in line) for line in lines]
             return f"{_literal(caption)}:\n\n" + "\n".join(f"| {line} |" for line in escaped)
     return ""
 
 
+def _running(text: str) -> str:
+    """Escape a paragraph for Markdown; what stands between backticks is code, as on the page."""
+    return "".join(part if number % 2 else _literal(part) for number, part in enumerate(re.split(r"(`[^`]+`)", text)))
+
+
 def _literal(text: str) -> str:
-    """Escape text for Markdown: names come from a database."""
-    plain = text.replace("\N{NO-BREAK SPACE}", " ").replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", plain)
+    """Escape for Markdown what would not be shown as it is: names come from a database, and many read the file raw."""
+    plain = text.replace("\N{NO-BREAK SPACE}", " ")
+    plain = re.sub(r"&(?=#|\w+;)", "&amp;", plain)
+    plain = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", plain)
+    return re.sub(r"([\\`*]|\](?=[(\[:]))", r"\\\1", plain)
 
 
 def format_cell(value: Cell) -> str:
@@ -337,10 +344,11 @@ def _gates(gates: Sequence[dict]) -> str:
 
 def _gate(gate: dict) -> str:
     kind, sign = _STATUS[gate["status"]]
+    value = format_cell(gate["value"]) + (f", interval to {format_cell(gate['bound'])}" if "bound" in gate else "")
     return (
         f'<tr><th scope="row">{_escape(gate["words"])} <code>{_escape(gate["name"])}</code></th>'
         f'<td><span class="chip {kind}">{sign} {gate["status"]}</span></td>'
-        f'<td data-label="Value">{_escape(gate["value"])}</td><td data-label="Target">{_escape(gate["target"])}</td>'
+        f'<td data-label="Value">{_escape(value)}</td><td data-label="Target">{_escape(gate["target"])}</td>'
         f"<td>{_with_code(gate['reason'] or '')}</td></tr>"
     )
 

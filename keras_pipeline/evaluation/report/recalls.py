@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from keras_pipeline.core.schema import MIN_PHOTOS
+from keras_pipeline.core.dataset import MIN_PHOTOS
 from keras_pipeline.evaluation.confusion import stable_hash
 from keras_pipeline.evaluation.report.pictures import Pixels, draw_interval, drawn, finish_rows
 from keras_pipeline.evaluation.report.plots import BLUE, LIGHT_BLUE, ORANGE, new_figure, short_name

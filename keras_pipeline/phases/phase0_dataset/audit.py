@@ -8,6 +8,7 @@ from keras_pipeline.core.redaction import redact
 from keras_pipeline.ingest import audit, mongo
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.entries import Reader
+from keras_pipeline.ingest.idle import without_text
 from keras_pipeline.ingest.understand import LOOKED_AT, Understanding, understand
 from keras_pipeline.phases.phase0_dataset import audit_origins, audit_report
 
@@ -18,10 +19,10 @@ def run(run: Run) -> None:
     with run.source() as (uri, _), mongo.open_collection(source, uri) as collection:
         count = mongo.count(collection, source)
         seen = understand(mongo.first_documents(collection, source, LOOKED_AT), source)
-        photos = mongo.documents(collection, source, reader=reader)
+        rows = mongo.documents(collection, source, reader=reader)
         total, unit = (None, "photos") if source.photos else (count, "documents")
         result = audit.audit(
-            progress(photos, total=total, description="audit", unit=unit),
+            progress(rows, total=total, description="audit", unit=unit),
             curation=curation,
             min_per_species=run.config.phase0.audit.min_per_species,
             least=source.min_per_species,
@@ -31,13 +32,14 @@ def run(run: Run) -> None:
         )
     result["source"] = f"{redact(source.uri)} {source.database}.{source.collection}"
     audit_report.write(run, result)
-    said = f"{result['photos']} photos, " if source.photos else ""
+    photos = f"{result['photos']} photos, " if source.photos else ""
     print(
-        f"{result['documents']} documents, {said}{result['usable']} usable, {result['species']} species; "
+        f"{result['documents']} documents, {photos}{result['usable']} usable, {result['species']} species; "
         f"skipped: {result['unusable'] or 'none'}; see {run.path('audit').with_suffix('.html')}"
     )
-    said_of_names = [*audit_report.remarks(result), *audit_report.suggestion(run, result)]
-    for remark in [*said_of_names, *audit_origins.remarks(result)]:
+    said = [*audit_report.remarks(result), *audit_report.suggestion(run, result), *audit_report.without_effect(result)]
+    idle = without_text(source, reader.detailed) if result["usable"] else ()
+    for remark in [*said, *idle, *audit_origins.remarks(result, source)]:
         print(remark)
     _refuse_nothing(run, result, seen)
 
@@ -60,7 +62,7 @@ def _refuse_nothing(run: Run, result: dict, seen: Understanding) -> None:
         )
     if not result["usable"]:
         left_out = audit.left_out_by(result["unusable"])
-        key = next(iter(left_out))
+        key = next(iter(left_out), "source.fields")
         remedy = f"correct {key}"
         if key == "source.licenses":
             there = (f"{name} {entry['photos']:,}" for name, entry in list(result["licenses"].items())[:10])

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from keras_pipeline.core.config.source import Source
 from keras_pipeline.evaluation.report.html import Block, KeyValues, Paragraph, Table
-from keras_pipeline.ingest.understand import lists_as_text
+from keras_pipeline.ingest.ledger import UNDER_SPECIES
+from keras_pipeline.ingest.tally import counted
+from keras_pipeline.ingest.understand import TEXT_IN_REPR, lists_as_text
 
 SHOWN = 10  # rows in a table on the page
 NAMED, NARROW = 5, 60  # values in a sentence; characters of a name in JSON
@@ -15,9 +18,9 @@ ALIKE = 0.95  # of the species have one region: then it is the species', not the
 SHARED = ["latin_name", "other", "shared", "photos", "other_photos", "share"]
 
 
-def remarks(result: dict) -> list[str]:
+def remarks(result: dict, source: Source) -> list[str]:
     """Return the sentences that the console shows too."""
-    return [*_of_lists(result), *_of_regions(result), *_of_shared(result)]
+    return [*_of_lists(result, source), *_of_types(result, source), *_of_regions(result), *_of_shared(result)]
 
 
 def tables(result: dict) -> dict[str, pd.DataFrame]:
@@ -61,6 +64,7 @@ def licences(result: dict) -> list[Block]:
         for row in result["allow_lists"]
     ]
     return [
+        *before_minimum(result),
         Table(["licence", "photos", "species", "spellings"], rows, "Licences (all: tables/licence_spellings.csv)"),
         Table(
             ["source.licenses", "photos left", "species left", "species lost", "such as"],
@@ -69,6 +73,15 @@ def licences(result: dict) -> list[Block]:
         ),
         KeyValues({"cure": "source.licenses names the licences whose photos are used; all are, where it is null"}),
     ]
+
+
+def before_minimum(result: dict) -> list[Block]:
+    """Say what a table counts beyond the usable photos."""
+    left_out = result["unusable"].get(UNDER_SPECIES, 0)
+    if not left_out:
+        return []
+    photos = f"{result['usable'] + left_out:,} photos, {left_out:,} of which source.min_per_species leaves out later"
+    return [Paragraph(f"Counted before source.min_per_species: {photos}.")]
 
 
 def minima(result: dict) -> list[Block]:
@@ -102,16 +115,31 @@ def documents(result: dict) -> list[Block]:
 
 
 def _counted(result: dict) -> Iterator[str]:
-    documents, without = result["documents"], result["documents_without_photos"]
+    without, repeated = result["documents_without_photos"], result["repeated_in_documents"]
     yield (
-        f"{documents:,} documents refer to {result['references']:,} photos; {result['repeated_in_documents']:,} "
-        f"references repeat a URL of their document, which leaves {result['photos']:,}."
+        f"{counted(result['documents'], 'document')} with {counted(result['references'], 'reference')} to photos; "
+        f"{counted(repeated, 'reference')} to a URL that the document has twice, which leaves {result['photos']:,}."
     )
     if without:
-        yield f"{without:,} documents have no photo: their lists are missing or empty."
+        yield f"{counted(without, 'document')} without a photo: the lists are missing or empty."
 
 
-def _of_lists(result: dict) -> Iterator[str]:
+def _of_types(result: dict, source: Source) -> Iterator[str]:
+    """Of needed fields, the reasons why photos are skipped tell; of lists, `_of_lists`."""
+    for name in ("region", "license", "attribution", "observation_id", "user_id"):
+        found, path = result["fields"][name], getattr(source.fields, name)
+        n = found["mistyped"] - found["lists"]
+        if n:
+            shown = next((each["value"] for each in found["samples"] if not each["value"].startswith("list ")), "")
+            key = next((key for key, _ in TEXT_IN_REPR.findall(shown)), None)
+            remedy = f"name a field in it, as in source.fields.{name}: {path}.{key}" if key else "correct the documents"
+            yield (
+                f"source.fields.{name}: received {shown or 'another type'} in {n:,} of "
+                f"{counted(result['photos'], 'photo')}, expected a text, so that it counts as missing; {remedy}"
+            )
+
+
+def _of_lists(result: dict, source: Source) -> Iterator[str]:
     if result["references"] != result["documents"]:
         yield from _counted(result)
     unit = "documents" if result["references"] == result["documents"] else "photos"
@@ -119,7 +147,7 @@ def _of_lists(result: dict) -> Iterator[str]:
         if found["lists"]:
             values = (sample["value"] for sample in found["samples"] if sample["value"].startswith("list "))
             shown = next(values, "list […]").removeprefix("list ")
-            yield lists_as_text(name, shown, found["lists"], result[unit], unit)
+            yield lists_as_text(name, shown, found["lists"], result[unit], unit, source)
 
 
 def _of_regions(result: dict) -> Iterator[str]:
@@ -131,10 +159,15 @@ def _of_regions(result: dict) -> Iterator[str]:
             "is measured in a region is then measured on its species, and says nothing on other plants of the region."
         )
     if unnamed := result["unnamed_regions"]:
-        yield (f"{len(unnamed):,} values of source.fields.region are in no region of source.regions: {_named(unnamed)}")
+        values = ", ".join(f"{value!r} ({counted(n, 'photo')})" for value, n in list(unnamed.items())[:NAMED])
+        more = f" and {len(unnamed) - NAMED:,} more" if len(unnamed) > NAMED else ""
+        yield (
+            f"source.fields.region has {counted(len(unnamed), 'value')} that no region of source.regions names: "
+            f"{values}{more}; such a photo may have a region by another value"
+        )
     if several := result["several_regions"]:
         yield (
-            f"{sum(several.values()):,} photos share a value with several regions, and the first in source.regions "
+            f"{counted(sum(several.values()), 'photo')} with values of several regions: the first in source.regions "
             f"counts: {_named(several)}"
         )
 
@@ -142,7 +175,7 @@ def _of_regions(result: dict) -> Iterator[str]:
 def _of_shared(result: dict) -> Iterator[str]:
     if names := result["shared_synonyms"]:
         yield (
-            f"{len(names):,} names share most of their photos with another one, e.g. {names[0]} and "
+            f"{counted(len(names), 'name')} with most photos under another name too, e.g. {names[0]} and "
             f"{result['synonyms'][names[0]]}; tables/synonyms_suggested.csv joins them, if source.synonyms names it."
         )
 

@@ -19,10 +19,10 @@ from keras_pipeline.evaluation.report.html import (
     KeyValues,
     Paragraph,
     Table,
-    format_cell,
     write_report,
 )
 from keras_pipeline.ingest.audit import COLUMNS, SAMPLES
+from keras_pipeline.ingest.tally import counted
 from keras_pipeline.phases.phase0_dataset import audit_origins, audit_tables
 
 IN_JSON = 100  # rows in each list of documents; the tables hold all of them
@@ -32,6 +32,15 @@ HISTOGRAM = "class_histogram.png"
 CAPS_SPECIES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 CAPS_OBSERVATION = (1, 2, 3, 5, 10, 20, 50)
 APPEND = "append it to the file that source.exclude names"
+
+
+LISTS = ("unusable_samples", "exclude_without_effect", "synonyms_without_effect")
+LEFT_OUT = {  # what to do about photos that a key leaves out
+    "source.fields": "correct them in the collection; source.fields.* if a field has another name there",
+    "source.licenses": "source.licenses names the licences whose photos are used: add some (see Licences), or set null",
+    "source.exclude": "none, if that is meant: remove lines of the file that source.exclude names",
+    "source.min_per_species": "none, if that is meant: lower source.min_per_species, or collect more photos",
+}
 
 
 def write(run: Run, result: dict) -> None:
@@ -73,7 +82,7 @@ def _for_json(result: dict) -> dict:
         name: {**result[name], "rows": audit_tables.first(result[name]["rows"], IN_JSON)}
         for name in ("conflicts", "repeated_urls")
     }
-    cut = {name: audit_tables.first(result[name], IN_JSON) for name in ("unusable_samples", "exclude_without_effect")}
+    cut = {name: audit_tables.first(result[name], IN_JSON) for name in LISTS}
     return {**result, **short, **cut, **audit_origins.for_json(result, IN_JSON), "histogram": HISTOGRAM}
 
 
@@ -116,11 +125,7 @@ def _documents(result: dict) -> list[Block]:
                 "again before you rely on this."
             )
         )
-    if without_effect := result["exclude_without_effect"]:
-        shown = "; ".join(map(_short, without_effect[:SHOWN]))
-        blocks.append(
-            Paragraph(f"{len(without_effect):,} lines of source.exclude match no document's _id, URL or name: {shown}")
-        )
+    blocks += map(Paragraph, without_effect(result))
     if not result["unusable"]:
         return [*blocks, Paragraph("Every document has a latin name and an image URL, and none is excluded.")]
     unusable = audit_tables.first(result["unusable_samples"], SHOWN)
@@ -129,7 +134,19 @@ def _documents(result: dict) -> list[Block]:
         *blocks,
         _ranked("Why documents are left out", "reason", "photos", result["unusable"]),
         Table(["sample_id", "reason"], samples, f"The first {len(samples)} of them (all: tables/unusable.csv)"),
-        KeyValues({"cure": "correct them in the collection; source.fields.* if a field has another name there"}),
+        KeyValues({f"cure of {photos:,}": LEFT_OUT[key] for key, photos in result["left_out_by"].items()}),
+    ]
+
+
+def without_effect(result: dict) -> list[str]:
+    """Return a sentence for each file of the config that has lines without effect."""
+    return [
+        f"{key}: {counted(len(lines), 'line')} without effect, since {why}: {'; '.join(map(_short, lines[:SHOWN]))}"
+        for key, lines, why in (
+            ("source.exclude", result["exclude_without_effect"], "no document has such an _id, URL or name"),
+            ("source.synonyms", result["synonyms_without_effect"], "no photo that is used has such a name"),
+        )
+        if lines
     ]
 
 
@@ -243,13 +260,15 @@ def _urls(result: dict, tables: Path) -> list[Block]:
         *_seen_before(result, "conflicts", "another species", tables),
         *audit_origins.shared(result),
         *_seen_before(result, "repeated_urls", "the same species", tables),
+        *audit_origins.before_minimum(result),
         _ranked("Hosts (all: tables/hosts.csv)", "host", "photos", result["per_host"]),
     ]
 
 
 def _seen_before(result: dict, name: str, whose: str, tables: Path) -> list[Block]:
     found = result[name]
-    text = f"{format_cell(found['photos'] or 'No')} photos have a URL that an earlier document gives to {whose}."
+    photos = counted(found["photos"], "photo") if found["photos"] else "No photo"
+    text = f"{photos} with a URL that an earlier document gives to {whose}."
     if not found["photos"]:
         return [Paragraph(text)]
     rows = [[_short(row[key]) for key in COLUMNS] for row in audit_tables.first(found["rows"], SHOWN)]
@@ -303,6 +322,7 @@ def _origins(result: dict) -> list[Block]:
     latest = dict(reversed(result["per_year"].items()))
     return [
         *audit_origins.regions(result),
+        *audit_origins.before_minimum(result),
         _ranked("Regions (all: tables/regions.csv)", "region", "photos", result["per_region"]),
         _ranked("The latest years (all: tables/years.csv)", "year", "photos", latest),
         _ranked("Genera (all: tables/genera.csv)", "genus", "photos", genera),

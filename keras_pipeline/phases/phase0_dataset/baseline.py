@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.core.files import write_json
-from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.data import pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation import baseline

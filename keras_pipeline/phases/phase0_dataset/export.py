@@ -17,15 +17,17 @@ from keras_pipeline.core.config.phase0 import Export, HostLimits
 from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.progress import duration
 from keras_pipeline.data import photo, records
-from keras_pipeline.ingest import download, urls
+from keras_pipeline.ingest import download, idle, urls
 from keras_pipeline.ingest.crawl import CONVERTED, PHOTO_BYTES, expected_seconds
-from keras_pipeline.ingest.ledger import SAME_URL, Document, Ledger
+from keras_pipeline.ingest.ledger import SAME_URL, UNDER_SPECIES, Document, Ledger
+from keras_pipeline.ingest.tally import counted
 from keras_pipeline.phases.phase0_dataset import export_beam
 from keras_pipeline.phases.phase0_dataset.shard_index import stored_photos
 from keras_pipeline.phases.phase0_dataset.stored import (
     RAW_SHARDS,
     database,
     discard_other_export,
+    entries,
     finished_shards,
     is_stored_alike,
     next_raw_number,
@@ -37,7 +39,7 @@ from keras_pipeline.phases.phase0_dataset.stored import (
     write_table,
 )
 
-REPEATED = f"{SAME_URL}another document"
+REPEATED = f"{SAME_URL}another photo"
 NAMED = 10  # species on the console; the table has all
 
 
@@ -48,6 +50,8 @@ def run(run: Run) -> None:
         with Ledger(database(run)) as ledger:
             export_beam.take_in(ledger, raw_folder(run))
             _take_in(run, ledger, documents)
+            for remark in idle.of_downloads(ledger, run.config.source, run.config.phase0.export):
+                print(remark, flush=True)  # before hours of downloads
             stored, others = _fetch(run, ledger, convert, base_url)
             told = [*_repeats(ledger, others), *_without_photo(run, ledger), *shared_redirects(run, ledger)]
             later = ledger.may_succeed_later()
@@ -102,19 +106,21 @@ def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) ->
 
 def _repeats(ledger: Ledger, others: dict[str, int]) -> Iterator[str]:
     if names := ledger.stored_under_several_names():
-        yield f"{names} URLs have several latin names: each was asked for once, and is stored under every name"
+        yield f"{counted(names, 'URL')} under several latin names, asked for once and stored under every name"
     if repeated := others.get(REPEATED):
-        yield f"{repeated} documents repeat a URL of their species, which is stored once"
+        yield f"{counted(repeated, 'photo')} with a URL that the species has already, which is stored once"
 
 
 def _without_photo(run: Run, ledger: Ledger) -> Iterator[str]:
-    """Write the species that end with no photo, and yield the line that names some."""
+    """Write the species that end with no photo, and yield lines on those that failed, and on those left out."""
     rows = ledger.species_without_photo()
-    file = write_table(run, "species_without_photo.csv", ("latin_name", "documents", "reason"), rows)
-    if rows:
-        names = ", ".join(name for name, *_ in rows[:NAMED])
-        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-        yield f"{len(rows)} species end with no photo: {names}{more}; see {file}"
+    file = write_table(run, "species_without_photo.csv", ("latin_name", entries(run), "reason"), rows)
+    few = [name for name, _, reason, *_ in rows if reason == UNDER_SPECIES]
+    lost = [name for name, _, reason, *_ in rows if reason != UNDER_SPECIES]
+    for names, what in ((lost, "end with no photo"), (few, f"left out, as they are {UNDER_SPECIES}")):
+        if names:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            yield f"{len(names)} species {what}: {', '.join(names[:NAMED])}{more}; see {file}"
 
 
 def estimate(run: Run) -> str:
@@ -129,10 +135,11 @@ def estimate(run: Run) -> str:
         with Ledger(copy) as ledger:
             _take_in(run, ledger, documents)
             found = _estimate(run, ledger)
-            return (
+            size = (
                 f"{_describe(found)}; to download about {_bytes(found['download'])} ({found['size']}) in at least "
                 f"{duration(found['seconds'])}"
             )
+            return "\n".join([size, *idle.of_downloads(ledger, run.config.source, run.config.phase0.export)])
 
 
 def _take_in(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:

@@ -13,9 +13,10 @@ import pandas as pd
 from PIL import Image
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.files import aside, write_json
 from keras_pipeline.core.progress import progress
-from keras_pipeline.core.schema import DatasetInfo, Photo
+from keras_pipeline.core.record import Photo
 from keras_pipeline.data import records
 from keras_pipeline.evaluation.baseline import Features
 from keras_pipeline.evaluation.look_alikes import CORRELATION, Candidate, candidates, correlation

@@ -17,7 +17,7 @@ import pyarrow.parquet
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside
 from keras_pipeline.core.progress import progress
-from keras_pipeline.core.schema import Photo
+from keras_pipeline.core.record import Photo
 from keras_pipeline.data import records
 
 HASHES = [f"hash{i}" for i in range(9)]  # uint64, see ingest.duplicates

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.core.errors import BrokenArtefact, LeakError, SourceError
 from keras_pipeline.core.files import write_json
-from keras_pipeline.core.schema import SPLITS, shuffle_key
+from keras_pipeline.core.record import shuffle_key
 from keras_pipeline.core.taxonomy import class_hash, class_list
 from keras_pipeline.data import assignment, records
 from keras_pipeline.ingest import details, split
@@ -126,6 +127,7 @@ def _report(run: Run, table: pd.DataFrame, decided: split.Split, ties: dict[str,
         "links": {rule: each.links for rule, each in ties.items()},
         "judged": {rule: int(split.judged_by(rule, table).sum()) for rule in ties},
         "stored": len(table),
+        "absent": {name: int((table[name] == "").sum()) for name in ("user_id", "day")},
         "without_day": int(((table.user_id != "") & (table.day == "")).sum()),
         "by_author": {"photos": len(np.unique(authors.members[:, 0])), "links": authors.links},
         "label_conflicts": int(table.conflict.sum()),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from keras_pipeline.core.schema import SPLITS
+from keras_pipeline.core.dataset import SPLITS
 
 COPIES = "the same picture as another record of its species"
 NEEDS = {  # what a rule in `phase0.split.group_by` compares
     "observation": "observation_id",
-    "session": "user_id and day",
+    "session": "user_id or no day that is understood",
     "author": "user_id or attribution",
 }
 
@@ -28,8 +28,11 @@ def remarks(report: dict) -> list[str]:
             f"shares that this collection does not allow: {', '.join(off)}; every species needs a train photo, one of "
             "many groups a photo in each split, and old groups keep their place"
         )
+    absent = report["absent"]
+    parts = {"session": f" ({absent['user_id']:,} no user_id, {absent['day']:,} no day)"}
     said += [
-        f"rule {rule}: {stored - n:,} of {stored:,} photos have no {NEEDS[rule]}, so that it can't judge them"
+        f"rule {rule}: {stored - n:,} of {stored:,} photos have no {NEEDS[rule]}{parts.get(rule, '')}, so that "
+        "it can't judge them"
         for rule, n in report["judged"].items()
         if n < stored / 2
     ]

@@ -73,8 +73,7 @@ def open_source(run: Run) -> Iterator[tuple[Iterator[Document], str | None]]:
     with run.source() as (uri, base_url), mongo.open_collection(source, uri) as collection:
         documents = mongo.documents(collection, source)
         documents = itertools.chain([next(documents)], documents)
-        unit = "photos" if source.photos else "documents"
-        read = progress(documents, description="read", unit=unit)
+        read = progress(documents, description="read", unit=entries(run))
         yield download.rows(read, curation, base_url, source.url_replace), base_url
 
 
@@ -95,15 +94,20 @@ def write_table(run: Run, name: str, columns: Sequence[str], rows: Iterable[Sequ
     return file
 
 
+def entries(run: Run) -> str:
+    """Return what a row of the ledger is: one of the `photos` of a document's lists, or one of the `documents`."""
+    return "photos" if run.config.source.photos else "documents"
+
+
 def shared_redirects(run: Run, ledger: Ledger) -> Iterator[str]:
     """Write the URLs to which photos of several species were redirected, and yield a line on the commonest."""
     rows = ledger.shared_redirects()
-    file = write_table(run, "shared_redirects.csv", ("url", "documents", "species"), rows)
+    file = write_table(run, "shared_redirects.csv", ("url", entries(run), "species"), rows)
     if rows:
-        url, documents, species = rows[0]
+        url, n, species = rows[0]
         more = f", and {len(rows) - 1} more such URLs" if len(rows) > 1 else ""
         yield (
-            f"{documents} documents of {species} species were redirected to one URL, {redact(url)}{more}; is that a "
+            f"{n} {entries(run)} of {species} species were redirected to one URL, {redact(url)}{more}; is that a "
             f"picture which says that there is no photo? See {file}"
         )
 

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import write_json
 from keras_pipeline.data import photo
-from keras_pipeline.ingest import download
+from keras_pipeline.ingest import download, idle
 from keras_pipeline.ingest.ledger import NOT_SAMPLED, Ledger
 from keras_pipeline.phases.phase0_dataset.stored import open_source, plan, shared_redirects
 
@@ -19,6 +19,8 @@ def run(run: Run) -> None:
     settings, own = run.config.phase0, run.config.source.serves_photos
     with open_source(run) as (documents, base_url), Ledger(_url_database(run)) as ledger:
         plan(run, ledger, documents)
+        for remark in idle.of_downloads(ledger, run.config.source, settings.export):
+            print(remark)
         ledger.skip_repeated_urls()
         if settings.validate_urls.sample is not None:
             ledger.sample(settings.validate_urls.sample)

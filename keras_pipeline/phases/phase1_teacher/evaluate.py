@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.files import aside, write_json
-from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import assignment, pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation import confusion, gate_metrics, metrics

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.schema import DatasetInfo
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.data import pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg
 from keras_pipeline.phases.phase1_teacher import train

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.teachers import GLOBAL_TEACHER, Teacher
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.files import read_json, write_json
-from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import augment, pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation.report import plots

@@ -13,16 +13,16 @@ from scipy.special import log_softmax
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.student import EnsembleMember, Phase3
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside, write_json
 from keras_pipeline.core.progress import progress
-from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation.predict import decoded, inference
 from keras_pipeline.models import heads, trained
 from keras_pipeline.phases.phase3_soft_labels import student
-from keras_pipeline.training import soft_labels
+from keras_pipeline.training import ensemble, soft_labels
 from keras_pipeline.training.soft_labels import Layout
 from keras_pipeline.training.store import Store
 
@@ -171,8 +171,8 @@ def _answers(
         logits = np.stack([each.infer(image) for each, image in zip(teachers, images, strict=True)], axis=1)
         shifted = (logits - logits.max(axis=2, keepdims=True)).astype(np.float64)
         dense = log_softmax(shifted / settings.distillation.temperature, axis=2)
-        weights = soft_labels.member_weights(members, decoded(batches[0]["region"].numpy()))
-        together = np.asarray(soft_labels.ensemble(dense, weights, settings.ensemble))
+        weights = ensemble.member_weights(members, decoded(batches[0]["region"].numpy()))
+        together = np.asarray(ensemble.ensemble(dense, weights, settings.ensemble))
         answers.append(np.concatenate([together[:, None], dense], axis=1).argmax(axis=2))
         labels.append(batches[0]["label"].numpy())
         ids.append(decoded(batches[0]["sample_id"].numpy()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.data import records
-from keras_pipeline.training import soft_labels
+from keras_pipeline.training import ensemble, soft_labels
 from keras_pipeline.training.soft_labels import Layout
 from keras_pipeline.training.store import Store, write_store
 
@@ -19,11 +20,12 @@ def run(run: Run) -> None:
     layout = Layout.of(run.config.phase3, info)
     members = [(Store.open(run.folder / member.soft_labels, layout), member) for member in run.config.phase3.teachers]
     tails: list[np.ndarray] = []
+    cores = len(os.sched_getaffinity(0))
 
     def records_of(position: int, path: Path) -> Iterator[np.ndarray]:
         regions = np.array([records.decode(example).region for example in records.read_shard(path)])
         answers = [(store.read(store.shards[position]), m.weight, m.region_filter) for store, m in members]
-        for block in soft_labels.combine(answers, regions, layout, space=run.config.phase3.ensemble):
+        for block in ensemble.combine(answers, regions, layout, space=run.config.phase3.ensemble, workers=cores):
             tails.append(soft_labels.tail_mass(block["views"][:, 0], layout))
             yield block
 

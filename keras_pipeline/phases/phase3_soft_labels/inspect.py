@@ -15,19 +15,26 @@ from keras_pipeline.training.store import Store
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[dict, int]:
-    return inspect(run, options.sample_id), 0
+    return inspect(run, getattr(options, "sample_id", None)), 0  # what was not given is not there, see `commands`
 
 
-def inspect(run: Run, sample_id: str) -> dict:
+def inspect(run: Run, sample_id: str | None) -> dict:
     """Print the soft labels stored for one train photo, of each teacher and of the ensemble, view by view.
 
     Raises:
-        ValueError: if no train photo has that id.
+        ValueError: if no train photo has that id, or none is given; names one that exists.
     """
     info = records.load_info(run.path("dataset"))
     layout = Layout.of(run.config.phase3, info)
     combined = Store.open(run.path("soft_labels"), layout)
-    position, row = _find(combined, sample_id)
+    found = _find(combined, sample_id) if sample_id else None
+    if not (sample_id and found):
+        example = records.decode(next(records.read_shard(info.shards("train")[0]))).sample_id
+        raise ValueError(
+            f"--sample-id: received {repr(sample_id) if sample_id else 'nothing'}, expected the id of a train photo, "
+            f"since only those have soft labels; give one, such as {example}"
+        )
+    position, row = found
     photo = records.decode(next(islice(records.read_shard(info.shards("train")[position]), row, None)))
     stores = {member.path: Store.open(run.folder / member.soft_labels, layout) for member in run.config.phase3.teachers}
     stores["ensemble"] = combined
@@ -51,8 +58,8 @@ def inspect(run: Run, sample_id: str) -> dict:
     return result
 
 
-def _find(store: Store, sample_id: str) -> tuple[int, int]:
-    """Return the shard number and the row of a photo.
+def _find(store: Store, sample_id: str) -> tuple[int, int] | None:
+    """Return the shard number and the row of a photo; None where there is none.
 
     Searches the soft labels, whose shards take some MB; those of the photos take a thousand times as much.
     """
@@ -61,7 +68,4 @@ def _find(store: Store, sample_id: str) -> tuple[int, int]:
         rows = np.flatnonzero(store.read(shard)["sample"] == sample)
         if len(rows):
             return number, int(rows[0])
-    raise ValueError(
-        f"--sample-id: received {sample_id!r}, which no train photo has, expected the id of a train photo; only those "
-        "have soft labels"
-    )
+    return None

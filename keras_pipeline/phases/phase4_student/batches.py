@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import EnsembleMember
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.region_names import names_of
-from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import augment, pipeline
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.training import soft_labels

@@ -8,8 +8,8 @@ import keras
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.student import Phase4, StudentTraining
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.files import write_json
-from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import pipeline, records
 from keras_pipeline.models import trained
 from keras_pipeline.phases.phase3_soft_labels import student

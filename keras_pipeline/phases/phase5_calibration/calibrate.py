@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.files import aside
 from keras_pipeline.core.npz import NpzWriter
-from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import assignment, records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation import metrics, predictions

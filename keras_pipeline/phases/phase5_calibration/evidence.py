@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.evaluation import predictions
 from keras_pipeline.evaluation.calibration_report import Evidence
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.hashing import content_hash
-from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import assignment, records
 from keras_pipeline.evaluation import calibration_report
 from keras_pipeline.evaluation.calibration_report import Evidence

@@ -8,11 +8,11 @@ import pandas as pd
 
 import keras_pipeline
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.environment import git_commit
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.hashing import content_hash
-from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import assignment, records
 from keras_pipeline.export import saved_model, tfjs
 from keras_pipeline.models import heads

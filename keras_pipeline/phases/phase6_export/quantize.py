@@ -15,9 +15,9 @@ import pandas as pd
 import tensorflow as tf
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.files import aside, write_json
 from keras_pipeline.core.hashing import content_hash
-from keras_pipeline.core.schema import DatasetInfo
 from keras_pipeline.data import assignment, pipeline, records
 from keras_pipeline.evaluation import calibration_report, predictions
 from keras_pipeline.evaluation.calibration_report import Evidence

@@ -10,10 +10,11 @@ import numpy as np
 from PIL import ImageOps
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import MIN_PHOTOS
 from keras_pipeline.core.files import aside, write_json
 from keras_pipeline.core.hashing import ADDED_LATER, file_hash
 from keras_pipeline.core.progress import progress
-from keras_pipeline.core.schema import MIN_PHOTOS, Photo
+from keras_pipeline.core.record import Photo
 from keras_pipeline.data import records
 from keras_pipeline.data.photo import upright_rgb
 from keras_pipeline.evaluation.report import pictures

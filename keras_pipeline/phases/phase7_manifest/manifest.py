@@ -9,8 +9,8 @@ import tensorflow as tf
 from keras_pipeline.core import environment, redaction
 from keras_pipeline.core import manifest as schema
 from keras_pipeline.core.artifacts import ARTEFACTS, Run
+from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.core.region_names import pooled, title_of
-from keras_pipeline.core.schema import SPLITS
 from keras_pipeline.core.sidecars import required, sidecar
 from keras_pipeline.evaluation import gates
 
@@ -30,7 +30,10 @@ def run(run: Run) -> None:
         "phases": _phases(run),
         "environment": _environment(run),
         "hyperparameters": _hyperparameters(run),
-        "gates": gates.judge(run, {gate.step for gate in gates.GATES} - {"phase7 manifest"}),
+        "gates": [
+            {key: verdict[key] for key in schema.Gate.model_fields}
+            for verdict in gates.judge(run, {gate.step for gate in gates.GATES} - {"phase7 manifest"})
+        ],
         "artefacts": _artefacts(run),
         "config": redaction.redact_values(run.config.model_dump()),
     }

@@ -1,0 +1,158 @@
+"""Faults of a config in our words: where the value was given, what was received, what is expected, what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import re
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from keras_pipeline.core.config.base import Section
+from keras_pipeline.core.config.domains import domain, members
+from keras_pipeline.core.config.experiment import Config
+
+SHOWN = 60  # characters of a wrong value
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A key as pydantic's location names it."""
+
+    parts: tuple[str, ...]
+    annotation: Any  # of its field; None where no field has this name
+    rules: tuple[Any, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The dotted name; '' for the whole file."""
+        return ".".join(self.parts)
+
+    @property
+    def section(self) -> type[Section] | None:
+        """The class of the section, if this is one."""
+        kinds = members(self.annotation)
+        return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+
+
+def described(faults: list[Any], origin: str, given: Mapping[str, str]) -> str:
+    """Return a line for each key that is wrong.
+
+    Args:
+        faults: pydantic's, `ValidationError.errors()`.
+        origin: the file, or what else the config was read from.
+        given: {dotted key: how it was typed, `--set a.b` or `--images`} of the values that are not from there.
+    """
+    # Of a key that may have two types pydantic reports two faults.
+    first = {place_of(fault["loc"]).key: fault for fault in reversed(faults)}
+    return "\n".join(_line(first[key], origin, given) for key in reversed(first))
+
+
+def place_of(location: tuple[int | str, ...]) -> Place:
+    """Return the key at a location, without the marks that pydantic adds for the types of a union."""
+    place = Place((), Config)
+    for part in location[:-1] if location[-1:] == ("[key]",) else location:
+        below = next(filter(None, (_below(place.parts, kind, part) for kind in members(place.annotation))), None)
+        if below is None:
+            break
+        place = below
+    return place
+
+
+def _below(parts: tuple[str, ...], kind: Any, part: int | str) -> Place | None:
+    parts, inner = (*parts, str(part)), typing.get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, Section):
+        field = kind.model_fields.get(str(part))
+        return Place(parts, field.annotation, tuple(field.metadata)) if field else Place(parts, None)
+    if typing.get_origin(kind) is list and isinstance(part, int):
+        return Place(parts, inner[0])
+    return Place(parts, inner[1]) if typing.get_origin(kind) is dict else None
+
+
+def _line(fault: Mapping[str, Any], origin: str, given: Mapping[str, str]) -> str:
+    place = place_of(fault["loc"])
+    key = place.key
+    if fault["type"] == "value_error":  # a rule of ours
+        said = str(fault["ctx"]["error"])
+        typed = _typed_of_rule(key, said, given)
+        if match := re.match(r"([\w.]+): ", said):  # of a section, about one of its keys
+            key, said = f"{key}.{match[1]}".lstrip("."), said[match.end() :]
+    else:
+        said = _wrong(fault, place)
+        typed = [typed for other, typed in given.items() if _related(other, key)][-1:]
+    if not typed:
+        return ": ".join(filter(None, (origin, key, said)))
+    if typed == [f"--set {key}"]:
+        return f"{typed[0]}: {said}"
+    names = ", ".join(dict.fromkeys(typed))
+    return f"{names}: {key}: {said}" if key else f"{names}: {said}"
+
+
+def _typed_of_rule(section: str, said: str, given: Mapping[str, str]) -> list[str]:
+    """Return how the values were typed that a rule between several keys speaks of, or else all of its section."""
+    words = re.findall(r"[a-z][\w.]*\w", said)
+    spoken = {f"{section}.{word}" for word in words} if section else {*words}
+    spoken |= {word for word in words if "." in word}
+    about = [typed for key, typed in given.items() if any(_related(key, each) for each in spoken)]
+    return about or [typed for key, typed in given.items() if _related(key, section)]
+
+
+def _related(one: str, other: str) -> bool:
+    """Return whether they are the same key, or one is a section that holds the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def _wrong(fault: Mapping[str, Any], place: Place) -> str:
+    if place.annotation is None:
+        return _unknown(place.parts[-1], place_of(fault["loc"][:-1]).section or Config)
+    if fault["loc"][-1:] == ("[key]",):
+        return f"received the name {fault['loc'][-2]!r}, expected text; put it in quotes"
+    words = domain(place.annotation, place.rules)
+    expected = f"a {words}" if words.startswith(("list", "mapping", "number", "section", "whole")) else words
+    if fault["type"] == "missing":
+        return f"received nothing, expected {expected}; add it"
+    return f"received {_shown(fault['input'])}, expected {expected}; {_remedy(place)}"
+
+
+def _unknown(name: str, section: type[Section]) -> str:
+    names = list(section.model_fields)
+    begun = [each for each in names if each.startswith(name) or name.startswith(each)]
+    close = begun or difflib.get_close_matches(name, names, 1, 0.4)
+    meant = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"received an unknown key{meant}, expected one of {', '.join(names)}; correct it, or remove it"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as the YAML file has it, the type of a text beside it: '5' is no number."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, str):
+        return f"{_shortened(repr(value))} (text)"
+    try:
+        return _shortened(json.dumps(value, ensure_ascii=False))
+    except (TypeError, ValueError):  # a date
+        return _shortened(str(value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]} ..."
+
+
+def _remedy(place: Place) -> str:
+    default: Any = _defaults()
+    for part in place.parts:
+        if not isinstance(default, Section) or part == "experiment":
+            return "correct it"
+        default = getattr(default, part)
+    if place.section or (isinstance(default, list) and any(isinstance(each, Section) for each in default)):
+        return "correct it, or leave the key out for its defaults"
+    plain = json.dumps(default, ensure_ascii=False).replace('"', "")
+    return f"correct it, or leave the key out for its default, {plain}"
+
+
+@functools.cache
+def _defaults() -> Config:
+    return Config(experiment="any")
