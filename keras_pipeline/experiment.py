@@ -29,7 +29,7 @@ EMBEDDED = "source/mongo"  # the embedded server's data, below the run's folder
 
 def run_of(options: argparse.Namespace) -> Run:
     """The run that a command line asks for: its config, and how to open its source."""
-    opens = _open_to_load if options.command == "load" else _open_source
+    opens = {"load": _open_to_load, "doctor": _open_to_look}.get(options.command, _open_source)
     config = _config(options)
     if options.command in ("demo", "run", "phase0"):
         _name_unread_columns(config)
@@ -171,6 +171,27 @@ def _open_to_load(config: Config) -> Iterator[tuple[str, str | None]]:
     from keras_pipeline.demo import embedded  # as below
 
     with embedded.mongo(Run(config, None).folder / EMBEDDED) as uri:
+        yield uri, None
+
+
+@contextlib.contextmanager
+def _open_to_look(config: Config) -> Iterator[tuple[str, str | None]]:
+    """The same for `doctor`: an embedded server with what was loaded or, where nothing was, a few documents to come."""
+    source = config.source
+    if source.uri != "embedded":
+        yield source.uri, None
+        return
+    from keras_pipeline.demo import embedded, herbarium, species  # as below
+    from keras_pipeline.ingest.understand import LOOKED_AT
+
+    demo = source.demo
+    if demo.images and demo.labels:
+        documents = lambda: photo_folder.documents(Path(demo.images), Path(demo.labels))[:LOOKED_AT]  # noqa: E731
+    else:
+        shape = species if demo.shape == "species" else herbarium
+        documents = lambda: shape.planned(seed=config.seed, species=5, photos=60)  # noqa: E731
+    names = {"database": source.database, "collection": source.collection}
+    with embedded.looked_at(Run(config, None).folder / EMBEDDED, documents=documents, **names) as uri:
         yield uri, None
 
 

@@ -90,9 +90,24 @@ def test_one_url_under_two_species_and_repeated_urls():
     result = audit([document(9, "Bellis"), *documents])
     row = {"image_url": "http://h/same.jpg", "first_latin_name": "Viola alba"}
     assert list(result["conflicts"]["rows"]) == [row | {"latin_name": "Viola odorata", "sample_id": "1"}]
-    assert result["conflicts"]["photos"] == 1
+    assert (result["conflicts"]["photos"], result["conflicts"]["all_photos"]) == (1, 4)
     assert result["repeated_urls"]["photos"] == 2
     assert list(result["repeated_urls"]["rows"])[1] == row | {"latin_name": "Viola alba", "sample_id": "3"}
+
+
+def test_all_photos_of_a_url_with_two_names_are_counted_in_any_order():
+    """F-7: 60 photos, each under two names, are 120 of 120."""
+    twice = [document(f"{name}{i}", name, f"u{i}") for name in ("Viola alba", "Viola odorata") for i in range(60)]
+    assert audit(twice)["conflicts"]["all_photos"] == 120
+    chance = random.Random(1)
+    documents = [document(i, f"Viola {chance.choice('aaaab')}", f"u{chance.randrange(200)}") for i in range(600)]
+    names = {}
+    for each in documents:
+        names.setdefault(each["image_url"], []).append(each["latin_name"])
+    expected = sum(len(found) for found in names.values() if len(set(found)) > 1)
+    for _ in range(3):
+        chance.shuffle(documents)
+        assert audit(documents)["conflicts"]["all_photos"] == expected
 
 
 def test_a_conflict_between_synonyms_is_none():
@@ -350,6 +365,7 @@ def test_a_hash_table_counts():
     table = HashTable(10, "I", 8)
     keys = [f"o{i % 40}" for i in range(400)]
     assert [table.count(key) for key in keys] == [i // 40 for i in range(400)]
+    assert (table.peek("o3"), table.peek("new"), table.peek("new")) == (10, 0, 0)
 
 
 def peak_memory(n):

@@ -150,6 +150,17 @@ def test_a_photo_of_a_list_is_excluded_by_its_id_and_by_its_document_s(tmp_path)
     assert cure.refusal(document(sample_id="7/aaaaaaaaaaaa")) is None
 
 
+@pytest.mark.parametrize("lists", [None, ["l"]])
+def test_a_uuid_is_excluded_with_and_without_its_hyphens(tmp_path, lists):
+    """F-20: nx-27017 returns it as bytes, and the sample_id of existing projects is that of bytes."""
+    (tmp_path / "exclude").write_text("00000000-0000-0000-0000-000000000005\n" + "0" * 31 + "6\n")
+    cure = Curation.load(Source(photos=lists, exclude=str(tmp_path / "exclude")))
+    part = "/0123456789ab" if lists else ""
+    ids = [f"{'0' * 31}{n}{part}" for n in "567"] + [f"00000000-0000-0000-0000-000000000005{part}"]
+    assert [bool(cure.refusal(document(sample_id=each))) for each in ids] == [True, True, False, True]
+    assert cure.matched == cure.excluded
+
+
 def test_an_excluded_url_may_be_signed_anew(load):
     url = "https://s3/a.jpg?v=1&X-Amz-Date={0}&X-Amz-Signature={0}"
     cure = load(exclude=url.format(1) + "\n")

@@ -114,6 +114,22 @@ def test_the_regional_teacher_must_gain_something(judge):
     assert verdicts(0.81)["regional_gain"]["value"] == pytest.approx(0.31)
 
 
+@pytest.mark.parametrize(("difference", "status"), [(-0.04, "missed"), (0.0, "missed"), (0.04, "met")])
+def test_a_region_of_the_species_is_judged_among_its_species(judge, difference, status):
+    regional = {**TEACHER, "per_region": {"EU_SW": {"n": 9, "species": 2, "top1": 0.64}}}
+    everywhere = {**TEACHER, "per_region": {"EU_SW": {"n": 9, "species": 2, "top1": 0.36}}}
+    fair = {"species": 3, "first": 0.68, "second": 0.64, "difference": difference, "interval": [-0.12, 0.05]}
+    artefacts = {"teacher_metrics": everywhere, "regional_metrics": regional}
+    verdict = judge("phase2 evaluate", {**artefacts, "regional_comparison": {"verdict": ""}})["regional_gain"]
+    assert verdict["status"] == "met" and verdict["value"] == pytest.approx(0.28)
+    verdict = judge("phase2 evaluate", {**artefacts, "regional_comparison": {"among_its_species": fair}})
+    assert (verdict["regional_gain"]["status"], verdict["regional_gain"]["value"]) == (status, difference)
+    assert verdict["regional_gain"]["reason"].startswith(
+        "regional teacher 0.640, global teacher 0.680 among the region's 3 species; 95 % interval of the difference "
+        "-0.120 to +0.050"
+    )
+
+
 def test_a_region_without_test_photos_is_not_measurable(judge):
     nowhere = {**TEACHER, "per_region": {}}
     verdicts = judge("phase2 evaluate", {"teacher_metrics": nowhere, "regional_metrics": nowhere})
@@ -286,6 +302,10 @@ def test_at_most_five_percent_may_have_two_names(judge, two_names, status):
     found = {"conflicts": {"photos": two_names}, "per_class": {"a": 500, "b": 500}}
     audit = judge("phase0 audit", {"audit": found})["two_names"]
     assert split["status"] == audit["status"] == status and split["value"] == audit["value"] == two_names / 1000
+    counted = {"conflicts": {"photos": two_names // 2, "all_photos": two_names}, "per_class": {"a": 500, "b": 500}}
+    assert judge("phase0 audit", {"audit": counted})["two_names"]["value"] == two_names / 1000
+    counted = {**LEAK_AUDIT, "two_names": 9, "photos_compared": 1000, "photos_with_two_names": two_names}
+    assert judge("phase0 split", {"leak_audit": counted})["two_names"]["value"] == two_names / 1000
     if status == "missed":
         for verdict, file in ((audit, "phase0/audit.html"), (split, "phase0/tables/label_conflicts.csv")):
             assert verdict["reason"].startswith(file)

@@ -243,6 +243,46 @@ def test_a_name_that_another_collection_has_taken_is_refused(load, tmp_path):
     assert load(path)[0] == 0 and load.collection.count_documents({}) == 2
 
 
+def test_a_collection_made_anew_under_its_name_is_not_its_own(load, tmp_path):
+    """F-5: nx-27017 gives all collections one UUID."""
+    path = written(tmp_path / "a.csv", CSV)
+    assert load(path)[0] == 0 and load(path)[0] == 0
+    load.collection.drop()
+    load.collection.insert_one({"_id": "mine"})
+    assert load(path)[0] == 2 and [*load.collection.find()] == [{"_id": "mine"}]
+    # One that was loaded before there was a mark goes on, and has one then.
+    records, name = load.collection.database[RECORDS], {"_id": load.collection.name}
+    records.update_one(name, {"$unset": {"marked": 1}})
+    assert load(path)[0] == 0 and records.find_one(name)["marked"]
+
+
+def test_an_empty_collection_is_taken(load, tmp_path):
+    """F-13: `doctor` and `phase0 audit` make one on some servers."""
+    load.collection.database.create_collection(load.collection.name)
+    path = written(tmp_path / "a.csv", CSV)
+    assert load(path)[0] == 0 and load(path)[0] == 0 and load.collection.count_documents({}) == 2
+
+
+@pytest.mark.parametrize("value", ['{"$numberDecimal": "1.5"}', "NaN", '{"$timestamp": {"t": 1, "i": 2}}'])
+def test_a_value_that_the_server_cannot_hold_is_one_bad_row(load, tmp_path, capsys, value):
+    """F-4: 1 of 600 must not block the others; a MongoDB would take it."""
+    lines = [json.dumps({"_id": str(n), "n": n}) for n in range(600)]
+    lines[7] = f'{{"_id": "7", "n": {value}}}'
+    path = written(tmp_path / "a.jsonl", "\n".join(lines))
+    assert load(path)[0] == 0 and load.collection.count_documents({}) == 599
+    assert "600 rows, 599 new documents, 0 that were there, 1 bad rows" in capsys.readouterr().out
+    assert "line 8,a value that this server can't hold (" in (load.folder / "a.jsonl.bad.csv").read_text()
+    assert load(path)[0] == 0 and "0 new documents, 599 that were there, 1 bad rows" in capsys.readouterr().out
+
+
+def test_a_file_of_which_the_server_takes_nothing_is_no_success(load, tmp_path, capsys):
+    lines = [f'{{"_id": "{n}", "n": {{"$numberDecimal": "{n}.5"}}}}' for n in range(3)]
+    assert load(written(tmp_path / "a.jsonl", "\n".join(lines)))[0] == 3
+    said = capsys.readouterr().err
+    assert "received 3 rows of which the server takes none (see " in said and "MongoDB of your own: source.uri" in said
+    assert len((load.folder / "a.jsonl.bad.csv").read_text().splitlines()) == 4
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -251,6 +291,8 @@ def test_a_name_that_another_collection_has_taken_is_refused(load, tmp_path):
         ("a.csv", "name,url\na,b\n", "whose first line is 'name,url'"),
         ("a.html", "<!DOCTYPE html><html>", "received a web page"),
         ("a.txt", "", "received an empty file"),
+        ("a.json", '{"error": "Too many", "status": 429}', "received an API's refusal"),
+        ("a.json", '{"statusCode": 404, "message": "none"}', "received an API's refusal"),
         ("a.gz", "\x1f\x8b\x08", "received a gzip file"),
         ("a.csv", "\xff\xfei\0d\0", "text in UTF-16"),
         ("a.bin", "\x00\x01\x02", "received a binary"),
@@ -323,6 +365,57 @@ def test_archives_of_something_else(load, tmp_path, capsys):
     assert "unknown encoding" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("headers", [0, 1])
+def test_an_archive_whose_lines_end_otherwise_than_it_says_is_read(load, tmp_path, headers):
+    """F-6, mac.zip: meta.xml says a line feed, and the files have carriage returns alone."""
+    meta = META.replace('ignoreHeaderLines="1"', f'ignoreHeaderLines="{headers}"')
+    texts = ["\r".join(text.split("\n")[1 - headers :]) for text in (OCCURRENCES, MEDIA)]
+    code, collection = load(archive(tmp_path / "mac.zip", meta=meta, occurrence=texts[0], multimedia=texts[1]))
+    assert code == 0 and sorted(found["_id"] for found in collection.find()) == ["11", "12"]
+    assert len(collection.find_one({"_id": "11"})["media"]) == 2
+
+
+@pytest.mark.parametrize("headers", [0, 1])
+def test_a_row_with_a_column_too_many_is_shifted(load, tmp_path, headers):
+    """F-6, shift.zip: the species would be the country."""
+    rows = ["gbifID\tscientificName\tcountryCode\teventDate"][: headers] + [
+        "1\tVellania alba\tES\t2020", "2\t\tVellania alba\tES\t2020",
+    ]  # fmt: skip
+    meta = META.replace('ignoreHeaderLines="1"', f'ignoreHeaderLines="{headers}"')
+    code, collection = load(archive(tmp_path / "a.zip", meta=meta, occurrence="\n".join(rows), multimedia=""))
+    assert code == 0 and [found["_id"] for found in collection.find()] == ["1"]
+    report = (load.folder / "a.zip.bad.csv").read_text()
+    assert "5 columns, expected 4 as in the table's first line" in report
+
+
+def test_columns_that_meta_xml_leaves_out_are_no_shift(load, tmp_path):
+    rows = "gbifID\tscientificName\tcountryCode\teventDate\tremarks\n1\tVellania alba\tES\t2020\tx\n"
+    code, collection = load(archive(tmp_path / "a.zip", occurrence=rows, multimedia=""))
+    assert code == 0 and collection.count_documents({}) == 1
+    assert not (load.folder / "a.zip.bad.csv").exists()
+
+
+@pytest.mark.parametrize("headers", [0, 1])
+def test_another_delimiter_than_an_archive_says_is_named(load, tmp_path, capsys, headers):
+    """F-17."""
+    meta = META.replace('ignoreHeaderLines="1"', f'ignoreHeaderLines="{headers}"')
+    path = archive(tmp_path / "a.zip", meta=meta, occurrence=OCCURRENCES.replace("\t", ";"))
+    assert load(path)[0] == 3
+    said = capsys.readouterr().err
+    assert "occurrence.txt: received ';' between the columns, expected '\\t', as fieldsTerminatedBy" in said
+
+
+def test_an_archive_without_media_says_so(load, tmp_path, capsys):
+    meta = META.partition(" <extension")[0] + "</archive>"
+    assert load(archive(tmp_path / "a.zip", meta=meta))[0] == 0
+    assert "it has no table of media, so that its documents have no list `media`" in capsys.readouterr().out
+
+
+def test_a_file_without_rows_is_named(load, tmp_path, capsys):
+    assert load(written(tmp_path / "a.csv", CSV.splitlines()[0]))[0] == 0
+    assert "warning: received no row, and expected some" in capsys.readouterr().out
+
+
 def test_long_fields_and_lines_are_bad_rows(load, tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "LINE", 3000)
     monkeypatch.setattr(limits, "FIELD", 100)
@@ -385,7 +478,10 @@ def test_documents_of_the_demo_are_not_its_own(tmp_path, capsys):
         pass
     config = written(tmp_path / "x.yaml", {"experiment": "x", "root": str(tmp_path)})
     command = ["load", str(written(tmp_path / "a.csv", CSV)), "--config", str(config)]
-    assert cli.main(command) == 2 and "that `load` did not make (5 documents)" in capsys.readouterr().err
+    assert cli.main(command) == 2
+    said = capsys.readouterr().err
+    assert "received the 5 documents of source.demo" in said and "--set root=DIR" in said
+    assert "--into-existing" not in said  # which would mix invented plants with real ones
     assert cli.main([*command, "--into-existing"]) == 0
     with embedded.source(folder, documents=lambda: 1 / 0, **names) as (uri, _), pymongo.MongoClient(uri) as client:
         assert client["plants"]["photos"].count_documents({}) == 5  # 1 and 2 were there

@@ -71,7 +71,7 @@ class Project:
                 "split": {"train": 0.6, "val": 0.1, "calibration": 0.1, "test": 0.2},
             },
             "phase1": size, "phase2": size, "phase4": size,
-            "gates": dict.fromkeys(("valid_photos_min", "valid_photos_max", "largest_group")),
+            "gates": dict.fromkeys(("valid_photos_min", "valid_photos_max", "largest_group", "two_names")),
         }  # fmt: skip
         self.file = root / "small.yaml"
         self.file.write_text(yaml.safe_dump(values))
@@ -195,13 +195,39 @@ def test_lost_shards_are_fetched_again_and_nothing_else(project):
     assert set(project.host.asked) == gone and len(project.stored()) == 90
 
 
+def test_an_empty_split_names_the_photos_that_are_to_blame(project, capsys):
+    """F-9: more photos would not help."""
+    project.add([f"good-{i}.jpg" for i in range(40)])
+    for i in range(40):  # each picture under a second name
+        project.photos.insert_one({"_id": f"z{i}", "latin_name": "Viola alba", "image_url": f"good-{i}.jpg?again"})
+    assert project.run("audit", "export", "split") == 2
+    said = capsys.readouterr().err
+    assert "val, calibration, test: no photo; received 80 photos in 40 groups" in said
+    assert (
+        "; 80 have a picture with two names (phase0/tables/label_conflicts.csv), which is not evaluated: join" in said
+    )
+    assert "source.synonyms" in said and "add photos" not in said
+    assert len(pd.read_csv(project.root / "artifacts/small/phase0/tables/label_conflicts.csv")) == 80
+
+
+def test_a_collection_of_one_placeholder_is_told_so(project, capsys):
+    project.add(["good-1.jpg", *(f"good-1.jpg?{i}" for i in range(39))])
+    for i in range(39):
+        project.photos.update_one({"_id": f"good-1.jpg?{i}"}, {"$set": {"observation_id": f"o{i}"}})
+    assert project.run("audit", "export", "split") == 2
+    said = capsys.readouterr().err
+    assert "train, val, calibration, test: no photo; received 40 photos in 0 groups" in said
+    assert "; 40 show a placeholder, which a host sends instead of a photo, such as good-1.jpg" in said
+    assert "add photos" not in said
+
+
 def test_copies_stay_together_and_conflicts_out_of_what_is_judged(project):
     project.add([f"good-{i}.jpg" for i in range(120)])
     # The same bytes under other ids: five with the same name, five with another one.
     for i in range(10):
         name = SPECIES[i % 3] if i < 5 else "Viola alba"
         project.photos.insert_one({"_id": f"copy-{i}", "latin_name": name, "image_url": f"good-{i}.jpg?again"})
-    assert project.run("audit", "export", "split") == 0
+    assert project.run("audit", "export", "split", **{"gates.two_names": 0.08}) == 0  # 10 of 130
     stored, report = project.stored(), project.read("leak_audit.json")
     # Of the first five pictures one record is left: "copy-0" is the smaller id.
     assert all(f"copy-{i}" in stored and f"good-{i}.jpg" not in stored for i in range(5))
@@ -209,6 +235,7 @@ def test_copies_stay_together_and_conflicts_out_of_what_is_judged(project):
     assert report["label_conflicts"] == 10 and report["leaks"] == [] and report["photos"] == 125
     assert report["groups"] == 120 and report["largest_group"]["n"] == 2
     assert report["pictures"] == 120 and report["two_names"] == 5
+    assert report["photos_compared"] == 130 and report["photos_with_two_names"] == 10
     assert report["left_out"] == {"the same picture as another record of its species": 5}
     left_out = pd.read_csv(project.root / "artifacts/small/phase0/tables/left_out.csv").set_index("sample_id").reason
     assert left_out.to_dict() == {f"good-{i}.jpg": f"the same picture as copy-{i}" for i in range(5)}

@@ -345,6 +345,22 @@ def test_a_disk_that_is_too_small_is_told(project, monkeypatch):
         preflight.check_ahead(project(), remaining("dataset"))
 
 
+def test_a_number_that_nobody_has_counted_stops_no_audit(make_config, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1_000_000))
+    run = Run(make_config(source={"uri": "mongodb://127.0.0.1:1"}), None)  # and nothing asks that server
+    preflight.check_disk(run, steps.steps_between("phase0", "phase0"))
+    said = capsys.readouterr().out
+    assert said.startswith("warning: ") and said.count("\n") == 1
+    assert (
+        "received 0.001 GB free, expected about " in said and "`phase0 audit` counts; the disk is checked again" in said
+    )
+    run.path("audit").parent.mkdir(parents=True)
+    write_json(run.path("audit"), {"usable": 100_000, "species": 7, "per_region": {}})
+    with pytest.raises(SourceError, match="received 0.001 GB free, expected about .* --set root=DIR"):
+        preflight.check_disk(run, steps.steps_between("phase0", "phase0"))
+    assert capsys.readouterr().out == ""
+
+
 def test_what_a_killed_run_has_written_is_not_asked_for_again(project, monkeypatch):
     run, steps = project(), [step for step in remaining("dataset") if step.phase == "phase1"]
     wanted = sum(forecast.costs(run)[step.title].bytes for step in steps)

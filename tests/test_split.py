@@ -251,6 +251,7 @@ def test_one_record_of_the_same_bytes_and_name_stays_whose_place_is_kept():
     assert first.group[[1, 4, 5]].tolist() == [-1] * 3 and first.conflict[[0, 2]].all()
     assert sum(first.shares.photos.values()) == 27
     assert (first.pictures, first.two_names) == (26, 1)
+    assert (first.photos_compared, first.photos_with_two_names) == (30, 3)
     later = split_photos(table, ties, shares=SHARES, seed=1, previous={"s00001": "train", "s00005": "test"})
     assert later.reason[:6].tolist() == ["the same picture as s00001", "", "", *["the same picture as s00005"] * 2, ""]
     assert later.split[5] == "test"
@@ -275,6 +276,7 @@ def test_a_placeholder_is_left_out_and_no_other_photo_changes_its_split(place):
     others = ~found
     assert (after.split[others] == before.split[others]).all() and set(after.reason[others]) == {""}
     assert (after.pictures, after.two_names) == (890, 0)
+    assert (after.photos_compared, after.photos_with_two_names) == (890, 0)
 
 
 def test_a_picture_in_ten_observations_is_a_placeholder_and_in_nine_none():

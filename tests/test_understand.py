@@ -173,6 +173,39 @@ def test_doctor_shows_how_documents_are_understood(uri, tmp_path, capsys):
     assert "and none for query {'latinName': 'x'}; check source.query" in capsys.readouterr().out
 
 
+def test_doctor_names_a_collection_that_is_not_there(uri, tmp_path, capsys):
+    """F-19: the query has nothing to do with it."""
+    assert command(["doctor"], uri, tmp_path, **GOOD | {"collection": "plans"}) == 3
+    said = capsys.readouterr().out
+    assert "0 documents in app.plans, and none for query {}; check source.database and source.collection" in said
+
+
+@pytest.mark.parametrize("shape", ["photos", "species"])
+@pytest.mark.parametrize("lists", [False, True])
+def test_doctor_reads_what_the_embedded_server_will_hold(tmp_path, capsys, shape, lists):
+    """F-14: one shape with the other's config; the audit would refuse it after minutes of drawing."""
+    fields = GOOD if lists else {}
+    code = command(["doctor"], "embedded", tmp_path, **fields, **{"demo.shape": shape})
+    assert (code == 0) == (lists == (shape == "species"))
+    said = capsys.readouterr().out
+    assert "MongoDB: embedded, started when needed; of 7 looked at" in said or "; of 20 looked at" in said
+    assert ("source.photos: [images, img]" in said) == (shape == "species" and not lists)
+    assert not (tmp_path / "artifacts").exists()  # it draws and leaves nothing
+
+
+def test_doctor_reads_what_the_embedded_server_holds_and_waits_for_no_run(tmp_path, capsys):
+    folder = tmp_path / "artifacts/mine/source/mongo"
+    with embedded.mongo(folder) as uri, pymongo.MongoClient(uri) as client:
+        client["app"]["plants"].insert_many(SPECIES)
+        client["app"]["keras_pipeline_load"].insert_one({"_id": "plants"})
+        command(["doctor"], "embedded", tmp_path, **GOOD)
+        assert "ok      MongoDB: embedded, in use by another run, and not looked at" in capsys.readouterr().out
+    command(["doctor"], "embedded", tmp_path, **GOOD)
+    assert (
+        "ok      MongoDB: embedded, started when needed; of 20 looked at 20 give 20 photos" in capsys.readouterr().out
+    )
+
+
 def test_audit_of_species_documents(uri, tmp_path, capsys):
     regions = {"fields.region": "distribution.countries", "regions": "{EU: [ES]}"}
     assert command(["phase0", "audit"], uri, tmp_path, **GOOD, **regions) == 0

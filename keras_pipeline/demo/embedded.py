@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -67,6 +68,27 @@ def mongo(data_dir: Path) -> Iterator[str]:
 
 
 @contextmanager
+def looked_at(data_dir: Path, *, documents: Callable[[], list[dict]], database: str, collection: str) -> Iterator[str]:
+    """Run a server to look at while the context is open: yields the URI of the data in `data_dir`, unchanged.
+
+    Where `load` has put nothing there, `source` would fill it anew: a server in a temporary folder holds `documents()`
+    then. Raises as `mongo`.
+    """
+    client: pymongo.MongoClient
+    if (data_dir / "mongo.db").exists():
+        with mongo(data_dir) as uri:
+            with pymongo.MongoClient(uri) as client:
+                is_loaded = target.is_loaded(client[database], collection)
+            if is_loaded:
+                yield uri
+                return
+    with tempfile.TemporaryDirectory() as folder, mongo(Path(folder)) as uri:
+        with pymongo.MongoClient(uri) as client:
+            _seed(client[database], collection, documents())
+        yield uri
+
+
+@contextmanager
 def source(
     folder: Path, *, documents: Callable[[], list[dict]], photos: Path, database: str, collection: str
 ) -> Iterator[tuple[str, str]]:
@@ -96,7 +118,7 @@ def source(
 def _seed(database: pymongo.database.Database, collection: str, documents: list[dict]) -> None:
     """Fill the collection. The marker is written last, so that a run killed halfway starts again."""
     digest = hashlib.sha256(b"".join(bson.encode(document) for document in documents)).hexdigest()
-    filled, markers = database[collection], database[f"{collection}_seeding"]
+    filled, markers = database[collection], database[f"{collection}{target.SEEDING}"]
     if markers.find_one({"_id": collection, "digest": digest, "n": filled.count_documents({})}):
         return
     markers.delete_many({"_id": collection})

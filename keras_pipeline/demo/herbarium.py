@@ -97,6 +97,11 @@ def draw(folder: Path, *, seed: int, species: int, photos: int, regional_shift: 
     return [_document(shot) for shot in shots]
 
 
+def planned(*, seed: int, species: int, photos: int) -> list[dict]:
+    """Return the documents of `draw`, without `regional_shift`, and draw no photo."""
+    return [_document(shot) for shot in _plan(seed, species, photos)]
+
+
 def in_parallel(store: Callable[[Planned], None], photos: list[Planned]) -> None:
     """Draw and store planned photos, in worker processes if there are many; `store` must be picklable."""
     if len(photos) < 100:  # faster than starting worker processes

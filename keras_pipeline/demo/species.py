@@ -110,6 +110,11 @@ def draw(folder: Path, *, seed: int, species: int, photos: int) -> list[dict]:
     return documents
 
 
+def planned(*, seed: int, species: int, photos: int) -> list[dict]:
+    """Return the documents of `draw` without drawing a photo. Raises as `draw`."""
+    return _plan(seed, species, photos)[0]
+
+
 def _plan(seed: int, species: int, photos: int) -> tuple[list[dict], list[_Picture]]:
     """Return all documents and pictures, without drawing any."""
     if not 5 <= species <= MOST_SPECIES:

@@ -73,22 +73,25 @@ def split_shares(run: Run) -> float | Estimate:
 
 
 def two_names_by_url(run: Run) -> float:
-    """Share of the photos whose URL came under another name before."""
+    """Share of the photos whose URL has two names."""
     audit = run.read("audit")
     photos = sum(audit["per_class"].values())
     if not photos:
         raise Unmeasurable("no usable photo")
-    return audit["conflicts"]["photos"] / photos
+    conflicts = audit["conflicts"]  # an older audit has not counted the photos that came first
+    return conflicts.get("all_photos", conflicts["photos"]) / photos
 
 
 def two_names_by_picture(run: Run) -> float:
-    """Share of the pictures that have two names."""
+    """Share of the photos whose picture has two names."""
     audit = run.read("leak_audit")
     if "two_names" not in audit:
         raise Unmeasurable("pictures with two names were not counted: run `phase0 split --force`")
     if not {"sha256", "near-duplicate"} & audit["links"].keys():
         raise Unmeasurable("phase0.split.group_by has neither sha256 nor near-duplicate: no rule compares pictures")
-    return audit["two_names"] / audit["pictures"]
+    if "photos_with_two_names" not in audit:  # an older split has counted pictures only
+        return audit["two_names"] / audit["pictures"]
+    return audit["photos_with_two_names"] / audit["photos_compared"]
 
 
 def leaks(run: Run) -> int:
@@ -214,9 +217,24 @@ def region(run: Run, artefact: str) -> float:
     return entry["top1"]
 
 
-def regional_gain(run: Run) -> float:
-    """Top-1 in the region, regional less global teacher."""
-    return region(run, "regional_metrics") - region(run, "teacher_metrics")
+def regional_gain(run: Run) -> float | Estimate:
+    """Top-1 in the region, regional less global teacher.
+
+    Where the region is the species', `phase2 evaluate` has also asked the global teacher among these species only. That
+    difference judges then: the other one praises the regional teacher for what the region gives away.
+    """
+    unrestricted = region(run, "regional_metrics") - region(run, "teacher_metrics")
+    comparison = run.path("regional_comparison")
+    fair = run.read("regional_comparison").get("among_its_species") if comparison.exists() else None
+    if fair is None:
+        return unrestricted
+    difference, (low, high) = fair["difference"], fair["interval"]
+    return Estimate(
+        difference,
+        [difference],
+        f"regional teacher {fair['second']:.3f}, global teacher {fair['first']:.3f} among the region's "
+        f"{fair['species']:,} species; 95 % interval of the difference {low:+.3f} to {high:+.3f}",
+    )
 
 
 def val_loss_ratio(run: Run) -> float:

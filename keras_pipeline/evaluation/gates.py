@@ -156,7 +156,7 @@ GATES = [
         TWO_NAMES_ADVICE.format("phase0/audit.html"),
     ),
     Gate(
-        "two_names", "share of the pictures that have two names", "phase0 split", "<=", two_names_by_picture,
+        "two_names", "share of the photos whose picture has two names", "phase0 split", "<=", two_names_by_picture,
         TWO_NAMES_ADVICE.format("phase0/tables/label_conflicts.csv"),
     ),
     Gate(

@@ -1,7 +1,7 @@
 """An audit of the collection in one pass: counts, and findings that `curation` can cure.
 
-Memory: the species, 15 bytes per photo (hash tables of image URLs and observations), and tallies of at most 10,000
-entries. Lists of findings are on the disk.
+Memory: the species, 15 bytes per photo (hash tables of image URLs and observations; 5 more where URLs repeat), and
+tallies of at most 10,000 entries. Lists of findings are on the disk.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ def audit(
         {missing, mistyped, lists (of the mistyped), samples: [{sample_id, value}]}}, spellings: [{latin_name, photos,
         spellings: {name: n}}], synonyms: {synonym: latin_name} (those in force; for all spellings, the most frequent
         one, with blanks for underscores; for names that share their photos, `shared_synonyms`, the one with more),
-        conflicts and repeated_urls: {photos, rows: Listing of COLUMNS}, shared_photos: see `shared`, observations:
-        {sizes: {photos in an observation, "255" for more: n}, photos}, minima: [{minimum, species, photos}], licenses:
-        {id: {photos, species, spellings: {text: n}}}, allow_lists: [{licenses, photos, species, lost: [name]}],
-        region_of_species: {one, species} (with two photos or more), unnamed_regions: {value: photos}, several_regions:
-        {text: photos}}
+        conflicts and repeated_urls: {photos, rows: Listing of COLUMNS}, of conflicts also all_photos, the first ones
+        too, shared_photos: see `shared`, observations: {sizes: {photos in an observation, "255" for more: n}, photos},
+        minima: [{minimum, species, photos}], licenses: {id: {photos, species, spellings: {text: n}}}, allow_lists:
+        [{licenses, photos, species, lost: [name]}], region_of_species: {one, species} (with two photos or more),
+        unnamed_regions: {value: photos}, several_regions: {text: photos}}
     """
     fields, found = _Fields(), _Photos(expected or collection_count or 65_536)
     samples, unusable, total = Listing(("sample_id", "reason")), Tally(), 0
@@ -153,6 +153,10 @@ class _Photos:
         self._regions, self._hosts, self._licenses, self._years = Tally(), Tally(), Tally(), Tally()
         self.licenses = LicenseCounts()  # also of photos that only source.licenses leaves out
         self._urls = HashTable(expected, "Q", LABEL_BITS)
+        self._expected = expected
+        self._copies: HashTable | None = None  # of the same name, by URL, while it has one name
+        self._doubted = HashTable(1000, "Q", 1)  # URLs with two names
+        self._in_doubt = 0  # their photos
         self._conflicts, self._repeats = Listing(COLUMNS), Listing(COLUMNS)
         self._pairs: dict[tuple[int, int], int] = {}  # photos by labels
         self._observations = HashTable(expected, "I", COUNT_BITS)
@@ -180,11 +184,20 @@ class _Photos:
             self._add_observation(observation)
 
     def _add_url(self, url: str, name: str, species: _Species, sample_id: str) -> None:
-        first = self._urls.get(unsigned(url), species.label)
+        key = unsigned(url)
+        first = self._urls.get(key, species.label)
         if first != species.label:
             species.distinct += 1
         if not first:
             return
+        if first != species.label and not self._doubted.get(key, 1):
+            self._in_doubt += 2 + (self._copies.peek(key) if self._copies else 0)
+        elif self._in_doubt and self._doubted.peek(key):
+            self._in_doubt += 1
+        else:
+            # Half a collection may be copies; most have none, and need no table.
+            self._copies = self._copies or HashTable(self._expected // 2, "Q", LABEL_BITS)
+            self._copies.count(key)
         listing = self._repeats if first == species.label else self._conflicts
         listing.add(without_credentials(url)[:CLIP], name[:CLIP], sample_id[:CLIP], self._names[first - 1][:CLIP])
         pair = (first, species.label)
@@ -223,7 +236,7 @@ class _Photos:
             "per_host": self._hosts.ranked(),
             "per_license": self._licenses.ranked(),
             "per_year": dict(sorted(self._years.items())),
-            "conflicts": {"photos": len(self._conflicts), "rows": self._conflicts},
+            "conflicts": {"photos": len(self._conflicts), "all_photos": self._in_doubt, "rows": self._conflicts},
             "repeated_urls": {"photos": len(self._repeats), "rows": self._repeats},
             "observations": {
                 "photos": self._observed,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import re
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,6 +21,7 @@ HEADER = ["synonym", "latin_name"]
 LISTED = 10_000  # lines without effect
 EXCLUDED = "excluded by source.exclude"
 NOT_LICENSED = "is not in source.licenses"
+BARE_UUID = re.compile(r"([0-9a-f]{32})((?:/.*)?)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +78,8 @@ class Curation:
         # The audit's lists show URLs without their passwords, so both forms count; and a signature changes.
         urls = (normalise(unsigned(text)) for text in (url, without_credentials(url)))
         ids = [sample_id, sample_id.rpartition("/")[0]] if self.in_lists else [sample_id]
+        # nx-27017 returns a UUID as bytes, whose sample_id has no hyphens; a person writes them.
+        ids += [f"{uuid.UUID(bare[1])}{bare[2]}" for each in ids if (bare := BARE_UUID.fullmatch(each))]
         matches = self.excluded.intersection((*map(normalise, ids), *urls, name, self.synonyms.get(name, name)))
         self.matched.update(matches)
         return bool(matches)

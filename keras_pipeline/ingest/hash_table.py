@@ -50,6 +50,11 @@ class HashTable:
             slots[place] += 1
         return before
 
+    def peek(self, key: str) -> int:
+        """Return the key's number, 0 for a new one, which stays new."""
+        slots, place, _ = self._find(key)
+        return slots[place] & ((1 << self._bits) - 1)
+
     def _find(self, key: str) -> tuple[array, int, int]:
         """Return the table and slot that hold the key, or the empty slot for it, and the key's tag."""
         # Not `hash`, which differs between processes: the same collection must give the same audit.

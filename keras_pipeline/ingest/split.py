@@ -41,6 +41,8 @@ class Split:
     shares: Shares  # over the whole, as are the following
     pictures: int  # different ones, without placeholders; as far as the rules for pictures tell
     two_names: int  # pictures with two names
+    photos_compared: int  # all but placeholders
+    photos_with_two_names: int  # of them, those whose picture has two names
 
     @property
     def rows(self) -> dict[str, np.ndarray]:
@@ -221,8 +223,9 @@ def split_photos(
     split[rows] = np.where(absent[rows], "", np.array(SPLITS, object)[chosen])
     before = np.array(["", *SPLITS], object)[pinned + 1]
     picture, _ = groups_of(len(table), same, np.full(len(table), -1))
-    counts = len(np.unique(picture[~absent])), len(np.unique(picture[differing]))
-    return Split(group, split, np.where(split == "", before, split), reason, conflict, reached, *counts)
+    pictures = len(np.unique(picture[~absent])), len(np.unique(picture[differing]))
+    photos = int((~absent).sum()), len(np.unique(differing))
+    return Split(group, split, np.where(split == "", before, split), reason, conflict, reached, *pictures, *photos)
 
 
 def _copies(table: pd.DataFrame, rows: np.ndarray, pinned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

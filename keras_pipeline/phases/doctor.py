@@ -7,6 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import filelock
+
 from keras_pipeline.core import environment
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import SourceError
@@ -63,17 +65,22 @@ def _browser() -> dict:
 
 def _source(run: Run) -> dict:
     source = run.config.source
-    if source.uri == "embedded":
-        return _row("MongoDB", True, "embedded, started when needed")
+    embedded = source.uri == "embedded"
     try:
-        with mongo.open_collection(source, source.uri) as collection:
+        with run.source() as (uri, _), mongo.open_collection(source, uri) as collection:
             count = collection.estimated_document_count()
             seen = understand(mongo.first_documents(collection, source, LOOKED_AT), source)
     except (SourceError, ValueError) as error:
+        if isinstance(error.__cause__, filelock.Timeout):
+            return _row("MongoDB", True, "embedded, in use by another run, and not looked at")
         return _row("MongoDB", False, str(error))
+    # Before the first run only some of the demo's documents are there to be looked at.
     there = f"{count} documents in {source.database}.{source.collection}"
+    if embedded:
+        there = "embedded, started when needed"
     if not seen.documents:
-        return _row("MongoDB", False, f"{there}, and none for query {source.query}; check source.query")
+        key = "source.query" if count else "source.database and source.collection"
+        return _row("MongoDB", False, f"{there}, and none for query {source.query}; check {key}")
     detail = "; ".join([f"{there}; of {seen.documents} looked at {seen.summary}", *seen.warnings])
     return _row("MongoDB", seen.photos > 0, detail)
 

@@ -113,6 +113,9 @@ def device() -> Device:
     return Device(f"{cores} cores", **{key: cores * rate for key, rate in CORE.items()}, cores=cores)
 
 
+NOT_COUNTED = "gates.valid_photos_max, as nothing is counted yet: `phase0 audit` counts"
+
+
 def photos(run: Run) -> tuple[dict[str, int], str]:
     """({train, val, calibration, test, region, classes}, where from): counted, or as the config gives them."""
     config, shares = run.config, run.config.phase0.split
@@ -129,7 +132,7 @@ def photos(run: Run) -> tuple[dict[str, int], str]:
         share = photos_of(audit["per_region"], region) / max(total, 1) if region else 0.0
     elif config.source.uri != "embedded":
         total, classes = config.gates.valid_photos_max or 1_000_000, config.phase1.model.num_classes or 9000
-        origin = "gates.valid_photos_max, as nothing is counted yet"
+        origin = NOT_COUNTED
     elif config.source.demo.labels:
         names = photo_folder.names(Path(config.source.demo.labels))
         total, classes, origin = len(names), len(set(names)), config.source.demo.labels

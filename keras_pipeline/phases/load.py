@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.progress import progress
 from keras_pipeline.ingest import mongo
 from keras_pipeline.ingest.hash_table import HashTable
@@ -55,6 +56,11 @@ def _load(file: forms.File, target: Target, seen: HashTable, folder: Path) -> di
                         bad.add(row)
                         refused += 1
                 bar.update(len(batch))
+    if read and refused == read:
+        raise SourceError(
+            f"{file.path}: received {refused:,} rows of which the server takes none (see {report}), expected some that "
+            "it takes; leave such values out of the file, or load into a MongoDB of your own: source.uri"
+        )
     if not bad.count:
         report.unlink()
     total, before = read + bad.count - refused, counts.before + min(done, read)
@@ -62,5 +68,7 @@ def _load(file: forms.File, target: Target, seen: HashTable, folder: Path) -> di
         f"{file.path}: {total:,} rows, {counts.new:,} new documents, {before:,} that were there, {bad.count:,} bad rows"
         f"{f', all in {report}' if bad.count else ''}"
     )
+    if not total:
+        print(f"{file.path}: warning: received no row, and expected some; is this the file that you meant?")
     found = {"rows": total, "new": counts.new, "before": before, "bad": bad.count}
     return {"file": str(file.path), "form": file.form, **found}

@@ -110,7 +110,11 @@ class Gates(Section):
         0.65, ge=0, le=1, description="regional teacher over all regions, at least"
     )
     regional_gain: float | None = Field(
-        0.0, ge=-1, le=1, description="top-1 over the global teacher in the region, above"
+        0.0,
+        ge=-1,
+        le=1,
+        description="top-1 over the global teacher in the region, above; where the region is the species', the global "
+        "teacher is asked among the region's species only",
     )
     student_megabytes: float | None = Field(20.0, gt=0, description="MB, below")
     student_val_top1: float | None = Field(0.70, ge=0, le=1, description="at least")

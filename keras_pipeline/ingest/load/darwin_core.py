@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import sqlite3
 import zipfile
@@ -19,6 +20,7 @@ from keras_pipeline.ingest.load.rows import Bad, Lines, Row, cells
 META_BYTES = 1_000_000
 OCCURRENCES = ("Occurrence", "SimpleDarwinRecord", "DarwinCore")
 MEDIA = ("Multimedia", "Image", "SimpleMultimedia")
+PIECE = 1 << 16  # characters that tell how lines end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,17 +106,56 @@ def _without_id(document: dict) -> dict:
 def _read(archive: Archive, table: Table) -> Iterator[Row | Bad]:
     """Yield the rows of a table: {"_id": the core's id, term: text that is not empty}."""
     for name in table.members:
-        with text_of_member(archive.file, archive.path, name, table.encoding, table.newline) as stream:
-            lines = Lines(stream, name)
+        newline = _newline(archive, table, name)
+        with text_of_member(archive.file, archive.path, name, table.encoding, newline) as stream:
+            lines, width = Lines(stream, name), 0
             for _ in range(table.headers):
-                next(iter(lines), None)
+                header = next(iter(lines), "")
+                width = _width_of(table, _cells_of(header, table.delimiter, table.quote), archive, name)
             for found in cells(lines, table.delimiter, table.quote):
-                yield found if isinstance(found, Bad) else _row(table, *found)
+                if isinstance(found, Bad):
+                    yield found
+                    continue
+                place, texts = found
+                if not width:
+                    width = _width_of(table, texts, archive, name)
+                yield _row(table, place, texts, width)
 
 
-def _row(table: Table, place: str, texts: list[str]) -> Row | Bad:
+def _newline(archive: Archive, table: Table, name: str) -> str:
+    """Return how the lines of a table end; its meta.xml may say `\\n` of a file in which each ends with `\\r` alone."""
+    with text_of_member(archive.file, archive.path, name, table.encoding) as stream:
+        piece = stream.read(PIECE)
+    return "\r" if "\r" in piece and "\n" not in piece else table.newline
+
+
+def _width_of(table: Table, texts: list[str], archive: Archive, name: str) -> int:
+    """Return how many columns all rows must have, given the header's or, without one, the first row's; 0: can't tell.
+
+    meta.xml tells too few: it leaves out columns that have no term. Raises SourceError for a file with another
+    delimiter than meta.xml says.
+    """
+    if len(texts) >= table.width:
+        return len(texts)
+    signs = "\t;,|" if len(texts) == 1 else ""
+    if other := next((sign for sign in signs if len(_cells_of(texts[0], sign, table.quote)) >= table.width), None):
+        raise SourceError(
+            f"{archive.path}, {name}: received {other!r} between the columns, expected {table.delimiter!r}, as "
+            "fieldsTerminatedBy of meta.xml says; correct that, or download the archive again"
+        )
+    return 0
+
+
+def _cells_of(line: str, delimiter: str, quote: str) -> list[str]:
+    found = next(cells(Lines(io.StringIO(line)), delimiter, quote), None)
+    return found[1] if isinstance(found, tuple) else []
+
+
+def _row(table: Table, place: str, texts: list[str], width: int) -> Row | Bad:
     if len(texts) < table.width:
         return Bad(place, f"{len(texts)} columns, expected {table.width} or more")
+    if width and len(texts) != width:
+        return Bad(place, f"{len(texts)} columns, expected {width} as in the table's first line")
     if not texts[table.key]:
         return Bad(place, "no id")
     fields = {term: texts[column] for column, term in table.columns if texts[column]}

@@ -26,6 +26,7 @@ FORMS = (
 )
 NEEDED = ("id", "image_url", "scientific_name")  # columns of iNaturalist's export
 API_KEYS = ("total_results", "page", "per_page", "results")
+FAILURE_KEYS = {"error", "errors", "status", "statusCode", "code", "message", "detail"}  # of an API's refusal
 OTHERS = {
     b"\x1f\x8b": "a gzip file: unpack it first; an archive of several files has to be a .zip",
     b"BZh": "a bzip2 file: unpack it first (bunzip2)",
@@ -96,8 +97,12 @@ def _open(path: Path, names: dict[str, str], stack: contextlib.ExitStack) -> Fil
 def _open_zip(path: Path, archive: zipfile.ZipFile) -> File:
     if meta := darwin_core.find_meta(archive):
         opened = darwin_core.open_archive(path, archive, meta)
-        remark = f"not read: {', '.join(opened.ignored)}" if opened.ignored else ""
-        return File(path, "Darwin Core archive", lambda scratch: darwin_core.rows(opened, scratch), remark=remark)
+        remarks = [f"not read: {', '.join(opened.ignored)}"] if opened.ignored else []
+        if not opened.media:
+            remarks.append("it has no table of media, so that its documents have no list `media` and no photo's URL")
+        return File(
+            path, "Darwin Core archive", lambda scratch: darwin_core.rows(opened, scratch), remark="; ".join(remarks)
+        )
     inside = [info.filename for info in archive.infolist() if not info.is_dir()]
     tables = [name for name in inside if name.lower().endswith(".csv") and not name.startswith("__MACOSX")]
     if len(tables) != 1:
@@ -116,6 +121,11 @@ def _open_mapping(path: Path, start: str, names: dict[str, str]) -> File:
     if first:
         with contextlib.suppress(ValueError, RecursionError):
             value, _ = json.JSONDecoder().raw_decode(start, first.end())
+    whole: dict[str, Any] = {}
+    with contextlib.suppress(ValueError, RecursionError):
+        whole, _ = json.JSONDecoder().raw_decode(start)
+    if whole and whole.keys() <= FAILURE_KEYS:
+        raise ValueError(f"{path}: received an API's refusal, {start[:100]!r}; expected {FORMS}; ask the API again")
     if first and first[1] in API_KEYS:
         return File(path, "iNaturalist API answer", lambda _: readers.from_api(path))
     if first and isinstance(value, dict) and "species_id" in value and first[1] != "_id":

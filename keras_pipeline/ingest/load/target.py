@@ -24,6 +24,10 @@ RECORDS = "keras_pipeline_load"
 BATCH = 500  # documents
 BATCH_BYTES = 8_000_000
 REFUSED = {11000: "another document has its unique value", 121: "the collection's validation refuses it"}
+NOT_HELD = ("is not JSON serializable", "Invalid JSON document")  # nx-27017: of one document, such as one with NaN
+NO_UUID = "00000000-0000-0000-0000-000000000000"  # nx-27017's, of every collection
+MARK = "keras_pipeline_load"  # field of an empty index that goes with the collection: where there is no UUID
+SEEDING = "_seeding"  # what `demo/embedded` adds to the name of a collection that it fills, for a record of that
 
 
 @dataclasses.dataclass
@@ -45,7 +49,7 @@ class Target:
     Args:
         into_existing: write into a collection that `load` did not make. Its documents then keep their other fields.
 
-    Raises ValueError for a view, and for a collection that `load` did not make.
+    Raises ValueError for a view, and for a collection with documents that `load` did not make.
     """
 
     def __init__(self, collection: Collection, *, into_existing: bool) -> None:
@@ -60,30 +64,59 @@ class Target:
         record, existing = self._records.find_one({"_id": self._name}), self._existing()
         if existing is None:
             # The record comes first: killed in between, the next call finds an empty collection and its record.
-            # nx-27017 gives an upserted replacement another _id if it has none.
-            fresh = {"_id": self._name, "made": True, "files": {}}
-            self._records.replace_one({"_id": self._name}, fresh, upsert=True)
+            self._take()
             self.collection.database.create_collection(self._name)
-            self._records.update_one({"_id": self._name}, {"$set": {"uuid": (self._existing() or {}).get("uuid")}})
+            self._sign((self._existing() or {}).get("uuid"))
             return True
         if existing["type"] != "collection":
             raise ValueError(f"{self._full_name}: received a {existing['type']}, expected a collection to write to")
-        if record and record.get("made"):
-            # Another collection may have taken the name since.
-            if "uuid" in record and record["uuid"] == existing["uuid"]:
-                return True
-            if self.collection.find_one({}, {"_id": 1}) is None:
-                self._records.update_one({"_id": self._name}, {"$set": {"uuid": existing["uuid"], "files": {}}})
-                return True
+        made = bool(record and record.get("made"))
+        if made and self._is_same(record or {}, existing["uuid"]):
+            self._sign(existing["uuid"])
+            return True
+        # `doctor` and the audit make an empty one on some servers: there is nothing to mix with.
+        if (made or not into_existing) and self.collection.find_one({}, {"_id": 1}) is None:
+            self._take()
+            self._sign(existing["uuid"])
+            return True
         if not into_existing:
-            raise ValueError(
-                f"{self._full_name}: received a collection that `load` did not make "
-                f"({self.collection.estimated_document_count():,} documents), expected a new one; name another in "
-                "source.collection, or add --into-existing: nothing is deleted, and a document with an _id of the "
-                "file gets the file's fields"
-            )
+            raise ValueError(self._not_its_own())
         self._records.update_one({"_id": self._name}, {"$set": {"made": False}}, upsert=True)
         return False
+
+    def _take(self) -> None:
+        # nx-27017 gives an upserted replacement another _id if it has none.
+        fresh = {"_id": self._name, "made": True, "files": {}}
+        self._records.replace_one({"_id": self._name}, fresh, upsert=True)
+
+    def _sign(self, uuid: str | None) -> None:
+        """Record what tells the collection from a later one of its name."""
+        marked = uuid in (None, NO_UUID)
+        if marked:
+            self.collection.create_index(MARK)
+        self._records.update_one({"_id": self._name}, {"$set": {"uuid": uuid, "marked": marked}})
+
+    def _is_same(self, record: dict, uuid: str | None) -> bool:
+        """Return whether no other collection has taken the name since."""
+        if "uuid" not in record or record["uuid"] != uuid:
+            return False
+        if not record.get("marked"):
+            return True
+        return any(index["key"][0][0] == MARK for index in self.collection.index_information().values())
+
+    def _not_its_own(self) -> str:
+        count = f"{self.collection.estimated_document_count():,} documents"
+        if self.collection.database[self._name + SEEDING].find_one({"_id": self._name}):
+            return (
+                f"{self._full_name}: received the {count} of source.demo, with which an earlier command has filled the "
+                "embedded server, expected a new collection: both together would be no collection of plants; name "
+                "another in source.collection, or give another place: --set root=DIR"
+            )
+        return (
+            f"{self._full_name}: received a collection that `load` did not make ({count}), expected a new one; name "
+            "another in source.collection, or add --into-existing: nothing is deleted, and a document with an _id of "
+            "the file gets the file's fields"
+        )
 
     @property
     def _full_name(self) -> str:
@@ -136,7 +169,7 @@ class Target:
             found, errors = dict(result.bulk_api_result), []
         except BulkWriteError as error:
             found, errors = dict(error.details), error.details["writeErrors"]
-            if grave := [each for each in errors if each.get("code") not in REFUSED]:
+            if grave := [each for each in errors if _refusal(each) is None]:
                 reason = redact(str(grave[0].get("errmsg")))
                 raise SourceError(
                     f"{self._full_name}: the server stores no more documents ({reason}); free space on its disk or "
@@ -144,7 +177,7 @@ class Target:
                 ) from None
         counts.new += found["nUpserted"]
         counts.before += found["nMatched"]
-        return [Bad(rows[each["index"]].place, REFUSED[each["code"]]) for each in errors]
+        return [Bad(rows[each["index"]].place, _refusal(each) or "") for each in errors]
 
     def _upsert(self, row: Row) -> ReplaceOne | UpdateOne:
         key = {"_id": row.document["_id"]}
@@ -152,3 +185,11 @@ class Target:
             return ReplaceOne(key, row.document, upsert=True)
         fields = {name: value for name, value in row.document.items() if name != "_id"}
         return UpdateOne(key, {"$set": fields}, upsert=True)
+
+
+def _refusal(error: dict) -> str | None:
+    """Return why the server refuses this document and takes others; None if the document is not to blame."""
+    said = str(error.get("errmsg"))
+    if any(text in said for text in NOT_HELD):
+        return f"a value that this server can't hold ({said[:200]})"
+    return REFUSED.get(error.get("code", 0))

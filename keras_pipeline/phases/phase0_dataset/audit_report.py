@@ -96,7 +96,7 @@ def _summary(result: dict) -> dict[str, Cell]:
         "largest / smallest species": result["imbalance"],
         f"species below {result['min_per_species']} photos": len(result["rare_species"]),
         "names in several spellings": len(result["spellings"]),
-        "photos whose URL has two names": result["conflicts"]["photos"],
+        "photos whose URL has two names": result["conflicts"]["all_photos"],
     }
 
 

@@ -55,6 +55,7 @@ def run(run: Run) -> None:
     )
     table = table.assign(**decided.rows)
     _refuse_one_species(table.latin_name[table.split != ""])
+    _write_tables(run, table, near)
     _refuse_empty_splits(table)
     made, info = _write_shards(run, table)
     finished = _finished_photos(made, info)
@@ -64,7 +65,6 @@ def run(run: Run) -> None:
     final_ties, _ = _ties(run, finished.merge(observed, on="sample_id", how="left"))
     leaks = split.find_leaks(finished, final_ties)
     report = _report(run, table, decided, ties) | {"leaks": leaks}
-    _write_tables(run, table, near)
     write_json(run.path("leak_audit"), report)
     if leaks:
         raise LeakError(f"{len(leaks)} leaks between splits, see {run.path('leak_audit')}; the first: {leaks[0]}")
@@ -133,6 +133,8 @@ def _report(run: Run, table: pd.DataFrame, decided: split.Split, ties: dict[str,
         "label_conflicts": int(table.conflict.sum()),
         "pictures": decided.pictures,
         "two_names": decided.two_names,
+        "photos_compared": decided.photos_compared,
+        "photos_with_two_names": decided.photos_with_two_names,
         "left_out": {reason: int(n) for reason, n in reasons.value_counts().items()},
         "shares": dataclasses.asdict(decided.shares),
         "species": table.latin_name[table.split != ""].nunique(),
@@ -172,8 +174,27 @@ def _refuse_empty_splits(table: pd.DataFrame) -> None:
         groups = table.group[table.group >= 0].nunique()
         raise ValueError(
             f"{', '.join(empty)}: no photo; received {len(table)} photos in {groups} groups, expected one group or "
-            "more for each split; add photos (about 20 groups per species give every split some of each)"
+            f"more for each split; {'; '.join(_cures(table))}"
         )
+
+
+def _cures(table: pd.DataFrame) -> list[str]:
+    """Return what to do where a split is empty: more photos help only where those that are there are not to blame."""
+    placeholders, two_names, cures = table.reason == split.PLACEHOLDER, int(table.conflict.sum()), []
+    if placeholders.any():
+        cures.append(
+            f"{int(placeholders.sum())} show a placeholder, which a host sends instead of a photo, such as "
+            f"{table.sample_id[placeholders].iloc[0]} (all: phase0/tables/left_out.csv): open their URLs, and correct "
+            "source.fields.image_url or leave them out by source.exclude"
+        )
+    if two_names:
+        cures.append(
+            f"{two_names} have a picture with two names (phase0/tables/label_conflicts.csv), which is not evaluated: "
+            "join names that mean one species by source.synonyms, and leave wrongly named photos out by source.exclude"
+        )
+    if int(placeholders.sum()) + two_names < len(table) / 2:
+        cures.append("add photos (about 20 groups per species give every split some of each)")
+    return cures
 
 
 def _write_shards(run: Run, table: pd.DataFrame) -> tuple[Path, dict]:
