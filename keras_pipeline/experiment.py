@@ -185,11 +185,13 @@ def _open_to_look(config: Config) -> Iterator[tuple[str, str | None]]:
     from keras_pipeline.ingest.understand import LOOKED_AT
 
     demo = source.demo
-    if demo.images and demo.labels:
-        documents = lambda: photo_folder.documents(Path(demo.images), Path(demo.labels))[:LOOKED_AT]  # noqa: E731
-    else:
+
+    def documents() -> list[dict]:
+        if demo.images and demo.labels:
+            return photo_folder.documents(Path(demo.images), Path(demo.labels))[:LOOKED_AT]
         shape = species if demo.shape == "species" else herbarium
-        documents = lambda: shape.planned(seed=config.seed, species=5, photos=60)  # noqa: E731
+        return shape.planned(seed=config.seed, species=5, photos=60)
+
     names = {"database": source.database, "collection": source.collection}
     with embedded.looked_at(Run(config, None).folder / EMBEDDED, documents=documents, **names) as uri:
         yield uri, None
