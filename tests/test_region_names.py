@@ -5,7 +5,7 @@ import pytest
 
 from keras_pipeline.core.config.load import ConfigError, from_dict
 from keras_pipeline.core.region_names import are_of_species, photos_of, pooled, title_of
-from keras_pipeline.training.soft_labels import member_weights
+from keras_pipeline.training.ensemble import member_weights
 
 
 @pytest.mark.parametrize(

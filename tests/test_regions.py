@@ -53,9 +53,9 @@ def test_a_photo_s_region_is_its_document_s_or_its_own():
 @pytest.mark.parametrize(
     "regions, message",
     [
-        ({}, "at least 1 item"),
+        ({}, "expected a mapping or null, not empty"),
         ({"EU": "ES"}, "source.regions.EU: received 'ES'"),
-        ({"EU": ["SE", False]}, "YAML reads NO so; write 'NO' in quotes"),
+        ({"EU": ["SE", False]}, "as YAML reads NO, expected texts; write 'NO' in quotes"),
         ({"EU": [1]}, "source.regions.EU.0: received 1"),
         (["ES"], "source.regions: received"),
     ],

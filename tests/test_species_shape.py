@@ -162,7 +162,7 @@ def test_impossible_numbers_are_refused(tmp_path, numbers, message):
 
 @pytest.mark.parametrize("other", [{"regional_shift": True}, {"images": "photos", "labels": "labels.csv"}])
 def test_keys_of_the_photo_shape_are_refused(make_config, other):
-    with pytest.raises(ValueError, match=r"goes with shape: photos only"):
+    with pytest.raises(ValueError, match=r"expected it with shape: photos alone"):
         make_config(source={"demo": {"shape": "species", **other}})
 
 
