@@ -120,7 +120,7 @@ def two(root):
     position = root / "artifacts/two/phase1/full/backup/position.json"
     while not (position.exists() and json.loads(position.read_text())["step"] == 2):
         assert chief.poll() is None, (folder / "out.txt").read_text()[-3000:]
-        time.sleep(0.1)
+        time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     ended(chief, folder, code=3)
     said = (folder / "out.txt").read_text()
@@ -130,7 +130,8 @@ def two(root):
 
 def test_two_machines_one_of_them_killed_and_started_again(root, alone, two):
     first, second = two
-    assert "resuming after epoch 0 of 2, step" in (first / "out.txt").read_text()
+    # Mostly within the first epoch; on a busy machine the signal may come after it.
+    assert re.search(r"resuming after epoch [01] of 2", (first / "out.txt").read_text())
     for mine, other in zip(replica.weights(first), replica.weights(second), strict=True):
         np.testing.assert_array_equal(mine, other)
     assert_same_training(rows(root, "alone"), rows(root, "two"), 5e-5)
