@@ -148,7 +148,7 @@ def test_a_wrong_type_shows_what_was_received(experiment, capsys):
 
 def test_a_missing_config_exits_2(tmp_path, capsys):
     assert cli.main(["status", "--config", str(tmp_path / "no.yaml")]) == 2
-    assert "no.yaml: can't be read" in capsys.readouterr().err
+    assert "no.yaml: received no such file" in capsys.readouterr().err
 
 
 def test_status_of_nothing_as_json(experiment, capsys):

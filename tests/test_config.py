@@ -1,6 +1,7 @@
 """Configuration: the plan's numbers by default, and a useful answer to every mistake."""
 
 import datetime
+import os
 from pathlib import Path
 from typing import get_args
 
@@ -279,8 +280,14 @@ def test_what_is_no_mapping(write, text, kind):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(ConfigError, match="nowhere.yaml: can't be read"):
+    with pytest.raises(ConfigError, match="nowhere.yaml: received no such file, expected a YAML file"):
         from_file(tmp_path / "nowhere.yaml")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match="pipe.yaml: received no file, expected a YAML file; correct the path"):
+        from_file(tmp_path / "pipe.yaml")
 
 
 def test_a_repeated_key_is_an_error(write):

@@ -423,6 +423,22 @@ def test_rules_of_the_split_act_and_raw_shards_stay_where_they_are_wanted(projec
     assert len(project.raw()) == 61
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"noise")])
+def test_without_the_assignment_no_stored_photo_is_fetched_again_or_lost(project, capsys, damage):
+    project.add([f"good-{i}.jpg" for i in range(60)])
+    assert project.run("audit", "export", "split") == 0
+    stored = project.stored()
+    kept = (project.dataset / "assignment.parquet").read_bytes()
+    damage(project.dataset / "assignment.parquet")
+    project.host.asked.clear()
+    for step in ("split", "export"):
+        assert project.run(step) == 3
+        assert "it alone tells with which settings their photos are stored; put it back" in capsys.readouterr().err
+    (project.dataset / "assignment.parquet").write_bytes(kept)
+    assert project.run("export", "split") == 0
+    assert not project.host.asked and project.stored() == stored
+
+
 @pytest.mark.parametrize(
     "bits, confirm, difference, groups",
     [(0, 0, 0, 60), (0, 80, 80, 60), (5, 1, 3, 60), (5, 2, 2, 60), (5, 2, 3, 59)],

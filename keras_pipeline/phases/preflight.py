@@ -7,6 +7,7 @@ know: ValueError for the config, naming the key and the value to set; SourceErro
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -154,10 +155,12 @@ def check_ensemble(run: Run, counts: Counts | None) -> None:
             # A dry run has made no folder yet for `..` to lead out of.
             _check_foreign(run, counts, f"{key}.path", Path(os.path.normpath(run.folder / member.path)))
         its = run.config.regional.region if member.path == REGIONAL_TEACHER else None
-        if its and region and set(names_of(region)) != set(names_of(its)):
+        of_nobody = its and counts and counts.regions and not photos_of(counts.regions, its)  # see `check_region`
+        if its and region and set(names_of(region)) != set(names_of(its)) and not of_nobody:
             raise ValueError(
                 f"{key}.region_filter: received {region!r}, and {member.path} learns from phase2.region {its!r}; set "
-                f"it to {its!r}, or to null to have it speak for every photo"
+                f"both, add --set '{key}.region_filter={json.dumps(its)}', or set it to null to have it speak for "
+                "every photo"
             )
         known = counts.with_train_photos if counts else None
         if counts and known and region and not its and not photos_of(known, region):  # `check_region` asks for its

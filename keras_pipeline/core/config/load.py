@@ -55,6 +55,9 @@ def from_file(path: str | Path, overrides: list[str] | None = None, flags: Mappi
         ConfigError: the configuration is not usable; lists every fault.
     """
     path = Path(path)
+    if not path.is_file():  # a pipe would be waited for
+        kind = "a folder" if path.is_dir() else "no file" if path.exists() else "no such file"
+        raise ConfigError(f"{path}: received {kind}, expected a YAML file; correct the path, see configs/")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

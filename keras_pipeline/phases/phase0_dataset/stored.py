@@ -13,6 +13,7 @@ from pathlib import Path
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.fingerprint import lasting_hash
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside, table_attributes
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.redaction import redact
@@ -155,10 +156,23 @@ def is_stored_alike(run: Run) -> bool:
 
 
 def finished_shards(run: Run) -> list[Path]:
-    """Return the shards of the last split, if their photos are stored with the present settings."""
-    if table_attributes(run.path("assignment")).get("stored_as") not in _accepted(run):
-        return []
-    return sorted(run.path("dataset").parent.glob("*.tfrecord"))
+    """Return the shards of the last split, if their photos are stored with the present settings.
+
+    Raises:
+        BrokenArtefact: if nothing tells with which settings they are stored. To fetch their photos again, and then to
+            remove them, would lose those that their hosts no longer have.
+    """
+    file = run.path("assignment")
+    shards = sorted(file.parent.glob("*.tfrecord"))
+    known = table_attributes(file).get("stored_as")
+    if shards and known is None:
+        raise BrokenArtefact(
+            f"{file}: received {'a damaged file' if file.exists() else 'none'}, expected the one that `phase0 split` "
+            f"wrote with the {len(shards)} shards beside it: it alone tells with which settings their photos are "
+            "stored; put it back. Without a copy of it, move the shards elsewhere first: `phase0 export --force` then "
+            "fetches all photos again"
+        )
+    return shards if known in _accepted(run) else []
 
 
 def discard_other_export(run: Run) -> None:
