@@ -383,6 +383,16 @@ def test_a_new_picture_under_the_old_id_is_fetched_again_when_its_shard_is_lost(
     assert set(project.host.asked) == {"good-new.jpg"} and len(project.stored()) == 60
 
 
+def test_a_split_made_again_reports_what_the_first_one_did(project):
+    project.add([f"good-{i}.jpg" for i in range(60)], observation_id="one")
+    project.photos.update_many({"_id": {"$gt": "good-2"}}, {"$unset": {"observation_id": 1}})
+    assert project.run("audit", "export", "split") == 0
+    first, shards = project.read("leak_audit.json"), project.stored()
+    assert first["shares"]["two_groups"] > 0
+    assert project.run("split") == 0
+    assert project.read("leak_audit.json") == first and project.stored() == shards
+
+
 def test_a_species_whose_only_photo_is_left_out_has_no_label(project):
     project.add([f"good-{i}.jpg" for i in range(60)])
     assert project.run("audit", "export", "split") == 0

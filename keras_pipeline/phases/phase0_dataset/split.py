@@ -20,6 +20,7 @@ from keras_pipeline.data import assignment, records
 from keras_pipeline.ingest import details, split
 from keras_pipeline.ingest.duplicates import near_duplicates
 from keras_pipeline.ingest.same_photo import same_photo
+from keras_pipeline.ingest.shares import Shares
 from keras_pipeline.ingest.split import NONE, Ties, ties_of
 from keras_pipeline.phases.phase0_dataset import split_report
 from keras_pipeline.phases.phase0_dataset.shard_index import hashes_of, index_shards
@@ -53,11 +54,12 @@ def run(run: Run) -> None:
         previous=_previous(run),
         placeholder=split.placeholders(table, hashes_of(table)),
     )
+    decided = _repeated(run, table, decided)
     table = table.assign(**decided.rows)
     _refuse_one_species(table.latin_name[table.split != ""])
     _write_tables(run, table, near)
     _refuse_empty_splits(table)
-    made, info = _write_shards(run, table)
+    made, info = _write_shards(run, table, decided.shares)
     finished = _finished_photos(made, info)
     observed = table[
         ["sample_id", "latin_name", "attribution", "observation_id", "user_id", "day", "latitude", "longitude"]
@@ -159,6 +161,22 @@ def _previous(run: Run) -> dict[str, str] | None:
     return {sample_id: place for sample_id, place in zip(old.sample_id, old.place, strict=True) if place}
 
 
+def _repeated(run: Run, table: pd.DataFrame, decided: split.Split) -> split.Split:
+    """Return a split in which nothing has changed with the shares that were reachable when it was first made.
+
+    Now that all groups keep their places, nothing else is reachable. A run that was killed after its shards were
+    published has to report what an undisturbed one does.
+    """
+    if not run.path("assignment").exists():
+        return decided
+    old = pd.read_parquet(run.path("assignment"))
+    places = dict(zip(table.sample_id, decided.rows["split"], strict=True))
+    same = old.attrs.get("made_with") == _made_with(run) and dict(zip(old.sample_id, old.split, strict=True)) == places
+    if not same or "shares" not in old.attrs:
+        return decided
+    return dataclasses.replace(decided, shares=Shares(**old.attrs["shares"]))
+
+
 def _refuse_one_species(names: pd.Series) -> None:
     """Refuse a single species: a classifier with one answer would never be wrong."""
     if names.nunique() == 1:
@@ -197,7 +215,7 @@ def _cures(table: pd.DataFrame) -> list[str]:
     return cures
 
 
-def _write_shards(run: Run, table: pd.DataFrame) -> tuple[Path, dict]:
+def _write_shards(run: Run, table: pd.DataFrame, shares: Shares) -> tuple[Path, dict]:
     """Write the new dataset into its own folder, reusing the finished shards of a killed run if they are the same."""
     classes = class_list(table.latin_name[table.split != ""])
     label_of = {name: label for label, name in enumerate(classes)}
@@ -228,7 +246,7 @@ def _write_shards(run: Run, table: pd.DataFrame) -> tuple[Path, dict]:
         "left_out": left_out,
     }  # fmt: skip
     places = table.sort_values("sample_id")[assignment.COLUMNS]
-    places.attrs |= {"made_with": _made_with(run), "stored_as": stored_as(run)}
+    places.attrs |= {"made_with": _made_with(run), "stored_as": stored_as(run), "shares": dataclasses.asdict(shares)}
     places.to_parquet(made / run.path("assignment").name, index=False)
     if found := details.read(run.path("url_ledger")):
         write_json(made / "details.json", {name: found[name] for name in classes if name in found})
