@@ -47,7 +47,7 @@ def test_the_demo_finds_its_config_without_the_sources(installed, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "phase0 audit" in done.stdout and "train photos by source.demo" in done.stdout
     done = run(installed, "status", "--config", "nowhere.yaml", cwd=tmp_path)
-    assert done.returncode == 2 and "nowhere.yaml: can't be read" in done.stderr
+    assert done.returncode == 2 and "nowhere.yaml: received no such file" in done.stderr
 
 
 def test_a_config_of_the_users_own_goes_before(installed, tmp_path):
