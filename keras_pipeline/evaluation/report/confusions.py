@@ -54,11 +54,7 @@ def by_species(
 ) -> Pixels:
     """Draw which share of each class's photos was taken for which class: right answers blue, mistakes orange.
 
-    Args:
-        labels: integer [n], in [0, C).
-        answers: integer [n], in [0, C), the first guesses.
-        classes: C latin names.
-        path: of the PNG; None writes none.
+    Args as `confusion_picture`, and:
         most: classes shown, those with the most mistakes; the others share one row and one column.
 
     Raises:
@@ -92,11 +88,7 @@ def by_genus(
 ) -> Pixels:
     """Draw what became of the photos of each genus: right species, right genus, or taken for which other genus.
 
-    Args:
-        labels: integer [n], in [0, C).
-        answers: integer [n], in [0, C), the first guesses.
-        classes: C latin names.
-        path: of the PNG; None writes none.
+    Args as `confusion_picture`, and:
         most: genera shown, those of the most frequent confusions; the others share the last row and column, so that
             everything adds up to all photos.
 

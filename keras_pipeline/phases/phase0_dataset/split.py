@@ -46,15 +46,16 @@ def run(run: Run) -> None:
         )
     table = _stored_photos(run)
     ties, near = _ties(run, table)
+    old = _previous(run)
     decided = split.split_photos(
         table,
         ties,
         shares={name: getattr(run.config.phase0.split, name) for name in SPLITS},
         seed=run.config.seed,
-        previous=_previous(run),
+        previous=None if old is None else _places(old),
         placeholder=split.placeholders(table, hashes_of(table)),
     )
-    decided = _repeated(run, table, decided)
+    decided = decided if old is None else _repeated(old, table, decided)
     table = table.assign(**decided.rows)
     _refuse_one_species(table.latin_name[table.split != ""])
     _write_tables(run, table, near)
@@ -150,29 +151,30 @@ def _made_with(run: Run) -> dict:
     return {"seed": run.config.seed, "table": assignment.COLUMNS, **settings}
 
 
-def _previous(run: Run) -> dict[str, str] | None:
-    """Return {sample_id: split} of the present split if its settings are the same, also of photos left out since."""
+def _previous(run: Run) -> pd.DataFrame | None:
+    """Return the assignment of the present split, if its settings are the same."""
     if not run.path("assignment").exists():
         return None
     old = assignment.read(run.path("assignment"), "`phase0 split --force`: groups then get new places")
     if old.attrs.get("made_with") != _made_with(run):
         print("seed, shares, group_by or this program changed: the new split does not keep the places of the old one")
         return None
+    return old
+
+
+def _places(old: pd.DataFrame) -> dict[str, str]:
+    """Return {sample_id: split}, also of photos left out since."""
     return {sample_id: place for sample_id, place in zip(old.sample_id, old.place, strict=True) if place}
 
 
-def _repeated(run: Run, table: pd.DataFrame, decided: split.Split) -> split.Split:
+def _repeated(old: pd.DataFrame, table: pd.DataFrame, decided: split.Split) -> split.Split:
     """Return a split in which nothing has changed with the shares that were reachable when it was first made.
 
     Now that all groups keep their places, nothing else is reachable. A run that was killed after its shards were
     published has to report what an undisturbed one does.
     """
-    if not run.path("assignment").exists():
-        return decided
-    old = pd.read_parquet(run.path("assignment"))
-    places = dict(zip(table.sample_id, decided.rows["split"], strict=True))
-    same = old.attrs.get("made_with") == _made_with(run) and dict(zip(old.sample_id, old.split, strict=True)) == places
-    if not same or "shares" not in old.attrs:
+    places = dict(zip(table.sample_id, decided.split, strict=True))
+    if "shares" not in old.attrs or dict(zip(old.sample_id, old.split, strict=True)) != places:
         return decided
     return dataclasses.replace(decided, shares=Shares(**old.attrs["shares"]))
 
