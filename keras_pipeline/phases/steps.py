@@ -190,7 +190,7 @@ STEPS = [
     Step(
         "phase5", "threshold", "choose the 'not conclusive' threshold",
         ("dataset", "assignment", "logits", "temperature", "student"), ("calibration", "priors", "risk_coverage"),
-        ("seed", "phase5"), 5,
+        ("seed", "phase5"), 6,
     ),
     Step(
         "phase6", "quantize", "quantize the weights, and measure what it costs",
