@@ -30,10 +30,11 @@ EMBEDDED = "source/mongo"  # the embedded server's data, below the run's folder
 def run_of(options: argparse.Namespace) -> Run:
     """The run that a command line asks for: its config, and how to open its source."""
     opens = {"load": _open_to_load, "doctor": _open_to_look}.get(options.command, _open_source)
+    beam = _beam(options)  # first: they may hold --config
     config = _config(options)
     if options.command in ("demo", "run", "phase0"):
         _name_unread_columns(config)
-    run = Run(config, opens, getattr(options, "split", "test"), beam=_beam(options))
+    run = Run(config, opens, getattr(options, "split", "test"), beam=beam)
     _check_places(run)
     return run
 
@@ -60,10 +61,15 @@ def _name_unread_columns(config: Config) -> None:
 
 def _beam(options: argparse.Namespace) -> tuple[str, ...] | None:
     arguments = getattr(options, "beam_args", [])
+    if ours := [each for each in arguments if each.partition("=")[0] in commands.NOT_BEAMS]:
+        raise ValueError(
+            f"--beam-args: received {ours[0]} behind it, expected Beam's own options only, as all that follows goes to "
+            "Beam; put --beam-args last"
+        )
     if getattr(options, "runner", "local") == "beam":
         return tuple(arguments)
     if arguments:
-        raise ValueError("--beam-args goes with --runner beam")
+        raise ValueError("--beam-args goes with --runner beam; add it, before --beam-args")
     return None
 
 

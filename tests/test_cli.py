@@ -133,6 +133,39 @@ def test_wrong_usage_exits_2(arguments, capsys):
     assert "usage: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rnu"], "argument COMMAND: received 'rnu' (did you mean run?), expected one of phase0, "),
+        (["phase0", "exprt", "--config", "x"], "argument STEP: received 'exprt' (did you mean export?), expected one"),
+        (["run", "--drt-run", "--config", "x"], "received --drt-run (did you mean --dry-run?), expected one of --help"),
+        (["run", "--dry", "--config", "x"], "received --dry (did you mean --dry-run?), expected"),  # not shortened
+        (["run", "--config", "x", "--form=phase1"], "received --form (did you mean --from?), expected one of"),
+        (["status", "--confg", "x"], "received --confg (did you mean --config?), expected one of --help, --config, "),
+        (["phase4", "--lvie", "--config", "x"], "received --lvie, expected one of --help, --config, --set, --json"),
+        (["phase4", "distill", "--lvie"], "received --lvie (did you mean --live?), expected one of"),
+        (["status", "--config", "x", "phase1"], "received phase1, expected one of --help, --config, "),
+        (["run", "--config", "x", "source.uri=mongodb://a:b@c"], "received source.uri=mongodb://***@c, exp"),
+        (["phase4", "evaluate", "--split", "vall"], "--split: received 'vall' (did you mean val?), expected one of tr"),
+        (["status", "--config", "a", "--config", "b"], "--config: received a and b, expected one of them; leave the"),
+        (["phase0", "--config", "a", "audit", "--config", "b"], "--config: received a and b, expected one of them; "),
+        (["run", "--config", "a", "--from", "phase1", "--from", "phase2"], "--from: received phase1 and phase2, exp"),
+        (["demo", "--images", "", "--labels", "x"], "--images: received '', expected a value; give one, or leave"),
+        (["status", "--config="], "--config: received '', expected a value; give one, or leave the option out"),
+    ],
+)
+def test_a_misspelt_word_an_empty_value_and_a_second_one_are_refused(arguments, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and f" error: {said}" in printed.replace("argument --split", "--split"), printed
+
+
+def test_the_same_option_twice_with_one_value_does_no_harm(experiment):
+    file = str(experiment())
+    assert cli.main(["phase0", "--config", file, "audit", "--config", file, "--dry-run", *OWN_WEIGHTS]) == 0
+
+
 def test_an_unknown_key_exits_2_and_says_what_was_meant(experiment, capsys):
     assert cli.main(["status", "--config", str(experiment("phase1: {training: {epoch: 3}}"))]) == 2
     captured = capsys.readouterr()
