@@ -17,7 +17,6 @@ from keras_pipeline.core import manifest
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config import load
 from keras_pipeline.core.config.experiment import Config
-from keras_pipeline.core.config.student import REGIONAL_TEACHER
 from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.region_names import photos_of, title_of
 from keras_pipeline.ingest import photo_folder
@@ -88,7 +87,7 @@ def _config(options: argparse.Namespace) -> Config:
         raise ValueError(
             f"{one}: received {images or labels} without {other}, expected a folder and its CSV; give both"
         )
-    own = {f"source.demo.{key}={json.dumps(getattr(options, key))}": f"--{key}" for key in ("images", "labels")}
+    own = {f"source.demo.{key}={_as_it_is(getattr(options, key))}": f"--{key}" for key in ("images", "labels")}
     own[f"experiment={json.dumps(_experiment_of(Path(images)))}"] = "--images"
     # The config knows how many photos it draws, and which regions those have; not so of a folder.
     own |= dict.fromkeys(("gates.valid_photos_min=null", "gates.valid_photos_max=null"), "--images")
@@ -154,18 +153,19 @@ def _regional(config: Config, options: argparse.Namespace) -> list[str]:
             f"{options.labels}: {photos_of(photos, wanted):,} photos of {title_of(wanted)}, and a regional teacher "
             f"needs {needed:,}; it learns from {title_of(region)} ({photos_of(photos, region):,})"
         )
-    filters = [
-        f"phase3.teachers.{i}.region_filter={json.dumps(region)}"
-        for i, member in enumerate(config.phase3.teachers)
-        if member.path == REGIONAL_TEACHER and member.region_filter is not None
-    ]
-    return [f"phase2.region={json.dumps(region)}", *filters]
+    return [f"phase2.region={_as_it_is(region)}"]
+
+
+def _as_it_is(value: object) -> str:
+    """Return a value for `--set` that is not the user's YAML: a `${` in it is no variable."""
+    return json.dumps(load.literal(value))
 
 
 def _config_of_manifest(options: argparse.Namespace) -> Config:
     if not getattr(options, "manifest", None):
         raise ValueError(f"{options.command}: --config is missing; expected a YAML file, see configs/")
-    return load.with_overrides(manifest.read(Path(options.manifest)).config, options.set, options.manifest)
+    values = load.literal(manifest.read(Path(options.manifest)).config)
+    return load.with_overrides(values, options.set, options.manifest)
 
 
 @contextlib.contextmanager
