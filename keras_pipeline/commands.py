@@ -165,7 +165,7 @@ def _command(
 ) -> Parser:
     command = commands.add_parser(name, help=help_text, description=help_text)
     _common(command, required=needs_config)
-    command.set_defaults(set=[], more_set=[], step=None)
+    command.set_defaults(set=[], more_set=[], step=None, flags={})
     return command
 
 

@@ -75,25 +75,50 @@ def _beam(options: argparse.Namespace) -> tuple[str, ...] | None:
 def _config(options: argparse.Namespace) -> Config:
     short = _shorthands(options)
     options.set = [*options.set, *options.more_set, *short]
+    _refuse_second_values(options.set, short)
+    _name_flags(options, short)
+    if (given := getattr(options, "manifest", None)) and not Path(given).is_file():  # a pipe would be waited for
+        kind = "a folder" if Path(given).is_dir() else "no file"
+        raise ValueError(f"--manifest: received {given}, which is {kind}, expected what `phase7 manifest` writes")
     if options.config == commands.DEMO and not Path(commands.DEMO).exists():
         options.config = _installed_demo()
     if not options.config:
         return _config_of_manifest(options)
     images, labels = getattr(options, "images", None), getattr(options, "labels", None)
-    if not (images or labels):
+    if images is None and labels is None:
         return load.from_file(options.config, options.set, short)
-    if not (images and labels):
+    if images is None or labels is None:
         one, other = ("--images", "--labels") if images else ("--labels", "--images")
         raise ValueError(
             f"{one}: received {images or labels} without {other}, expected a folder and its CSV; give both"
         )
     own = {f"source.demo.{key}={_as_it_is(getattr(options, key))}": f"--{key}" for key in ("images", "labels")}
+    own["source.uri=embedded"] = "--images"
+    _refuse_second_values([*own, *options.set], own)
     own[f"experiment={json.dumps(_experiment_of(Path(images)))}"] = "--images"
     # The config knows how many photos it draws, and which regions those have; not so of a folder.
     own |= dict.fromkeys(("gates.valid_photos_min=null", "gates.valid_photos_max=null"), "--images")
     loaded = load.from_file(options.config, [*own, *options.set], own)
     own |= dict.fromkeys(_regional(loaded, options), "--labels")
+    _name_flags(options, own)
     return load.from_file(options.config, [*own, *options.set], own)
+
+
+def _refuse_second_values(overrides: list[str], flags: dict[str, str]) -> None:
+    """Raise ValueError where two overrides give one key different values: the first would be lost without a word."""
+    first: dict[str, str] = {}
+    for override in overrides:
+        key = override.partition("=")[0]  # a value may be a URI with a password
+        if (other := first.setdefault(key, override)) != override:
+            names = " and ".join(dict.fromkeys(flags.get(each, f"--set {key}") for each in (other, override)))
+            raise ValueError(f"{names}: received two values of {key}, expected one; leave the other out")
+
+
+def _name_flags(options: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Note by which flag a key was given, unless by `--set`, for messages about it."""
+    mine = {override.partition("=")[0] for override in options.set if override not in flags}
+    named = ((override.partition("=")[0], flag) for override, flag in flags.items())
+    options.flags = options.flags | {key: flag for key, flag in named if key not in mine}
 
 
 def _experiment_of(images: Path) -> str:

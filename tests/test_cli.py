@@ -393,6 +393,38 @@ def test_demo_on_a_folder_keeps_the_region_where_the_folder_has_it(folder, exper
     assert (found.phase2.region, found.phase3.teachers[1].region_filter) == ("EU", "EU")
 
 
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["source.uri=mongodb://me:pw@h/"], "--images and --set source.uri: received two values of source.uri, expect"),
+        (["source.demo.images=/tmp"], "--images and --set source.demo.images: received two values of source.demo.imag"),
+        (["seed=1", "seed=2"], "--set seed: received two values of seed, expected one; leave the other out"),
+    ],
+)
+def test_two_values_of_a_key_are_refused(folder, capsys, sets, said):
+    assert cli.main([*folder(*["EU"] * 200), *(part for each in sets for part in ("--set", each))]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
+def test_a_flag_is_named_in_what_is_said_of_the_key_it_stands_for(experiment, capsys):
+    arguments = ["phase6", "validate", "--config", str(experiment()), "--dry-run", *OWN_WEIGHTS]
+    assert cli.main([*arguments, "--photos", "/no"]) == 2
+    assert "error: --photos: phase6.photos: received /no, expected a folder of photos\n" in capsys.readouterr().err
+    assert cli.main([*arguments, "--set", "phase6.photos=/no"]) == 2
+    assert "error: phase6.photos: received /no, expected a folder of photos\n" in capsys.readouterr().err
+    arguments = ["phase4", "distill", "--live", "--set", "phase4.distill.live=false"]
+    assert cli.main([*arguments, "--config", str(experiment())]) == 2
+    said = "error: --set phase4.distill.live and --live: received two values of phase4.distill.live, expected one;"
+    assert said in capsys.readouterr().err
+
+
+def test_a_dollar_in_the_regions_of_a_csv_is_no_variable(folder, experiment, monkeypatch, tmp_path):
+    monkeypatch.setenv("PLANTS_HOME", "/root")
+    found = config_of([*folder(*["${PLANTS_HOME}", "EU"] * 200), "--config", str(experiment())])
+    assert found.phase2.region == "${PLANTS_HOME}" and found.phase3.teachers[1].region_filter == "${PLANTS_HOME}"
+    assert from_file(write(tmp_path / "written.yaml", found)) == found
+
+
 def test_demo_on_a_folder_without_the_region_takes_the_commonest(folder, experiment, capsys, tmp_path):
     found = config_of([*folder(*["unknown", "NA", "unknown"] * 100), "--config", str(experiment())])
     assert (found.phase2.region, found.phase3.teachers[1].region_filter) == ("NA", "NA")

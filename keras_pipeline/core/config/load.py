@@ -206,12 +206,13 @@ def _default(path: list[str]) -> list | dict:
     return [entry.model_dump(exclude_unset=True) if isinstance(entry, Section) else entry for entry in default]
 
 
-def with_variables(message: str, path: str | Path, overrides: list[str]) -> str:
-    """Add to each line that starts with a key the environment variables that the file builds its value from.
+def with_origins(message: str, path: str | Path, overrides: list[str], flags: Mapping[str, str]) -> str:
+    """Add to each line that starts with a key what its value is from: a flag, or environment variables.
 
     Args:
         message: of an error, such as `source.demo.images: received …`.
         path, overrides: as given to `from_file`; nothing is added where the file can't be read.
+        flags: {dotted key: the flag that was typed for it}
     """
     try:
         values = _parse(Path(path).read_text(encoding="utf-8"), str(path))
@@ -221,11 +222,13 @@ def with_variables(message: str, path: str | Path, overrides: list[str]) -> str:
         return message
     lines = []
     for line in message.splitlines():
-        value = faults.value_at(values, line.partition(":")[0].partition(" ")[0].split("."))
+        key = line.partition(":")[0].partition(" ")[0]
+        value = faults.value_at(values, key.split("."))
         found = VARIABLE.finditer(value) if isinstance(value, str) else ()
         names = dict.fromkeys(match[2] for match in found if not match[1])
         said = (f"{name}, which is {'set' if os.environ.get(name) else 'not set'}" for name in names)
-        lines.append("; its value is built from the environment variable ".join((line, *said)))
+        built = "; its value is built from the environment variable ".join((line, *said))
+        lines.append(f"{flags[key]}: {built}" if key in flags else built)
     return "\n".join(lines)
 
 
