@@ -19,10 +19,12 @@ from keras_pipeline.core.config import load
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.region_names import photos_of, title_of
-from keras_pipeline.ingest import photo_folder
+from keras_pipeline.data import first_bytes
+from keras_pipeline.ingest import pace, photo_folder
 from keras_pipeline.phases import counts
 from keras_pipeline.phases.steps import PHASES
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif")  # others are looked into
 EMBEDDED = "source/mongo"  # the embedded server's data, below the run's folder
 
 
@@ -32,7 +34,7 @@ def run_of(options: argparse.Namespace) -> Run:
     beam = _beam(options)  # first: they may hold --config
     config = _config(options)
     if options.command in ("demo", "run", "phase0"):
-        _name_unread_columns(config)
+        _name_unread(config)
     run = Run(config, opens, getattr(options, "split", "test"), beam=beam)
     _check_places(run)
     return run
@@ -50,12 +52,22 @@ def _check_places(run: Run) -> None:
             )
 
 
-def _name_unread_columns(config: Config) -> None:
-    """A misspelt column is as if it were not there, and no later message can know."""
-    if config.source.uri == "embedded" and config.source.demo.labels:
-        with contextlib.suppress(ValueError):  # the checks before a run tell it with all other faults
-            if line := photo_folder.unread_columns(Path(config.source.demo.labels)):
-                print(line)
+def _name_unread(config: Config) -> None:
+    """A misspelt column is as if it were not there, and a file that is no photo is only counted hours later."""
+    demo = config.source.demo
+    if config.source.uri != "embedded" or not (demo.images and demo.labels):
+        return
+    with contextlib.suppress(ValueError, OSError):  # the checks before a run tell it with all other faults
+        if line := photo_folder.unread_columns(Path(demo.labels)):
+            print(line)
+        wrong = {}
+        for image in photo_folder.images(Path(demo.labels)):
+            if not image.lower().endswith(SUFFIXES):
+                with (Path(demo.images) / image).open("rb") as stream:
+                    wrong[image] = first_bytes.wrong_format(stream.read(pace.FIRST_BYTES))
+        if named := [f"{image!r} ({why})" for image, why in wrong.items() if why]:
+            n = f"{len(named):,} {'files that are' if len(named) > 1 else 'file that is'}"
+            print(f"{demo.labels}: names {n} no photo, such as {named[0]}; not stored")
 
 
 def _beam(options: argparse.Namespace) -> tuple[str, ...] | None:

@@ -302,7 +302,7 @@ VIT, MOBILENET = "keras_hub.models.ViTBackbone.from_preset", "keras.applications
 @pytest.mark.parametrize(
     "section, key, recipe",
     [
-        ("phase0: {}", "phase0.baseline.weights (with features: file): True", f"{MOBILENET}(alpha=1, "),
+        ("phase0: {}", "phase0.baseline.features: imagenet", f"{MOBILENET}(alpha=1, "),
         ("phase1: {}", "phase1.model.pretrained: True", f"{VIT}('vit_base_patch16_224_imagenet').save_weights('vit_"),
         ("phase1: {model: {pretrained: imagenet21k}}", "phase1.model.pretrained: imagenet21k", "16_224_imagenet21k')"),
         (

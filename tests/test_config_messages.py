@@ -157,7 +157,7 @@ SPLIT = "train + val + calibration + test"
         ),
         (
             "phase2.region=null",
-            "--set phase2.region: received nothing (null), expected text or list of text; correct it, or --set "
+            "--set phase2.region: received nothing (null), expected text or list of text; correct it, or give --set "
             "phase2=null for none",
         ),
         (
@@ -214,8 +214,8 @@ def test_the_whole_message(override, said, tmp_path, monkeypatch):
         ),
         (
             {"phase2": {"region": None}},
-            "some.yaml: phase2.region: received nothing (null), expected text or list of text; correct it, or phase2: "
-            "null for none",
+            "some.yaml: phase2.region: received nothing (null), expected text or list of text; correct it, or set "
+            "phase2: null for none",
         ),
         (
             {"phase3": {"teachers": [{"path": "${NOPE}"}]}},

@@ -183,7 +183,7 @@ def _remedy(value: Any, place: Place, given: Given) -> str:
     above = place_of(place.parts[:-1])
     is_typed = any(_related(key, place.key) for key in given.typed)
     if value is None and type(None) in typing.get_args(above.annotation):
-        return "correct it, or " + (f"--set {above.key}=null" if is_typed else f"{above.key}: null") + " for none"
+        return f"correct it, or {f'give --set {above.key}=null' if is_typed else f'set {above.key}: null'} for none"
     if is_typed and place.key != "experiment" and value_at(given.values, list(place.parts)) is not None:
         return f"correct it, or leave it out for the value in {given.origin}"
     default: Any = _defaults()
