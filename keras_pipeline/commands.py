@@ -188,7 +188,8 @@ Made from the parser in `keras_pipeline/commands.py` by
 `python -m keras_pipeline COMMAND`. Exit codes: {codes}
 
 Each command takes `--config YAML` (the experiment; `demo` has one of its own), `--set A.B=VALUE`
-(override a config key; repeatable) and `--json` (the result as JSON on stdout, messages on stderr).
+(override a config key; repeatable, with other keys) and `--json` (the result as JSON on stdout,
+messages on stderr).
 A phase without a step runs all its steps, except those marked "by name only". A phase's `--force`
 and `--dry-run` go with its steps too, before or behind their names; a step "by name only" takes
 them only where its options list them.
