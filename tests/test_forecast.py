@@ -23,9 +23,8 @@ TWO_CORES = forecast.Device("2 cores", mobilenet=12e9, vit=30e9, cores=2)
      (1.0, 160, 154), (1.0, 96, 56)],
 )  # fmt: skip
 def test_multiply_adds_of_mobilenet_as_published(alpha, size, millions):
-    assert forecast.macs(Model(name="mobilenetv2", alpha=alpha, pretrained=False), size)[0] / 1e6 == pytest.approx(
-        millions, rel=0.025
-    )
+    model = Model(name="mobilenetv2", alpha=alpha, pretrained=False)
+    assert forecast.macs(model, size, 1000)[0] / 1e6 == pytest.approx(millions, rel=0.025)
 
 
 @pytest.mark.parametrize(
@@ -34,9 +33,16 @@ def test_multiply_adds_of_mobilenet_as_published(alpha, size, millions):
     [("vit_tiny_patch16", 1.25, 5.7), ("vit_base_patch16", 17.6, 86), ("vit_large_patch16", 61.6, 304)],
 )
 def test_multiply_adds_of_vits_as_published(name, billions, millions):
-    multiply_adds, parameters = forecast.macs(Model(name=name, pretrained=False), 224)
+    multiply_adds, parameters = forecast.macs(Model(name=name, pretrained=False), 224, 1000)
     assert multiply_adds / 1e9 == pytest.approx(billions, rel=0.01)
     assert parameters / 1e6 == pytest.approx(millions, rel=0.04)
+
+
+@pytest.mark.parametrize(("rank", "head"), [(None, 11_520_000), (256, 2_631_680)])
+def test_of_9000_species_the_head_counts(rank, head):
+    without = forecast.macs(Model(name="mobilenetv2", pretrained=False), 224, 0)
+    found = forecast.macs(Model(name="mobilenetv2", pretrained=False, head_rank=rank), 224, 9000)
+    assert found == (without[0] + head, without[1] + head)
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ def projection(price: float | None) -> list[str]:
         rows.append(f"| GPUs, at {price:g} an hour | {paid[0]:,.0f} | {paid[1]:,.0f} | |")
     slowest = [max(each, key=each.get) for each in trained]
     model = from_file(ROOT / "configs/full.yaml").phase3.model
-    reading, training = forecast.DECODE / CORES, 3 * forecast.macs(model, 224)[0] / forecast.GPU["mobilenet"]
+    reading, training = forecast.DECODE / CORES, 3 * forecast.macs(model, 224, 9000)[0] / forecast.GPU["mobilenet"]
     rows += [
         "",
         f"After phase 0 the bottleneck is `{slowest[0]}` on one GPU and `{slowest[1]}` on eight. Phase 0's is the "

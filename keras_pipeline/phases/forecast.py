@@ -70,22 +70,26 @@ DRAWING = 0.017  # seconds a photo of the demo, before the audit
 STORED_PHOTO = 45e3  # bytes at 256 px, quality 95
 
 
-def macs(model: Model, image_size: int) -> tuple[float, float]:
-    """(multiply-adds of one forward pass, parameters) of the backbone; the head's are too few to count."""
+def macs(model: Model, image_size: int, classes: int) -> tuple[float, float]:
+    """(multiply-adds of one forward pass, parameters); of thousands of classes the head has most of the parameters."""
     match = VIT_NAME.fullmatch(model.name)
     if match is None:
-        return _mobilenet(model.alpha, image_size)
-    layers, _, width = VIT_SIZES[match[1]]
-    patch = int(match[2])
-    tokens = (image_size // patch) ** 2 + 1
-    embedding = 3 * patch**2 * width
-    # A block: 4 width² of attention, 8 width² of its MLP; scores and sums take tokens · width each.
-    return layers * tokens * (12 * width**2 + 2 * tokens * width) + tokens * embedding, (
-        12 * layers * width**2 + embedding + tokens * width
-    )
+        total, parameters, features = _mobilenet(model.alpha, image_size)
+    else:
+        layers, _, features = VIT_SIZES[match[1]]
+        patch = int(match[2])
+        tokens = (image_size // patch) ** 2 + 1
+        embedding = 3 * patch**2 * features
+        # A block: 4 width² of attention, 8 width² of its MLP; scores and sums take tokens · width each.
+        total = layers * tokens * (12 * features**2 + 2 * tokens * features) + tokens * embedding
+        parameters = 12 * layers * features**2 + embedding + tokens * features
+    rank = model.head_rank
+    head = features * rank + rank * classes if rank else features * classes
+    return total + head, parameters + head
 
 
-def _mobilenet(alpha: float, size: int) -> tuple[float, float]:
+def _mobilenet(alpha: float, size: int) -> tuple[float, float, int]:
+    """Return multiply-adds, parameters and number of features."""
     def channels(width: int) -> int:
         rounded = max(8, int(width * alpha + 4) // 8 * 8)
         return rounded + 8 if rounded < 0.9 * width * alpha else rounded
@@ -101,8 +105,8 @@ def _mobilenet(alpha: float, size: int) -> tuple[float, float]:
             total += side**2 * expand + after**2 * (9 * inner + inner * out)
             parameters += expand + 9 * inner + inner * out
             side, last = after, out
-    top = last * (1280 if alpha <= 1 else channels(1280))
-    return total + side**2 * top, parameters + top
+    features = 1280 if alpha <= 1 else channels(1280)
+    return total + side**2 * last * features, parameters + last * features, features
 
 
 def device() -> Device:
@@ -181,8 +185,8 @@ def corrected(run: Run, steps: list[Step]) -> dict[str, Cost]:
 class _Network:
     """Seconds of passes of one network."""
 
-    def __init__(self, model: Model, image_size: int, on: Device) -> None:
-        self.macs, self.parameters = macs(model, image_size)
+    def __init__(self, model: Model, image_size: int, classes: int, on: Device) -> None:
+        self.macs, self.parameters = macs(model, image_size, classes)
         rate = on.mobilenet if model.name == "mobilenetv2" else on.vit
         self._pass, self._read = self.macs / rate, DECODE * (image_size / 224) ** 2 / on.cores
 
@@ -212,7 +216,7 @@ def _ingest(run: Run, n: dict, on: Device) -> dict[str, Cost]:
         audit += total * DRAWING
     sample = min((run.config.phase0.validate_urls.sample or total) / max(total, 1), 1)
     stored = total * STORED_PHOTO * (run.config.dataset.short_side / 256) ** 2
-    probe = _Network(Model(name="mobilenetv2"), run.config.phase0.baseline.image_size, on)
+    probe = _Network(Model(name="mobilenetv2"), run.config.phase0.baseline.image_size, 0, on)
     imagenet = run.config.phase0.baseline.features != "colour-histogram"
     return {
         "phase0 audit": Cost(audit),
@@ -253,7 +257,7 @@ def _teachers(run: Run, n: dict, on: Device) -> dict[str, Cost]:
     labels = _soft_label_bytes(run, n)
     for phase, settings in config.teachers.items():
         train = n["region" if phase == "phase2" else "train"]
-        network = _Network(settings.model, settings.data.image_size, on)
+        network = _Network(settings.model, settings.data.image_size, n["classes"], on)
         epochs, heads = settings.training.epochs, settings.training.head_epochs
         seconds = epochs * (network.train(train) + network.infer(n["val"])) + heads * network.infer(train + n["val"])
         found[f"{phase} train"] = Cost(seconds, (epochs + heads + 1) * network.checkpoint)
@@ -270,8 +274,8 @@ def _soft_label_bytes(run: Run, n: dict) -> float:
 
 def _student(run: Run, n: dict, on: Device) -> dict[str, Cost]:
     config = run.config
-    student = _Network(config.phase3.model, config.phase4.data.image_size, on)
-    teachers = [_Network(each.model, each.data.image_size, on) for each in config.teachers.values()]
+    student = _Network(config.phase3.model, config.phase4.data.image_size, n["classes"], on)
+    teachers = [_Network(each.model, each.data.image_size, n["classes"], on) for each in config.teachers.values()]
     live = sum(each.infer(1) for each in teachers) if config.phase4.distill.live else 0.0
     labels = _soft_label_bytes(run, n)
     found = {
@@ -289,7 +293,7 @@ def _student(run: Run, n: dict, on: Device) -> dict[str, Cost]:
 
 def _proof(run: Run, n: dict, on: Device) -> dict[str, Cost]:
     config, judged = run.config, n["calibration"] + n["test"]
-    student = _Network(config.phase3.model, config.phase4.data.image_size, on)
+    student = _Network(config.phase3.model, config.phase4.data.image_size, n["classes"], on)
     logits = 4.0 * judged * n["classes"]
     ways = 2 + len(config.phase6.compare)  # TensorFlow Lite's is one
     shown = min(config.phase6.validation_photos or n["test"], n["test"])
