@@ -580,6 +580,27 @@ def test_a_report_of_an_artefact_that_was_edited_names_its_step(experiment, caps
     assert "does not hold what its step writes (KeyError" in err and "phase0 audit (audit is not as" in err
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", "7", '{"per_region": 3}', None])
+@pytest.mark.parametrize("null", [[], ["--set", "phase2=null"]])
+def test_an_artefact_of_another_shape_is_told_and_the_rest_goes_on(experiment, capsys, text, null):
+    arguments = ["--config", str(experiment()), *null]
+    run = Run(from_file(arguments[1]), None)
+    audit = {"per_region": {"EU": 1}, "usable": 1, "species": 1}
+    made = {"audit": audit, "url_check": {"failure_rate": 0.5, "interval": [0, 1], "complete": True}}
+    for name, value in made.items():
+        run.path(name).parent.mkdir(parents=True, exist_ok=True)
+        write_json(run.path(name), value)
+        write_sidecars(run, next(step for step in STEPS if name in step.outputs), 1.0)
+    run.path("audit").unlink()
+    run.path("audit").mkdir() if text is None else run.path("audit").write_text(text)
+    assert cli.main(["status", *arguments]) == 0
+    assert ("audit is not as its step left it" in (said := capsys.readouterr().out)) or f"{run.path('audit')}: " in said
+    assert cli.main(["report", *arguments]) == 0
+    assert f"warning: phase0 audit is broken ({run.path('audit')}: " in capsys.readouterr().out
+    (verdict,) = gates.judge(run, {"phase0 audit"})[:1]
+    assert verdict["status"] == "not measurable here" and str(run.path("audit")) in verdict["reason"]
+
+
 def test_type_is_the_config_key_of_the_quantization(experiment, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr(chain, "phase", lambda run, options: (asked.append(run.config.phase6.quantization), 0))

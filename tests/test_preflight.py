@@ -11,6 +11,7 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.load import from_file
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import write_json
+from keras_pipeline.core.sidecars import fingerprint
 from keras_pipeline.export import browser
 from keras_pipeline.models import pretrained
 from keras_pipeline.phases import counts, forecast, preflight, status, steps
@@ -331,7 +332,8 @@ def test_a_teacher_of_another_dataset_is_told_as_soon_as_the_split_is_made(proje
     meta = {"content_hash": "a" * 64, "size": 1, "mtime_ns": 1, "producer": "phase1 train", "code_version": 1}
     meta |= {"config_hash": "c", "config": {}, "seconds": 1.0, "finished": "2026-01-01T00:00:00Z"}
     write_json(teacher.with_name("best.keras.meta.json"), meta | {"inputs": {"dataset": "b" * 64}})
-    write_json(run.path("dataset").with_name("dataset.json.meta.json"), meta | {"inputs": {}})
+    own = meta | fingerprint(run.path("dataset")) | {"inputs": {}}
+    write_json(run.path("dataset").with_name("dataset.json.meta.json"), own)
     with pytest.raises(
         ValueError, match="teachers.0.path: .*was trained on another dataset .*bbbbbbbbbbbb.*aaaaaaaaaaaa"
     ):

@@ -18,6 +18,7 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import write_json
+from keras_pipeline.core.sidecars import path_of
 from keras_pipeline.evaluation import gates
 from keras_pipeline.phases import forecast, preflight, runner, status, steps
 from keras_pipeline.phases.steps import Step
@@ -419,6 +420,7 @@ def test_a_phase_that_is_not_applicable_is_left_out_and_named(chain, capsys, tmp
     # Now the photos are counted.
     assert row["reason"] == "all 2 photos are of region EU: there is no other region to compare with"
     given = str(tmp_path / "labels.csv")
+    path_of(chain.run.path("audit")).unlink()
     for labels, said in ((None, "no photo has a region"), (given, f"{given} has no column region")):
         demo = {"images": labels and str(tmp_path), "labels": labels}
         (tmp_path / "labels.csv").write_text("image,latin_name,place\na.jpg,A a,region\n")

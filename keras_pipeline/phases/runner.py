@@ -185,10 +185,8 @@ def _check_inputs(run: Run, step: Step) -> dict[str, str]:
             raise BrokenArtefact(f"{step.title} needs {run.path(name)}; run `{maker.title}` first")
         if why := sidecars.broken(run.path(name)):
             raise BrokenArtefact(f"{step.title} reads {why}; `{maker.title}` makes it again")
-        if sidecars.was_edited(run.path(name)):
-            raise BrokenArtefact(
-                f"{run.path(name)}: not what `{maker.title}` wrote; put that back, or run it again with --force"
-            )
+        if why := sidecars.edited(run.path(name)):
+            raise BrokenArtefact(why)
         reason = staleness.why_stale(run, maker)
         if reason is not None and sidecars.sidecar(run.path(name)):
             print(f"warning: {step.title} uses {name}, which is not up to date ({reason}); `{maker.title}` renews it")
