@@ -316,7 +316,7 @@ def test_what_lies_here_needs_no_network(experiment, offline, capsys, tmp_path, 
     monkeypatch.chdir(tmp_path)
     if cached:
         (tmp_path / cached).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / cached).touch()
+        (tmp_path / cached).write_bytes(pretrained.HDF5)
     config = str(experiment(f"source: {{uri: 'mongodb://127.0.0.1:9/'}}\n{section}"))
     assert cli.main(["phase1", "train", "--config", config]) == 3
     assert "run `phase0 split` first" in capsys.readouterr().err  # it got as far as that
@@ -809,9 +809,18 @@ def test_a_read_only_folder_is_named_and_later_the_same_command_goes_on(experime
     sets = [f"root={root}", "source.uri=embedded", f"source.demo={json.dumps(photos)}"]
     command = [sys.executable, "-m", "keras_pipeline", "phase0", "audit", "--config", str(experiment())]
     command += [part for one in sets for part in ("--set", one)]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=without_roots_rights)
-    assert done.returncode == 3, done.stderr
-    assert str(root) in done.stderr and "expected a place that can be read and written" in done.stderr
-    assert "Traceback" not in done.stderr
+    for asked in (["--dry-run"], []):
+        done = subprocess.run([*command, *asked], capture_output=True, text=True, preexec_fn=without_roots_rights)
+        assert done.returncode == 3, done.stderr
+        assert str(root) in done.stderr and "expected a place that can be read and written" in done.stderr
+        assert "Traceback" not in done.stderr
+    examine = (
+        "import sys; from keras_pipeline.core.artifacts import Run; from keras_pipeline.phases import doctor; "
+        "from keras_pipeline.core.config.load import from_file; "
+        "print(doctor._disk(Run(from_file(sys.argv[1], sys.argv[2:]), None)))"
+    )
+    disk = [sys.executable, "-c", examine, command[6], f"root={root}"]
+    done = subprocess.run(disk, capture_output=True, text=True, preexec_fn=without_roots_rights)
+    assert f"'ok': False, 'detail': \"{root}: can't be written to, expected a place" in done.stdout
     root.chmod(0o755)
     assert subprocess.run(command, capture_output=True, preexec_fn=without_roots_rights).returncode == 0

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from keras_pipeline import export
@@ -24,7 +24,7 @@ from keras_pipeline.core.sidecars import broken, sidecar
 from keras_pipeline.export import browser
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.models.pretrained import check_available
-from keras_pipeline.phases import forecast, staleness, status
+from keras_pipeline.phases import forecast, places, staleness, status
 from keras_pipeline.phases.counting import check_limits, counted
 from keras_pipeline.phases.counts import AUDIT, Counts, commonest, photos_for, photos_for_region, regions_with_enough
 from keras_pipeline.phases.steps import Step, steps_between
@@ -74,6 +74,7 @@ def check_teacher(run: Run, counts: Counts | None, phase: str) -> None:
     """Weights, class list and batch size of a teacher."""
     settings = run.config.teachers[phase]
     check_model(settings.model, counts, f"{phase}.model")
+    places.check_checkpoints(run, phase)
     region = run.config.regional.region if phase == "phase2" else None
     check_batch(counts, f"{phase}.training.batch_size", settings.training.batch_size, region)
 
@@ -81,6 +82,7 @@ def check_teacher(run: Run, counts: Counts | None, phase: str) -> None:
 def check_student(run: Run, counts: Counts | None) -> None:
     """Weights, class list and batch size of the student."""
     check_model(run.config.phase3.model, counts, "phase3.model")
+    places.check_checkpoints(run, "phase4")
     check_batch(counts, "phase4.training.batch_size", run.config.phase4.training.batch_size)
 
 
@@ -249,26 +251,6 @@ def check_download(model: Model, key: str) -> None:
         check_available(model, f"{key}.pretrained")
 
 
-def check_disk(run: Run, steps: Iterable[Step]) -> None:
-    """Raises SourceError where these steps will leave more than is free, less what a killed run of them has written.
-
-    A number that nobody has counted only warns: it must not stop the audit, which counts.
-    """
-    costs, phases = forecast.costs(run), {step.phase for step in steps}
-    folders = [run.folder / phase for phase in phases]
-    folders += [run.path("dataset").parent] if "phase0" in phases else []
-    written = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
-    wanted, free = sum(costs[step.title].bytes for step in steps) - written, forecast.free_bytes(run)
-    if wanted <= free:
-        return
-    (photos, origin), place = forecast.photos(run), Path(run.config.root).absolute()
-    received = f"{place}: received {free / 1e9:.3g} GB free, expected about {wanted / 1e9:.3g} GB"
-    if origin == forecast.NOT_COUNTED:
-        print(f"warning: {received} for {photos['train']:,} train photos by {origin}; the disk is checked again then")
-        return
-    raise SourceError(f"{received}, by the forecast of `--dry-run`; free some, or give another place: --set root=DIR")
-
-
 FEATURES = "phase0.baseline.weights (with features: file)"
 
 
@@ -362,7 +344,8 @@ def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
             with noted():
                 NEEDS[step.title](run)
     with noted():
-        check_disk(run, asked)
+        places.check(run, asked)
+        forecast.check_disk(run, asked)
     if faults:
         raise ValueError("\n".join(dict.fromkeys([*faults, *map(str, lacks)])))
     if lacks:
