@@ -58,7 +58,7 @@ def project(make_config, tmp_path):
         if by == "dataset":
             parts = {"train": photos if train is None else train, "val": photos if val is None else val}
             splits = {name: parts.get(name, photos) for name in ("train", "val", "calibration", "test")}
-            splits = {name: {"n": sum(own.values()), "per_region": own} for name, own in splits.items()}
+            splits = {name: {"n": sum(own.values()), "per_region": own, "shards": []} for name, own in splits.items()}
             calibration = calibration or {"a": 50, "b": 50}
             splits["calibration"] |= {"per_class": calibration, "per_region": {"EU": sum(calibration.values())}}
             write_made(run, "dataset", {"classes": list("abcde"), "splits": splits})

@@ -147,4 +147,6 @@ class Run:
         found = read_json(self.path(name))
         if why := edited(self.path(name)):
             raise BrokenArtefact(why)
+        if not isinstance(found, dict):
+            raise BrokenArtefact(f"{self.path(name)}: JSON without keys; run its step again, which `status` names")
         return found

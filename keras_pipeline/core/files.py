@@ -14,20 +14,17 @@ from keras_pipeline.core.errors import BrokenArtefact
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON file. Raises BrokenArtefact if it is missing, no file, not JSON, or JSON without keys."""
+    """Read a JSON file. Raises BrokenArtefact if it is missing, no file, or not JSON."""
     if path.exists() and not path.is_file():  # a pipe would never end
         raise BrokenArtefact(f"{path}: no file; move it away, and run its step again, which `status` names")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BrokenArtefact(
             f"{path}: missing; the step that writes it has not run, or it was removed (see `status`)"
         ) from None
     except (ValueError, RecursionError) as error:
         raise BrokenArtefact(f"{path}: not JSON ({error}); run its step again, which `status` names") from error
-    if not isinstance(found, dict):
-        raise BrokenArtefact(f"{path}: JSON without keys; run its step again, which `status` names")
-    return found
 
 
 def write_json(path: Path, value: Any) -> None:

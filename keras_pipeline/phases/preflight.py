@@ -20,11 +20,11 @@ from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.core.dataset import MIN_PHOTOS, UNKNOWN_REGION
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.region_names import names_of, photos_of, title_of
-from keras_pipeline.core.sidecars import broken, sidecar
+from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.export import browser
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.models.pretrained import check_available
-from keras_pipeline.phases import forecast, places, staleness, status
+from keras_pipeline.phases import forecast, inputs, places, staleness, status
 from keras_pipeline.phases.counting import check_limits, counted
 from keras_pipeline.phases.counts import AUDIT, Counts, commonest, photos_for, photos_for_region, regions_with_enough
 from keras_pipeline.phases.steps import Step, steps_between
@@ -299,12 +299,13 @@ def check_ahead(run: Run, steps: list[Step], *, force: bool = False) -> None:
     The config is checked for the whole chain from the first of `steps` that will run: what is trained for a chain that
     can't end is trained for nothing. The machine is checked for `steps` alone: another one may go on.
 
-    Raises as `check`.
+    Raises as `check` and `inputs.check`.
     """
     asked = status.applicable(run, steps)
     first = 0 if force else next((i for i, step in enumerate(asked) if staleness.why_stale(run, step)), len(asked))
     if pending := asked[first:]:
         check(run, pending, status.applicable(run, steps_between(pending[0].title, None)))
+        inputs.check(run, pending)
 
 
 def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
@@ -358,6 +359,6 @@ def _counted_by(run: Run, chain: list[Step]) -> str:
     if "audit" in made_anew:
         return "source"
     by = "audit" if "dataset" in made_anew else "dataset"
-    if why := broken(run.path(by)):
-        raise BrokenArtefact(f"{why}; `{'phase0 audit' if by == 'audit' else 'phase0 split'}` makes it again")
+    if why := inputs.fault(run, by):
+        raise BrokenArtefact(why)
     return by if run.path(by).exists() else ""  # a missing one is told as the step's input
