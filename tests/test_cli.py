@@ -618,15 +618,19 @@ def test_live_is_the_config_key_and_goes_with_distill(experiment, capsys, monkey
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
+    ("arguments", "message"),
     [
-        (["inspect", "--sample-id", "x"], 3, "dataset.json: missing; the step that writes it has not run"),
-        (["export-npz"], 3, "dataset.json: missing; the step that writes it has not run"),
+        (["phase3", "inspect", "--sample-id", "x"], "phase3 inspect needs {}/dataset.json; run `phase0 split` first"),
+        (["phase3", "export-npz"], "phase3 export-npz needs {}/dataset.json; run `phase0 split` first"),
+        (["serve"], ": no page yet; run `python -m keras_pipeline run --config {}/tiny.yaml --set seed=7` first"),
+        (["classify", __file__], ": no model yet; run `python -m keras_pipeline run --config {}/tiny.yaml --set seed"),
     ],
 )
-def test_looking_at_soft_labels_that_are_not_there(experiment, capsys, arguments, code, message):
-    assert cli.main(["phase3", *arguments, "--config", str(experiment())]) == code
-    assert message in capsys.readouterr().err
+def test_looking_at_what_is_not_made_names_a_command(experiment, capsys, tmp_path, arguments, message):
+    config = str(experiment())
+    folder = tmp_path if "--config" in message else Run(from_file(config), None).path("dataset").parent
+    assert cli.main([*arguments, "--config", config, "--set", "seed=7"]) == 3
+    assert message.format(folder) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -651,7 +655,9 @@ def test_classify_says_what_is_conclusive_and_what_less_it_promises(
     said = {"photo": "a.jpg", "latin_name": "Viola alba", "probability": 0.72, "genus": "Viola"}
     said |= {"genus_probability": 0.9, "genus_conclusive": False, "promise": None}
     monkeypatch.setattr(saved_model, "classify", lambda *_: [said | verdict])
-    assert cli.main(["classify", "--config", str(experiment()), str(tmp_path / "a.jpg")]) == 0
+    config = str(experiment())
+    Run(from_file(config), None).path("saved_model").mkdir(parents=True)
+    assert cli.main(["classify", "--config", config, str(tmp_path / "a.jpg")]) == 0
     assert capsys.readouterr().out == f"a.jpg: {line}\n"
 
 
@@ -677,6 +683,7 @@ def exported(experiment, monkeypatch):
         write_json(path, {"top1": 0.5})
         write_sidecars(run, step, 1.0)
     run.path("web").mkdir(parents=True)
+    run.path("saved_model").mkdir()
     (run.path("web") / "index.html").write_text("page")
     return config, run
 

@@ -24,6 +24,15 @@ def fault(run: Run, name: str) -> str | None:
     return edited(run.path(name))
 
 
+def require(run: Run, step: Step) -> None:
+    """Raise BrokenArtefact where an input is missing, broken or edited; it names the step that makes it."""
+    for name in step.needs(run.config):
+        if not run.path(name).exists():
+            raise BrokenArtefact(f"{step.title} needs {run.path(name)}; run `{maker(name).title}` first")
+        if why := fault(run, name):
+            raise BrokenArtefact(f"{step.title} reads {why}")
+
+
 def check(run: Run, steps: Iterable[Step]) -> None:
     """Check what these steps read and do not make before; what is missing is the step's to tell.
 

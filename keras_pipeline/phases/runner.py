@@ -179,13 +179,10 @@ def _name_corrupt_shard(run: Run) -> None:
 
 def _check_inputs(run: Run, step: Step) -> dict[str, str]:
     """Their makers that are not up to date, and why. Raises BrokenArtefact for what is missing or was edited."""
+    inputs.require(run, step)
     stale = {}
     for name in step.needs(run.config):
         maker = inputs.maker(name)
-        if not run.path(name).exists():
-            raise BrokenArtefact(f"{step.title} needs {run.path(name)}; run `{maker.title}` first")
-        if why := inputs.fault(run, name):
-            raise BrokenArtefact(f"{step.title} reads {why}")
         reason = staleness.why_stale(run, maker)
         if reason is not None and sidecars.sidecar(run.path(name)):
             print(f"warning: {step.title} uses {name}, which is not up to date ({reason}); `{maker.title}` renews it")
