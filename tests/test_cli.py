@@ -424,6 +424,20 @@ def test_two_folders_of_one_name_do_not_share_an_experiment(experiment, tmp_path
     assert "the folder that experiment" not in capsys.readouterr().err
 
 
+def test_another_spelling_of_a_folder_makes_nothing_stale(folder, experiment, monkeypatch, tmp_path):
+    arguments, typed = [*folder("EU", "EU"), "--config", str(experiment())], str(tmp_path)
+    config = config_of(arguments)
+    write(Run(config, None).folder / "config.yaml", config)
+    (tmp_path / "link").symlink_to(typed)
+    monkeypatch.chdir(Path(typed).parent)
+    seen = []
+    monkeypatch.setattr(chain, "main", lambda run, options: (seen.append(run.config.source.demo.images), 0))
+    name = Path(typed).name
+    for spelling in (typed, f"{typed}/", name, f"./{name}//", f"{tmp_path}/link", f"{typed}/../{name}"):
+        assert cli.main(["demo", "--images", spelling, *arguments[3:], "--dry-run"]) == 0
+    assert seen == [typed] * 6
+
+
 def test_demo_finds_its_config_beside_the_sources_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert config_of(["demo"]).experiment == "demo"
