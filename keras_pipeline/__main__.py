@@ -52,7 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         from keras_pipeline.core.config import load  # with pydantic, as in `_dispatch`
 
-        return _fail(load.with_variables(str(error), options.config, options.set) if options.config else error, 2)
+        said = load.with_origins(str(error), options.config, options.set, options.flags) if options.config else error
+        return _fail(said, 2)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on where it stopped", 130)
     if options.json:

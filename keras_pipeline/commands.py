@@ -6,16 +6,19 @@ python -m keras_pipeline.commands > docs/commands.md
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from keras_pipeline.core.redaction import redact
 from keras_pipeline.phases.steps import BY_NAME, PHASES, STEPS
 
 DEMO = "configs/demo.yaml"
 EXIT_CODES = "0 done; 1 a gate was missed, or a leak; 2 usage or config; 3 source, disk, network or a broken artefact."
 FORCE: dict[str, Any] = {"action": "store_true", "help": "run although up to date"}
 DRY_RUN: dict[str, Any] = {"action": "store_true", "help": "only say what would run, and what it would take"}
+NOT_BEAMS = frozenset({"--config", "--set", "--json", "--force", "--dry-run"})  # options that Beam has not
 # Options of single steps, by the names in the table of steps.
 FLAGS: dict[str, dict[str, Any]] = {
     "split": {"choices": ("train", "val", "calibration", "test"), "help": "which photos to judge it on (test)"},
@@ -32,9 +35,67 @@ FLAGS: dict[str, dict[str, Any]] = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+class _Once(argparse._StoreAction):
+    """Store a value, and refuse none and another one: either is a mistake that would cost hours if it passed."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        if values == "":
+            parser.error(f"{option_string}: received '', expected a value; give one, or leave the option out")
+        first = parser.given.setdefault(self.dest, values)
+        if option_string and first != values:
+            parser.error(f"{option_string}: received {first} and {values}, expected one of them; leave the other out")
+        super().__call__(parser, namespace, values, option_string)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, which names what a misspelt word may mean."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Take argparse's settings. Options can't be shortened: the next version may add another that begins so."""
+        super().__init__(**settings | {"allow_abbrev": False})
+        self.given: dict[str, Any] = {}  # values by their option, also of a phase by its step
+        for name in (None, "store"):
+            self.register("action", name, _Once)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; a misspelt option is told before the one that it was meant to be is missed."""
+        if args is not None and not self._subparsers:
+            words = [word.partition("=")[0] for word in _before(args, "--", "--beam-args")]
+            self._refuse(word for word in words if word.startswith("--") and word not in self._option_string_actions)
+        found, rest = super().parse_known_args(args, namespace)
+        self._refuse(rest)
+        return found, rest
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2; a misspelt `--set` may be followed by a password."""
+        super().error(redact(message))
+
+    def _refuse(self, words: Iterable[str]) -> None:
+        for word in words:
+            options = [name for name, action in self._option_string_actions.items() if action.help != argparse.SUPPRESS]
+            meant, known = _meant(word, options), ", ".join(name for name in options if name.startswith("--"))
+            self.error(f"received {word}{meant}, expected one of {known}; correct it, or leave it out")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = list(map(str, action.choices or ()))
+        if choices and value not in choices:
+            received = f"received {value!r}{_meant(value, choices)}, expected one of {', '.join(choices)}; correct it"
+            raise argparse.ArgumentError(action, received)
+
+
+def _before(words: list[str], *ends: str) -> list[str]:
+    """Return the words before the first of `ends`."""
+    return words[: next((i for i, word in enumerate(words) if word.partition("=")[0] in ends), None)]
+
+
+def _meant(word: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(word.partition("=")[0], names, 1, 0.6)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def parser() -> Parser:
     """The whole command line; see `reference` too."""
-    whole = argparse.ArgumentParser(prog="python -m keras_pipeline", description=EXIT_CODES)
+    whole = Parser(prog="python -m keras_pipeline", description=EXIT_CODES)
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for phase, (_, help_text) in PHASES.items():
         _phase(commands, phase, help_text)
@@ -79,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _phase(commands: argparse._SubParsersAction, phase: str, help_text: str) -> None:
+def _phase(commands: argparse._SubParsersAction[Parser], phase: str, help_text: str) -> None:
     """A phase and its steps. Without a step, the options are the phase's; both places take the common ones."""
     command = _command(commands, phase, help_text, needs_config=False)  # it may stand behind the step
     command.add_argument("--force", **FORCE)
@@ -87,9 +148,8 @@ def _phase(commands: argparse._SubParsersAction, phase: str, help_text: str) -> 
     steps = command.add_subparsers(dest="step", metavar="STEP", help="none: all that belong to `run`")
     for step in (step for step in [*STEPS, *BY_NAME] if step.phase == phase):
         # What is not given here must not hide what was given before the step's name.
-        added = steps.add_parser(
-            step.name, help=step.help, description=step.help, argument_default=argparse.SUPPRESS, allow_abbrev=False
-        )
+        added = steps.add_parser(step.name, help=step.help, description=step.help, argument_default=argparse.SUPPRESS)
+        added.given = command.given
         _common(added, set_as="more_set")
         # A step by name takes neither, unless it says so: parsed, so that `run.phase` can say it before or behind it.
         for flag, settings in (("force", FORCE), ("dry-run", DRY_RUN)):
@@ -101,11 +161,11 @@ def _phase(commands: argparse._SubParsersAction, phase: str, help_text: str) -> 
 
 
 def _command(
-    commands: argparse._SubParsersAction, name: str, help_text: str, *, needs_config: bool = True
-) -> argparse.ArgumentParser:
+    commands: argparse._SubParsersAction[Parser], name: str, help_text: str, *, needs_config: bool = True
+) -> Parser:
     command = commands.add_parser(name, help=help_text, description=help_text)
     _common(command, required=needs_config)
-    command.set_defaults(set=[], more_set=[], step=None)
+    command.set_defaults(set=[], more_set=[], step=None, flags={})
     return command
 
 
@@ -128,7 +188,8 @@ Made from the parser in `keras_pipeline/commands.py` by
 `python -m keras_pipeline COMMAND`. Exit codes: {codes}
 
 Each command takes `--config YAML` (the experiment; `demo` has one of its own), `--set A.B=VALUE`
-(override a config key; repeatable) and `--json` (the result as JSON on stdout, messages on stderr).
+(override a config key; repeatable, with other keys) and `--json` (the result as JSON on stdout,
+messages on stderr).
 A phase without a step runs all its steps, except those marked "by name only". A phase's `--force`
 and `--dry-run` go with its steps too, before or behind their names; a step "by name only" takes
 them only where its options list them.

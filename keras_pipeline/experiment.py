@@ -17,23 +17,25 @@ from keras_pipeline.core import manifest
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config import load
 from keras_pipeline.core.config.experiment import Config
-from keras_pipeline.core.config.student import REGIONAL_TEACHER
 from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.region_names import photos_of, title_of
-from keras_pipeline.ingest import photo_folder
+from keras_pipeline.data import first_bytes
+from keras_pipeline.ingest import pace, photo_folder
 from keras_pipeline.phases import counts, places
 from keras_pipeline.phases.steps import PHASES
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif")  # others are looked into
 EMBEDDED = "source/mongo"  # the embedded server's data, below the run's folder
 
 
 def run_of(options: argparse.Namespace) -> Run:
     """The run that a command line asks for: its config, and how to open its source."""
     opens = {"load": _open_to_load, "doctor": _open_to_look}.get(options.command, _open_source)
+    beam = _beam(options)  # first: they may hold --config
     config = _config(options)
     if options.command in ("demo", "run", "phase0"):
-        _name_unread_columns(config)
-    run = Run(config, opens, getattr(options, "split", "test"), beam=_beam(options))
+        _name_unread(config)
+    run = Run(config, opens, getattr(options, "split", "test"), beam=beam)
     _check_places(run)
     return run
 
@@ -48,45 +50,85 @@ def _check_places(run: Run) -> None:
             )
 
 
-def _name_unread_columns(config: Config) -> None:
-    """A misspelt column is as if it were not there, and no later message can know."""
-    if config.source.uri == "embedded" and config.source.demo.labels:
-        with contextlib.suppress(ValueError):  # the checks before a run tell it with all other faults
-            if line := photo_folder.unread_columns(Path(config.source.demo.labels)):
-                print(line)
+def _name_unread(config: Config) -> None:
+    """A misspelt column is as if it were not there, and a file that is no photo is only counted hours later."""
+    demo = config.source.demo
+    if config.source.uri != "embedded" or not (demo.images and demo.labels):
+        return
+    with contextlib.suppress(ValueError, OSError):  # the checks before a run tell it with all other faults
+        if line := photo_folder.unread_columns(Path(demo.labels)):
+            print(line)
+        wrong = {}
+        for image in photo_folder.images(Path(demo.labels)):
+            if not image.lower().endswith(SUFFIXES):
+                with (Path(demo.images) / image).open("rb") as stream:
+                    wrong[image] = first_bytes.wrong_format(stream.read(pace.FIRST_BYTES))
+        if named := [f"{image!r} ({why})" for image, why in wrong.items() if why]:
+            n = f"{len(named):,} {'files that are' if len(named) > 1 else 'file that is'}"
+            print(f"{demo.labels}: names {n} no photo, such as {named[0]}; not stored")
 
 
 def _beam(options: argparse.Namespace) -> tuple[str, ...] | None:
     arguments = getattr(options, "beam_args", [])
+    if ours := [each for each in arguments if each.partition("=")[0] in commands.NOT_BEAMS]:
+        raise ValueError(
+            f"--beam-args: received {ours[0]} behind it, expected Beam's own options only, as all that follows goes to "
+            "Beam; put --beam-args last"
+        )
     if getattr(options, "runner", "local") == "beam":
         return tuple(arguments)
     if arguments:
-        raise ValueError("--beam-args goes with --runner beam")
+        raise ValueError("--beam-args goes with --runner beam; add it, before --beam-args")
     return None
 
 
 def _config(options: argparse.Namespace) -> Config:
     short = _shorthands(options)
     options.set = [*options.set, *options.more_set, *short]
+    _refuse_second_values(options.set, short)
+    _name_flags(options, short)
+    if (given := getattr(options, "manifest", None)) and not Path(given).is_file():  # a pipe would be waited for
+        kind = "a folder" if Path(given).is_dir() else "no file"
+        raise ValueError(f"--manifest: received {given}, which is {kind}, expected what `phase7 manifest` writes")
     if options.config == commands.DEMO and not Path(commands.DEMO).exists():
         options.config = _installed_demo()
     if not options.config:
         return _config_of_manifest(options)
     images, labels = getattr(options, "images", None), getattr(options, "labels", None)
-    if not (images or labels):
+    if images is None and labels is None:
         return load.from_file(options.config, options.set, short)
-    if not (images and labels):
+    if images is None or labels is None:
         one, other = ("--images", "--labels") if images else ("--labels", "--images")
         raise ValueError(
             f"{one}: received {images or labels} without {other}, expected a folder and its CSV; give both"
         )
-    own = {f"source.demo.{key}={json.dumps(getattr(options, key))}": f"--{key}" for key in ("images", "labels")}
+    own = {f"source.demo.{key}={_as_it_is(getattr(options, key))}": f"--{key}" for key in ("images", "labels")}
+    own["source.uri=embedded"] = "--images"
+    _refuse_second_values([*own, *options.set], own)
     own[f"experiment={json.dumps(_experiment_of(Path(images)))}"] = "--images"
     # The config knows how many photos it draws, and which regions those have; not so of a folder.
     own |= dict.fromkeys(("gates.valid_photos_min=null", "gates.valid_photos_max=null"), "--images")
     loaded = load.from_file(options.config, [*own, *options.set], own)
     own |= dict.fromkeys(_regional(loaded, options), "--labels")
+    _name_flags(options, own)
     return load.from_file(options.config, [*own, *options.set], own)
+
+
+def _refuse_second_values(overrides: list[str], flags: dict[str, str]) -> None:
+    """Raise ValueError where two overrides give one key different values: the first would be lost without a word."""
+    first: dict[str, str] = {}
+    for override in overrides:
+        key = override.partition("=")[0]  # a value may be a URI with a password
+        if (other := first.setdefault(key, override)) != override:
+            names = " and ".join(dict.fromkeys(flags.get(each, f"--set {key}") for each in (other, override)))
+            raise ValueError(f"{names}: received two values of {key}, expected one; leave the other out")
+
+
+def _name_flags(options: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Note by which flag a key was given, unless by `--set`, for messages about it."""
+    mine = {override.partition("=")[0] for override in options.set if override not in flags}
+    named = ((override.partition("=")[0], flag) for override, flag in flags.items())
+    options.flags = options.flags | {key: flag for key, flag in named if key not in mine}
 
 
 def _experiment_of(images: Path) -> str:
@@ -146,18 +188,19 @@ def _regional(config: Config, options: argparse.Namespace) -> list[str]:
             f"{options.labels}: {photos_of(photos, wanted):,} photos of {title_of(wanted)}, and a regional teacher "
             f"needs {needed:,}; it learns from {title_of(region)} ({photos_of(photos, region):,})"
         )
-    filters = [
-        f"phase3.teachers.{i}.region_filter={json.dumps(region)}"
-        for i, member in enumerate(config.phase3.teachers)
-        if member.path == REGIONAL_TEACHER and member.region_filter is not None
-    ]
-    return [f"phase2.region={json.dumps(region)}", *filters]
+    return [f"phase2.region={_as_it_is(region)}"]
+
+
+def _as_it_is(value: object) -> str:
+    """Return a value for `--set` that is not the user's YAML: a `${` in it is no variable."""
+    return json.dumps(load.literal(value))
 
 
 def _config_of_manifest(options: argparse.Namespace) -> Config:
     if not getattr(options, "manifest", None):
         raise ValueError(f"{options.command}: --config is missing; expected a YAML file, see configs/")
-    return load.with_overrides(manifest.read(Path(options.manifest)).config, options.set, options.manifest)
+    values = load.literal(manifest.read(Path(options.manifest)).config)
+    return load.with_overrides(values, options.set, options.manifest)
 
 
 @contextlib.contextmanager

@@ -119,6 +119,11 @@ def test_a_worker_that_fails_for_good_is_told(tmp_path):
     ("arguments", "said"),
     [
         (["phase0", "export", "--beam-args", "--runner=DirectRunner"], "--beam-args goes with --runner beam"),
+        (
+            ["phase1", "logits", "--runner", "beam", "--beam-args", "--runner=X", "--config=x.yaml"],
+            "error: --beam-args: received --config=x.yaml behind it, expected Beam's own options only, as all that "
+            "follows goes to Beam; put --beam-args last\n",
+        ),
     ],
 )
 def test_runner_goes_with_what_beam_can_deal_out(tmp_path, capsys, arguments, said):

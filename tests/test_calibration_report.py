@@ -134,6 +134,33 @@ def test_everything_is_fitted_on_one_split_and_measured_on_the_other(whole):
     assert "ECE" in said and "promised >=" in said and "observations of 1500 test photos" in said
 
 
+def test_the_two_splits_of_one_draw_are_alike(whole):
+    found = whole[1]["exchangeability"]
+    assert found["species_size"]["calibration"] == [0, 0, 0, 0, 0, 1] and found["species_size"]["distance"] == 0
+    assert not found["confidence"]["differs"] and "refused" not in whole[1]
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_a_calibration_split_of_other_species_promises_nothing(run, capsys, accepted):
+    """All train photos of two species but four each are gone: these are rare now, and only test has them."""
+    run = Run(from_dict(run.config.model_dump() | {"phase5": {"bins": 10, "accept_unmet": accepted}}), None)
+    table = pd.read_parquet(run.path("assignment"))
+    rare = table.latin_name.isin(CLASSES[:2])
+    few = table[(table.split == "train") & rare].groupby("latin_name").head(4)
+    place(run, pd.concat([table[(table.split != "train") | ~rare], few]))
+    found = predictions.load(run.path("logits"), "calibration")
+    common = found.labels >= 2
+    columns = {name: getattr(found, name)[common] for name in ("labels", "sample_ids", "regions", "group_ids")}
+    store(run, "calibration", Predictions(np.array(found.logits)[common], **columns))
+    result = calibrated(run)
+    assert result["threshold"] is None and result["genus"]["threshold"] is None and not result["target_met"]
+    assert result["precision_lower_bound"] == 0 and result["photos_needed"] is None
+    assert "0% of its photos are of species with fewer than 20" in result["refused"]
+    said = capsys.readouterr().out
+    assert "no promise is made: the calibration split's species are not the test split's" in said
+    assert "phase0 split --force" in calibration.promise(result)
+
+
 def test_one_photo_of_each_observation_makes_the_promise(whole):
     assert whole[1]["n_promise"] == 500
 
@@ -269,8 +296,9 @@ def test_an_accepted_promise_is_in_force_and_said(run, capsys):
 
 def test_a_promise_of_nothing_is_never_in_force(run, capsys):
     # The sure answers are all wrong: no threshold has a bound above 0.
-    labels = np.array(predictions.load(run.path("logits"), "calibration").labels)
-    change(run, "calibration", logits=np.eye(6, dtype=np.float32)[(labels + 1) % 6] * 9)
+    for split in ("calibration", "test"):
+        labels = np.array(predictions.load(run.path("logits"), split).labels)
+        change(run, split, logits=np.eye(6, dtype=np.float32)[(labels + 1) % 6] * 9)
     found = out_of_reach(run, accept_unmet=True)
     assert (found["best_threshold"], found["precision_lower_bound"], found["threshold"]) == (1.0, 0.0, None)
     assert (found["precision"], found["coverage"]) == (None, 0.0)

@@ -133,6 +133,39 @@ def test_wrong_usage_exits_2(arguments, capsys):
     assert "usage: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rnu"], "argument COMMAND: received 'rnu' (did you mean run?), expected one of phase0, "),
+        (["phase0", "exprt", "--config", "x"], "argument STEP: received 'exprt' (did you mean export?), expected one"),
+        (["run", "--drt-run", "--config", "x"], "received --drt-run (did you mean --dry-run?), expected one of --help"),
+        (["run", "--dry", "--config", "x"], "received --dry (did you mean --dry-run?), expected"),  # not shortened
+        (["run", "--config", "x", "--form=phase1"], "received --form (did you mean --from?), expected one of"),
+        (["status", "--confg", "x"], "received --confg (did you mean --config?), expected one of --help, --config, "),
+        (["phase4", "--lvie", "--config", "x"], "received --lvie, expected one of --help, --config, --set, --json"),
+        (["phase4", "distill", "--lvie"], "received --lvie (did you mean --live?), expected one of"),
+        (["status", "--config", "x", "phase1"], "received phase1, expected one of --help, --config, "),
+        (["run", "--config", "x", "source.uri=mongodb://a:b@c"], "received source.uri=mongodb://***@c, exp"),
+        (["phase4", "evaluate", "--split", "vall"], "--split: received 'vall' (did you mean val?), expected one of tr"),
+        (["status", "--config", "a", "--config", "b"], "--config: received a and b, expected one of them; leave the"),
+        (["phase0", "--config", "a", "audit", "--config", "b"], "--config: received a and b, expected one of them; "),
+        (["run", "--config", "a", "--from", "phase1", "--from", "phase2"], "--from: received phase1 and phase2, exp"),
+        (["demo", "--images", "", "--labels", "x"], "--images: received '', expected a value; give one, or leave"),
+        (["status", "--config="], "--config: received '', expected a value; give one, or leave the option out"),
+    ],
+)
+def test_a_misspelt_word_an_empty_value_and_a_second_one_are_refused(arguments, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and f" error: {said}" in printed.replace("argument --split", "--split"), printed
+
+
+def test_the_same_option_twice_with_one_value_does_no_harm(experiment):
+    file = str(experiment())
+    assert cli.main(["phase0", "--config", file, "audit", "--config", file, "--dry-run", *OWN_WEIGHTS]) == 0
+
+
 def test_an_unknown_key_exits_2_and_says_what_was_meant(experiment, capsys):
     assert cli.main(["status", "--config", str(experiment("phase1: {training: {epoch: 3}}"))]) == 2
     captured = capsys.readouterr()
@@ -269,7 +302,7 @@ VIT, MOBILENET = "keras_hub.models.ViTBackbone.from_preset", "keras.applications
 @pytest.mark.parametrize(
     "section, key, recipe",
     [
-        ("phase0: {}", "phase0.baseline.weights (with features: file): True", f"{MOBILENET}(alpha=1, "),
+        ("phase0: {}", "phase0.baseline.features: imagenet", f"{MOBILENET}(alpha=1, "),
         ("phase1: {}", "phase1.model.pretrained: True", f"{VIT}('vit_base_patch16_224_imagenet').save_weights('vit_"),
         ("phase1: {model: {pretrained: imagenet21k}}", "phase1.model.pretrained: imagenet21k", "16_224_imagenet21k')"),
         (
@@ -358,6 +391,38 @@ def test_demo_on_a_folder_keeps_the_region_where_the_folder_has_it(folder, exper
     assert (found.phase2.region, found.phase3.teachers[1].region_filter) == ("EU_SW", "EU_SW")
     found = config_of([*arguments, "--set", "phase2.region=EU"])
     assert (found.phase2.region, found.phase3.teachers[1].region_filter) == ("EU", "EU")
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["source.uri=mongodb://me:pw@h/"], "--images and --set source.uri: received two values of source.uri, expect"),
+        (["source.demo.images=/tmp"], "--images and --set source.demo.images: received two values of source.demo.imag"),
+        (["seed=1", "seed=2"], "--set seed: received two values of seed, expected one; leave the other out"),
+    ],
+)
+def test_two_values_of_a_key_are_refused(folder, capsys, sets, said):
+    assert cli.main([*folder(*["EU"] * 200), *(part for each in sets for part in ("--set", each))]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
+def test_a_flag_is_named_in_what_is_said_of_the_key_it_stands_for(experiment, capsys):
+    arguments = ["phase6", "validate", "--config", str(experiment()), "--dry-run", *OWN_WEIGHTS]
+    assert cli.main([*arguments, "--photos", "/no"]) == 2
+    assert "error: --photos: phase6.photos: received /no, expected a folder of photos\n" in capsys.readouterr().err
+    assert cli.main([*arguments, "--set", "phase6.photos=/no"]) == 2
+    assert "error: phase6.photos: received /no, expected a folder of photos\n" in capsys.readouterr().err
+    arguments = ["phase4", "distill", "--live", "--set", "phase4.distill.live=false"]
+    assert cli.main([*arguments, "--config", str(experiment())]) == 2
+    said = "error: --set phase4.distill.live and --live: received two values of phase4.distill.live, expected one;"
+    assert said in capsys.readouterr().err
+
+
+def test_a_dollar_in_the_regions_of_a_csv_is_no_variable(folder, experiment, monkeypatch, tmp_path):
+    monkeypatch.setenv("PLANTS_HOME", "/root")
+    found = config_of([*folder(*["${PLANTS_HOME}", "EU"] * 200), "--config", str(experiment())])
+    assert found.phase2.region == "${PLANTS_HOME}" and found.phase3.teachers[1].region_filter == "${PLANTS_HOME}"
+    assert from_file(write(tmp_path / "written.yaml", found)) == found
 
 
 def test_demo_on_a_folder_without_the_region_takes_the_commonest(folder, experiment, capsys, tmp_path):

@@ -1,7 +1,9 @@
 """What a wrong config says: where the value was typed, what was received, what is expected, what to do."""
 
+import json
 import re
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -131,8 +133,8 @@ SPLIT = "train + val + calibration + test"
         ),
         (
             "seed='5'",
-            "--set seed: received '5' (text), expected a whole number, ≥ 0, < 2147483648; correct it, or leave the key "
-            "out for its default, 42",
+            "--set seed: received '5' (text), expected a whole number, ≥ 0, < 2147483648; correct it, or leave it out "
+            "for the value in {file}",
         ),
         (
             "phase2.training.epochs=many",
@@ -141,11 +143,44 @@ SPLIT = "train + val + calibration + test"
         ),
         (
             "phase2.region=5",
-            "--set phase2.region: received 5, expected text or list of text; correct it, or leave the key out for its "
-            "default, EU_SW",
+            "--set phase2.region: received 5, expected text or list of text; quote it: --set 'phase2.region=\"5\"'",
         ),
         (
-            "source.regions={5: [a]}",
+            "phase2.region=NO",
+            "--set phase2.region: received false, expected text or list of text; quote it: --set "
+            "'phase2.region=\"NO\"'",
+        ),
+        (
+            "phase2.region=[ES, NO]",
+            '--set phase2.region: received ["ES", false], expected text or list of text; put its texts in quotes, such '
+            'as "NO", which YAML reads as false',
+        ),
+        (
+            "phase2.region=null",
+            "--set phase2.region: received nothing (null), expected text or list of text; correct it, or give --set "
+            "phase2=null for none",
+        ),
+        (
+            "experiment=2024",
+            "--set experiment: received 2024, expected text; quote it: --set 'experiment=\"2024\"'",
+        ),
+        (
+            "experiment=2024-05-06",
+            "--set experiment: received 2024-05-06, expected text; quote it: --set 'experiment=\"2024-05-06\"'",
+        ),
+        (
+            "experiment=${{NOPE}}",
+            "--set experiment: received ${{NOPE}}, and the environment variable NOPE is not set, expected a value for "
+            "it; set it, or write ${{NOPE:-default}}",
+        ),
+        (
+            "phase3.teachers.0.weight=0",
+            "--set phase3.teachers.0.weight: phase3.teachers: received phase1/best.keras with weight 0, region_filter "
+            "null; phase2/best.keras with weight 0.5, region_filter EU_SW, expected at least one with weight > 0 and "
+            "no region_filter, for photos of any region, such as {{path: phase1/best.keras, weight: 1.0}}",
+        ),
+        (
+            "source.regions={{5: [a]}}",
             "--set source.regions: source.regions.5: received the name 5, expected text; put it in quotes",
         ),
         (
@@ -154,16 +189,82 @@ SPLIT = "train + val + calibration + test"
             "lower it, or raise epochs",
         ),
         (
-            "phase3.teachers=[{path: a}]",
-            "--set phase3.teachers: phase3.teachers.0.weight: received nothing, expected a number, ≥ 0; add it",
+            "phase3.teachers=[{{weight: 1}}]",
+            "--set phase3.teachers: phase3.teachers.0.path: received nothing, expected text; add it",
         ),
     ],
 )
-def test_the_whole_message(override, said, tmp_path):
-    (tmp_path / "some.yaml").write_text("seed: 1")
+def test_the_whole_message(override, said, tmp_path, monkeypatch):
+    monkeypatch.delenv("NOPE", raising=False)
+    file = tmp_path / "some.yaml"
+    file.write_text("seed: 1")
     with pytest.raises(ConfigError) as caught:
-        load.from_file(tmp_path / "some.yaml", [override])
-    assert str(caught.value) == said
+        load.from_file(file, [override.format()])
+    assert str(caught.value) == said.format(file=file)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"experiment": 2024}, "some.yaml: experiment: received 2024, expected text; put it in quotes"),
+        (
+            {"phase2": {"region": False}},
+            'some.yaml: phase2.region: received false, expected text or list of text; put it in quotes, such as "NO", '
+            "which YAML reads as false",
+        ),
+        (
+            {"phase2": {"region": None}},
+            "some.yaml: phase2.region: received nothing (null), expected text or list of text; correct it, or set "
+            "phase2: null for none",
+        ),
+        (
+            {"phase3": {"teachers": [{"path": "${NOPE}"}]}},
+            "some.yaml: phase3.teachers.0.path: received ${NOPE}, and the environment variable NOPE is not set, "
+            "expected a value for it; set it, or write ${NOPE:-default}",
+        ),
+    ],
+)
+def test_the_whole_message_of_a_file(values, said, monkeypatch):
+    monkeypatch.delenv("NOPE", raising=False)
+    assert message(values) == said
+
+
+def test_a_teacher_without_a_weight_has_the_default(tmp_path):
+    (tmp_path / "some.yaml").write_text("phase3: {teachers: [{path: a}]}")
+    assert load.from_file(tmp_path / "some.yaml").phase3.teachers[0].weight == 0.5
+    assert "| `path` | `required` |" in Path("docs/config.md").read_text()
+
+
+@pytest.mark.parametrize("text", ["${HOME}", "$${HOME}", "${NOPE}", "a$${b:-c}${d}", "$", "${}", "$${"])
+def test_values_from_data_are_read_as_they_were_written(text, tmp_path, monkeypatch):
+    monkeypatch.delenv("NOPE", raising=False)
+    (tmp_path / "some.yaml").write_text("seed: 1")
+    config = load.from_file(tmp_path / "some.yaml", [f"phase2.region={json.dumps(load.literal(text))}"])
+    assert config.phase2.region == text
+    assert load.from_file(load.write(tmp_path / "written.yaml", config)) == config
+    again = load.from_file(load.write(tmp_path / "again.yaml", config), ["seed=2"])
+    assert again.phase2.region == text and again.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "found"),
+    [
+        ("seed: 1", ["phase2.region=EU"], "EU"),  # the defaults agree
+        ("phase2: {region: NA}\nphase3: {teachers: [{path: a}, {path: phase2/best.keras, region_filter: NA}]}",
+         ["phase2.region=[EU, NA]"], ["EU", "NA"]),
+        ("seed: 1", ["phase2={region: EU}"], "EU"),
+        ("seed: 1", ["phase2.region=EU", "phase3.teachers.1.weight=0.1"], "EU"),
+        ("seed: 1", ["phase2.region=EU", "phase3.teachers.1.region_filter=EU_SW"], "EU_SW"),  # as it was asked for
+        ("seed: 1", ["phase3.teachers.1.region_filter=null", "phase2.region=EU"], None),
+        ("phase2: {region: NA}", ["phase2.region=EU"], "EU_SW"),  # the file has two already
+        ("seed: 1", ["phase2=null"], "no such teacher"),
+    ],
+)  # fmt: skip
+def test_the_regional_teachers_filter_follows_its_region(text, overrides, found, tmp_path):
+    (tmp_path / "some.yaml").write_text(text)
+    teachers = load.from_file(tmp_path / "some.yaml", overrides).phase3.teachers
+    filters = [each.region_filter for each in teachers if each.path == "phase2/best.keras"]
+    assert filters == ([] if found == "no such teacher" else [found])
 
 
 @pytest.mark.parametrize(

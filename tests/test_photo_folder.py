@@ -1,5 +1,6 @@
 """A folder of photos with a CSV of labels: documents, and what is said of faults."""
 
+import itertools
 import os
 import socket
 from pathlib import Path
@@ -82,8 +83,8 @@ def test_names_are_those_of_all_rows_whether_their_photos_are_there_or_not(folde
 
 def test_labels_in_another_encoding_are_refused(folder):
     labels = _labels(folder, "image,latin_name")
-    labels.write_bytes("image,latin_name\nété.jpg,A a\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="expected UTF-8"):
+    labels.write_bytes("image,latin_name\nc.jpg,A a\nété.jpg,A a\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"labels.csv in another encoding \(line 3: byte 0xe9\); expected UTF-8; save"):
         photo_folder.documents(folder / "images", labels)
 
 
@@ -165,6 +166,15 @@ def test_photos_not_found_are_counted_and_what_is_meant_is_named(folder, image, 
     assert str(error.value).startswith(start)
     assert "(2 of 3 not found, this is the first); expected a path below" in str(error.value)
     assert f"with its suffix such as {there!r}, which is there" in str(error.value)
+
+
+def test_a_photo_that_may_be_meant_is_not_looked_for_on_a_whole_disk(folder, monkeypatch):
+    labels, seen = _labels(folder, "image,latin_name", "gone.jpg,A a"), []
+    monkeypatch.setattr(photo_folder, "LOOKED_AT", 20)
+    monkeypatch.setattr(Path, "rglob", lambda *_: (seen.append(i) or Path(f"/{i}.jpg") for i in itertools.count()))
+    with pytest.raises(ValueError, match="no such file"):
+        photo_folder.documents(folder / "images", labels)
+    assert len(seen) == 20
 
 
 def test_backslashes_between_folders_are_told(folder):

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -97,12 +98,22 @@ FAULTS = [
     ({"phase6": {"photos": "no"}}, EARLY, "phase6.photos: received no, expected a folder of photos", "phase6 validate"),
     (
         {"phase3": {"teachers": [TEACHER, {"path": "../other/phase1/best.keras", "weight": 1.0}]}}, EARLY,
-        r"phase3.teachers.1.path: .*other/phase1/best.keras does not exist; expected a .keras file below .*/tiny",
+        r"phase3.teachers.1.path: received \.\./other/phase1/best.keras, and \S*artifacts/other/phase1/best.keras does "
+        "not exist; expected the path of a .keras file from .*/tiny, as",
         "phase3 combine",
     ),
     (
         {"phase3": {"teachers": [TEACHER, {"path": "../..", "weight": 1.0}]}}, EARLY,
-        r"phase3.teachers.1.path: \S+ is a folder; expected a .keras file below .*/tiny", "phase3 combine",
+        r"phase3.teachers.1.path: received \.\./\.\., and \S+ is a folder; expected the path of a", "phase3 combine",
+    ),
+    (
+        {"phase3": {"teachers": [TEACHER, {"path": f"{Path.cwd()}/README.md", "weight": 1.0}]}}, EARLY,
+        r"phase3.teachers.1.path: received \S+/README.md, and \S+/README.md is no .keras file; exp", "phase3 combine",
+    ),
+    (
+        {"phase2": {"region": ["EU", "NIX"]}, "phase3": {"teachers": [TEACHER]}}, AUDIT,
+        r"phase2.region: received EU \+ NIX, and no photo is of NIX by the audit, expected regions of the photos \(EU "
+        r"300, EU_SW 200\); correct it, or take it out of the list", "phase2 subset",
     ),
     (
         {"phase1": {"training": {"batch_size": 881}}}, EARLY,
@@ -329,7 +340,7 @@ def test_a_teacher_of_another_dataset_is_told_as_soon_as_the_split_is_made(proje
     run = project({"phase3": {"teachers": [{**TEACHER, "path": "../other/phase1/best.keras"}]}})
     teacher = run.folder.parent / "other/phase1/best.keras"
     (teacher.parent / "soft_labels").mkdir(parents=True)
-    teacher.write_text("weights")
+    zipfile.ZipFile(teacher, "w").close()
     meta = {"content_hash": "a" * 64, "size": 1, "mtime_ns": 1, "producer": "phase1 train", "code_version": 1}
     meta |= {"config_hash": "c", "config": {}, "seconds": 1.0, "finished": "2026-01-01T00:00:00Z"}
     write_json(teacher.with_name("best.keras.meta.json"), meta | {"inputs": {"dataset": "b" * 64}})
@@ -476,13 +487,44 @@ def folder(tmp_path, jpeg):
             "phase2.region: received 'XX', photos of it by {csv}: 0",
         ),
         (["EU"] * 80 + ["NA"] * 120, "ab", ["phase2.region=XX"], "enough have NA 120, EU 80; set phase2.region"),
-        (["EU"] * 160, "a", [], "source.fields.latin_name: received one species by {csv} (160 photos)"),
-        (["EU"] * 150, "ab", [], "phase0.split.calibration: received 0.13, which gives about 19 photos by {csv}"),
+        (["EU"] * 160, "a", [], "--labels: source.demo.labels: received one species by {csv} (160 photos)"),
+        (
+            ["EU"] * 150,
+            "ab",
+            [],
+            "error: --labels: source.demo.labels: received 150 photos by {csv}, expected 154 or more, for 20 in "
+            "phase0.split.calibration, 0.13; add photos, or raise that share\n",
+        ),
+        (
+            ["EU"] * 4,
+            "ab",
+            [],
+            "error: --labels: source.demo.labels: received 4 photos by {csv}, expected 13 or more, for 1 in "
+            "phase0.split.val, 0.08; add photos, or raise that share\n--labels: source.demo.labels: received 4 photos",
+        ),
+        (
+            ["EU"] * 160,
+            "ab",
+            ["dataset.min_short_side=111"],
+            "error: dataset.min_short_side: received 111, and the shorter sides of all 160 photos of {csv} have",
+        ),
+        (["EU"] * 160, "ab", ["distribute=multi_worker"], "needs the environment variable TF_CONFIG: received none"),
+        (
+            ["EU"] * 160,
+            "ab",
+            ["phase0.baseline.features=imagenet"],
+            "phase0.baseline.features: imagenet needs a download from http://x, which does not answer",
+        ),
         (["EU"] * 160, "ab", ["phase1.training.batch_size=100"], "there are about 99 train photos by {csv}"),
         (["EU"] * 160, "ab", ["phase5.region_priors.ship=true"], "the photos are of 1 known regions by {csv}"),
     ],
 )
-def test_what_a_csv_can_tell_is_told_before_the_audit(folder, tmp_path, capsys, dry, regions, species, sets, said):
+def test_what_a_csv_can_tell_is_told_before_the_audit(
+    folder, tmp_path, capsys, dry, regions, species, sets, said, monkeypatch
+):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setattr(pretrained, "_source", lambda model: ("http://x", False))
+    monkeypatch.setattr(pretrained, "_reachable", lambda _: False)
     arguments = [*folder(regions, species), *dry]
     assert cli.main([*arguments, *(part for each in sets for part in ("--set", each))]) == 2
     printed = capsys.readouterr()
@@ -586,6 +628,24 @@ def test_a_column_that_nothing_reads_is_named_once(folder, tmp_path, capsys, dry
     assert said.count(f"{labels}: nothing reads the column 'Region' (did you mean 'region'?)\n") == 1
 
 
+def test_files_that_are_no_photos_are_named_once(folder, tmp_path, capsys):
+    arguments = [*folder(["EU"] * 160), "--dry-run"]
+    (tmp_path / "photos/notes.txt").write_text("These are no photos.")
+    (tmp_path / "photos/0").write_bytes((tmp_path / "photos/0.jpg").read_bytes())
+    with (tmp_path / "labels.csv").open("a") as labels:
+        labels.write("\nnotes.txt,Viola a,EU\n0,Viola a,EU\n")
+    assert cli.main([*arguments, "--until", "phase0 audit"]) == 0
+    said = f"{tmp_path}/labels.csv: names 1 file that is no photo, such as 'notes.txt' (not a JPEG, PNG"
+    printed = capsys.readouterr().out
+    assert printed.count(said) == 1 and "to download" not in printed
+
+
+def test_a_phase_that_is_left_out_is_not_up_to_date(tmp_path, capsys):
+    arguments = ["phase2", "--dry-run", "--config", "configs/demo.yaml", "--set", f"root={tmp_path}"]
+    assert cli.main([*arguments, "--set", "phase2=null"]) == 0
+    assert capsys.readouterr().out.strip() == "phase2: not applicable here: the config says phase2: null"
+
+
 def test_what_the_audit_shows_does_not_prevent_it(folder, tmp_path, capsys):
     # 16 photos are too few for a run, and the audit is how one looks at them.
     arguments = folder(["EU"] * 8 + ["NA"] * 8)
@@ -596,7 +656,7 @@ def test_what_the_audit_shows_does_not_prevent_it(folder, tmp_path, capsys):
     assert cli.main(["status", "--config", written]) == 0
     assert "phase0 audit          done" in capsys.readouterr().out
     assert cli.main(["run", "--dry-run", "--config", written]) == 2
-    assert "which gives about 2 photos by the audit" in capsys.readouterr().err
+    assert "source.demo.labels: received 16 photos by the audit, expected 154 or more, for" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -642,8 +702,8 @@ def test_the_variable_that_builds_a_path_is_named(capsys, monkeypatch, tmp_path)
     assert cli.main([*arguments, "--set", "phase1.model.pretrained=no.h5"]) == 2
     lines = capsys.readouterr().err.splitlines()
     named = {line.removeprefix("error: ").partition(":")[0]: line.endswith(f"{built} set") for line in lines}
-    assert named["phase0.baseline.weights (with features"] and named["phase2.model.pretrained"]
-    assert not named["phase1.model.pretrained"] and not named["source.fields.latin_name"]
+    assert named["phase0.baseline.weights"] and named["phase2.model.pretrained"]
+    assert not named["phase1.model.pretrained"] and named["source.demo.labels"]
     monkeypatch.delenv("KERAS_PIPELINE_TEST_DATA")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.yaml").write_text("source: {exclude: '${KERAS_PIPELINE_TEST_DATA:-no}/file'}")
@@ -720,7 +780,7 @@ def test_a_file_that_holds_no_weights_is_told(project, tmp_path, key, name, data
 
 def test_one_step_is_not_begun_for_a_chain_that_cannot_end(project):
     run = project({"phase3": {"teachers": [TEACHER, {"path": "nope.keras", "weight": 1.0}]}})
-    with pytest.raises(ValueError, match=r"phase3.teachers.1.path: \S+nope.keras does not exist"):
+    with pytest.raises(ValueError, match=r"phase3.teachers.1.path: received nope.keras, and \S+nope.keras does not"):
         preflight.check_ahead(run, steps.steps_between("phase1 train", "phase1 train"))
     preflight.check_ahead(run, steps.steps_between("phase4", "phase4"))  # the teachers are asked no more
     preflight.check_ahead(run, [])

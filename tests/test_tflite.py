@@ -38,3 +38,20 @@ def test_kernels_and_activations_are_integers_and_the_ends_are_not(content):
     ends = interpreter.get_input_details() + interpreter.get_output_details()
     assert {end["dtype"] for end in ends} == {np.float32}
     assert len(content) < sum(w.numpy().nbytes for w in example.trained().weights)
+
+
+def test_the_last_layer_computes_in_float32_and_stores_bytes(content):
+    """In int8, 256 values for all logits, two of thousands of species often shared the first place."""
+    interpreter = LiteModel(content, xnnpack=False)._interpreters[0]
+    head = [op for op in interpreter._get_ops_details() if op["op_name"] == "FULLY_CONNECTED"][-1]
+    types = [
+        interpreter._get_tensor_details(int(index), 0)["dtype"] for index in [*head["inputs"][:2], *head["outputs"]]
+    ]
+    assert types == [np.float32, np.int8, np.float32]
+
+
+def test_both_sets_of_kernels_agree_to_what_rounding_allows(content):
+    photos = example.tensors(example.samples())
+    first, second = (LiteModel(content, xnnpack=each).scores(photos)[1] for each in (True, False))
+    assert np.mean(first.argmax(1) == second.argmax(1)) >= 0.95
+    assert 0 < np.abs(first - second).max() < 0.3

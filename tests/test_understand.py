@@ -148,8 +148,8 @@ def uri(tmp_path_factory):
 
 
 def command(words, uri, tmp_path, **source):
-    lines = [f"source.{key}={value}" for key, value in source.items()]
-    settings = [f"source.uri={uri}", "source.database=app", "source.collection=plants", f"root={tmp_path}", *lines]
+    source = {"uri": uri, "database": "app", "collection": "plants"} | source
+    settings = [f"root={tmp_path}", *(f"source.{key}={value}" for key, value in source.items())]
     (tmp_path / "mine.yaml").write_text("experiment: mine\n")
     options = [word for setting in settings for word in ("--set", setting)]
     return cli.main([*words, "--config", str(tmp_path / "mine.yaml"), *options])

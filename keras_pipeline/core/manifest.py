@@ -11,6 +11,7 @@ from keras_pipeline.core.files import aside
 
 PHASES = tuple(f"phase_{n}" for n in range(7))  # phase 7 writes the manifest
 LARGEST = 20_000_000  # bytes, twenty times what 10,000 shards need; YAML of more computes for minutes
+SHOWN = 60  # characters of a wrong value
 HASH = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -135,11 +136,26 @@ def read(path: Path) -> Manifest:
 
 
 def _validate(value: Any, path: Path) -> Manifest:
+    if not (isinstance(value, dict) and "manifest_version" in value):
+        raise BrokenArtefact(
+            f"{path}: received a file without manifest_version, expected a manifest; give the file that `phase7 "
+            "manifest` writes, phase7/manifest.yaml in the experiment's folder"
+        )
     try:
         return Manifest.model_validate(value)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in error.errors()]
+        faults = list(map(_said, error.errors()))
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise BrokenArtefact(
             f"{path}: does not fit the manifest schema: {'; '.join(faults[:5])}{more}; `phase7 manifest` writes one"
         ) from None
+
+
+def _said(fault: Any) -> str:
+    place, context = ".".join(map(str, fault["loc"])), fault.get("ctx", {})
+    if fault["type"] == "value_error":  # a rule of ours
+        return f"{place}: {context['error']}"
+    if fault["type"] in ("missing", "extra_forbidden"):
+        return f"{place}: {'missing' if fault['type'] == 'missing' else 'unknown'}"
+    allowed = context.get("expected", context.get("pattern", "a value of another type"))
+    return f"{place}: received {repr(fault['input'])[:SHOWN]}, expected {allowed}"

@@ -36,6 +36,12 @@ def refusal(first: bytes, *, min_short_side: int) -> str:
     return wrong_size(size, min_short_side=min_short_side) if size else ""
 
 
+def too_small(first: bytes, *, min_short_side: int) -> bool:
+    """Return whether these bytes tell that the picture's shorter side has fewer pixels."""
+    size = _size(first)
+    return size is not None and min(size) < min_short_side
+
+
 def wrong_size(size: tuple[int, int], *, min_short_side: int) -> str:
     """Return why a picture of this width and height in pixels is not stored, or ""."""
     if size[0] * size[1] > MAX_PIXELS:

@@ -12,7 +12,7 @@ import pandas as pd
 from keras_pipeline.core.config.delivery import Phase5, RegionPriors
 from keras_pipeline.core.dataset import MIN_PHOTOS
 from keras_pipeline.core.taxonomy import genera_of
-from keras_pipeline.evaluation import calibration, intervals
+from keras_pipeline.evaluation import calibration, exchangeability, intervals
 from keras_pipeline.evaluation import threshold as thresholds
 from keras_pipeline.evaluation.predictions import Predictions
 from keras_pipeline.evaluation.priors import log_ratios
@@ -27,6 +27,7 @@ class Evidence:
     test: Predictions
     settings: Phase5
     seed: int
+    refusal: str = ""  # why the calibration split can't promise for the test split
 
     def quality(self, scores: Scores, group_ids: np.ndarray) -> dict:
         """Measure top-1 and calibration errors on some of the test photos, see `calibration.quality`."""
@@ -89,6 +90,8 @@ def _threshold(
     fit, test = evidence.fit, evidence.test
     genera = np.array(genera_of(classes))
     fitted, tested = (score(each.logits, each.labels, value, genera=genera) for each in (fit, test))
+    alike = _exchangeability(evidence, fitted, tested, table, classes)
+    evidence = dataclasses.replace(evidence, refusal=exchangeability.why_not(alike))
     chosen = choose(evidence, fitted)
     in_force = _in_force(chosen)
     judged = thresholds.evaluate_threshold(tested.confidence, tested.correct, in_force)
@@ -103,8 +106,22 @@ def _threshold(
         "genus": _genus(evidence, fitted, tested, in_force, genera),
         "region_priors": _with_priors(evidence, tested, known),
         "observations": _observations(evidence, tested, table, value, in_force),
+        "exchangeability": alike,
     }
     return result, tested
+
+
+def _exchangeability(
+    evidence: Evidence, fitted: Scores, tested: Scores, table: pd.DataFrame, classes: list[str]
+) -> dict[str, dict]:
+    """Compare the two splits by one photo of each group, see `exchangeability.compare`."""
+    learnt = table.latin_name[table.split == "train"].value_counts().reindex(classes, fill_value=0).to_numpy()
+    sizes, confidence = [], []
+    for photos, scores in ((evidence.fit, fitted), (evidence.test, tested)):
+        asked = thresholds.one_of_each(photos.group_ids, seed=evidence.seed)
+        sizes.append(learnt[photos.labels[asked]])
+        confidence.append(scores.confidence[asked])
+    return exchangeability.compare(*sizes, *confidence)
 
 
 def report(
@@ -134,7 +151,8 @@ def choose(evidence: Evidence, scores: Scores, rows: np.ndarray | None = None) -
         `threshold`: the one in force, None where its promise falls short of the target and that is not accepted, or
         where nothing at all can be promised, accepted or not;
         `best_threshold`: the best reachable one, which `precision_lower_bound`, `target_met`, `shortfall`,
-        `photos_needed` (see `threshold.choose_threshold`) and `n_promise`, the photos asked, are about.
+        `photos_needed` (see `threshold.choose_threshold`) and `n_promise`, the photos asked, are about. Where the
+        calibration split can't promise for the test split, `refused` says why, and nothing is promised.
     """
     settings = evidence.settings
     asked = np.arange(len(scores)) if rows is None else np.flatnonzero(rows)
@@ -143,6 +161,10 @@ def choose(evidence: Evidence, scores: Scores, rows: np.ndarray | None = None) -
         scores.confidence[asked], scores.correct[asked], target=settings.target_precision,
         confidence_level=settings.confidence_level,
     )  # fmt: skip
+    if evidence.refusal:
+        nothing = {"precision_lower_bound": 0.0, "target_met": False, "shortfall": settings.target_precision}
+        refused = {"photos_needed": None, "refused": evidence.refusal, "n_promise": len(asked)}
+        return {"threshold": None, "best_threshold": found["threshold"], **nothing, **refused}
     kept = ("precision_lower_bound", "target_met", "shortfall", "photos_needed")
     acceptable = settings.accept_unmet and found["precision_lower_bound"] > 0 and found["threshold"] < 1
     return {

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import difflib
 import hashlib
+import itertools
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ IMAGES, LABELS = "source.demo.images", "source.demo.labels"  # names of the fold
 NEEDED = ("image", "latin_name")  # columns
 COLUMNS = (*NEEDED, "region", "observation_id")
 ALIKE = 0.8  # difflib's ratio: of names this long, one or two letters differ
+LOOKED_AT = 20_000  # files, for one that may be meant: a whole disk has millions
 SPECIAL = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -52,6 +54,14 @@ def names(labels: Path) -> list[str]:
     """Return the latin name of each row without looking at the photos. Raises as `documents`."""
     try:
         return [row["latin_name"] for _, row in _rows(labels)]
+    except ValueError as error:
+        raise ValueError(f"{LABELS}: {error}") from None
+
+
+def images(labels: Path) -> list[str]:
+    """Return the path below the folder of each row's photo. Raises as `documents`."""
+    try:
+        return [row["image"] for _, row in _rows(labels)]
     except ValueError as error:
         raise ValueError(f"{LABELS}: {error}") from None
 
@@ -121,7 +131,11 @@ def _reader(labels: Path) -> csv.DictReader:
     try:
         text = labels.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"received {labels} in another encoding ({error}); expected UTF-8; save it as such") from error
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"received {labels} in another encoding (line {line}: byte 0x{error.object[error.start]:02x}); expected "
+            "UTF-8; save it as such"
+        ) from error
     head = text.partition("\n")[0]
     separator = next((sign for sign in ";\t" if sign in head and "," not in head), None)
     if separator:
@@ -218,7 +232,8 @@ def _hint(image: str, images: Path) -> str:
     """Return which photo may be meant, to follow `with its suffix`."""
     slashed = image.replace("\\", "/")
     meant = slashed.rpartition("/")[2].casefold()
-    there = (path for path in sorted(images.rglob("*")) if meant in (path.name.casefold(), path.stem.casefold()))
+    found = itertools.islice(images.rglob("*"), LOOKED_AT)
+    there = (path for path in sorted(found) if meant in (path.name.casefold(), path.stem.casefold()))
     names = [path.relative_to(images).as_posix() for path in there]
     such = f" such as {slashed if slashed in names else names[0]!r}, which is there" if names else ""
     return (" and forward slashes" if slashed != image else "") + such

@@ -22,11 +22,12 @@ def vit_preset(name: str, pretrained: bool | str) -> str | None:
     return preset if preset in VIT_PRESETS else None
 
 
-def check_available(model: Model, key: str) -> None:
+def check_available(model: Model, key: str, received: str = "", remedy: str = "") -> None:
     """Check that the weights of `model` exist: a file, a cached download, or a host that responds.
 
     Args:
         key: the config key of the weights, for the message.
+        received, remedy: its value, and what to do with the file; default: those of `model.pretrained`.
 
     Raises:
         ValueError: naming the local alternative, if they don't.
@@ -35,9 +36,9 @@ def check_available(model: Model, key: str) -> None:
         source, cached = _source(model)
         if not (cached or _reachable(source)):
             raise ValueError(
-                f"{key}: {model.pretrained} needs a download from {source}, which does not answer, and nothing is "
-                f"cached. Where there is a network, write the file with\n    {_recipe(model)}\nand give its path here "
-                f"as {key}, or do without pretrained weights"
+                f"{key}: {received or model.pretrained} needs a download from {source}, which does not answer, and "
+                f"nothing is cached. Where there is a network, write the file with\n    {_recipe(model)}\nand "
+                + (remedy or f"give its path here as {key}, or do without pretrained weights")
             )
     elif (
         isinstance(model.pretrained, str)

@@ -20,9 +20,9 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
 
     Of a folder of photos the config is written out, so that `status`, `serve` and the phases can be asked about it.
     """
-    if options.images:
+    if options.images is not None:
         run = _as_first_called(run, options.images)
-    if options.images and not options.dry_run:
+    if options.images is not None and not options.dry_run:
         # Only once the run is known to start: a refused command must not leave its settings to the next one.
         with runner.lock(run):
             steps = status.applicable(run, steps_between(options.first, options.last))

@@ -13,7 +13,10 @@ def forecast_steps(run: Run, steps: list[Step], force: bool) -> list[dict]:
     """Print and return what would run, see `forecast.would_run`; then check the config as a run would."""
     rows = forecast.would_run(run, steps, force=force)
     if not rows:
-        print("everything is up to date")
+        absent = {step.phase: why for step in steps if (why := run.why_not_applicable(step.phase))}
+        told = [f"{phase}: not applicable here: {why}" for phase, why in absent.items()]
+        applies = any(step.phase not in absent for step in steps)
+        print("everything is up to date" if applies else "\n".join(told))
         return rows
     print(f"{'step':<22}{'about':>10}{'GB':>9}{'last took':>11}  why")
     for row in rows:

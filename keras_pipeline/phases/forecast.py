@@ -207,6 +207,7 @@ def _ingest(run: Run, n: dict, on: Device) -> dict[str, Cost]:
     requests = sum(hosts.values())
     downloads = pace.expected_seconds(hosts, settings, photo_bytes=each, photos_per_second=pace.CONVERTED * on.cores)
     audit = total / 20_000
+    remote = 0 if run.config.source.serves_photos else requests
     if run.config.source.serves_photos:
         downloads = requests / 200
     if run.config.source.uri == "embedded" and not run.config.source.demo.images:
@@ -217,8 +218,8 @@ def _ingest(run: Run, n: dict, on: Device) -> dict[str, Cost]:
     imagenet = run.config.phase0.baseline.features != "colour-histogram"
     return {
         "phase0 audit": Cost(audit),
-        "phase0 validate-urls": Cost(sample * downloads, download=sample * requests * min(each, pace.FIRST_BYTES)),
-        "phase0 export": Cost(downloads, stored, requests * each),
+        "phase0 validate-urls": Cost(sample * downloads, download=sample * remote * min(each, pace.FIRST_BYTES)),
+        "phase0 export": Cost(downloads, stored, remote * each),
         "phase0 split": Cost(total / 15_000 + stored / 100e6, stored),
         "phase0 baseline": Cost(probe.infer(total) if imagenet else total / 200),
     }

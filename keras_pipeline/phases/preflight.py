@@ -7,27 +7,27 @@ know: ValueError for the config, naming the key and the value to set; SourceErro
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from keras_pipeline import export
+from keras_pipeline.core import cluster
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config.student import REGIONAL_TEACHER, TRAINED_HERE
 from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.core.dataset import MIN_PHOTOS, UNKNOWN_REGION
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
-from keras_pipeline.core.region_names import names_of, photos_of, title_of
-from keras_pipeline.core.sidecars import sidecar
+from keras_pipeline.core.region_names import title_of
+from keras_pipeline.data import first_bytes
 from keras_pipeline.export import browser
+from keras_pipeline.ingest import pace, photo_folder
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.models.pretrained import check_available
 from keras_pipeline.phases import forecast, inputs, places, staleness, status
 from keras_pipeline.phases.counting import check_limits, counted
-from keras_pipeline.phases.counts import AUDIT, Counts, commonest, photos_for, photos_for_region, regions_with_enough
+from keras_pipeline.phases.counts import AUDIT, Counts, photos_for
 from keras_pipeline.phases.steps import Step, steps_between
+from keras_pipeline.phases.teacher_checks import check_ensemble, check_region
 
 PAGE = Path(export.__file__).parent / "page"
 
@@ -44,6 +44,25 @@ def check_files(run: Run, _: Counts | None) -> None:
         raise ValueError("\n".join(faults))
 
 
+def check_sizes(run: Run, counts: Counts | None) -> None:
+    """Whether any photo of a folder is large enough to be stored; the first that is ends the search."""
+    demo, smallest = run.config.source.demo, run.config.dataset.min_short_side
+    if counts is None or not (run.config.source.serves_photos and demo.images and demo.labels):
+        return
+    photos = photo_folder.images(Path(demo.labels))
+    for photo in photos:
+        try:
+            with (Path(demo.images) / photo).open("rb") as stream:
+                if not first_bytes.too_small(stream.read(pace.FIRST_BYTES), min_short_side=smallest):
+                    return
+        except OSError:  # told with the CSV
+            return
+    raise ValueError(
+        f"dataset.min_short_side: received {smallest}, and the shorter sides of all {len(photos):,} photos of "
+        f"{demo.labels} have fewer pixels, expected a number that some have; lower it"
+    )
+
+
 def check_split(run: Run, counts: Counts | None) -> None:
     """Whether photos suffice for the splits; of the calibration split see `check_calibration`."""
     same_photo = run.config.phase0.split.same_photo
@@ -57,17 +76,34 @@ def check_split(run: Run, counts: Counts | None) -> None:
     if counts.origin == AUDIT and run.path("url_ledger").exists():  # downloaded: the split soon tells exactly
         return
     if counts.species < 2:
+        key, correct = ("demo.labels", "") if _is_folder(run) else ("fields.latin_name", "correct the field, or ")
         raise ValueError(
-            f"source.fields.latin_name: received {'one' if counts.species else 'no'} species by {counts.origin} "
-            f"({counts.total:,} photos), expected two or more; correct the field, or add photos of other species"
+            f"source.{key}: received {'one' if counts.species else 'no'} species by {counts.origin} ({counts.total:,} "
+            f"photos), expected two or more; {correct}add photos of other species"
         )
     for split in ("train", "val", "test"):
         if counts.photos(split) < 1:
             share = getattr(counts.shares, split)
             raise ValueError(
-                f"phase0.split.{split}: received {share:g}, less than a photo of {counts.total:,} by {counts.origin}, "
-                f"expected one or more; raise it, or have {photos_for(1, share):,} photos"
+                _few(run, counts, split, 1)
+                or f"phase0.split.{split}: received {share:g}, less than a photo of {counts.total:,} by "
+                f"{counts.origin}, expected one or more; raise it, or have {photos_for(1, share):,} photos"
             )
+
+
+def _is_folder(run: Run) -> bool:
+    return run.config.source.uri == "embedded" and run.config.source.demo.labels is not None
+
+
+def _few(run: Run, counts: Counts, split: str, n: int) -> str:
+    """Return that a folder has too few photos for `n` of them in a split, whose share nobody typed; "" otherwise."""
+    share = getattr(counts.shares, split)
+    if not _is_folder(run) or counts.splits or counts.total >= photos_for(n, share):
+        return ""
+    return (
+        f"source.demo.labels: received {counts.total:,} photos by {counts.origin}, expected {photos_for(n, share):,} "
+        f"or more, for {n} in phase0.split.{split}, {share:g}; add photos, or raise that share"
+    )
 
 
 def check_teacher(run: Run, counts: Counts | None, phase: str) -> None:
@@ -102,95 +138,13 @@ def check_batch(counts: Counts | None, key: str, batch_size: int, region: str | 
     if counts is None or (region and counts.regions is None):
         return
     n = counts.photos("train", region)
+    if not all(counts.photos(split) for split in ("train", "val", "test")):  # too few for anything, see `check_split`
+        return
     if 0 < n < batch_size:  # `check_split` and `check_region` name what has none
         of = f" of region {title_of(region)}" if region else ""
         raise ValueError(
             f"{key}: received {batch_size}, and there are {counts.about}{n:,} train photos{of} by {counts.origin}; "
             f"set it to {n} or less"
-        )
-
-
-def check_region(run: Run, counts: Counts | None) -> None:
-    """Whether there is something for a regional teacher to learn from, and to tell it from."""
-    region = run.config.regional.region
-    if UNKNOWN_REGION in names_of(region):
-        known = counts and counts.regions
-        others = _other_regions(run, known) if known else "set one that photos have, or phase2: null for none"
-        raise ValueError(
-            f"phase2.region: received {title_of(region)}, expected a region: {UNKNOWN_REGION} is what photos without "
-            f"one have; {others}"
-        )
-    if counts is None or counts.regions is None:
-        return
-    n = photos_of(counts.regions, region)
-    if n and n == sum(counts.regions.values()):
-        raise ValueError(
-            f"phase2.region: received {title_of(region)}, which all {n:,} photos are of by {counts.origin}: a regional "
-            "teacher would be the global one once more; set phase2: null for none"
-        )
-    train, val = (counts.photos(split, region) for split in ("train", "val"))
-    if n < 2 or (counts.splits and not (train and val)):
-        split = f" ({train} train, {val} val)" if counts.splits else ""
-        raise ValueError(
-            f"phase2.region: received {region!r}, photos of it by {counts.origin}: {n}{split}, expected some to train "
-            f"on and some to validate with; {_other_regions(run, counts.regions)}"
-        )
-
-
-def _other_regions(run: Run, photos: dict[str, int]) -> str:
-    if set(photos) <= {UNKNOWN_REGION}:
-        return f"{run.why_no_regions()}; set phase2: null for none"
-    enough = regions_with_enough(run.config, photos)
-    if enough:
-        return f"enough have {commonest(enough)}; set phase2.region to one of these, or phase2: null for none"
-    return (
-        f"none of {commonest(photos)} has the {photos_for_region(run.config):,} photos that it takes, with as many of "
-        "others; set phase2: null for none"
-    )
-
-
-def check_ensemble(run: Run, counts: Counts | None) -> None:
-    """The teachers of phase 3: those made elsewhere are there and of this dataset, regions are those of photos."""
-    for i, member in enumerate(run.config.phase3.teachers):
-        key, region = f"phase3.teachers.{i}", member.region_filter
-        if member.path not in TRAINED_HERE:
-            # A dry run has made no folder yet for `..` to lead out of.
-            _check_foreign(run, counts, f"{key}.path", Path(os.path.normpath(run.folder / member.path)))
-        its = run.config.regional.region if member.path == REGIONAL_TEACHER else None
-        of_nobody = its and counts and counts.regions and not photos_of(counts.regions, its)  # see `check_region`
-        if its and region and set(names_of(region)) != set(names_of(its)) and not of_nobody:
-            raise ValueError(
-                f"{key}.region_filter: received {region!r}, and {member.path} learns from phase2.region {its!r}; set "
-                f"both, add --set '{key}.region_filter={json.dumps(its)}', or set it to null to have it speak for "
-                "every photo"
-            )
-        known = counts.with_train_photos if counts else None
-        if counts and known and region and not its and not photos_of(known, region):  # `check_region` asks for its
-            raise ValueError(
-                f"{key}.region_filter: received {region!r}, which no train photo has by {counts.origin}; there are "
-                f"{commonest(known)}; set it to one of these"
-            )
-
-
-def _check_foreign(run: Run, counts: Counts | None, key: str, path: Path) -> None:
-    if not path.is_file():
-        is_what = "is a folder" if path.is_dir() else "does not exist"
-        raise ValueError(
-            f"{key}: {path} {is_what}; expected a .keras file below {run.folder}, as "
-            f"{' or '.join(TRAINED_HERE)}, which phases 1 and 2 make"
-        )
-    labels = path.parent / "soft_labels"
-    if not (run.config.phase4.distill.live or labels.is_dir()):
-        raise ValueError(
-            f"{key}: {labels} does not exist; run that teacher's `logits` first, or set phase4.distill.live: true"
-        )
-    learnt = (sidecar(path) or {}).get("inputs", {}).get("dataset")
-    present = (sidecar(run.path("dataset")) or {}).get("content_hash")
-    if counts and counts.splits and learnt and present and learnt != present:
-        raise ValueError(
-            f"{key}: {path} was trained on another dataset (content hash {learnt[:12]}) than {run.path('dataset')} "
-            f"({present[:12]}), whose classes may be others; expected a teacher of this dataset: set dataset.name to "
-            "the one it was trained on, or take phase1/best.keras"
         )
 
 
@@ -203,7 +157,8 @@ def check_calibration(run: Run, counts: Counts | None) -> None:
         of_species = "" if species is None else f" of {species} species"
         enough = f" (at this share {photos_for(MIN_PHOTOS, share):,} in all)" if n < MIN_PHOTOS else ""
         raise ValueError(
-            f"phase0.split.calibration: received {share:g}, which gives {counts.about}{n} photos{of_species} by "
+            _few(run, counts, "calibration", MIN_PHOTOS)
+            or f"phase0.split.calibration: received {share:g}, which gives {counts.about}{n} photos{of_species} by "
             f"{counts.origin}, expected {MIN_PHOTOS} or more of two or more species: a temperature needs them; raise "
             f"it and lower phase0.split.train, or add photos{enough}"
         )
@@ -251,24 +206,24 @@ def check_download(model: Model, key: str) -> None:
         check_available(model, f"{key}.pretrained")
 
 
-FEATURES = "phase0.baseline.weights (with features: file)"
-
-
 def check_features(run: Run, _: Counts | None) -> None:
     """The weights file of the baseline's features."""
     if run.config.phase0.baseline.features == "file":
-        check_available(run.config.phase0.baseline.model, FEATURES)
+        check_available(run.config.phase0.baseline.model, "phase0.baseline.weights")
 
 
 def check_features_download(run: Run) -> None:
     """Whether the baseline's features can be downloaded."""
     if run.config.phase0.baseline.features == "imagenet":
-        check_available(run.config.phase0.baseline.model, FEATURES)
+        remedy = "give its path here as phase0.baseline.weights with phase0.baseline.features: file, or set that to "
+        remedy += "colour-histogram"
+        check_available(run.config.phase0.baseline.model, "phase0.baseline.features", "imagenet", remedy)
 
 
 # Faults of the config, by the step that would meet them.
 CHECKS: dict[str, Callable[[Run, Counts | None], None]] = {
     "phase0 audit": check_files,
+    "phase0 export": check_sizes,
     "phase0 split": check_split,
     "phase0 baseline": check_features,
     "phase1 train": lambda run, counts: check_teacher(run, counts, "phase1"),
@@ -341,6 +296,9 @@ def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
             with noted():
                 # Phase 0 alone makes a dataset for other settings too: what is only expected must not prevent it.
                 CHECKS[step.title](run, counts if is_asked or (counts and counts.splits) else None)
+        if is_asked and step.trains and run.config.distribute == "multi_worker":
+            with noted():
+                cluster.task()
         if is_asked and step.title in NEEDS:
             with noted():
                 NEEDS[step.title](run)

@@ -191,11 +191,13 @@ def _quantization_table(cost: dict, size: int) -> Table:
              f"{flips['n']}, {flips['share']:.2%} [{low:.2%}, {high:.2%}]", found["delta_nll"], found["ece"],
              found["max_abs_dp"], largest]
         )  # fmt: skip
+    lite = cost["variants"].get("tflite-int8", {}).get("without_xnnpack")
+    kernels = f". Without XNNPACK, {lite['changed']} of {lite['n']} answers of tflite-int8 differ" if lite else ""
     return Table(
         _COST.split(", "),
         rows,
         f"What quantization costs, on {before['n']} test photos; ECE with a temperature fitted to each. Model and "
-        f"shards of the page: {size:,} bytes",
+        f"shards of the page: {size:,} bytes{kernels}",
     )
 
 

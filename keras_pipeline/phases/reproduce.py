@@ -15,7 +15,7 @@ from typing import Any
 from keras_pipeline.core import files, manifest
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.experiment import Config
-from keras_pipeline.core.config.load import from_dict
+from keras_pipeline.core.config.load import from_dict, literal
 from keras_pipeline.core.config.student import Phase4
 from keras_pipeline.core.config.teachers import Model, Teacher
 from keras_pipeline.core.manifest import Manifest
@@ -115,7 +115,7 @@ def _config(run: Run, old: Manifest, folder: Path) -> Config:
     # The devices that train do not belong to the result.
     here = {"root": str(folder), "distribute": run.config.distribute}
     settings = _without_dead_knobs(old.config)
-    again = from_dict(settings | here | {"source": settings["source"] | given}, "manifest")
+    again = from_dict(literal(settings | here | {"source": settings["source"] | given}), "manifest")
     # Checkpoints elsewhere are those of the first run: continuing from them would compare it with itself.
     phases = {}
     trained: dict[str, Teacher | Phase4] = {**again.teachers, "phase4": again.phase4}

@@ -190,14 +190,14 @@ STEPS = [
     Step(
         "phase5", "threshold", "choose the 'not conclusive' threshold",
         ("dataset", "assignment", "logits", "temperature", "student"), ("calibration", "priors", "risk_coverage"),
-        ("seed", "phase5"), 5,
+        ("seed", "phase5"), 6,
     ),
     Step(
         "phase6", "quantize", "quantize the weights, and measure what it costs",
         ("dataset", "assignment", "student", "logits", "temperature"),
         ("shipped", "tflite", "quantization", "shipped_calibration"),
         ("seed", "dataset.short_side", "dataset.min_short_side", "phase4", "phase5", "phase6.quantization",
-         "phase6.compare", "phase6.qat", "phase6.max_top1_loss"), 5, flags=("type",),
+         "phase6.compare", "phase6.qat", "phase6.max_top1_loss"), 6, flags=("type",),
     ),
     Step(
         "phase6", "export", "write SavedModel, TF.js model and page",

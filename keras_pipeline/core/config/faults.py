@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
 import functools
 import json
 import re
+import shlex
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras_pipeline.core.config.base import Section
 from keras_pipeline.core.config.domains import domain, members
@@ -38,17 +40,46 @@ class Place:
         return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
-def described(faults: list[Any], origin: str, given: Mapping[str, str]) -> str:
-    """Return a line for each key that is wrong.
+class Typed(NamedTuple):
+    """A value of the command line."""
 
-    Args:
-        faults: pydantic's, `ValidationError.errors()`.
-        origin: the file, or what else the config was read from.
-        given: {dotted key: how it was typed, `--set a.b` or `--images`} of the values that are not from there.
-    """
+    name: str  # `--set a.b` or `--images`
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """Where the values of a config are from."""
+
+    origin: str  # the file, or what else holds them
+    values: dict[Any, Any]  # of the file
+    typed: Mapping[str, Typed] = dataclasses.field(default_factory=dict)  # by dotted key; they replace the file's
+
+    def told(self, key: str, said: str, names: list[str] | None = None) -> str:
+        """Return a line about a key that names what was typed; `names` if that was something else."""
+        if names is None:
+            names = [typed.name for other, typed in self.typed.items() if _related(other, key)][-1:]
+        if not names:
+            return ": ".join(filter(None, (self.origin, key, said)))
+        if names == [f"--set {key}"]:
+            return f"{names[0]}: {said}"
+        return ": ".join(filter(None, (", ".join(dict.fromkeys(names)), key, said)))
+
+
+def described(faults: list[Any], given: Given) -> str:
+    """Return a line for each key that is wrong, of pydantic's faults, `ValidationError.errors()`."""
     # Of a key that may have two types pydantic reports two faults.
     first = {place_of(fault["loc"]).key: fault for fault in reversed(faults)}
-    return "\n".join(_line(first[key], origin, given) for key in reversed(first))
+    return "\n".join(_line(first[key], given) for key in reversed(first))
+
+
+def value_at(values: Any, path: list[str]) -> Any:
+    """Return what nested plain values hold at a path of keys and numbers; None where they don't."""
+    for part in path:
+        if isinstance(values, list):
+            values = dict(zip(map(str, range(len(values))), values, strict=True))
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
 
 
 def place_of(location: tuple[int | str, ...]) -> Place:
@@ -72,32 +103,25 @@ def _below(parts: tuple[str, ...], kind: Any, part: int | str) -> Place | None:
     return Place(parts, inner[1]) if typing.get_origin(kind) is dict else None
 
 
-def _line(fault: Mapping[str, Any], origin: str, given: Mapping[str, str]) -> str:
+def _line(fault: Mapping[str, Any], given: Given) -> str:
     place = place_of(fault["loc"])
     key = place.key
-    if fault["type"] == "value_error":  # a rule of ours
-        said = str(fault["ctx"]["error"])
-        typed = _typed_of_rule(key, said, given)
-        if match := re.match(r"([\w.]+): ", said):  # of a section, about one of its keys
-            key, said = f"{key}.{match[1]}".lstrip("."), said[match.end() :]
-    else:
-        said = _wrong(fault, place)
-        typed = [typed for other, typed in given.items() if _related(other, key)][-1:]
-    if not typed:
-        return ": ".join(filter(None, (origin, key, said)))
-    if typed == [f"--set {key}"]:
-        return f"{typed[0]}: {said}"
-    names = ", ".join(dict.fromkeys(typed))
-    return f"{names}: {key}: {said}" if key else f"{names}: {said}"
+    if fault["type"] != "value_error":
+        return given.told(key, _wrong(fault, place, given))
+    said = str(fault["ctx"]["error"])  # a rule of ours
+    names = _typed_of_rule(key, said, given.typed)
+    if match := re.match(r"([\w.]+): ", said):  # of a section, about one of its keys
+        key, said = f"{key}.{match[1]}".lstrip("."), said[match.end() :]
+    return given.told(key, said, names)
 
 
-def _typed_of_rule(section: str, said: str, given: Mapping[str, str]) -> list[str]:
+def _typed_of_rule(section: str, said: str, given: Mapping[str, Typed]) -> list[str]:
     """Return how the values were typed that a rule between several keys speaks of, or else all of its section."""
     words = re.findall(r"[a-z][\w.]*\w", said)
     spoken = {f"{section}.{word}" for word in words} if section else {*words}
     spoken |= {word for word in words if "." in word}
-    about = [typed for key, typed in given.items() if any(_related(key, each) for each in spoken)]
-    return about or [typed for key, typed in given.items() if _related(key, section)]
+    about = [typed.name for key, typed in given.items() if any(_related(key, each) for each in spoken)]
+    return about or [typed.name for key, typed in given.items() if _related(key, section)]
 
 
 def _related(one: str, other: str) -> bool:
@@ -105,7 +129,7 @@ def _related(one: str, other: str) -> bool:
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
-def _wrong(fault: Mapping[str, Any], place: Place) -> str:
+def _wrong(fault: Mapping[str, Any], place: Place, given: Given) -> str:
     if place.annotation is None:
         return _unknown(place.parts[-1], place_of(fault["loc"][:-1]).section or Config)
     if fault["loc"][-1:] == ("[key]",):
@@ -114,7 +138,8 @@ def _wrong(fault: Mapping[str, Any], place: Place) -> str:
     expected = f"a {words}" if words.startswith(("list", "mapping", "number", "section", "whole")) else words
     if fault["type"] == "missing":
         return f"received nothing, expected {expected}; add it"
-    return f"received {_shown(fault['input'])}, expected {expected}; {_remedy(place)}"
+    remedy = _quoted(fault["input"], place, given) or _remedy(fault["input"], place, given)
+    return f"received {_shown(fault['input'])}, expected {expected}; {remedy}"
 
 
 def _unknown(name: str, section: type[Section]) -> str:
@@ -141,7 +166,26 @@ def _shortened(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]} ..."
 
 
-def _remedy(place: Place) -> str:
+def _quoted(value: Any, place: Place, given: Given) -> str:
+    """Return how to write a text that YAML reads as something else; "" where the value is none of these."""
+    values = value if isinstance(value, list) else [value]
+    misread = [each for each in values if isinstance(each, bool | int | float | datetime.date)]
+    if str not in members(place.annotation) or not misread:
+        return ""
+    typed = given.typed.get(place.key)
+    if typed and typed.name == f"--set {place.key}" and value in misread:
+        return f"quote it: --set {shlex.quote(f'{place.key}={json.dumps(typed.text, ensure_ascii=False)}')}"
+    such_as = ', such as "NO", which YAML reads as false' if any(each is False for each in misread) else ""
+    return f"put {'its texts' if isinstance(value, list) else 'it'} in quotes{such_as}"
+
+
+def _remedy(value: Any, place: Place, given: Given) -> str:
+    above = place_of(place.parts[:-1])
+    is_typed = any(_related(key, place.key) for key in given.typed)
+    if value is None and type(None) in typing.get_args(above.annotation):
+        return f"correct it, or {f'give --set {above.key}=null' if is_typed else f'set {above.key}: null'} for none"
+    if is_typed and place.key != "experiment" and value_at(given.values, list(place.parts)) is not None:
+        return f"correct it, or leave it out for the value in {given.origin}"
     default: Any = _defaults()
     for part in place.parts:
         if not isinstance(default, Section) or part == "experiment":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import REGIONAL_TEACHER
 from keras_pipeline.core.redaction import redact_values
 
-VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")  # ${NAME} or ${NAME:-default}
+VARIABLE = re.compile(r"(\$?)\$\{(\w+)(?::-([^}]*))?\}")  # ${NAME} or ${NAME:-default}; $${NAME} is the text ${NAME}
+KINDS = {type(None): "nothing, an empty file", list: "a list", str: "text", bool: "true or false"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -65,7 +66,8 @@ def from_file(path: str | Path, overrides: list[str] | None = None, flags: Mappi
     values = _parse(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{path}: received {type(values).__name__}, expected a mapping of sections, see configs/demo.yaml"
+            f"{path}: received {KINDS.get(type(values), 'a number')}, expected a mapping of sections; give another "
+            "file, see configs/demo.yaml"
         )
     values.setdefault("experiment", path.stem)
     return with_overrides(values, overrides or [], str(path), flags)
@@ -73,29 +75,42 @@ def from_file(path: str | Path, overrides: list[str] | None = None, flags: Mappi
 
 def with_overrides(values: dict, overrides: list[str], origin: str, flags: Mapping[str, str] | None = None) -> Config:
     """Apply `a.b.c=value` strings, then validate as `from_dict`. Raises ConfigError."""
-    given: dict[str, str] = {}
+    file, typed = values, dict[str, faults.Typed]()
     for override in overrides:
         values = _override(values, override)
-        key = override.partition("=")[0]  # a value may be a URI with a password
-        given.pop(key, None)  # the last one counts
-        given[key] = (flags or {}).get(override, f"--set {key}")
-    _refuse_without_effect(values, list(given))
-    return from_dict(values, origin, given)
+        key, _, text = override.partition("=")
+        typed.pop(key, None)  # the last one counts
+        typed[key] = faults.Typed((flags or {}).get(override, f"--set {key}"), text)
+    _refuse_without_effect(values, list(typed))
+    config = _validated(values, faults.Given(origin, file, typed))
+    followed = _with_its_region(file, values, list(typed))
+    return config if followed is values else from_dict(followed, origin)
 
 
-def from_dict(values: dict, origin: str = "config", given: Mapping[str, str] | None = None) -> Config:
-    """Validate nested plain values, as YAML yields them; `given` is as in `faults.described`. Raises ConfigError."""
+def from_dict(values: dict, origin: str = "config") -> Config:
+    """Validate nested plain values, as YAML yields them. Raises ConfigError."""
+    return _validated(values, faults.Given(origin, values))
+
+
+def _validated(values: dict, given: faults.Given) -> Config:
     try:
-        return Config.model_validate(_expand(values))
+        return Config.model_validate(_expand(values, given))
     except ValidationError as error:
-        raise ConfigError(faults.described(error.errors(include_url=False), origin, given or {})) from None
+        raise ConfigError(faults.described(error.errors(include_url=False), given)) from None
     except RecursionError:
-        raise ConfigError(f"{origin}: a section contains itself (through a YAML alias); remove the alias") from None
+        raise ConfigError(
+            f"{given.origin}: a section contains itself (through a YAML alias); remove the alias"
+        ) from None
+
+
+def literal(value: Any) -> Any:
+    """Return plain values, such as those of a written config, whose `${…}` stay what they are when they are read."""
+    return _each_text(value, lambda text, _: VARIABLE.sub(lambda match: f"${match[0]}", text))
 
 
 def write(path: Path, config: Config) -> Path:
     """Write a file that `from_file` reads as the same config, without passwords; return its path."""
-    values = redact_values(config.model_dump())
+    values = literal(redact_values(config.model_dump()))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("# Written by `demo --images`.\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     return path
@@ -135,6 +150,32 @@ def _refuse_without_effect(values: dict, keys: list[str]) -> None:
                 )
 
 
+def _with_its_region(file: dict, values: dict, keys: list[str]) -> dict:
+    """Let the regional teacher answer for the new `phase2.region` where it answered for the file's, as `keys` leave it.
+
+    Who gives a region means both; what the ensemble gives that teacher to answer is easily forgotten.
+    """
+    was, new = (_setting(each, ["phase2", "region"]) for each in (file, values))
+    teachers = _setting(values, ["phase3", "teachers"])
+    for i, each in enumerate(teachers if isinstance(teachers, list) and None not in (was, new) else ()):
+        key = f"phase3.teachers.{i}.region_filter"
+        follows = isinstance(each, dict) and (each.get("path"), each.get("region_filter")) == (REGIONAL_TEACHER, was)
+        if follows and was != new and not any(f"{key}.".startswith(f"{given}.") for given in keys):
+            values = _with(values, key.split("."), new, key)
+    return values
+
+
+def _setting(values: dict, path: list[str]) -> Any:
+    """Return the value of a key in a section, or its default."""
+    section, key = path
+    below = values.get(section, {})
+    if not isinstance(below, dict) or key in below:
+        return faults.value_at(values, path)
+    place = faults.place_of((section,)).section
+    default = place.model_fields[key].default if place else None
+    return _default(path) if isinstance(default, list) else default
+
+
 def _with(values: Any, path: list[str], value: Any, key: str) -> Any:
     """Return a copy with one value replaced: sections that phases share (`*anchor`) must not change."""
     first, *rest = path
@@ -165,12 +206,13 @@ def _default(path: list[str]) -> list | dict:
     return [entry.model_dump(exclude_unset=True) if isinstance(entry, Section) else entry for entry in default]
 
 
-def with_variables(message: str, path: str | Path, overrides: list[str]) -> str:
-    """Add to each line that starts with a key the environment variables that the file builds its value from.
+def with_origins(message: str, path: str | Path, overrides: list[str], flags: Mapping[str, str]) -> str:
+    """Add to each line that starts with a key what its value is from: a flag, or environment variables.
 
     Args:
         message: of an error, such as `source.demo.images: received …`.
         path, overrides: as given to `from_file`; nothing is added where the file can't be read.
+        flags: {dotted key: the flag that was typed for it}
     """
     try:
         values = _parse(Path(path).read_text(encoding="utf-8"), str(path))
@@ -180,36 +222,37 @@ def with_variables(message: str, path: str | Path, overrides: list[str]) -> str:
         return message
     lines = []
     for line in message.splitlines():
-        value = _value_at(values, line.partition(":")[0].partition(" ")[0].split("."))
-        names = dict.fromkeys(match[1] for match in VARIABLE.finditer(value)) if isinstance(value, str) else ()
+        key = line.partition(":")[0].partition(" ")[0]
+        value = faults.value_at(values, key.split("."))
+        found = VARIABLE.finditer(value) if isinstance(value, str) else ()
+        names = dict.fromkeys(match[2] for match in found if not match[1])
         said = (f"{name}, which is {'set' if os.environ.get(name) else 'not set'}" for name in names)
-        lines.append("; its value is built from the environment variable ".join((line, *said)))
+        built = "; its value is built from the environment variable ".join((line, *said))
+        lines.append(f"{flags[key]}: {built}" if key in flags else built)
     return "\n".join(lines)
 
 
-def _value_at(value: Any, path: list[str]) -> Any:
-    for part in path:
-        if isinstance(value, list):
-            value = dict(zip(map(str, range(len(value))), value, strict=True))
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
+def _expand(values: dict, given: faults.Given) -> Any:
+    def from_environment(match: re.Match, key: str) -> str:
+        if match[1]:
+            return match[0][1:]
+        name = match[2]
+        value = os.environ.get(name) or match[3]
+        if value is None:
+            said = (
+                f"received {match[0]}, and the environment variable {name} is not set, expected a value for it; set "
+                f"it, or write ${{{name}:-default}}"
+            )
+            raise ConfigError(given.told(key, said))
+        return value
+
+    return _each_text(values, lambda text, key: VARIABLE.sub(lambda match: from_environment(match, key), text))
 
 
-def _expand(value: Any) -> Any:
+def _each_text(value: Any, change: Callable[[str, str], str], key: str = "") -> Any:
+    """Return plain values with each text changed, given it and its dotted key."""
     if isinstance(value, dict):
-        return {key: _expand(inner) for key, inner in value.items()}
+        return {name: _each_text(inner, change, f"{key}.{name}".lstrip(".")) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_expand(inner) for inner in value]
-    if isinstance(value, str):
-        return VARIABLE.sub(_from_environment, value)
-    return value
-
-
-def _from_environment(match: re.Match) -> str:
-    name = match[1]
-    value = os.environ.get(name) or match[2]
-    if value is None:
-        raise ConfigError(
-            f"${{{name}}}: the environment variable {name} is not set; set it, or write ${{{name}:-default}}"
-        )
-    return value
+        return [_each_text(inner, change, f"{key}.{i}") for i, inner in enumerate(value)]
+    return change(value, key) if isinstance(value, str) else value

@@ -15,7 +15,7 @@ Generated from the classes in `keras_pipeline/core/config/` by
 Defaults are the training plan's where it names one. Any key can be set on the command line:
 `--set phase1.training.learning_rate=1e-5`, an entry of a list by its number:
 `--set phase3.teachers.1.weight=0.3`. `${NAME}` and `${NAME:-default}` in strings come from the
-environment.
+environment; `$${NAME}` is the text `${NAME}`.
 """
 
 
@@ -36,15 +36,15 @@ def _sections(path: str, section: Section) -> Iterator[tuple[str, Section]]:
         if isinstance(value, Section):
             yield from _sections(key, value)
         elif isinstance(value, list) and value and isinstance(value[0], Section):
-            yield f"{key}.0, .1, …", value[0]
+            yield f"{key}.0, .1, …", type(value[0]).model_construct()  # without the keys that have no default
 
 
 def _table(path: str, section: Section) -> str:
     rows = [
-        f"| `{name}` | `{_plain(getattr(section, name))}` | {_escape(domain(field.annotation, field.metadata))} "
-        f"| {_escape(field.description or '')} |"
+        f"| `{name}` | `{_plain(getattr(section, name, 'required'))}` "
+        f"| {_escape(domain(field.annotation, field.metadata))} | {_escape(field.description or '')} |"
         for name, field in type(section).model_fields.items()
-        if not isinstance(getattr(section, name), Section)
+        if not isinstance(getattr(section, name, None), Section)
     ]
     if not rows:
         return ""

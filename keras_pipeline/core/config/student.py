@@ -46,7 +46,7 @@ class EnsembleMember(Section):
     path: str = Field(
         description="a teacher's .keras, relative to the experiment's folder, with soft_labels/ beside it"
     )
-    weight: float = Field(ge=0, description="share in the ensemble, renormalized over the teachers that answer")
+    weight: float = Field(0.5, ge=0, description="share in the ensemble, renormalized over the teachers that answer")
     region_filter: Region | None = Field(
         None, description="this teacher answers only for photos of this region, or of these regions"
     )
@@ -83,10 +83,12 @@ class Phase3(Section):
                 f"model.name: received {self.model.name!r}, expected mobilenetv2, the student's network; leave it out"
             )
         if not any(t.weight > 0 and t.region_filter is None for t in self.teachers):
+            listed = [f"{t.path} with weight {t.weight:g}, region_filter {t.region_filter}" for t in self.teachers]
             raise ValueError(
-                f"teachers: received {'none' if self.teachers else 'an empty list'}, expected at least one with weight "
-                "> 0 and no region_filter, for photos of any region, such as {path: phase1/best.keras, weight: 1.0}; "
-                f"{REGIONAL_TEACHER} does not count if phase2 is null, because no step makes it"
+                f"teachers: received {'; '.join(listed).replace('None', 'null') or 'an empty list'}, expected at least "
+                "one with weight > 0 and no region_filter, for photos of any region, such as "
+                f"{{path: {GLOBAL_PATH}, weight: 1.0}}"
+                + (f"; {REGIONAL_TEACHER} does not count if phase2 is null, because no step makes it" * (not listed))
             )
         return self
 

@@ -95,6 +95,8 @@ def promise(chosen: dict) -> str:
 
 
 def _describe_threshold(chosen: dict) -> str:
+    if "refused" in chosen:
+        return "nothing is conclusive"
     if chosen["threshold"] is None:
         return (
             f"nothing is conclusive: the best threshold, {chosen['best_threshold']:.3f}, promises only >= "
@@ -120,6 +122,8 @@ def _describe_quality(figures: dict) -> str:
 
 def shortfall(result: dict) -> str:
     """What to tell where a promise can't be made."""
+    if "refused" in result:
+        return f"no promise is made: {result['refused']}; `phase0 split --force` gives all groups new places"
     needed = (
         f"about {result['photos_needed']} of different plants, instead of {result['n_promise']}, would settle it"
         if result["photos_needed"]

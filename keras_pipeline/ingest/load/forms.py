@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from keras_pipeline.core.errors import SourceError
 from keras_pipeline.ingest.load import darwin_core, readers
 from keras_pipeline.ingest.load.json_text import JsonText
 from keras_pipeline.ingest.load.members import open_zip, text_of_member
@@ -60,7 +59,7 @@ class File:
 def open_all(paths: list[Path], stack: contextlib.ExitStack) -> list[File]:
     """Tell the form of each file, before anything is stored.
 
-    Raises ValueError for a file of no form that `load` reads, SourceError for one that is damaged or not there.
+    Raises ValueError for a file that is not there, or of no form that `load` reads, SourceError for a damaged one.
     """
     names: dict[str, str] = {}
     files = [_open(path, names, stack) for path in paths]
@@ -76,7 +75,7 @@ def _open(path: Path, names: dict[str, str], stack: contextlib.ExitStack) -> Fil
     if path.is_dir():
         raise ValueError(f"{path}: received a folder, expected {FORMS}")
     if not path.exists():
-        raise SourceError(f"{path}: received no file of this name, expected {FORMS}; correct the path")
+        raise ValueError(f"{path}: received no file of this name, expected {FORMS}; correct the path")
     with path.open("rb") as stream:
         head = stream.read(HEAD)
     if head.startswith(b"PK"):

@@ -135,10 +135,10 @@ def estimate(run: Run) -> str:
         with Ledger(copy) as ledger:
             _take_in(run, ledger, documents)
             found = _estimate(run, ledger)
-            size = (
-                f"{_describe(found)}; to download about {_bytes(found['download'])} ({found['size']}) in at least "
-                f"{duration(found['seconds'])}"
-            )
+            size = _describe(found)
+            if not run.config.source.serves_photos:
+                size += f"; to download about {_bytes(found['download'])} ({found['size']})"
+                size += f" in at least {duration(found['seconds'])}"
             return "\n".join([size, *idle.of_downloads(ledger, run.config.source, run.config.phase0.export)])
 
 

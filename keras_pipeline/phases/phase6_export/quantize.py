@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import itertools
 import tempfile
@@ -32,6 +33,7 @@ from keras_pipeline.phases.phase5_calibration.calibrate import evidence_of
 from keras_pipeline.phases.phase5_calibration.threshold import priors_of, report_of
 
 REPRESENTATIVE = 128  # train photos that decide which kernels become uint8, and set TensorFlow Lite's ranges
+COMPARED = 512  # test photos shown to both of LiteRT's sets of kernels
 LITE = "tflite-int8"
 
 
@@ -39,31 +41,29 @@ def run(run: Run) -> None:
     """Write the shipped weights, their calibration, the TensorFlow Lite folder, and what each quantization costs.
 
     Raises:
-        ValueError: where the shipped quantization costs more top-1 than phase6.max_top1_loss, or weights are NaN,
-            infinite or too large for float16.
+        ValueError: where the shipped quantization or TensorFlow Lite's costs more top-1 than phase6.max_top1_loss, or
+            weights are NaN, infinite or too large for float16. Artefacts of an earlier run stay as they were then.
     """
     settings, info = run.config.phase6, records.load_info(run.path("dataset"))
     model = trained.load(run.path("student"), info, image_size=run.config.phase4.data.image_size)
     quantize.check_finite(model)
     folded, photos = quantize.fold_batch_norm(model), _representative(run, info)
-    table = assignment.places(run.path("assignment"))
+    table, costs = assignment.places(run.path("assignment")), _Costs(run, info)
     variants: dict[str, dict] = {}
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=run.path("quantization").parent) as scratch:
-        costs = _Costs(run, info, Path(scratch))
+    with aside(run.path("shipped")) as weights, aside(run.path("tflite")) as lite:  # both, or neither
         for way in dict.fromkeys([settings.quantization, *settings.compare]):
             quantized, tensors = _quantized(run, info, folded, way, photos)
-            evidence = costs.evidence(quantized, way)
             size = {"megabytes": quantize.megabytes(tensors), "tensors": tensors}
-            if way != settings.quantization:
-                variants[way] = costs.row(way, evidence.test, calibration_report.temperature(evidence)[0], size)
-                continue
-            _refuse_costly(run, costs.top1(evidence.test))  # before artefacts of an earlier run are replaced
-            with aside(run.path("shipped")) as temporary:
-                quantized.save(temporary)
-            weights = content_hash(run.path("shipped"))
-            shipped, _ = report_of(info, table, priors_of(run, info, table), evidence, "shipped", weights)
-            variants[way] = costs.row(way, evidence.test, shipped, size)
-        variants[LITE] = _write_lite(run, info, table, folded, photos, costs)
+            with costs.evidence(quantized, way) as evidence:
+                if way != settings.quantization:
+                    variants[way] = costs.row(way, evidence.test, calibration_report.temperature(evidence)[0], size)
+                    continue
+                costs.refuse_above_limit("phase6.quantization", evidence.test, "use another --type")
+                quantized.save(weights)
+                priors = priors_of(run, info, table)
+                shipped, _ = report_of(info, table, priors, evidence, "shipped", content_hash(weights))
+                variants[way] = costs.row(way, evidence.test, shipped, size)
+        variants[LITE] = _write_lite(run, info, table, folded, photos, costs, lite)
     before = {"megabytes": model.count_params() * 4 / 1e6, **costs.before}
     write_json(run.path("quantization"), {"type": settings.quantization, "float32": before, "variants": variants})
     write_json(run.path("shipped_calibration"), shipped)
@@ -74,8 +74,8 @@ def run(run: Run) -> None:
 class _Costs:
     """What each way of quantizing costs on the test split, compared with the float student."""
 
-    def __init__(self, run: Run, info: DatasetInfo, scratch: Path):
-        self._run, self._info, self._scratch = run, info, scratch
+    def __init__(self, run: Run, info: DatasetInfo):
+        self._run, self._info = run, info
         self._test = predictions.load(run.path("logits"), "test")
         fitted = run.read("temperature")
         self.before = {
@@ -87,16 +87,21 @@ class _Costs:
         }
         print("float32: test top-1 {top1:.3f}, NLL {nll:.4f}, ECE {ece:.4f}".format(**self.before))
 
-    def evidence(self, model: keras.Model | tflite.LiteModel, name: str) -> Evidence:
-        """Predict the calibration and test splits with a quantized model."""
-        folder = self._scratch / name
-        folder.mkdir()
-        preprocessing = student.preprocessing(self._run.config)
-        return evidence_of(self._run, model, self._info, preprocessing, name, folder)
+    @contextlib.contextmanager
+    def evidence(self, model: keras.Model | tflite.LiteModel, name: str) -> Iterator[Evidence]:
+        """Predict the calibration and test splits with a quantized model; the logits are on disk for the context."""
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._run.path("quantization").parent) as folder:
+            preprocessing = student.preprocessing(self._run.config)
+            yield evidence_of(self._run, model, self._info, preprocessing, name, Path(folder))
 
-    def top1(self, test: Predictions) -> dict:
-        """Return the paired comparison with the float student."""
-        return cost(self._test, test)["top1"]
+    def refuse_above_limit(self, what: str, test: Predictions, remedy: str) -> None:
+        """Raise ValueError where a quantized model answers too much worse than the float student."""
+        loss, most = -cost(self._test, test)["top1"]["difference"], self._run.config.phase6.max_top1_loss
+        if loss > most:
+            raise ValueError(
+                f"{what}: received a loss of {loss:.3f} test top-1, expected at most {most:g} (phase6.max_top1_loss); "
+                f"{remedy}, or raise the limit"
+            )
 
     def row(self, name: str, test: Predictions, fitted: dict, size: dict) -> dict:
         """Return `size` with the metrics of a quantized model, and print them.
@@ -138,35 +143,71 @@ def _quantized(
 
 
 def _write_lite(
-    run: Run, info: DatasetInfo, table: pd.DataFrame, folded: keras.Model, photos: np.ndarray, costs: _Costs
+    run: Run, info: DatasetInfo, table: pd.DataFrame, folded: keras.Model, photos: np.ndarray, costs: _Costs, to: Path
 ) -> dict:
     """Write the TensorFlow Lite folder; return its row.
 
     The model is converted twice, because the temperature is fitted to the logits of the converted model.
     """
-    evidence = costs.evidence(tflite.LiteModel(tflite.convert(folded, photos, temperature=1.0)), LITE)
-    fitted = calibration_report.temperature(evidence)[0]
-    content = tflite.convert(folded, photos, temperature=fitted["temperature"])
-    logits, probabilities = tflite.LiteModel(content).scores(photos[:8])
-    if not np.allclose(softmax(logits, fitted["temperature"]), probabilities, atol=1e-5):
-        raise ValueError(
-            "tflite: the converted file does not return softmax(logits / T); install the versions of requirements.lock"
-        )
-    digest = hashlib.sha256(content).hexdigest()
-    calibrated, _ = report_of(info, table, priors_of(run, info, table), evidence, LITE, digest, fitted)
-    assets = saved_model.assets(info.classes, calibrated, student.preprocessing(run.config))
-    with aside(run.path("tflite")) as temporary:
-        temporary.mkdir()
-        (temporary / "model.tflite").write_bytes(content)
-        for name, value in assets.items():
-            write_json(temporary / name, value)
-    return costs.row(LITE, evidence.test, fitted, {"megabytes": len(content) / 1e6, "tensors": []})
+    raw = tflite.LiteModel(tflite.convert(folded, photos, temperature=1.0))
+    with costs.evidence(raw, LITE) as evidence:
+        costs.refuse_above_limit(LITE, evidence.test, "train longer, or a larger student")
+        fitted = calibration_report.temperature(evidence)[0]
+        content = tflite.convert(folded, photos, temperature=fitted["temperature"])
+        logits, probabilities = tflite.LiteModel(content).scores(photos[:8])
+        if not np.allclose(softmax(logits, fitted["temperature"]), probabilities, atol=1e-5):
+            raise ValueError(
+                f"{LITE}: the converted file does not return softmax(logits / T); install the versions of "
+                "requirements.lock"
+            )
+        digest = hashlib.sha256(content).hexdigest()
+        calibrated, _ = report_of(info, table, priors_of(run, info, table), evidence, LITE, digest, fitted)
+        row = costs.row(LITE, evidence.test, fitted, {"megabytes": len(content) / 1e6, "tensors": []})
+    to.mkdir()
+    (to / "model.tflite").write_bytes(content)
+    for name, value in saved_model.assets(info.classes, calibrated, student.preprocessing(run.config)).items():
+        write_json(to / name, value)
+    return row | {"without_xnnpack": _without_xnnpack(run, info, content, calibrated["threshold"])}
+
+
+def _without_xnnpack(run: Run, info: DatasetInfo, content: bytes, threshold: float | None) -> dict:
+    """Compare the answers of a file by LiteRT's default kernels with those by its others, on some test photos.
+
+    Returns:
+        `n` photos; how many of them have another first answer (`changed`) or are conclusive by one alone
+        (`conclusive_changed`, None without a threshold); `max_abs_dp`, the largest change of a probability.
+    """
+    n = changed = conclusive_changed = 0
+    largest = 0.0
+    ways = [tflite.LiteModel(content, xnnpack=each) for each in (True, False)]
+    for photos in _photos(run, info, "test", COMPARED):
+        first, second = (way.scores(photos)[1] for way in ways)
+        n += len(photos)
+        changed += int((first.argmax(1) != second.argmax(1)).sum())
+        if threshold is not None:
+            conclusive_changed += int(((first.max(1) >= threshold) != (second.max(1) >= threshold)).sum())
+        largest = max(largest, float(np.abs(first - second).max()))
+    print(
+        f"{LITE} without XNNPACK: {changed} of {n} answers differ, {conclusive_changed} in being conclusive, largest "
+        f"change of a probability {largest:.3f}"
+    )
+    return {
+        "n": n,
+        "changed": changed,
+        "conclusive_changed": None if threshold is None else conclusive_changed,
+        "max_abs_dp": largest,
+    }
 
 
 def _representative(run: Run, info: DatasetInfo) -> np.ndarray:
-    """Return unaugmented train photos, float32 [n, S, S, 3]: the first of a shard, which are a random sample."""
-    batches = pipeline.evaluation_batches(info, "train", student.preprocessing(run.config), max_shards=1)
-    return np.concatenate([batch["image"] for batch in batches.unbatch().batch(REPRESENTATIVE).take(1)])
+    """Return unaugmented train photos, float32 [n, S, S, 3]."""
+    return np.concatenate(list(_photos(run, info, "train", REPRESENTATIVE)))
+
+
+def _photos(run: Run, info: DatasetInfo, split: str, most: int) -> Iterator[np.ndarray]:
+    """Yield batches of a split's photos, float32 [N, S, S, 3]: the first of a shard, which are a random sample."""
+    batches = pipeline.evaluation_batches(info, split, student.preprocessing(run.config), max_shards=1)
+    return (batch["image"] for batch in batches.unbatch().take(most).batch(REPRESENTATIVE).as_numpy_iterator())
 
 
 def _train_views(run: Run, info: DatasetInfo) -> Iterator[tf.Tensor]:
@@ -178,12 +219,3 @@ def _train_views(run: Run, info: DatasetInfo) -> Iterator[tf.Tensor]:
             info, view, batch_size=batch_size, seed=run.config.seed + 2, epochs=range(epoch, epoch + 1)
         )
         yield from (batch["image"] for batch in batches)
-
-
-def _refuse_costly(run: Run, top1: dict) -> None:
-    loss, most = -top1["difference"], run.config.phase6.max_top1_loss
-    if loss > most:
-        raise ValueError(
-            f"phase6.quantization: received a loss of {loss:.3f} test top-1, expected at most {most:g} "
-            "(phase6.max_top1_loss); use another --type, or raise the limit"
-        )
