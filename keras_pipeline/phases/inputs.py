@@ -49,11 +49,11 @@ def check(run: Run, steps: Iterable[Step]) -> None:
     if "url_ledger" in made and (why := ledger_file.fault(run.path("dataset").with_name("ledger.sqlite"))):
         raise BrokenArtefact(why)
     if "dataset" in touched and run.path("dataset").exists() and not fault(run, "dataset"):
-        _check_shards(run, fetches="url_ledger" in made)
+        _check_shards(run, splits="dataset" in made)
 
 
-def _check_shards(run: Run, *, fetches: bool) -> None:
-    """A new split is made from the shards of the old one; an export fetches the photos of those that are missing."""
+def _check_shards(run: Run, *, splits: bool) -> None:
+    """A new split reads the shards of the old one; of those that are missing an export may have fetched the photos."""
     for file, length, expected in wrong_lengths(run.path("dataset").parent, run.read("dataset")["splits"]):
-        if not (length is None and fetches):
+        if not (length is None and splits):
             raise BrokenArtefact(corrupt_shard(file, length, expected))
