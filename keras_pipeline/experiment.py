@@ -21,7 +21,7 @@ from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.region_names import photos_of, title_of
 from keras_pipeline.data import first_bytes
 from keras_pipeline.ingest import pace, photo_folder
-from keras_pipeline.phases import counts
+from keras_pipeline.phases import counts, places
 from keras_pipeline.phases.steps import PHASES
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif")  # others are looked into
@@ -43,12 +43,10 @@ def run_of(options: argparse.Namespace) -> Run:
 def _check_places(run: Run) -> None:
     """Raise ValueError where something else stands in place of a folder that outputs go to."""
     for folder in (run.folder, run.path("dataset").parent, run.path("web").parent):
-        place = next(each for each in (folder, *folder.absolute().parents) if each.exists() or each.is_symlink())
-        if not place.is_dir():
-            what = "a file" if place.exists() else f"a broken link to {place.readlink()}"
+        if what := places.in_place_of(folder):
             raise ValueError(
-                f"root: received {run.config.root}, expected a folder, or a path where one can be made, and {place} is "
-                f"{what}; give another one: --set root=DIR"
+                f"root: received {run.config.root}, expected a folder, or a path where one can be made, and {what}; "
+                "give another one: --set root=DIR"
             )
 
 

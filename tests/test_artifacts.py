@@ -48,13 +48,13 @@ def done(run):
 
 def test_a_json_that_says_something_else_was_edited_and_one_that_was_copied_was_not(done):
     path = done.path("calibration")
-    assert not sidecars.was_edited(path)
+    assert sidecars.edited(path) is None
     path.write_text(json.dumps(json.loads(path.read_text())))  # another layout, another time, the same content
-    assert not sidecars.was_edited(path)
+    assert sidecars.edited(path) is None
     path.write_text('{"ece": 0.2}')
-    assert sidecars.was_edited(path)
+    assert "not what `phase5 threshold` wrote; put" in sidecars.edited(path)
     path.write_text("{")
-    assert sidecars.was_edited(path)
+    assert "not what `phase5 threshold` wrote; put" in sidecars.edited(path)
 
 
 def test_a_sidecar_tells_all_that_was_used(done):

@@ -349,7 +349,7 @@ def test_what_lies_here_needs_no_network(experiment, offline, capsys, tmp_path, 
     monkeypatch.chdir(tmp_path)
     if cached:
         (tmp_path / cached).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / cached).touch()
+        (tmp_path / cached).write_bytes(pretrained.HDF5)
     config = str(experiment(f"source: {{uri: 'mongodb://127.0.0.1:9/'}}\n{section}"))
     assert cli.main(["phase1", "train", "--config", config]) == 3
     assert "run `phase0 split` first" in capsys.readouterr().err  # it got as far as that
@@ -487,6 +487,20 @@ def test_two_folders_of_one_name_do_not_share_an_experiment(experiment, tmp_path
     assert "the folder that experiment" not in capsys.readouterr().err
     assert cli.main([*arguments["second"], "--set", "experiment=other", "--dry-run"]) == 2
     assert "the folder that experiment" not in capsys.readouterr().err
+
+
+def test_another_spelling_of_a_folder_makes_nothing_stale(folder, experiment, monkeypatch, tmp_path):
+    arguments, typed = [*folder("EU", "EU"), "--config", str(experiment())], str(tmp_path)
+    config = config_of(arguments)
+    write(Run(config, None).folder / "config.yaml", config)
+    (tmp_path / "link").symlink_to(typed)
+    monkeypatch.chdir(Path(typed).parent)
+    seen = []
+    monkeypatch.setattr(chain, "main", lambda run, options: (seen.append(run.config.source.demo.images), 0))
+    name = Path(typed).name
+    for spelling in (typed, f"{typed}/", name, f"./{name}//", f"{tmp_path}/link", f"{typed}/../{name}"):
+        assert cli.main(["demo", "--images", spelling, *arguments[3:], "--dry-run"]) == 0
+    assert seen == [typed] * 6
 
 
 def test_demo_finds_its_config_beside_the_sources_from_any_folder(tmp_path, monkeypatch):
@@ -645,6 +659,27 @@ def test_a_report_of_an_artefact_that_was_edited_names_its_step(experiment, caps
     assert "does not hold what its step writes (KeyError" in err and "phase0 audit (audit is not as" in err
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", "7", '{"per_region": 3}', None])
+@pytest.mark.parametrize("null", [[], ["--set", "phase2=null"]])
+def test_an_artefact_of_another_shape_is_told_and_the_rest_goes_on(experiment, capsys, text, null):
+    arguments = ["--config", str(experiment()), *null]
+    run = Run(from_file(arguments[1]), None)
+    audit = {"per_region": {"EU": 1}, "usable": 1, "species": 1}
+    made = {"audit": audit, "url_check": {"failure_rate": 0.5, "interval": [0, 1], "complete": True}}
+    for name, value in made.items():
+        run.path(name).parent.mkdir(parents=True, exist_ok=True)
+        write_json(run.path(name), value)
+        write_sidecars(run, next(step for step in STEPS if name in step.outputs), 1.0)
+    run.path("audit").unlink()
+    run.path("audit").mkdir() if text is None else run.path("audit").write_text(text)
+    assert cli.main(["status", *arguments]) == 0
+    assert ("audit is not as its step left it" in (said := capsys.readouterr().out)) or f"{run.path('audit')}: " in said
+    assert cli.main(["report", *arguments]) == 0
+    assert f"warning: phase0 audit is broken ({run.path('audit')}: " in capsys.readouterr().out
+    (verdict,) = gates.judge(run, {"phase0 audit"})[:1]
+    assert verdict["status"] == "not measurable here" and str(run.path("audit")) in verdict["reason"]
+
+
 def test_type_is_the_config_key_of_the_quantization(experiment, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr(chain, "phase", lambda run, options: (asked.append(run.config.phase6.quantization), 0))
@@ -662,15 +697,19 @@ def test_live_is_the_config_key_and_goes_with_distill(experiment, capsys, monkey
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
+    ("arguments", "message"),
     [
-        (["inspect", "--sample-id", "x"], 3, "dataset.json: missing; the step that writes it has not run"),
-        (["export-npz"], 3, "dataset.json: missing; the step that writes it has not run"),
+        (["phase3", "inspect", "--sample-id", "x"], "phase3 inspect needs {}/dataset.json; run `phase0 split` first"),
+        (["phase3", "export-npz"], "phase3 export-npz needs {}/dataset.json; run `phase0 split` first"),
+        (["serve"], ": no page yet; run `python -m keras_pipeline run --config {}/tiny.yaml --set seed=7` first"),
+        (["classify", __file__], ": no model yet; run `python -m keras_pipeline run --config {}/tiny.yaml --set seed"),
     ],
 )
-def test_looking_at_soft_labels_that_are_not_there(experiment, capsys, arguments, code, message):
-    assert cli.main(["phase3", *arguments, "--config", str(experiment())]) == code
-    assert message in capsys.readouterr().err
+def test_looking_at_what_is_not_made_names_a_command(experiment, capsys, tmp_path, arguments, message):
+    config = str(experiment())
+    folder = tmp_path if "--config" in message else Run(from_file(config), None).path("dataset").parent
+    assert cli.main([*arguments, "--config", config, "--set", "seed=7"]) == 3
+    assert message.format(folder) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -695,7 +734,9 @@ def test_classify_says_what_is_conclusive_and_what_less_it_promises(
     said = {"photo": "a.jpg", "latin_name": "Viola alba", "probability": 0.72, "genus": "Viola"}
     said |= {"genus_probability": 0.9, "genus_conclusive": False, "promise": None}
     monkeypatch.setattr(saved_model, "classify", lambda *_: [said | verdict])
-    assert cli.main(["classify", "--config", str(experiment()), str(tmp_path / "a.jpg")]) == 0
+    config = str(experiment())
+    Run(from_file(config), None).path("saved_model").mkdir(parents=True)
+    assert cli.main(["classify", "--config", config, str(tmp_path / "a.jpg")]) == 0
     assert capsys.readouterr().out == f"a.jpg: {line}\n"
 
 
@@ -721,6 +762,7 @@ def exported(experiment, monkeypatch):
         write_json(path, {"top1": 0.5})
         write_sidecars(run, step, 1.0)
     run.path("web").mkdir(parents=True)
+    run.path("saved_model").mkdir()
     (run.path("web") / "index.html").write_text("page")
     return config, run
 
@@ -853,9 +895,18 @@ def test_a_read_only_folder_is_named_and_later_the_same_command_goes_on(experime
     sets = [f"root={root}", "source.uri=embedded", f"source.demo={json.dumps(photos)}"]
     command = [sys.executable, "-m", "keras_pipeline", "phase0", "audit", "--config", str(experiment())]
     command += [part for one in sets for part in ("--set", one)]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=without_roots_rights)
-    assert done.returncode == 3, done.stderr
-    assert str(root) in done.stderr and "expected a place that can be read and written" in done.stderr
-    assert "Traceback" not in done.stderr
+    for asked in (["--dry-run"], []):
+        done = subprocess.run([*command, *asked], capture_output=True, text=True, preexec_fn=without_roots_rights)
+        assert done.returncode == 3, done.stderr
+        assert str(root) in done.stderr and "expected a place that can be read and written" in done.stderr
+        assert "Traceback" not in done.stderr
+    examine = (
+        "import sys; from keras_pipeline.core.artifacts import Run; from keras_pipeline.phases import doctor; "
+        "from keras_pipeline.core.config.load import from_file; "
+        "print(doctor._disk(Run(from_file(sys.argv[1], sys.argv[2:]), None)))"
+    )
+    disk = [sys.executable, "-c", examine, command[6], f"root={root}"]
+    done = subprocess.run(disk, capture_output=True, text=True, preexec_fn=without_roots_rights)
+    assert f"'ok': False, 'detail': \"{root}: can't be written to, expected a place" in done.stdout
     root.chmod(0o755)
     assert subprocess.run(command, capture_output=True, preexec_fn=without_roots_rights).returncode == 0

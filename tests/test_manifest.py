@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,23 @@ def test_verify_names_each_file_that_changed(run):
     assert "export.json" not in str(found.value)
     run.path("export").write_text("{")
     with pytest.raises(BrokenArtefact, match="export.json"):
+        verify.verify(run)
+
+
+def test_verify_of_a_dataset_tells_its_list_from_its_shards(run, dataset_json):
+    folder = run.path("dataset").parent
+    shutil.copytree(dataset_json.parent, folder)
+    staleness.write_sidecars(run, Step("phase0", "split", print, (), ("dataset",), (), 1), 1.0)
+    assert verify.verify(run) == 1
+    whole = run.path("dataset").read_bytes()
+    for text in ("{", "{}", "[]"):
+        run.path("dataset").write_text(text)
+        with pytest.raises(BrokenArtefact, match="dataset.json; to make them again: `phase0 split --force`$"):
+            verify.verify(run)
+    run.path("dataset").write_bytes(whole)
+    shard = folder / "val-00000-of-00002.tfrecord"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(BrokenArtefact, match="made: [^ ]*/val-00000-of-00002.tfrecord; .* remove that shard, then"):
         verify.verify(run)
 
 

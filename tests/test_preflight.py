@@ -1,5 +1,6 @@
 """What stops a run in its first seconds instead of hours later, and what it says then."""
 
+import contextlib
 import shutil
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.load import from_file
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import write_json
+from keras_pipeline.core.sidecars import fingerprint
 from keras_pipeline.export import browser
 from keras_pipeline.models import pretrained
 from keras_pipeline.phases import counts, forecast, preflight, status, steps
@@ -57,7 +59,7 @@ def project(make_config, tmp_path):
         if by == "dataset":
             parts = {"train": photos if train is None else train, "val": photos if val is None else val}
             splits = {name: parts.get(name, photos) for name in ("train", "val", "calibration", "test")}
-            splits = {name: {"n": sum(own.values()), "per_region": own} for name, own in splits.items()}
+            splits = {name: {"n": sum(own.values()), "per_region": own, "shards": []} for name, own in splits.items()}
             calibration = calibration or {"a": 50, "b": 50}
             splits["calibration"] |= {"per_class": calibration, "per_region": {"EU": sum(calibration.values())}}
             write_made(run, "dataset", {"classes": list("abcde"), "splits": splits})
@@ -342,7 +344,8 @@ def test_a_teacher_of_another_dataset_is_told_as_soon_as_the_split_is_made(proje
     meta = {"content_hash": "a" * 64, "size": 1, "mtime_ns": 1, "producer": "phase1 train", "code_version": 1}
     meta |= {"config_hash": "c", "config": {}, "seconds": 1.0, "finished": "2026-01-01T00:00:00Z"}
     write_json(teacher.with_name("best.keras.meta.json"), meta | {"inputs": {"dataset": "b" * 64}})
-    write_json(run.path("dataset").with_name("dataset.json.meta.json"), meta | {"inputs": {}})
+    own = meta | fingerprint(run.path("dataset")) | {"inputs": {}}
+    write_json(run.path("dataset").with_name("dataset.json.meta.json"), own)
     with pytest.raises(
         ValueError, match="teachers.0.path: .*was trained on another dataset .*bbbbbbbbbbbb.*aaaaaaaaaaaa"
     ):
@@ -358,7 +361,7 @@ def test_a_disk_that_is_too_small_is_told(project, monkeypatch):
 def test_a_number_that_nobody_has_counted_stops_no_audit(make_config, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1_000_000))
     run = Run(make_config(source={"uri": "mongodb://127.0.0.1:1"}), None)  # and nothing asks that server
-    preflight.check_disk(run, steps.steps_between("phase0", "phase0"))
+    forecast.check_disk(run, steps.steps_between("phase0", "phase0"))
     said = capsys.readouterr().out
     assert said.startswith("warning: ") and said.count("\n") == 1
     assert (
@@ -367,7 +370,7 @@ def test_a_number_that_nobody_has_counted_stops_no_audit(make_config, monkeypatc
     run.path("audit").parent.mkdir(parents=True)
     write_json(run.path("audit"), {"usable": 100_000, "species": 7, "per_region": {}})
     with pytest.raises(SourceError, match="received 0.001 GB free, expected about .* --set root=DIR"):
-        preflight.check_disk(run, steps.steps_between("phase0", "phase0"))
+        forecast.check_disk(run, steps.steps_between("phase0", "phase0"))
     assert capsys.readouterr().out == ""
 
 
@@ -376,14 +379,17 @@ def test_what_a_killed_run_has_written_is_not_asked_for_again(project, monkeypat
     wanted = sum(forecast.costs(run)[step.title].bytes for step in steps)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, int(wanted) - 500))
     with pytest.raises(SourceError):
-        preflight.check_disk(run, steps)
+        forecast.check_disk(run, steps)
     write_made(run, "teacher_history", {"x": "y" * 600})
-    preflight.check_disk(run, steps)
+    forecast.check_disk(run, steps)
 
 
 def test_a_missing_browser_is_told(project, monkeypatch):
     monkeypatch.setenv("CHROMIUM_PATH", "/nowhere/chromium")
     with pytest.raises(browser.BrowserMissing, match="CHROMIUM_PATH=/nowhere/chromium: no such file"):
+        preflight.check_ahead(project(), remaining("dataset"))
+    monkeypatch.setenv("CHROMIUM_PATH", __file__)
+    with pytest.raises(browser.BrowserMissing, match=f"CHROMIUM_PATH={__file__}: not a program that can be started"):
         preflight.check_ahead(project(), remaining("dataset"))
     preflight.check_ahead(project(), steps.steps_between("phase0 baseline", "phase6 export"))
 
@@ -722,6 +728,54 @@ def test_a_root_that_is_no_folder_is_told(tmp_path, capsys, command):
         expected = f"expected a folder, or a path where one can be made, and {tmp_path}/{what}; give another one: --set"
         assert capsys.readouterr().err == f"error: root: received {root}, {expected} root=DIR\n"
     assert cli.main(["status", "--config", "configs/demo.yaml", "--set", f"root={tmp_path}/not/yet"]) == 0
+
+
+def test_what_stands_in_place_of_an_output_is_told(project):
+    run = project()
+    for place in ("artifacts/tiny/phase1", "web_export/tiny", "artifacts/tiny/source"):
+        (Path(run.config.root) / place).parent.mkdir(parents=True, exist_ok=True)
+        (Path(run.config.root) / place).write_text("")
+    run.path("student_metrics").mkdir(parents=True)
+    with pytest.raises(ValueError) as caught:
+        preflight.check_ahead(run, remaining("dataset"))
+    assert str(caught.value).replace(f"{run.config.root}/", "").splitlines() == [
+        "artifacts/tiny/phase1 is a file, expected a folder; move it away",
+        "artifacts/tiny/phase4/metrics_test.json is a folder, expected a file; move it away",
+        "artifacts/tiny/source is a file, expected a folder; move it away",
+        "web_export/tiny is a file, expected a folder; move it away",
+    ]
+
+
+@pytest.mark.parametrize(("section", "step"), [("phase1", "phase1"), ("phase2", "phase2"), ("phase4", "phase4")])
+def test_checkpoints_in_a_file_are_told(project, tmp_path, section, step):
+    (tmp_path / "file").write_text("")
+    run = project({section: {"callbacks": {"checkpoint_dir": f"{tmp_path}/file/own"}}})
+    said = f"^{step}.callbacks.checkpoint_dir: received {tmp_path}/file/own, expected a folder, .* {tmp_path}/file is a"
+    with pytest.raises(ValueError, match=said):
+        preflight.check_ahead(run, remaining("dataset"))
+
+
+@pytest.mark.parametrize("key", ["phase1.model.pretrained", "phase0.baseline.weights"])
+@pytest.mark.parametrize(
+    ("name", "data", "fault"),
+    [
+        ("a.weights.h5", b"image,latin_name", "is no HDF5 file"),
+        ("a.weights.h5", b"", "is no HDF5 file"),
+        ("labels.csv", b"\x89HDF\r\n\x1a\n", "does not end in .weights.h5"),
+        ("a.weights.h5", b"\x89HDF\r\n\x1a\n and more", None),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_told(project, tmp_path, key, name, data, fault):
+    (tmp_path / name).write_bytes(data)
+    phase, section, field = key.split(".")
+    own = {"features": "file"} if section == "baseline" else {}
+    run = project({phase: {section: own | {field: f"{tmp_path}/{name}"}}})
+    with (
+        pytest.raises(ValueError, match=f"{key}.*: {tmp_path}/{name} {fault}; expected a .weights.h5 file")
+        if (fault)
+        else contextlib.nullcontext()
+    ):
+        preflight.check_ahead(run, remaining("dataset"))
 
 
 def test_one_step_is_not_begun_for_a_chain_that_cannot_end(project):

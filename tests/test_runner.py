@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -17,9 +18,10 @@ from keras_pipeline.core import artifacts
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
-from keras_pipeline.core.files import write_json
+from keras_pipeline.core.files import read_json, write_json
+from keras_pipeline.core.sidecars import path_of
 from keras_pipeline.evaluation import gates
-from keras_pipeline.phases import forecast, preflight, runner, status, steps
+from keras_pipeline.phases import forecast, inputs, preflight, runner, staleness, status, steps
 from keras_pipeline.phases.steps import Step
 
 
@@ -68,7 +70,7 @@ class Chain:
 
     def split(self, run):
         self.ran.append("split")
-        splits = {name: {"n": 1, "per_region": {"EU": 1}, "per_class": {"a": 1}} for name in SPLITS}
+        splits = {name: {"n": 1, "per_region": {"EU": 1}, "per_class": {"a": 1}, "shards": []} for name in SPLITS}
         write_json(run.path("dataset"), {"seed": run.config.seed, "classes": ["a"], "splits": splits})
         photos = {"train": 680_000, "test": 170_000}
         found = {
@@ -96,7 +98,7 @@ def chain(make_config, monkeypatch):
     chain = Chain(Run(make_config(), lambda: contextlib.nullcontext()))
     for table in ("CHECKS", "NEEDS"):
         monkeypatch.setattr(preflight, table, {})
-    for module in (runner, status, forecast):
+    for module in (inputs, status, forecast):
         monkeypatch.setattr(module, "STEPS", chain.steps)
     monkeypatch.setattr(gc, "collect", lambda *generation: 0)  # seconds each, in a process that holds many graphs
     return chain
@@ -297,6 +299,45 @@ def test_leftovers_of_a_killed_run_are_removed(chain):
 def test_a_missing_input_names_the_step_that_makes_it(chain):
     with pytest.raises(BrokenArtefact, match="phase1 train needs .*dataset.json; run `phase0 split` first"):
         runner.execute(chain.run, chain.steps[3:])
+    assert state_of(chain, "phase1 train") == "missing"  # it has not begun, and so has not failed
+
+
+def test_a_ledger_that_is_none_is_told_before_the_export(chain):
+    chain.execute()
+    ledger = chain.run.path("dataset").with_name("ledger.sqlite")
+    ledger.write_bytes(bytes(range(256)))
+    assert chain.execute() == []  # nothing needs it
+    with pytest.raises(BrokenArtefact, match="ledger.sqlite: file is not a database; remove it .*`phase0 export"):
+        chain.execute(force=True)
+    assert chain.ran == []
+    ledger.unlink()
+    with contextlib.closing(sqlite3.connect(ledger)) as database, database:
+        database.executescript("PRAGMA page_size = 512; CREATE TABLE a (b); CREATE TABLE c (d)")
+    assert chain.execute(force=True) == ALL and sorted(ledger.parent.glob("ledger*")) == [ledger]
+    ledger.write_bytes(ledger.read_bytes()[:1024])
+    with pytest.raises(BrokenArtefact, match="ledger.sqlite: database disk image is malformed; remove it"):
+        chain.execute(force=True)
+
+
+def test_a_cut_shard_is_told_before_the_step_that_would_read_it(chain):
+    chain.execute()
+    dataset = chain.run.path("dataset")
+    found = read_json(dataset)
+    found["splits"]["train"]["shards"] = [{"name": "train-0.tfrecord", "n": 1, "bytes": 5, "sha256": ""}]
+    write_json(dataset, found)
+    (dataset.parent / "train-0.tfrecord").write_text("12345")
+    staleness.write_sidecars(chain.run, chain.steps[2], 1.0)
+    assert chain.execute() == ["train"]
+    (dataset.parent / "train-0.tfrecord").write_text("1234")
+    said = r"train-0.tfrecord: received 4 bytes, expected 5 bytes: corrupt shard; remove that shard, then run"
+    for first in (0, 2, 3):
+        with pytest.raises(BrokenArtefact, match=said):
+            preflight.check_ahead(chain.run, chain.steps[first:], force=True)
+    (dataset.parent / "train-0.tfrecord").unlink()
+    for first in (0, 2):  # an export fetches its photos, or has fetched them
+        preflight.check_ahead(chain.run, chain.steps[first:], force=True)
+    with pytest.raises(BrokenArtefact, match="train-0.tfrecord: received no file, expected 5 bytes"):
+        preflight.check_ahead(chain.run, chain.steps[3:], force=True)
 
 
 @pytest.fixture
@@ -419,6 +460,7 @@ def test_a_phase_that_is_not_applicable_is_left_out_and_named(chain, capsys, tmp
     # Now the photos are counted.
     assert row["reason"] == "all 2 photos are of region EU: there is no other region to compare with"
     given = str(tmp_path / "labels.csv")
+    path_of(chain.run.path("audit")).unlink()
     for labels, said in ((None, "no photo has a region"), (given, f"{given} has no column region")):
         demo = {"images": labels and str(tmp_path), "labels": labels}
         (tmp_path / "labels.csv").write_text("image,latin_name,place\na.jpg,A a,region\n")

@@ -11,8 +11,9 @@ from keras_pipeline.core import cluster
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import GLOBAL_PATH, REGIONAL_TEACHER
 from keras_pipeline.core.dataset import UNKNOWN_REGION
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import read_json
-from keras_pipeline.core.sidecars import broken
+from keras_pipeline.core.sidecars import edited, is_as_written
 
 ARTEFACTS = {
     "audit": "artifacts/{experiment}/phase0/audit.json",
@@ -115,7 +116,7 @@ class Run:
         if getattr(self.config, phase, True) is not None:
             return None
         audit = self.path("audit")
-        regions = self.read("audit")["per_region"] if audit.exists() and not broken(audit) else {}
+        regions = self.read("audit").get("per_region", {}) if is_as_written(audit) else {}
         if len(regions) == 1:
             ((region, n),) = regions.items()
             if region == UNKNOWN_REGION:
@@ -142,5 +143,10 @@ class Run:
         return Path(given) if given else self.folder / "source/herbarium"
 
     def read(self, name: str) -> dict:
-        """Read a JSON artefact. Raises BrokenArtefact, naming it, if it is missing or not JSON."""
-        return read_json(self.path(name))
+        """Read a JSON artefact. Raises BrokenArtefact, naming it, if it is missing or not as its step left it."""
+        found = read_json(self.path(name))
+        if why := edited(self.path(name)):
+            raise BrokenArtefact(why)
+        if not isinstance(found, dict):
+            raise BrokenArtefact(f"{self.path(name)}: JSON without keys; run its step again, which `status` names")
+        return found

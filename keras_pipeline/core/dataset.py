@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 from keras_pipeline.core.region_names import photos_of
@@ -11,6 +12,10 @@ SPLITS = ("train", "val", "calibration", "test")
 UNKNOWN_REGION = "unknown"
 # A metric of fewer photos is too uncertain to fail a run, to rank as the worst, or to be shown separately.
 MIN_PHOTOS = 20
+SHARD_REMEDY = (
+    "remove that shard, then run `phase0 export --force`, which fetches only its photos again, and "
+    "`phase0 split --force`"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,3 +39,18 @@ class DatasetInfo:
     def shards(self, split: str) -> list[Path]:
         """Return the paths of a split's shards."""
         return [self.folder / shard["name"] for shard in self.splits[split]["shards"]]
+
+
+def wrong_lengths(folder: Path, splits: dict[str, dict]) -> Iterator[tuple[Path, int | None, int]]:
+    """Yield (shard, its bytes or None, bytes expected) of each shard that is missing or of another length."""
+    for shard in (shard for split in splits.values() for shard in split["shards"]):
+        file = folder / shard["name"]
+        length = file.stat().st_size if file.exists() else None
+        if length != shard["bytes"]:
+            yield file, length, shard["bytes"]
+
+
+def corrupt_shard(file: Path, length: int | None, expected: int) -> str:
+    """Return what is said of a shard of another length."""
+    received = "no file" if length is None else f"{length:,} bytes"
+    return f"{file}: received {received}, expected {expected:,} bytes: corrupt shard; {SHARD_REMEDY}"

@@ -14,7 +14,9 @@ from keras_pipeline.core.errors import BrokenArtefact
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON file. Raises BrokenArtefact if it is missing or not JSON."""
+    """Read a JSON file. Raises BrokenArtefact if it is missing, no file, or not JSON."""
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise BrokenArtefact(f"{path}: no file; move it away, and run its step again, which `status` names")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

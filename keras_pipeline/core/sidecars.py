@@ -45,17 +45,19 @@ def has_unreadable_sidecar(path: Path) -> bool:
 def broken(path: Path) -> str | None:
     """Say which file of an artefact is broken, as a full disk leaves it, and how; None where none is.
 
-    A sidecar has to be complete, and a JSON file to be JSON; of other artefacts size and time tell.
+    A sidecar has to be complete, and a JSON file to be a JSON object; of other artefacts size and time tell.
     """
     if has_unreadable_sidecar(path):
         return f"{path_of(path)}: broken ({_state(path_of(path), 'no whole sidecar')})"
-    if path.suffix != ".json" or not path.is_file():
+    if path.suffix != ".json" or not path.exists():
         return None
+    if not path.is_file():
+        return f"{path}: broken (no file)"
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         return f"{path}: broken ({_state(path, 'no whole JSON')})"
-    return None
+    return None if isinstance(found, dict) else f"{path}: broken (JSON without keys)"
 
 
 def _state(file: Path, otherwise: str) -> str:
@@ -108,11 +110,14 @@ def renew_times(path: Path) -> None:
         write_json(path_of(path), meta | now)
 
 
-def was_edited(path: Path) -> bool:
-    """Whether a JSON file or a table says something else than when its step wrote it. Other artefacts have checks of
-    their own, which name the damaged part.
+def edited(path: Path) -> str | None:
+    """Say whose JSON file or table holds something else than its step wrote, and what to do; None where it does not.
+
+    Other artefacts have checks of their own, which name the damaged part.
     """
-    return path.suffix in (".json", ".parquet") and is_altered(path)
+    if path.suffix not in (".json", ".parquet") or not is_altered(path):
+        return None
+    return f"{path}: not what `{required(path)['producer']}` wrote; put that back, or run it again with --force"
 
 
 def is_altered(path: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from keras_pipeline.core.dataset import DatasetInfo
+from keras_pipeline.core.dataset import SHARD_REMEDY, DatasetInfo, corrupt_shard, wrong_lengths
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import read_json, temporary_for
 from keras_pipeline.core.hashing import file_hash
@@ -140,9 +140,9 @@ def _records(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         yield from tfrecord.read_records(path)
     except FileNotFoundError:
-        raise BrokenArtefact(f"{path}: missing shard; {REMEDY}") from None
+        raise BrokenArtefact(f"{path}: missing shard; {SHARD_REMEDY}") from None
     except BrokenArtefact as error:
-        raise BrokenArtefact(f"{error}; {REMEDY}") from None
+        raise BrokenArtefact(f"{error}; {SHARD_REMEDY}") from None
 
 
 def at(info: DatasetInfo, split: str, rows: Iterable[int]) -> dict[int, Photo]:
@@ -178,7 +178,7 @@ def index_shard(path: Path, describe: Callable[[Photo], dict]) -> pd.DataFrame:
         identity = {"sample_id": photo.sample_id, "group_id": photo.group_id, "sha256": photo.sha256}
         rows.append(place | identity | describe(photo))
     if not rows:
-        raise BrokenArtefact(f"{path}: received no photo, expected at least one; {REMEDY}")
+        raise BrokenArtefact(f"{path}: received no photo, expected at least one; {SHARD_REMEDY}")
     return pd.DataFrame(rows)
 
 
@@ -228,7 +228,7 @@ def _labelled(row: Any) -> bytes:
     """Return a stored photo with the split's label, group and names."""
     photo = read(Path(row.file), row.offset, row.length)
     if photo.sample_id != row.sample_id:
-        raise BrokenArtefact(f"{row.file}: received sample {photo.sample_id}, expected {row.sample_id}; {REMEDY}")
+        raise BrokenArtefact(f"{row.file}: received sample {photo.sample_id}, expected {row.sample_id}; {SHARD_REMEDY}")
     return encode(dataclasses.replace(photo, **{field: getattr(row, field) for field in DECIDED}))
 
 
@@ -265,10 +265,6 @@ def finish_publishing(folder: Path) -> None:
 
 
 READY = "ready"
-REMEDY = (
-    "remove that shard, then run `phase0 export --force`, which fetches only its photos again, and "
-    "`phase0 split --force`"
-)
 INFO_REMEDY = "remove it and run `phase0 split --force`, which makes it again with the same splits"
 
 
@@ -300,11 +296,8 @@ def load_info(path: Path) -> DatasetInfo:
         BrokenArtefact: naming the first shard that is missing or of another length; see `read_info` too.
     """
     info = read_info(path)
-    for shard in (shard for split in info.splits.values() for shard in split["shards"]):
-        file = info.folder / shard["name"]
-        length = file.stat().st_size if file.exists() else None
-        if length != shard["bytes"]:
-            raise BrokenArtefact(f"{file}: received {length} bytes, expected {shard['bytes']}: corrupt shard; {REMEDY}")
+    for wrong in wrong_lengths(info.folder, info.splits):
+        raise BrokenArtefact(corrupt_shard(*wrong))
     return info
 
 

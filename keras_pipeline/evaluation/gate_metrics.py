@@ -340,9 +340,10 @@ def completed_phases(run: Run) -> int:
 def reproduced(run: Run) -> float:
     """Of a repetition of these very weights."""
     file = run.path("manifest").with_name("reproduction.json")
-    found = read_json(file) if file.exists() else {"weights": {}}
-    mine = {name: (sidecar(run.path(name)) or {}).get("content_hash") for name in found["weights"]}
-    if not mine or mine != found["weights"]:
+    found: Any = read_json(file) if file.exists() else {}
+    weights = found.get("weights", {}) if isinstance(found, dict) else {}
+    mine = {name: (sidecar(run.path(name)) or {}).get("content_hash") for name in weights}
+    if not mine or mine != weights or "same" not in found:
         raise Unmeasurable("needs a second run of these weights: `phase7 reproduce`")
     return float(found["same"])
 

@@ -322,9 +322,16 @@ def _verdict(run: Run, gate: Gate, limit: float) -> dict:
     met = bool(ends)
     if met and ends[0] != found.value:
         verdict["bound"] = ends[0]
-    advice = "" if met else gate.advice if isinstance(gate.advice, str) else gate.advice(run)
+    advice = "" if met else _advice(run, gate)
     reason = "; ".join(filter(None, (found.words, advice)))
     return {**verdict, "status": "met" if met else "missed", "value": found.value, "target": target, "reason": reason}
+
+
+def _advice(run: Run, gate: Gate) -> str:
+    try:
+        return gate.advice if isinstance(gate.advice, str) else gate.advice(run)
+    except BrokenArtefact as why:
+        return str(why)
 
 
 def judged_value(verdict: dict) -> str:

@@ -46,6 +46,8 @@ def find_chromium() -> Path:
     if named:
         if not Path(named).is_file():
             raise BrowserMissing(f"CHROMIUM_PATH={named}: no such file; {REMEDY}")
+        if not os.access(named, os.X_OK):
+            raise BrowserMissing(f"CHROMIUM_PATH={named}: not a program that can be started; {REMEDY}")
         return Path(named)
     for name in NAMES:
         if path := shutil.which(name):

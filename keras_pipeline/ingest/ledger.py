@@ -19,7 +19,7 @@ import pyarrow.parquet
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import aside
 from keras_pipeline.core.redaction import without_credentials
-from keras_pipeline.ingest import details, ledger_queries
+from keras_pipeline.ingest import details, ledger_file, ledger_queries
 from keras_pipeline.ingest.signing import unsigned
 
 STATES = ("waiting", "ok", "failed", "skipped")
@@ -153,10 +153,7 @@ class Ledger:
     def _explained(self, error: sqlite3.Error) -> Exception:
         if isinstance(error, sqlite3.OperationalError):  # the disk's fault, not the contents'
             return SourceError(f"{self._path}: {error}; make room on the disk or check it, then run the same again")
-        return BrokenArtefact(
-            f"{self._path}: {error}; remove it and its -wal and -shm files, then run the step again with --force: all "
-            "photos are fetched again"
-        )
+        return BrokenArtefact(ledger_file.explained(self._path, error))
 
     def plan(self, documents: Iterable[Document], *, seed: int) -> None:
         """Update the ledger to the current collection.

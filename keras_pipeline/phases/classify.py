@@ -6,7 +6,8 @@ import argparse
 import sys
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.phases import status
+from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.phases import report, status
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
@@ -14,14 +15,17 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
 
     Raises:
         ValueError: for paths that are no files.
+        BrokenArtefact: where there is no model yet, or a damaged one.
     """
     absent = [str(photo) for photo in options.photos if not photo.is_file()]
     if absent:
         raise ValueError(f"{', '.join(absent)}: no such file, or a folder or a pipe; expected photos")
+    if not (folder := run.path("saved_model")).exists():
+        raise BrokenArtefact(f"{folder}: no model yet; run `{report.command('run', options)}` first")
     status.warn_if_out_of_date(run, "the model")
     from keras_pipeline.export import saved_model  # TensorFlow takes seconds: a mistyped name should fail before
 
-    answers = saved_model.classify(run.path("saved_model"), options.photos, options.region)
+    answers = saved_model.classify(folder, options.photos, options.region)
     for answer in answers:
         if "error" in answer:
             print(f"error: {answer['photo']}: {answer['error']}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run
@@ -20,7 +21,7 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     Of a folder of photos the config is written out, so that `status`, `serve` and the phases can be asked about it.
     """
     if options.images is not None:
-        _refuse_other_folder(run, options.images)
+        run = _as_first_called(run, options.images)
     if options.images is not None and not options.dry_run:
         # Only once the run is known to start: a refused command must not leave its settings to the next one.
         with runner.lock(run):
@@ -43,13 +44,22 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     return {**result, "page": visits}, code if named else 1
 
 
-def _refuse_other_folder(run: Run, images: str) -> None:
-    """Folders of one name would share an experiment, where the photos of the second would replace the first's."""
+def _as_first_called(run: Run, images: str) -> Run:
+    """Return the run with the folder as the experiment's config calls it: another spelling is no other folder.
+
+    Raises ValueError for another one: folders of one name would share an experiment, where the photos of the second
+    would replace the first's.
+    """
     file, earlier = run.folder / "config.yaml", None
     with contextlib.suppress(ConfigError):  # none yet, or one of an older version
         earlier = load.from_file(file).source.demo.images
-    if earlier and Path(earlier).resolve() != Path(images).resolve():
+    if earlier is None:
+        return run
+    if Path(earlier).resolve() != Path(images).resolve():
         raise ValueError(
             f"--images: received {images}, expected {earlier}, the folder that experiment {run.config.experiment} was "
             f"made of ({run.folder}); give this one a name of its own: --set experiment=NAME"
         )
+    source = run.config.source
+    source = source.model_copy(update={"demo": source.demo.model_copy(update={"images": earlier})})
+    return dataclasses.replace(run, config=run.config.model_copy(update={"source": source}))

@@ -15,6 +15,7 @@ from keras_pipeline.core.errors import SourceError
 from keras_pipeline.export.browser import BrowserMissing, find_chromium
 from keras_pipeline.ingest import mongo
 from keras_pipeline.ingest.understand import LOOKED_AT, understand
+from keras_pipeline.phases import places
 
 PACKAGES = (
     "keras", "tensorflow", "keras-hub", "tensorflowjs", "numpy", "pandas", "pillow", "pymongo", "scipy", "playwright",
@@ -89,6 +90,10 @@ def _disk(run: Run) -> dict:
     root = Path(run.config.root).absolute()
     there = next(folder for folder in (root, *root.parents) if folder.exists())
     free = shutil.disk_usage(there).free / 1e9
+    try:
+        places.check_writable(run)
+    except SourceError as error:
+        return _row("disk", False, str(error))
     return _row(
         "disk", free > 2, f"{free:.0f} GB free; 850,000 photos take about 50 GB, and twice as much during the split"
     )

@@ -12,6 +12,7 @@ import os
 import shutil
 import statistics
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow.compute
@@ -22,6 +23,7 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.teachers import VIT_NAME, VIT_SIZES, Model
 from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.core.environment import nvidia
+from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.region_names import photos_of
 from keras_pipeline.core.sidecars import is_as_written, sidecar
 from keras_pipeline.ingest import pace, photo_folder, urls
@@ -225,6 +227,26 @@ def _ingest(run: Run, n: dict, on: Device) -> dict[str, Cost]:
         "phase0 split": Cost(total / 15_000 + stored / 100e6, stored),
         "phase0 baseline": Cost(probe.infer(total) if imagenet else total / 200),
     }
+
+
+def check_disk(run: Run, steps: Iterable[Step]) -> None:
+    """Raises SourceError where these steps will leave more than is free, less what a killed run of them has written.
+
+    A number that nobody has counted only warns: it must not stop the audit, which counts.
+    """
+    expected, phases = costs(run), {step.phase for step in steps}
+    folders = [run.folder / phase for phase in phases]
+    folders += [run.path("dataset").parent] if "phase0" in phases else []
+    written = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+    wanted, free = sum(expected[step.title].bytes for step in steps) - written, free_bytes(run)
+    if wanted <= free:
+        return
+    (counted, origin), place = photos(run), Path(run.config.root).absolute()
+    received = f"{place}: received {free / 1e9:.3g} GB free, expected about {wanted / 1e9:.3g} GB"
+    if origin == NOT_COUNTED:
+        print(f"warning: {received} for {counted['train']:,} train photos by {origin}; the disk is checked again then")
+        return
+    raise SourceError(f"{received}, by the forecast of `--dry-run`; free some, or give another place: --set root=DIR")
 
 
 def photo_bytes(run: Run) -> tuple[float, str]:

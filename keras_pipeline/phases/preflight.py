@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from keras_pipeline import export
@@ -18,13 +18,12 @@ from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.core.dataset import MIN_PHOTOS, UNKNOWN_REGION
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.region_names import title_of
-from keras_pipeline.core.sidecars import broken
 from keras_pipeline.data import first_bytes
 from keras_pipeline.export import browser
 from keras_pipeline.ingest import pace, photo_folder
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.models.pretrained import check_available
-from keras_pipeline.phases import forecast, staleness, status
+from keras_pipeline.phases import forecast, inputs, places, staleness, status
 from keras_pipeline.phases.counting import check_limits, counted
 from keras_pipeline.phases.counts import AUDIT, Counts, photos_for
 from keras_pipeline.phases.steps import Step, steps_between
@@ -111,6 +110,7 @@ def check_teacher(run: Run, counts: Counts | None, phase: str) -> None:
     """Weights, class list and batch size of a teacher."""
     settings = run.config.teachers[phase]
     check_model(settings.model, counts, f"{phase}.model")
+    places.check_checkpoints(run, phase)
     region = run.config.regional.region if phase == "phase2" else None
     check_batch(counts, f"{phase}.training.batch_size", settings.training.batch_size, region)
 
@@ -118,6 +118,7 @@ def check_teacher(run: Run, counts: Counts | None, phase: str) -> None:
 def check_student(run: Run, counts: Counts | None) -> None:
     """Weights, class list and batch size of the student."""
     check_model(run.config.phase3.model, counts, "phase3.model")
+    places.check_checkpoints(run, "phase4")
     check_batch(counts, "phase4.training.batch_size", run.config.phase4.training.batch_size)
 
 
@@ -205,26 +206,6 @@ def check_download(model: Model, key: str) -> None:
         check_available(model, f"{key}.pretrained")
 
 
-def check_disk(run: Run, steps: Iterable[Step]) -> None:
-    """Raises SourceError where these steps will leave more than is free, less what a killed run of them has written.
-
-    A number that nobody has counted only warns: it must not stop the audit, which counts.
-    """
-    costs, phases = forecast.costs(run), {step.phase for step in steps}
-    folders = [run.folder / phase for phase in phases]
-    folders += [run.path("dataset").parent] if "phase0" in phases else []
-    written = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
-    wanted, free = sum(costs[step.title].bytes for step in steps) - written, forecast.free_bytes(run)
-    if wanted <= free:
-        return
-    (photos, origin), place = forecast.photos(run), Path(run.config.root).absolute()
-    received = f"{place}: received {free / 1e9:.3g} GB free, expected about {wanted / 1e9:.3g} GB"
-    if origin == forecast.NOT_COUNTED:
-        print(f"warning: {received} for {photos['train']:,} train photos by {origin}; the disk is checked again then")
-        return
-    raise SourceError(f"{received}, by the forecast of `--dry-run`; free some, or give another place: --set root=DIR")
-
-
 def check_features(run: Run, _: Counts | None) -> None:
     """The weights file of the baseline's features."""
     if run.config.phase0.baseline.features == "file":
@@ -273,12 +254,13 @@ def check_ahead(run: Run, steps: list[Step], *, force: bool = False) -> None:
     The config is checked for the whole chain from the first of `steps` that will run: what is trained for a chain that
     can't end is trained for nothing. The machine is checked for `steps` alone: another one may go on.
 
-    Raises as `check`.
+    Raises as `check` and `inputs.check`.
     """
     asked = status.applicable(run, steps)
     first = 0 if force else next((i for i, step in enumerate(asked) if staleness.why_stale(run, step)), len(asked))
     if pending := asked[first:]:
         check(run, pending, status.applicable(run, steps_between(pending[0].title, None)))
+        inputs.check(run, pending)
 
 
 def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
@@ -321,7 +303,8 @@ def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
             with noted():
                 NEEDS[step.title](run)
     with noted():
-        check_disk(run, asked)
+        places.check(run, asked)
+        forecast.check_disk(run, asked)
     if faults:
         raise ValueError("\n".join(dict.fromkeys([*faults, *map(str, lacks)])))
     if lacks:
@@ -334,6 +317,6 @@ def _counted_by(run: Run, chain: list[Step]) -> str:
     if "audit" in made_anew:
         return "source"
     by = "audit" if "dataset" in made_anew else "dataset"
-    if why := broken(run.path(by)):
-        raise BrokenArtefact(f"{why}; `{'phase0 audit' if by == 'audit' else 'phase0 split'}` makes it again")
+    if why := inputs.fault(run, by):
+        raise BrokenArtefact(why)
     return by if run.path(by).exists() else ""  # a missing one is told as the step's input

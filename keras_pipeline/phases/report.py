@@ -8,10 +8,10 @@ import json
 import shlex
 from pathlib import Path
 
+from keras_pipeline.core import sidecars
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.redaction import redact
-from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.evaluation import gates
 from keras_pipeline.phases import status
 from keras_pipeline.phases.steps import STEPS
@@ -29,8 +29,8 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
 def write(run: Run, options: argparse.Namespace, *, verdicts: list[dict] | None = None, again: bool = False) -> Path:
     """Write report.html and model_card.md; return the report's path.
 
-    Sections whose artefacts are missing or broken are left out, the latter with a line on the console. A report of the
-    same steps and verdicts is kept, unless `again`.
+    Sections whose artefacts are missing, broken or edited are left out, the latter two with a line on the console. A
+    report of the same steps and verdicts is kept, unless `again`.
 
     Args:
         options: the command line's, for the commands that the report recommends.
@@ -40,8 +40,11 @@ def write(run: Run, options: argparse.Namespace, *, verdicts: list[dict] | None 
         BrokenArtefact: nothing is made yet, or an artefact does not hold what its step writes; names the step.
     """
     rows, path = status.rows(run), run.path("report")
-    broken = {row["step"]: row["reason"] for row in rows if row["state"] == "broken"}
-    done = {step.title for step in STEPS if all(sidecar(run.path(name)) for name in step.outputs)} - broken.keys()
+    # As `run.read` refuses them.
+    outputs = [(step.title, run.path(name)) for step in STEPS for name in step.outputs]
+    broken = {title: why for title, file in outputs if (why := sidecars.broken(file) or sidecars.edited(file))}
+    done = {step.title for step in STEPS if all(sidecars.sidecar(run.path(name)) for name in step.outputs)}
+    done -= broken.keys()
     if not done:
         raise BrokenArtefact(f"{run.folder}: no step is done yet, there is nothing to report; `run` makes it")
     made = done | {row["step"] for row in rows if row["state"] == "not applicable"}  # all there will be of them

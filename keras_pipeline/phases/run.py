@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.evaluation import gates
-from keras_pipeline.phases import dry_run, report, runner, status
+from keras_pipeline.phases import dry_run, inputs, report, runner, status
 from keras_pipeline.phases.steps import BY_NAME, Step, steps_between
 
 
@@ -48,6 +48,7 @@ def phase(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     for step in BY_NAME:
         if step.title == name:
             _refuse_phases_options(step, options)
+            inputs.require(run, step)
             return step.load().main(run, options)
     steps = steps_between(name, name)
     profiles = getattr(options, "profile_input", False)

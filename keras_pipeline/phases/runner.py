@@ -13,9 +13,10 @@ from pathlib import Path
 
 from keras_pipeline.core import files, sidecars
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import SHARD_REMEDY
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
-from keras_pipeline.phases import preflight, staleness, status
-from keras_pipeline.phases.steps import STEPS, Step
+from keras_pipeline.phases import inputs, preflight, staleness, status
+from keras_pipeline.phases.steps import Step
 
 
 def execute(
@@ -128,8 +129,8 @@ def evaluate_split(run: Run, step: Step) -> None:
 
 def _execute(run: Run, step: Step) -> None:
     started = time.monotonic()
+    stale = _check_inputs(run, step)  # a step that is refused has not begun, and has not failed
     with status.under_way(run, step):
-        stale = _check_inputs(run, step)
         for path in map(run.path, step.outputs):
             # Old sidecars stay until there are new ones: if the step fails, they still vouch for what it didn't touch.
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,22 +174,15 @@ def _name_corrupt_shard(run: Run) -> None:
 
     corrupt = records.corrupt_shards(records.load_info(run.path("dataset")))
     if corrupt:
-        raise BrokenArtefact(f"{', '.join(map(str, corrupt))}: corrupt shard; {records.REMEDY}") from None
+        raise BrokenArtefact(f"{', '.join(map(str, corrupt))}: corrupt shard; {SHARD_REMEDY}") from None
 
 
 def _check_inputs(run: Run, step: Step) -> dict[str, str]:
     """Their makers that are not up to date, and why. Raises BrokenArtefact for what is missing or was edited."""
+    inputs.require(run, step)
     stale = {}
     for name in step.needs(run.config):
-        maker = next(other for other in STEPS if name in other.outputs)
-        if not run.path(name).exists():
-            raise BrokenArtefact(f"{step.title} needs {run.path(name)}; run `{maker.title}` first")
-        if why := sidecars.broken(run.path(name)):
-            raise BrokenArtefact(f"{step.title} reads {why}; `{maker.title}` makes it again")
-        if sidecars.was_edited(run.path(name)):
-            raise BrokenArtefact(
-                f"{run.path(name)}: not what `{maker.title}` wrote; put that back, or run it again with --force"
-            )
+        maker = inputs.maker(name)
         reason = staleness.why_stale(run, maker)
         if reason is not None and sidecars.sidecar(run.path(name)):
             print(f"warning: {step.title} uses {name}, which is not up to date ({reason}); `{maker.title}` renews it")

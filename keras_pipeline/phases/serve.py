@@ -7,19 +7,20 @@ import contextlib
 import threading
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.static_server import serve_folder
-from keras_pipeline.phases import status
+from keras_pipeline.phases import report, status
 
 
 def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     """Serve until Ctrl-C; return an empty result and the exit code.
 
     Raises:
-        ValueError: where there is no page yet.
+        BrokenArtefact: where there is no page yet.
     """
     folder = run.path("web")
     if not (folder / "index.html").exists():
-        raise ValueError(f"{folder}: no page yet; run `python -m keras_pipeline run --config {options.config}` first")
+        raise BrokenArtefact(f"{folder}: no page yet; run `{report.command('run', options)}` first")
     status.warn_if_out_of_date(run, "the page")
     with serve_folder(folder, options.port) as url:
         print(f"{url} (Ctrl-C stops it)", flush=True)

@@ -15,6 +15,7 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import duration
 from keras_pipeline.core.redaction import redact
+from keras_pipeline.ingest import ledger_file
 from keras_pipeline.phases import staleness
 from keras_pipeline.phases.steps import STEPS, Step
 
@@ -26,6 +27,8 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
         took = "" if row["seconds"] is None else duration(row["seconds"])
         line = f"{row['step']:<22}{row['state']:<15}{took:>10}  {row['finished'] or '':<22}{row['reason'] or ''}"
         print(line.rstrip())
+    if why := ledger_file.fault(run.path("dataset").with_name("ledger.sqlite")):
+        print(f"warning: {why}")
     return found, 0
 
 

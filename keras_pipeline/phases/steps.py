@@ -223,11 +223,17 @@ STEPS = [
 ]  # fmt: skip
 
 BY_NAME = [
-    Step("phase3", "export-npz", "write the soft labels as dense arrays, to look at"),
-    Step("phase3", "inspect", "print the soft labels of one photo", flags=("sample-id",)),
+    Step(
+        "phase3", "export-npz", "write the soft labels as dense arrays, to look at", ("dataset", "soft_labels"),
+        more_inputs=lambda config: config.teacher_artefacts("{name}_logits"),
+    ),
+    Step(
+        "phase3", "inspect", "print the soft labels of one photo", ("dataset", "soft_labels"),
+        more_inputs=lambda config: config.teacher_artefacts("{name}_logits"), flags=("sample-id",),
+    ),
     Step("phase7", "verify", "read every artefact, name what changed"),
     Step("phase7", "reproduce", "run the manifest again elsewhere, and compare", flags=("manifest", "force")),
-]
+]  # fmt: skip
 
 
 def steps_between(first: str | None, last: str | None) -> list[Step]:

@@ -8,6 +8,7 @@ from collections.abc import Collection
 
 from keras_pipeline.core import manifest, sidecars
 from keras_pipeline.core.artifacts import ARTEFACTS, Run
+from keras_pipeline.core.dataset import SHARD_REMEDY
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.data import records
 from keras_pipeline.phases import runner, status
@@ -59,8 +60,10 @@ def verify(run: Run) -> int:
     changed = {name: altered for name, altered in found.items() if altered}
     if changed:
         # --force, because `run` skips files whose size and time are unchanged.
-        makers = [f"`{step.title} --force`" for step in STEPS if changed.keys() & {*step.outputs} - {"dataset"}]
-        remedies = [*makers, *([f"for the dataset, {records.REMEDY}"] if "dataset" in changed else [])]
+        shards = [file for file in changed.get("dataset", ()) if file.endswith(".tfrecord")]
+        again = changed.keys() - ({"dataset"} if shards else set())
+        remedies = [f"`{step.title} --force`" for step in STEPS if again & {*step.outputs}]
+        remedies += [f"for the dataset, {SHARD_REMEDY}"] if shards else []
         altered = ", ".join(file for files in changed.values() for file in files)
         raise BrokenArtefact(f"changed since they were made: {altered}; to make them again: {', '.join(remedies)}")
     print(f"{len(found)} artefacts verified, none changed")
