@@ -11,7 +11,7 @@ from PIL import Image
 from support import web_example as example
 
 from keras_pipeline.core.static_server import serve_folder
-from keras_pipeline.data import jpeg_header
+from keras_pipeline.data.exif import ORIENTATION
 from keras_pipeline.data.photo import seen
 from keras_pipeline.data.preprocess import Preprocessing, resize_antialiased
 from keras_pipeline.export.browser import BrowserMissing, find_chromium, open_browser
@@ -115,7 +115,7 @@ def png(image):
 def photo(size, *, orientation=None, mode="RGB", **options):
     buffer, exif = io.BytesIO(), Image.Exif()
     if orientation:
-        exif[jpeg_header.ORIENTATION] = orientation
+        exif[ORIENTATION] = orientation
     Image.fromarray(pixels(*size)).convert(mode).save(buffer, "JPEG", exif=exif, **{"quality": 85, **options})
     return buffer.getvalue()
 

@@ -30,7 +30,7 @@ from keras_pipeline.core.files import read_json
 from keras_pipeline.core.hashing import ADDED_LATER, file_hash
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.static_server import serve_folder
-from keras_pipeline.data.jpeg_header import ORIENTATION
+from keras_pipeline.data.exif import ORIENTATION
 from keras_pipeline.data.photo import upright_rgb
 from keras_pipeline.export.agreement import (
     ARITHMETIC,
