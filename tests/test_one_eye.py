@@ -6,18 +6,25 @@ what differs, then record it:
     PYTHONPATH=.:tests python tests/test_one_eye.py
 """
 
+import base64
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support import web_example as example
 from support.made_photos import PHOTOS
 
+from keras_pipeline.core.static_server import serve_folder
+from keras_pipeline.data.first_bytes import REASONS
 from keras_pipeline.data.photo import seen
+from keras_pipeline.export.browser import open_browser
+from keras_pipeline.export.tfjs import PAGE
 
 RECORDED = Path(__file__).with_name("made_photos.json")
-SHORT_SIDE, MIN_SHORT_SIDE = 256, 20
+SHORT_SIDE, MIN_SHORT_SIDE = 256, example.PREPROCESSING.min_short_side
 
 
 def of(pixels):
@@ -44,6 +51,89 @@ def test_the_table_holds_every_made_photo(recorded):
 @pytest.mark.parametrize("name", PHOTOS)
 def test_python_sees_what_was_recorded(recorded, name):
     assert seen_by_python(PHOTOS[name]) == recorded[name]
+
+
+ASK = """async (photos) => {
+  const { Classifier } = await import("./classifier.js");
+  const classifier = await Classifier.load({ backends: ["wasm"] });
+  const answers = [];
+  for (const photo of photos) {
+    const bytes = Uint8Array.from(atob(photo), (sign) => sign.charCodeAt(0));
+    try {
+      const { pixels, width, height } = await classifier.ask("seen", { picture: new Blob([bytes]) });
+      const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", pixels));
+      const hex = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+      answers.push([height, width, hex.slice(0, 16)]);
+    } catch (error) {
+      answers.push(error.message);
+    }
+  }
+  return answers;
+}"""
+
+
+@pytest.fixture(scope="module")
+def page():
+    """The real page, and the URLs that it asked for."""
+    example.need_browser()
+    with serve_folder(example.bundle()[0]) as base, open_browser() as browser:
+        page = browser.new_page()
+        page.asked = []
+        page.on("request", lambda request: page.asked.append(request.url.removeprefix(base)))
+        page.goto(base)
+        page.wait_for_selector("body[data-state=ready]")
+        page.context.set_default_timeout(0)
+        yield page
+
+
+@pytest.fixture(scope="module")
+def seen_by_the_page(page):
+    answers = page.evaluate(ASK, [base64.b64encode(photo).decode() for photo in PHOTOS.values()])
+    return dict(zip(PHOTOS, answers, strict=True))
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_the_page_sees_what_python_sees(recorded, seen_by_the_page, name):
+    assert seen_by_the_page[name] == recorded[name]
+
+
+def test_each_reason_has_words_in_the_page():
+    spoken = (PAGE / "messages.js").read_text()
+    assert all(f"  {reason}: " in spoken or f'  "{reason}": ' in spoken for reason in REASONS if reason != "32 bits")
+
+
+def test_decoders_come_with_the_first_photo_that_needs_them(page):
+    later = {"png.js", "webp.js", "profile.js", "chunks.js", "colour.js", "vendor/lcms.wasm", "vendor/webp_dec.wasm"}
+    needed = {
+        "jpeg 4:4:4": set(),
+        "jpeg sRGB": {"colour.js"},
+        "jpeg Display P3": {"colour.js", "profile.js", "vendor/lcms.wasm"},
+        "webp": {"chunks.js", "colour.js", "webp.js", "vendor/webp_dec.wasm"},
+    }
+    for name, files in needed.items():
+        page.asked.clear()
+        page.evaluate(ASK, [base64.b64encode(PHOTOS[name]).decode()])
+        assert {url for url in page.asked if url in later} == files, name
+
+
+PROTECT = """const read = OffscreenCanvasRenderingContext2D.prototype.getImageData;
+OffscreenCanvasRenderingContext2D.prototype.getImageData = function (...place) {
+  const found = read.apply(this, place);
+  found.data[5] ^= 1;
+  return found;
+};
+"""
+
+
+def test_a_protected_canvas_refuses_what_needs_it_and_nothing_else(page, recorded, tmp_path):
+    folder = shutil.copytree(example.bundle()[0], tmp_path / "bundle")
+    (folder / "worker.js").write_text(PROTECT + (folder / "worker.js").read_text())
+    names = ["jpeg Display P3", "png RGBA", "webp", "gif", "bmp", "avif"]
+    with serve_folder(folder) as base:
+        other = page.context.browser.new_page()
+        other.goto(base)
+        answers = other.evaluate(ASK, [base64.b64encode(PHOTOS[name]).decode() for name in names])
+    assert answers == [*(recorded[name] for name in names[:3]), *["protected canvas"] * 3]
 
 
 ALIKE = {

@@ -6,6 +6,7 @@ so that no text, frame of an animation or other data can change or refuse it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import struct
 import zlib
@@ -90,10 +91,11 @@ def _png_chunk(name: bytes, data: bytes) -> bytes:
 def _inflated(chunk: bytes) -> bytes:
     """Return the profile of an iCCP chunk: a name, a zero, the method 0, then deflated; b"" for a broken one."""
     _, _, rest = chunk.partition(b"\0")
-    try:
-        return zlib.decompressobj().decompress(rest[1:], MOST_PROFILE) if rest[:1] == b"\0" else b""
-    except zlib.error:
-        return b""
+    inflater = zlib.decompressobj()
+    with contextlib.suppress(zlib.error):
+        profile = inflater.decompress(rest[1:], MOST_PROFILE)
+        return profile if rest[:1] == b"\0" and inflater.eof and not inflater.unused_data else b""
+    return b""
 
 
 def _read_webp(photo: bytes) -> Chunks:

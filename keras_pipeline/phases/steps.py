@@ -197,12 +197,12 @@ STEPS = [
         ("dataset", "assignment", "student", "logits", "temperature"),
         ("shipped", "tflite", "quantization", "shipped_calibration"),
         ("seed", "dataset.short_side", "dataset.min_short_side", "phase4", "phase5", "phase6.quantization",
-         "phase6.compare", "phase6.qat", "phase6.max_top1_loss"), 5, flags=("type",),
+         "phase6.compare", "phase6.qat", "phase6.max_top1_loss"), 6, flags=("type",),
     ),
     Step(
         "phase6", "export", "write SavedModel, TF.js model and page",
         ("dataset", "assignment", "shipped", "shipped_calibration", "priors"), ("saved_model", "web", "export"),
-        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 6, more_inputs=_details,
+        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 7, more_inputs=_details,
     ),
     Step(
         "phase6", "validate", "compare the page in a browser with Python", ("dataset", "saved_model", "web"),
