@@ -70,16 +70,17 @@ def refusal(first: bytes, *, min_short_side: int) -> str:
     Args:
         min_short_side: pixels; smaller photos are refused.
     """
-    size = _size(first)
-    found = wrong_format(first) or (wrong_size(size, min_short_side=min_short_side) if size else None)
+    found = wrong_format(first)
+    if not found and (sides := size(first)):
+        found = wrong_size(sides, min_short_side=min_short_side)
     return str(found or "")
 
 
-def wrong_size(size: tuple[int, int], *, min_short_side: int) -> Refusal | None:
+def wrong_size(sides: tuple[int, int], *, min_short_side: int) -> Refusal | None:
     """Return why a picture of this width and height in pixels is not stored, or None."""
-    if size[0] * size[1] > MAX_PIXELS:
+    if sides[0] * sides[1] > MAX_PIXELS:
         return refused("too large")
-    return refused("too small", min_short_side) if min(size) < min_short_side else None
+    return refused("too small", min_short_side) if min(sides) < min_short_side else None
 
 
 def wrong_format(first: bytes) -> Refusal | None:
@@ -108,8 +109,8 @@ def unusual_avif(photo: bytes) -> str:
     return "other colours" if chunks.other_colours(*struct.unpack_from(">HH", first, at + 8)) else ""
 
 
-def _size(first: bytes) -> tuple[int, int] | None:
-    """Return width and height in pixels, None where these bytes do not hold them."""
+def size(first: bytes) -> tuple[int, int] | None:
+    """Return a picture's width and height in pixels, None where these first bytes do not hold them."""
     try:
         if first.startswith(b"\xff\xd8"):
             return _jpeg_size(first)

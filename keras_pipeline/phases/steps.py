@@ -206,7 +206,7 @@ STEPS = [
     ),
     Step(
         "phase6", "validate", "compare the page in a browser with Python", ("dataset", "saved_model", "web"),
-        ("equivalence", "equivalence_worst"), ("seed", "phase6.validation_photos", "phase6.photos"), 6,
+        ("equivalence", "equivalence_worst"), ("seed", "phase6.validation_photos", "phase6.photos"), 7,
         flags=("photos", "all"),
     ),
     Step(
