@@ -14,6 +14,7 @@ from keras_pipeline.data import chunks
 # Checked before decoding: a 1 MB file can claim 4 gigapixels. A 100-megapixel camera photo still passes.
 MAX_PIXELS = 120_000_000
 META = 10_000  # bytes at the start of an AVIF that hold what is said of its picture
+ALPHA = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha"
 NO_PICTURE = "not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture"
 PICTURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|GIF8[79]a|II[*+]\0|MM\0[*+]|BM", re.S)
 KINDS = {"II": "TIFF", "MM": "TIFF", "GI": "GIF", "BM": "BMP"}  # by the first two letters; AVIF begins with a length
@@ -41,6 +42,7 @@ REASONS = {
     "lossless": "lossless: browsers read no JPEG of that kind; save it as an ordinary JPEG",
     "arithmetic coding": "arithmetic coding: browsers read no JPEG of that kind; save it as an ordinary JPEG",
     "other colours": "other colours: the {} says (cICP, nclx) that it is not in sRGB; save it as an ordinary JPEG",
+    "transparent AVIF": "transparent AVIF: browsers show other pixels of it; save it as an ordinary JPEG",
     "animated AVIF": "animated AVIF: browsers show other pixels of it; save one picture of it as an ordinary JPEG",
     "32 bits": "32 bits: more than 16 bits a channel have no white that is agreed on; save it as an ordinary JPEG",
 }
@@ -99,10 +101,12 @@ def wrong_format(first: bytes) -> Refusal | None:
 
 
 def unusual_avif(photo: bytes) -> str:
-    """Return "animated AVIF" or "other colours" where browsers show another picture than Python, or ""."""
+    """Return which of `REASONS` speaks against an AVIF, of which browsers would show another picture, or ""."""
     first = photo[:META]
     if first[8:12] == b"avis":
         return "animated AVIF"
+    if ALPHA in first:
+        return "transparent AVIF"
     at = first.find(b"colrnclx")
     if at < 0 or len(first) < at + 12:
         return ""

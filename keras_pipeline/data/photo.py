@@ -74,8 +74,8 @@ def seen(photo: bytes, short_side: int, *, min_short_side: int = 1) -> np.ndarra
       colour is reduced by black.
     - The triangle filter, widened by the scale, shrinks to `short_side`, first the columns, then the rows, in fixed
       point with 16-bit weights (cykooz.resizer). Nothing is enlarged.
-    - Then the picture is turned upright: by EXIF in JPEG, PNG (before the pixels) and WebP, see `exif`; in AVIF by irot
-      and imir; in TIFF by its own tag. Other metadata does not count.
+    - Then the picture is turned upright: by EXIF in JPEG, PNG (before the pixels) and WebP, see `exif`. AVIF is turned
+      by irot and imir and TIFF by its own tag, both before the filter. Other metadata does not count.
 
     Args:
         min_short_side: pixels; smaller photos are refused.
@@ -198,7 +198,7 @@ def _decode_other(photo: bytes, min_short_side: int) -> _Decoded:
         _check_size(image.size, min_short_side)
         box = image.tile[0].extents if image.tile else None  # of a GIF's first picture, on its canvas
         image.load()
-        orientation = image.getexif().get(exif.ORIENTATION, 1) if kind == "AVIF" else 1  # Pillow's word for irot, imir
+        turn = image.getexif().get(exif.ORIENTATION, 1) if kind == "AVIF" else 1  # Pillow's word for irot and imir
     except Refusal:
         raise
     except Exception as error:
@@ -210,7 +210,8 @@ def _decode_other(photo: bytes, min_short_side: int) -> _Decoded:
         canvas = Image.new(picture.mode, picture.size, "white")
         canvas.paste(picture.crop(box), box)
         picture = canvas
-    return _Decoded(picture, image.info.get("icc_profile") or b"", orientation if orientation in UPRIGHT else 1)
+    # Turned before it is shrunk, as browsers do.
+    return _Decoded(_turned(picture, turn if turn in UPRIGHT else 1), image.info.get("icc_profile") or b"", 1)
 
 
 def _check_size(size: tuple[int, int], min_short_side: int) -> None:

@@ -107,7 +107,8 @@ class Preprocessing:
             "to_short_side": "separable triangle filter widened by the scale, columns before rows, in fixed point with "
             "16-bit weights; never enlarges",
             "orientation": "applied after the resize: tag 0x0112, one SHORT from 1 to 8, of EXIF's first directory, in "
-            "JPEG's first EXIF segment, PNG's eXIf before the pixels or WebP's EXIF; of AVIF irot and imir; no other",
+            "JPEG's first EXIF segment, PNG's eXIf before the pixels or WebP's EXIF; before the resize irot and imir "
+            "of AVIF; no other",
             "crop": "central square of floor(crop_fraction * short side + 0.5) pixels",
             "to_image_size": "separable triangle filter widened by the scale, floating point, not rounded",
         }

@@ -265,6 +265,8 @@ PHOTOS = {
     "bmp": encoded(SCENE, "BMP"),
     "avif": AVIF,
     "avif nclx P3": AVIF[:NCLX] + struct.pack(">HHH", 12, 13, 6) + AVIF[NCLX + 6 :],
+    "avif turned": encoded(SCENE, "AVIF", quality=95, exif=turned_by(7)),
+    "avif transparent": encoded(FADED, "AVIF", quality=95),
     "avif animated": encoded(SCENE, "AVIF", save_all=True, append_images=[FLIPPED], quality=95),
     "jpeg cut off": jpeg()[:9000],
     "jpeg progressive, cut off": jpeg(progressive=True)[:9000],

@@ -9,6 +9,7 @@ const chunks = (() => {
   const MOST_PROFILE = 1 << 24;
   const SRGB_PRIMARIES = [1, 2], SRGB_TRANSFERS = [1, 2, 6, 13, 14, 15]; // of cICP and nclx, that are sRGB to browsers
   const META = 10_000; // bytes at the start of an AVIF that hold what is said of its picture
+  const ALPHA = "urn:mpeg:mpegB:cicp:systems:auxiliary:alpha";
   const HEIF = ["heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1"];
 
   const { starts, joined, exifOrientation } = jpeg;
@@ -156,6 +157,7 @@ const chunks = (() => {
     if (brand !== "avif" && brand !== "avis" && !(HEIF.includes(brand) && isAvif)) return HEIF.includes(brand) ? "HEIC" : "not a photo";
     if (brand === "avis") return "animated AVIF";
     const first = bytes.subarray(0, META), at = latin(first).indexOf("colrnclx");
+    if (latin(first).includes(ALPHA)) return "transparent AVIF";
     if (at < 0 || first.length < at + 12) return "";
     return otherColours(view(first).getUint16(at + 8), view(first).getUint16(at + 10)) ? "other colours" : "";
   }

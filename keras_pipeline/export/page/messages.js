@@ -132,6 +132,11 @@ const unusual = {
   es: "es un JPEG de un tipo que los navegadores no leen. Guárdalo como un JPEG corriente",
 };
 
+const avif = {
+  en: "this page can't read animated or transparent AVIF. Please choose a JPEG",
+  es: "esta página no sabe leer AVIF con animación o transparencia. Elige un JPEG",
+};
+
 /** Reasons why a photo or the model failed, as worker.js and Python (data/first_bytes.py) name them. */
 const reasons = {
   "not a photo": {
@@ -157,10 +162,8 @@ const reasons = {
     en: "its colours are not those of ordinary photos (HDR or a wide gamut). Please save it as an ordinary JPEG",
     es: "sus colores no son los de una foto corriente (HDR o gama amplia). Guárdala como un JPEG corriente",
   },
-  "animated AVIF": {
-    en: "this page can't read animations in AVIF. Please choose a JPEG",
-    es: "esta página no sabe leer animaciones en AVIF. Elige un JPEG",
-  },
+  "transparent AVIF": avif,
+  "animated AVIF": avif,
   "protected canvas": {
     en: "this browser protects its canvas, which a photo of this kind needs. Please choose a JPEG, PNG or WebP photo",
     es: "este navegador protege su lienzo, que una foto de este tipo necesita. Elige una foto JPEG, PNG o WebP",
