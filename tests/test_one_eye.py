@@ -108,7 +108,7 @@ def test_decoders_come_with_the_first_photo_that_needs_them(page):
         "jpeg 4:4:4": set(),
         "jpeg sRGB": {"colour.js"},
         "jpeg Display P3": {"colour.js", "profile.js", "vendor/lcms.wasm"},
-        "webp": {"chunks.js", "colour.js", "webp.js", "vendor/webp_dec.wasm"},
+        "webp": {"chunks.js", "webp.js", "vendor/webp_dec.wasm"},
     }
     for name, files in needed.items():
         page.asked.clear()

@@ -21,8 +21,8 @@ const chunks = (() => {
   const otherColours = (primaries, transfer) => !SRGB_PRIMARIES.includes(primaries) || !SRGB_TRANSFERS.includes(transfer);
 
   /**
-   * {kind: "PNG" | "WebP", picture, width, height, isGrey, orientation, profile, hasOtherColours, isComplete}; null of
-   * any other file. picture: a file of the pixels alone; null where its chunks are missing.
+   * {kind: "PNG" | "WebP", picture, width, height, isGrey, isOpaque, orientation, profile, hasOtherColours,
+   * isComplete}; null of any other file. picture: a file of the pixels alone; null where its chunks are missing.
    */
   async function read(bytes) {
     if (starts(bytes, 0, PNG)) return readPng(bytes);
@@ -60,6 +60,7 @@ const chunks = (() => {
       width: view(header).getUint32(0),
       height: view(header).getUint32(4),
       isGrey: GREYS.includes(colours),
+      isOpaque: colours < 4 && !(counts && found.tRNS),
       orientation: exifOrientation(found.eXIf ?? none),
       profile,
       hasOtherColours: !profile.length && cicp.length === 4 && otherColours(cicp[0], cicp[1]),
@@ -118,7 +119,8 @@ const chunks = (() => {
   function webpPicture({ VP8L: lossless = none, "VP8 ": lossy = none, ALPH: alpha }) {
     if (lossless.length >= 5) {
       const bits = view(lossless).getUint32(1, true);
-      return { picture: webp([["VP8L", lossless]]), width: (bits & 0x3fff) + 1, height: ((bits >> 14) & 0x3fff) + 1 };
+      const [width, height] = [(bits & 0x3fff) + 1, ((bits >> 14) & 0x3fff) + 1];
+      return { picture: webp([["VP8L", lossless]]), width, height, isOpaque: !((bits >> 28) & 1) };
     }
     if (lossy.length < 10) return { picture: null, width: 0, height: 0 };
     const width = view(lossy).getUint16(6, true) & 0x3fff, height = view(lossy).getUint16(8, true) & 0x3fff;
@@ -130,7 +132,7 @@ const chunks = (() => {
       view(size).setUint16(7, height - 1, true);
       parts.unshift(["VP8X", size], ["ALPH", alpha]);
     }
-    return { picture: webp(parts), width, height };
+    return { picture: webp(parts), width, height, isOpaque: !alpha };
   }
 
   function* riff(data) {

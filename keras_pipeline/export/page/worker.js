@@ -271,14 +271,15 @@ async function openedChunks(found) {
   const module = await library(found.kind);
   const decoded = found.picture && (found.kind === "PNG" ? decodePng : decodeWebp)(module, found.picture);
   if (!decoded) throw new Error(found.isComplete ? "damaged" : "cut off");
-  return inSrgb({ ...decoded, channels: 4, isGrey: found.isGrey }, found);
+  return inSrgb({ ...decoded, channels: 4, isGrey: found.isGrey, isOpaque: found.isOpaque }, found);
 }
 
 /** Decoded pixels, whose colours are converted strip by strip. */
 async function inSrgb(decoded, { profile, orientation }) {
   const { pixels, width, height, channels } = decoded;
   const rectangle = (top, count, left, columns) => cut(pixels, width, channels, top, count, left, columns);
-  if (channels === 3 && !profile.length) return { width, height, strip: rectangle, rows: height, channels, orientation };
+  if ((channels === 3 || decoded.isOpaque) && !profile.length)
+    return { width, height, strip: rectangle, rows: height, channels, orientation };
   await script("colour.js");
   const colours = decoded.isGrey ? 1 : decoded.isCmyk ? 4 : 3;
   let toSrgb = null; // and where the profile is broken
