@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from support import made_photos
 from support import web_example as example
 
 from keras_pipeline.core.taxonomy import class_hash
@@ -78,6 +79,34 @@ def test_originals_that_are_no_photos_or_tiny_are_left_out_and_told(copy):
     assert verdict["passed"] and verdict["backends"]["wasm"]["stages"]["original"]["n"] == 2
     told = "2 files among the originals were left out, the first: sample icon.png: shorter side below"
     assert any(note.startswith(told) for note in verdict["notes"])
+
+
+def test_each_refusal_is_an_answer_counted_named_and_judged(copy):
+    alike = ["jpeg lossless", "jpeg 12 bits", "jpeg cut off", "png damaged", "heic", "png cICP P3"]
+    tiff = example.encoded(example.photo(1, 3), format="TIFF")  # Python reads it, no browser but Safari does
+    originals = [*(Sample(name, made_photos.PHOTOS[name]) for name in alike), Sample("one.tif", tiff), *as_taken(1)]
+    verdict = judge(copy, originals=originals)
+    stage = verdict["backends"]["wasm"]["stages"]["original"]
+    different = {"photo": "one.tif", "python": None, "page": "not a photo"}
+    assert stage["refused"] == {"alike": 6, "differently": 1, "photos": [different]}
+    assert (stage["n"], stage["top1_agreement"], stage["passed"]) == (3, 2 / 3, False)  # an original more, enlarged
+    assert not verdict["passed"] and len(verdict["reasons"]) == 1
+    assert any(note.startswith("6 files among the originals were left out") for note in verdict["notes"])
+    told = "wasm, original: 1 photos refused differently: one.tif (Python: answered; page: not a photo)"
+    assert told in verdict["notes"]
+    json.dumps(verdict, allow_nan=False)
+
+
+def test_a_page_that_refuses_everything_fails_and_says_so(copy):
+    replace(copy / "worker.js", "  if (header.unusual) throw", "  throw")
+    replace(copy / "worker.js", "selftest.jpg", "selftest.png")
+    (copy / "selftest.jpg").unlink()
+    Image.new("RGB", (40, 40)).save(copy / "selftest.png")
+    replace(copy / "worker.js", "if (!(difference <= SAME))", "if (false)")
+    write_file_list(copy)
+    stage = judge(copy)["backends"]["wasm"]["stages"]["record"]
+    assert (stage["n"], stage["error"]) == (16, "none of 16 photos was answered by both")
+    assert stage["refused"]["differently"] == 16 and not stage["passed"]
 
 
 def test_a_page_that_shrinks_photos_without_a_filter_fails_on_originals_alone(copy):
@@ -220,6 +249,7 @@ def test_swapped_names_are_refused_by_the_page_under_the_old_hash(copy):
 
 def test_a_changed_resize_fails_all_stages_but_the_tensors(copy):
     replace(copy / "preprocess.js", "const kernelScale = Math.max(inverseScale, 1);", "const kernelScale = 1;")
+    replace(copy / "worker.js", "if (!(difference <= SAME))", "if (false)")  # the self-test would notice
     write_file_list(copy)
     stages = judge(copy)["backends"]["wasm"]["stages"]
     assert stages["tensor"]["passed"] and not stages["png"]["passed"] and not stages["record"]["passed"]

@@ -43,7 +43,7 @@ def with_segments(*segments):
     ],
 )
 def test_the_orientation_is_one_short_from_1_to_8(order, entries, orientation):
-    assert read(with_segments(exif(*entries, order=order))) == JpegHeader(orientation, False, True)
+    assert read(with_segments(exif(*entries, order=order))) == JpegHeader(16, 16, 3, "", orientation, b"", False, True)
 
 
 def test_the_first_exif_segment_counts():
@@ -63,9 +63,9 @@ def test_a_broken_exif_segment_is_upright(cut):
 
 def test_a_profile_and_the_end():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert read(jpeg(icc_profile=profile)) == JpegHeader(1, True, True)
-    assert read(jpeg()[:-2]) == JpegHeader(1, False, False)
-    assert read(jpeg() + b"more") == JpegHeader(1, False, True)
+    assert read(jpeg(icc_profile=profile)).profile == profile
+    assert read(jpeg(icc_profile=profile * 200)).profile == profile * 200  # in two segments
+    assert not read(jpeg()[:-2]).is_complete and read(jpeg() + b"more").is_complete
     thumbnail = b"\xff\xd8\xff\xd9"  # an end of image in a segment is another picture's
     assert not read(with_segments(b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail)[:-2]).is_complete
 
@@ -76,4 +76,35 @@ def test_other_files_are_none(file):
 
 
 def test_a_header_without_a_scan_is_cut_off():
-    assert read(jpeg()[:30]) == JpegHeader(1, False, False)
+    assert read(jpeg()[:30]) == JpegHeader()
+
+
+@pytest.mark.parametrize(
+    "marker, bits, unusual",
+    [
+        (0xC0, 8, ""),
+        (0xC1, 8, ""),
+        (0xC2, 8, ""),
+        (0xC1, 12, "12 bits"),
+        (0xC3, 8, "lossless"),
+        (0xC9, 8, "arithmetic coding"),
+    ],
+)
+def test_the_coding_is_named_where_browsers_do_not_read_it(marker, bits, unusual):
+    plain = jpeg()
+    at = plain.index(b"\xff\xc0")
+    header = read(plain[: at + 1] + bytes([marker]) + plain[at + 2 : at + 4] + bytes([bits]) + plain[at + 5 :])
+    assert (header.unusual, header.width, header.height, header.components) == (unusual, 16, 16, 3)
+
+
+def test_bytes_between_segments_are_skipped_as_by_the_decoder():
+    plain = jpeg()
+    at = plain.index(b"\xff\xdb")
+    assert read(plain[:at] + b"\0\x12junk" + plain[at:]) == read(plain)
+
+
+def test_a_phones_second_picture_is_noticed():
+    buffer = io.BytesIO()
+    first, second = Image.new("RGB", (16, 16)), Image.new("RGB", (16, 16))
+    first.save(buffer, "MPO", save_all=True, append_images=[second])
+    assert read(buffer.getvalue()).has_second_picture and not read(jpeg()).has_second_picture

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image, ImageCms
+from support import made_photos
 
 from keras_pipeline.data import photo as photos
-from keras_pipeline.data.jpeg_header import ORIENTATION
+from keras_pipeline.data.exif import ORIENTATION
+from keras_pipeline.data.first_bytes import Refusal
 from keras_pipeline.data.photo import seen, to_record, upright_rgb
 
 OPTIONS = {"short_side": 64, "min_short_side": 20, "quality": 95}
@@ -173,14 +175,14 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
 
 @pytest.mark.parametrize("photo", [b"", b"<html>404</html>", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_photo_raises(photo):
-    with pytest.raises(ValueError, match="not a JPEG, PNG|broken photo|cut off"):
+    with pytest.raises(ValueError, match="not a JPEG, PNG|damaged|cut off"):
         upright_rgb(photo)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_a_truncated_photo_raises(kind, jpeg):
     photo = encoded(Image.open(io.BytesIO(jpeg(1, (64, 64)))), kind)
-    with pytest.raises(ValueError, match="broken|cut off"):
+    with pytest.raises(ValueError, match="damaged|cut off"):
         upright_rgb(photo[: len(photo) * 2 // 3])
 
 
@@ -264,7 +266,7 @@ def test_the_resize_is_pillows_within_one_level(jpeg, size):
 @pytest.mark.parametrize("short, decoded", [(63, 63), (64, 64), (127, 64), (128, 64), (170, 64), (171, 65), (300, 75)])
 def test_a_jpeg_is_decoded_at_the_smallest_size_that_leaves_enough(jpeg, short, decoded):
     # 170 px: three eighths are 64; 171: three eighths are 65; 300: a quarter is 75, an eighth 38.
-    assert photos._decode_plain_jpeg(jpeg(1, (short + 20, short)), 64).shape[0] == decoded
+    assert photos._scaled_jpeg(jpeg(1, (short + 20, short)), "RGB", 64).shape[0] == decoded
 
 
 def test_letting_the_decoder_halve_changes_little(jpeg):
@@ -314,3 +316,23 @@ def test_formats_that_no_camera_writes_are_not_tried(name):
     # An icon is decoded in the moment it is opened, and PostScript is a program.
     with pytest.raises(ValueError, match="not a JPEG, PNG"):
         upright_rgb(encoded(Image.new("RGB", (16, 16)), name))
+
+
+def test_a_tiff_of_more_than_16_bits_is_refused():
+    with pytest.raises(Refusal, match="32 bits: more than 16 bits a channel") as caught:
+        to_record(encoded(Image.fromarray(np.full((30, 30), 90_000, np.int32)), "TIFF"), **OPTIONS)
+    assert caught.value.reason == "32 bits"
+
+
+@pytest.mark.parametrize("name, reason", [("21_lossless", "lossless"), ("12 bits", "12 bits")])
+def test_a_jpeg_that_tensorflow_can_not_decode_is_refused(name, reason):
+    photo = {"21_lossless": made_photos.lossless_jpeg, "12 bits": lambda: made_photos.twelve_bits(made_photos.jpeg())}
+    with pytest.raises(Refusal, match=reason):
+        to_record(photo[name](), **OPTIONS)
+
+
+def test_a_damaged_jpeg_is_stored_as_what_is_left_of_it(jpeg):
+    photo = jpeg(3, (40, 36))
+    record, *size = to_record(photo[:-2] + b"\0\1\2\3\xff\xd9", **OPTIONS)
+    assert record not in photo and size == [36, 40]  # its own bytes would warn in every epoch
+    assert np.abs(decoded(record) - seen(photo, 64)).mean() < 4

@@ -31,7 +31,7 @@ def originals(tmp_path):
     """(settings of phase 6, contents of photos that are test records) -> samples"""
     folder = tmp_path / "camera"
     (folder / "2024").mkdir(parents=True)
-    for name, content in (("2024/a.JPG", b"a"), ("b.png", b"b"), ("c.jpeg", b"c"), ("notes.txt", b"a")):
+    for name, content in (("2024/a.JPG", b"a"), ("b.png", b"b"), ("c.jfif", b"c"), ("notes.txt", b"a")):
         (folder / name).write_bytes(content)
 
     def originals(known, **settings):
@@ -55,7 +55,7 @@ def test_where_none_is_a_record_all_are_asked_up_to_the_number_wanted(originals)
     assert [(sample.name, sample.label) for sample in found] == [
         ("2024/a.JPG", None),
         ("b.png", None),
-        ("c.jpeg", None),
+        ("c.jfif", None),
     ]
     for number in range(30):
         (originals.folder / f"more-{number}.jpg").write_bytes(b"more")
@@ -69,7 +69,7 @@ def test_what_is_no_file_is_left_alone(originals):
     assert {sample.name for sample in originals([b"z"], photos=str(originals.folder))} == {
         "2024/a.JPG",
         "b.png",
-        "c.jpeg",
+        "c.jfif",
     }
 
 

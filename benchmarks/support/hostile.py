@@ -18,11 +18,13 @@ from keras_pipeline.core import artifacts, files, manifest, sidecars
 from keras_pipeline.core.config import base, experiment, load, source
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.record import Photo
-from keras_pipeline.data import jpeg_header, photo, records, tfrecord
+from keras_pipeline.data import photo, records, tfrecord
+from keras_pipeline.data.exif import ORIENTATION
+from keras_pipeline.data.first_bytes import Refusal
 from keras_pipeline.ingest import curation, duplicates, photo_folder
 from keras_pipeline.phases import staleness, steps
 
-ALLOWED = (base.ConfigError, BrokenArtefact, SourceError, ValueError)
+ALLOWED = (base.ConfigError, BrokenArtefact, SourceError, ValueError, Refusal)
 Target = Callable[[random.Random], None]
 
 WORDS = [
@@ -98,7 +100,7 @@ class Room:
         pixels = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
         image = Image.fromarray(pixels).resize((210, 180))
         exif = image.getexif()
-        exif[jpeg_header.ORIENTATION] = 6
+        exif[ORIENTATION] = 6
         self.images = []
         for kind, options in (
             ("JPEG", {"exif": exif}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("GIF", {}),

@@ -1,4 +1,4 @@
-"""What the segments of a JPEG tell before it is decoded: its EXIF orientation, a colour profile, whether it is cut off.
+"""What a JPEG tells before it is decoded: its size, coding, EXIF orientation and profile, and whether it is cut off.
 
 The page's `jpeg.js` reads the same bytes by the same rules, so that both turn, convert and refuse the same photos.
 """
@@ -6,57 +6,69 @@ The page's `jpeg.js` reads the same bytes by the same rules, so that both turn, 
 from __future__ import annotations
 
 import dataclasses
-import struct
+
+from keras_pipeline.data import exif
 
 START_OF_SCAN, END_OF_IMAGE = 0xDA, b"\xff\xd9"
 APP1, APP2 = 0xE1, 0xE2
-EXIF, PROFILE = b"Exif\0\0", b"ICC_PROFILE\0"
-ORIENTATION, SHORT = 0x0112, 3  # tag and type of TIFF 6.0, in which EXIF is written
+PROFILE, SECOND_PICTURE = b"ICC_PROFILE\0", b"MPF\0"
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+ORDINARY = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, all by Huffman's code
+LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}
+BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 
 
 @dataclasses.dataclass(frozen=True)
 class JpegHeader:
     """The segments before the first scan."""
 
-    orientation: int  # 1 to 8; 1 is upright
-    has_profile: bool
-    is_complete: bool  # the end of the image is there
+    width: int = 0  # pixels; 0 where no frame says it
+    height: int = 0
+    components: int = 0
+    unusual: str = ""  # "12 bits", "lossless" or "arithmetic coding": what browsers don't read
+    orientation: int = 1  # 1 to 8; 1 is upright
+    profile: bytes = b""  # ICC; empty without one
+    has_second_picture: bool = False  # as phones write it: MPO
+    is_complete: bool = False  # the end of the image is there
 
 
 def read(photo: bytes) -> JpegHeader | None:
     """Read the header of a JPEG; None for any other file.
 
-    The first EXIF segment counts, if its orientation is one number of type SHORT, from 1 to 8. XMP does not count, as
-    in browsers.
+    The first EXIF segment counts. XMP does not count, as in browsers. Bytes between segments are skipped, as by the
+    decoder.
     """
     if photo[:2] != b"\xff\xd8":
         return None
-    orientation, has_profile, at = None, False, 2
-    while at + 4 <= len(photo) and photo[at] == 0xFF:
+    header: dict = {}
+    profile: dict[int, bytes] = {}
+    at = 2
+    while (at := photo.find(b"\xff", at)) >= 0 and at + 4 <= len(photo):
         marker, length = photo[at + 1], int.from_bytes(photo[at + 2 : at + 4])
-        if marker == 0xFF:  # a fill byte
-            at += 1
+        if marker in (0x00, 0xFF) or marker in BARE:
+            at += 1 if marker == 0xFF else 2
             continue
         if marker == START_OF_SCAN:
-            return JpegHeader(orientation or 1, has_profile, photo.find(END_OF_IMAGE, at) >= 0)
+            header["is_complete"] = photo.find(END_OF_IMAGE, at) >= 0
+            break
         segment = photo[at + 4 : at + 2 + length]
-        if marker == APP1 and orientation is None and segment.startswith(EXIF):
-            orientation = _orientation(segment[len(EXIF) :])
-        has_profile |= marker == APP2 and segment.startswith(PROFILE)
-        at += 2 + length
-    return JpegHeader(orientation or 1, has_profile, False)
+        if marker in FRAMES and "width" not in header and len(segment) >= 6:
+            header |= _frame(marker, segment)
+        elif marker == APP1 and segment.startswith(exif.PREFIX):
+            header.setdefault("orientation", exif.orientation(segment))
+        elif marker == APP2 and segment.startswith(PROFILE) and len(segment) > len(PROFILE) + 2:
+            profile.setdefault(segment[len(PROFILE)], segment[len(PROFILE) + 2 :])
+        elif marker == APP2 and segment.startswith(SECOND_PICTURE):
+            header["has_second_picture"] = True
+        at += 2 + max(length, 2)
+    return JpegHeader(**header, profile=b"".join(part for _, part in sorted(profile.items())))
 
 
-def _orientation(tiff: bytes) -> int:
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None or len(tiff) < 8:
-        return 1
-    (start,) = struct.unpack_from(f"{order}I", tiff, 4)
-    if start + 2 > len(tiff):
-        return 1
-    (entries,) = struct.unpack_from(f"{order}H", tiff, start)
-    for at in range(start + 2, min(start + 2 + 12 * entries, len(tiff) - 11), 12):
-        tag, kind, count, value = struct.unpack_from(f"{order}HHIH", tiff, at)
-        if tag == ORIENTATION:
-            return value if (kind, count) == (SHORT, 1) and 1 <= value <= 8 else 1
-    return 1
+def _frame(marker: int, segment: bytes) -> dict:
+    unusual = "lossless" if marker in LOSSLESS else "" if marker in ORDINARY else "arithmetic coding"
+    return {
+        "height": int.from_bytes(segment[1:3]),
+        "width": int.from_bytes(segment[3:5]),
+        "components": segment[5],
+        "unusual": unusual or ("12 bits" if segment[0] != 8 else ""),
+    }

@@ -5,7 +5,7 @@ photo bytes -> upright sRGB uint8, short side <= 256 (`seen`) -> JPEG (`to_recor
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import functools
 import io
 import threading
@@ -14,10 +14,11 @@ from collections.abc import Callable
 import numpy as np
 import simplejpeg
 from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from keras_pipeline.core.config.source import Dataset
-from keras_pipeline.data import first_bytes, jpeg_header
+from keras_pipeline.data import chunks, colour, exif, first_bytes, jpeg_header
+from keras_pipeline.data.first_bytes import Refusal, refused
 
 # Undoes each orientation, like Pillow's ImageOps.exif_transpose.
 UPRIGHT = {
@@ -30,35 +31,34 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Formats that Pillow recognizes by their header and decodes on request. It reads forty more, and would try them on
+# Formats that Pillow recognizes by their header. It reads forty more, and would try them on
 # every response from the network (icons decode at once, PostScript starts a program).
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
+FORMATS = ("GIF", "TIFF", "BMP", "AVIF")
 MAX_SIDE = 65_500  # pixels, libjpeg's limit
-Image.MAX_IMAGE_PIXELS = None  # `_opened` checks the size instead of Pillow's warning.
+Image.MAX_IMAGE_PIXELS = None  # `_check_size` checks it instead of Pillow's warning.
 
 TRIANGLE = ResizeOptions(ResizeAlg.convolution(FilterType.bilinear))
 _thread = threading.local()  # A Resizer holds buffers, so each thread has its own.
 
 
-def upright_rgb(photo: bytes) -> Image.Image:
-    """Decode a photo's first frame to 8-bit sRGB with its EXIF orientation applied.
+@dataclasses.dataclass(frozen=True)
+class _Decoded:
+    """A photo as its file has it."""
 
-    TensorFlow ignores EXIF orientation and browsers apply it, so it is applied once, here, before anything is stored.
+    image: Image.Image  # L, LA, RGB, RGBA or CMYK, 8 bits a channel; not turned
+    profile: bytes  # ICC; empty without one
+    orientation: int  # 1 to 8
+    is_storable: bool = False  # an ordinary JPEG, whose own bytes may be a record's
+
+
+def upright_rgb(photo: bytes) -> Image.Image:
+    """Decode a photo at its size to upright 8-bit sRGB: `seen` without its reduction.
 
     Raises:
-        ValueError: if the picture is undecodable, truncated or oversized.
+        Refusal: a ValueError that says why the photo is refused.
     """
-    image = _opened(photo)
-    try:
-        with image:
-            image.load()
-            header = jpeg_header.read(photo)
-            if header is None:
-                return _to_srgb(ImageOps.exif_transpose(image))
-            upright = _to_srgb(image)
-            return upright.transpose(UPRIGHT[header.orientation]) if header.orientation > 1 else upright
-    except Exception as error:  # Pillow's readers raise SyntaxError, RuntimeError, OSError, … on broken files
-        raise ValueError(_broken(photo)) from error
+    decoded = _decode(photo, 0, 1)
+    return _turned(colour.to_srgb(decoded.image, decoded.profile), decoded.orientation)
 
 
 def seen(photo: bytes, short_side: int, *, min_short_side: int = 1) -> np.ndarray:
@@ -67,18 +67,21 @@ def seen(photo: bytes, short_side: int, *, min_short_side: int = 1) -> np.ndarra
     This is the one definition. A record is its JPEG, `classify` crops it, and the page's worker computes the same
     bytes.
 
-    - A JPEG in grey, RGB or YCbCr and without a colour profile is decoded at 1/2, 3/8, 1/4 or 1/8 of its size
-      (libjpeg-turbo's scaled inverse DCT): the smallest that leaves the shorter side >= `short_side`.
-    - Any other photo is decoded at its size, see `upright_rgb`.
+    - A JPEG (baseline, extended or progressive, 8 bits) is decoded at 1/2, 3/8, 1/4 or 1/8 of its size (libjpeg-turbo's
+      scaled inverse DCT): the smallest that leaves the shorter side >= `short_side`. Any other photo is decoded at its
+      size, of an animation the first picture. Of 16 bits a channel the upper 8 count.
+    - Colours are converted to sRGB, and transparency is laid on white, see `colour`. Of CMYK without a profile each
+      colour is reduced by black.
     - The triangle filter, widened by the scale, shrinks to `short_side`, first the columns, then the rows, in fixed
       point with 16-bit weights (cykooz.resizer). Nothing is enlarged.
-    - Then the picture is turned upright.
+    - Then the picture is turned upright: by EXIF in JPEG, PNG (before the pixels) and WebP, see `exif`. AVIF is turned
+      by irot and imir and TIFF by its own tag, both before the filter. Other metadata does not count.
 
     Args:
         min_short_side: pixels; smaller photos are refused.
 
     Raises:
-        ValueError: saying why the photo is refused.
+        Refusal: a ValueError that says why the photo is refused.
     """
     return _seen(photo, short_side, min_short_side)[0]
 
@@ -125,56 +128,121 @@ def converter(settings: Dataset) -> Callable[[bytes], tuple[bytes, int, int]]:
 
 def _seen(photo: bytes, short_side: int, min_short_side: int) -> tuple[np.ndarray, bool]:
     """Return `seen`, and whether the file itself, decoded, is just that."""
-    with _opened(photo) as image:
-        size = image.size
-        # Phones write MPO: a JPEG followed by a second picture.
-        plain = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
-        storable = image.format == "JPEG" and image.mode == "RGB"
-    if wrong := first_bytes.wrong_size(size, min_short_side=min_short_side):
-        raise ValueError(wrong)
-    header = jpeg_header.read(photo)
-    if header is None or header.has_profile or not plain:
-        return _shrink(np.asarray(upright_rgb(photo)), short_side), False
+    decoded = _decode(photo, short_side, min_short_side)
+    pixels = np.asarray(colour.to_srgb(decoded.image, decoded.profile))
+    fits = decoded.is_storable and min(decoded.image.size) <= short_side
+    if decoded.orientation == 1:
+        return _shrink(pixels, short_side), fits
+    return np.asarray(_turned(Image.fromarray(_shrink(pixels, short_side)), decoded.orientation)), False
+
+
+def _decode(photo: bytes, short_side: int, min_short_side: int) -> _Decoded:
+    """Decode a photo; a JPEG no larger than `short_side` needs, or at its size for 0."""
+    if header := jpeg_header.read(photo):
+        return _decode_jpeg(photo, header, short_side, min_short_side)
+    if found := chunks.read(photo):
+        return _decode_chunks(found, min_short_side)
+    return _decode_other(photo, min_short_side)
+
+
+def _decode_jpeg(photo: bytes, header: jpeg_header.JpegHeader, short_side: int, min_short_side: int) -> _Decoded:
+    if header.unusual:
+        raise refused(header.unusual)
+    if not header.width:
+        raise refused("damaged" if header.is_complete else "cut off", "JPEG")
+    _check_size((header.width, header.height), min_short_side)
     # Where only the end's marker is missing, nothing is lost; where more is, the decoder says so.
-    pixels = _decode_plain_jpeg(photo if header.is_complete else photo + jpeg_header.END_OF_IMAGE, short_side)
+    whole = photo if header.is_complete else photo + jpeg_header.END_OF_IMAGE
+    mode = "CMYK" if header.components == 4 else "RGB"
+    pixels, is_clean = _scaled_jpeg(whole, mode, short_side), True
     if pixels is None and not header.is_complete:
-        raise ValueError(_broken(photo))
-    if pixels is None:  # damaged, and Pillow may show what is left
-        return _shrink(np.asarray(upright_rgb(photo)), short_side), False
-    fits = storable and header.is_complete and header.orientation == 1 and min(size) <= short_side
-    return _upright(_shrink(pixels, short_side), header.orientation), fits
+        raise refused("cut off", "JPEG")
+    if pixels is None:  # damaged; browsers show what there is
+        pixels, is_clean = _scaled_jpeg(whole, mode, short_side, strict=False), False
+    if pixels is None:
+        raise refused("damaged", "JPEG")
+    if mode == "CMYK":  # stored inverted, as Adobe does
+        image = Image.fromarray(255 - pixels, mode)
+    else:
+        image = Image.fromarray(pixels if header.components == 3 else np.ascontiguousarray(pixels[..., 0]))
+    is_plain = header.components == 3 and not header.profile and not header.has_second_picture
+    is_storable = is_plain and is_clean and header.is_complete and header.orientation == 1
+    return _Decoded(image, header.profile, header.orientation, is_storable)
 
 
-def _opened(photo: bytes) -> Image.Image:
-    """Read a picture's header and check its number of pixels, without decoding it. Raises ValueError."""
+def _decode_chunks(found: chunks.Chunks, min_short_side: int) -> _Decoded:
+    if found.has_other_colours:
+        raise refused("other colours", found.kind)
+    if found.width:
+        _check_size((found.width, found.height), min_short_side)
+    try:
+        image = Image.open(io.BytesIO(found.picture), formats=[found.kind])
+        image.load()
+    except Exception as error:  # Pillow's readers raise SyntaxError, RuntimeError, OSError, … on broken files
+        raise refused("damaged" if found.is_complete else "cut off", found.kind) from error
+    picture = _eight_bits(image)
+    if found.is_grey and picture.mode == "RGBA":
+        picture = Image.merge("LA", (picture.getchannel("R"), picture.getchannel("A")))
+    return _Decoded(picture, found.profile, found.orientation)
+
+
+def _decode_other(photo: bytes, min_short_side: int) -> _Decoded:
+    """Decode GIF, TIFF, BMP and AVIF, which the page leaves to the browser."""
+    if wrong := first_bytes.wrong_format(photo):
+        raise wrong
+    kind = first_bytes.kind_of(photo)
+    if kind == "AVIF" and (reason := first_bytes.unusual_avif(photo)):
+        raise refused(reason, kind)
     try:
         image = Image.open(io.BytesIO(photo), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        # A picture with a broken header is not identified either.
-        raise ValueError(first_bytes.wrong_format(photo) or _broken(photo)) from error
+        _check_size(image.size, min_short_side)
+        box = image.tile[0].extents if image.tile else None  # of a GIF's first picture, on its canvas
+        image.load()
+        turn = image.getexif().get(exif.ORIENTATION, 1) if kind == "AVIF" else 1  # Pillow's word for irot and imir
+    except Refusal:
+        raise
     except Exception as error:
-        raise ValueError(_broken(photo)) from error
-    if wrong := first_bytes.wrong_size(image.size, min_short_side=1):
-        raise ValueError(wrong)
-    return image
+        raise refused("damaged", kind) from error
+    if image.mode in ("I", "F"):
+        raise refused("32 bits")
+    picture = _eight_bits(image)
+    if kind == "GIF" and box:  # white around it, as browsers show it
+        canvas = Image.new(picture.mode, picture.size, "white")
+        canvas.paste(picture.crop(box), box)
+        picture = canvas
+    # Turned before it is shrunk, as browsers do.
+    return _Decoded(_turned(picture, turn if turn in UPRIGHT else 1), image.info.get("icc_profile") or b"", 1)
 
 
-def _broken(photo: bytes) -> str:
-    header = jpeg_header.read(photo)
-    is_cut = header is not None and not header.is_complete
-    return "cut off: the end of the JPEG is missing" if is_cut else "truncated or broken photo"
+def _check_size(size: tuple[int, int], min_short_side: int) -> None:
+    if wrong := first_bytes.wrong_size(size, min_short_side=min_short_side):
+        raise wrong
 
 
-def _decode_plain_jpeg(photo: bytes, short_side: int) -> np.ndarray | None:
-    """Decode to uint8 [H, W, 3], halved, quartered … as long as the shorter side stays >= short_side.
+def _scaled_jpeg(photo: bytes, mode: str, short_side: int, *, strict: bool = True) -> np.ndarray | None:
+    """Decode to uint8 [H, W, C], as small as leaves the shorter side >= short_side; at its size for 0.
 
-    Returns None if the decoder fails, so that Pillow tries. libjpeg only warns of a truncated file; simplejpeg's
-    default, `strict`, makes that an error.
+    Returns None if the decoder fails. libjpeg only warns of data that it can't make sense of; `strict` makes that a
+    failure.
     """
+    factor = 2 if short_side else 1
     try:
-        return simplejpeg.decode_jpeg(photo, "RGB", min_height=short_side, min_width=short_side, min_factor=2)
-    except ValueError:
+        return simplejpeg.decode_jpeg(
+            photo, mode, min_height=short_side, min_width=short_side, min_factor=factor, strict=strict
+        )
+    except (ValueError, KeyError):  # KeyError: colours that it has no name for
         return None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Convert a picture of any mode but I and F to L, LA, RGB, RGBA or CMYK."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
+    if image.mode == "PA" or "transparency" in image.info:
+        return image.convert("RGBA")
+    if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def _shrink(pixels: np.ndarray, short_side: int) -> np.ndarray:
@@ -195,40 +263,5 @@ def _shrunk(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     return first, second
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    if orientation == 1:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).transpose(UPRIGHT[orientation]))
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    profile = _profile(image)
-    space = profile.profile.xcolor_space.strip() if profile else ""
-    flat = _flattened(image)
-    if space == "GRAY" and flat.mode != "CMYK":
-        flat = flat.convert("L")
-    elif flat.mode != "CMYK" or space != "CMYK":
-        flat = flat.convert("RGB")
-    if profile and space == {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}[flat.mode]:
-        with contextlib.suppress(ImageCms.PyCMSError, OSError):
-            converted = ImageCms.profileToProfile(flat, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            return converted or flat  # typed as optional: None only when converting in place
-    return flat.convert("RGB")
-
-
-def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
-    """Return the ICC profile, or None. A broken one is common and harmless: viewers show such photos as plain sRGB."""
-    with contextlib.suppress(ImageCms.PyCMSError, OSError):
-        if profile := image.info.get("icc_profile"):
-            return ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    return None
-
-
-def _flattened(image: Image.Image) -> Image.Image:
-    """Convert to 8 bits a channel, and put a transparent picture on white."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
-    return image
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(UPRIGHT[orientation]) if orientation > 1 else image

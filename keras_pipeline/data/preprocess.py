@@ -98,11 +98,17 @@ class Preprocessing:
             "max_pixels": MAX_PIXELS,  # of an original
             "channels": "RGB",
             "range": [0, 255],
-            "decoding": "a JPEG in grey, RGB or YCbCr without a colour profile at 1/2, 3/8, 1/4 or 1/8 of its size by "
-            "libjpeg-turbo's scaled inverse DCT, the smallest with a shorter side >= short_side; all else at its size",
+            "decoding": "a JPEG (baseline, extended or progressive, 8 bits) at 1/2, 3/8, 1/4 or 1/8 of its size by "
+            "libjpeg-turbo's scaled inverse DCT, the smallest with a shorter side >= short_side; all else at its size; "
+            "of an animation the first picture; of 16 bits a channel the upper 8",
+            "colours": "to sRGB (a profile of version 2) by LittleCMS, perceptual, if the ICC profile is of the "
+            "pixels' colour space and not sRGB itself; CMYK without a profile by (255 - ink)(255 - black) / 255; "
+            "gAMA and cHRM do not count; cICP or nclx of other colours is refused; then transparency is laid on white",
             "to_short_side": "separable triangle filter widened by the scale, columns before rows, in fixed point with "
             "16-bit weights; never enlarges",
-            "orientation": "of a JPEG, the first EXIF segment's, applied after the resize; of all else the decoder's",
+            "orientation": "applied after the resize: tag 0x0112, one SHORT from 1 to 8, of EXIF's first directory, in "
+            "JPEG's first EXIF segment, PNG's eXIf before the pixels or WebP's EXIF; before the resize irot and imir "
+            "of AVIF; no other",
             "crop": "central square of floor(crop_fraction * short side + 0.5) pixels",
             "to_image_size": "separable triangle filter widened by the scale, floating point, not rounded",
         }

@@ -5,11 +5,12 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from keras_pipeline.data.first_bytes import Refusal
 from keras_pipeline.export.saved_model import TOP, Classifier
 
 ORIGINALS = 50  # a proof with fewer original photos carries a note
@@ -63,6 +64,7 @@ class Question:
     expected: np.ndarray  # float32 [n, C], probabilities
     samples: list[Sample]
     megapixels: float = 0.0  # of the largest
+    refusal: Refusal | None = None  # by Python, of its one photo, which then has no answer
 
 
 class PythonAnswers:
@@ -141,9 +143,22 @@ class Tally:
         self.ms: list[float] = []
         self.right: dict[str, bool] = {}  # by sample_id
         self.worst: list[dict] = []
+        self.refused_alike: list[str] = []  # by both for the same reason; not among the `n`
+        self.refused_differently: list[dict] = []  # by one, or for another reason: a disagreement of every kind
 
     def add(self, question: Question, answers: dict) -> None:
         """Compare the page's answers to one question, see `Probe.answers`, with Python's."""
+        answered = self._note_refusals(question, answers.get("refused") or [None] * len(question.samples))
+        if not answered:
+            return
+        question = dataclasses.replace(
+            question, expected=question.expected[answered], samples=[question.samples[i] for i in answered]
+        )
+        answers = {
+            name: values[answered] if name == "probabilities" else [values[i] for i in answered]
+            for name, values in answers.items()
+            if name != "refused"
+        }
         expected, received = question.expected, answers["probabilities"]
         self.megapixels = max(self.megapixels, question.megapixels)
         self.n += len(expected)
@@ -161,6 +176,18 @@ class Tally:
             page = answers["names"]
             self._compare_displayed(expected, python, answers)
         self._note_photos(question, received, difference.max(1), python, page)
+
+    def _note_refusals(self, question: Question, refused: list[str | None]) -> list[int]:
+        """Note what either side refuses; return the places of the photos that both answer."""
+        python = question.refusal.reason if question.refusal else None
+        for sample, page in zip(question.samples, refused, strict=True):
+            if python and python == page:
+                self.refused_alike.append(str(question.refusal))
+            elif python or page:
+                self.n += 1
+                self.variation += 1
+                self.refused_differently.append({"photo": sample.name, "python": python, "page": page})
+        return [i for i, page in enumerate(refused) if not python and not page]
 
     def _compare_names(self, expected: np.ndarray, received: np.ndarray) -> tuple[list[str], list[str]]:
         """Count agreement on the first guess and the first five; return both first guesses, by name."""
@@ -201,9 +228,11 @@ class Tally:
         Args:
             tolerance: of `tolerance_of`.
         """
-        if self.missing or not self.n:
+        if self.missing or not self.ms:
             error = f"{self.missing} of {self.n} answers are missing or not finite"
-            return {"n": self.n, "tolerance": tolerance, "passed": False, "error": error}
+            if self.n and not self.missing:
+                error = f"none of {self.n} photos was answered by both"
+            return {"n": self.n, "tolerance": tolerance, "passed": False, "error": error, "refused": self._refused()}
         metrics = self._metrics(displayed="name_agreement" in tolerance)
         judged = {key: limit for key, limit in tolerance.items() if metrics[key] is not None}
         kept = [metrics[k] < limit if k in LOWER_IS_BETTER else metrics[k] >= limit for k, limit in judged.items()]
@@ -221,6 +250,15 @@ class Tally:
             **({"top1_accuracy": sum(self.right.values()) / len(self.right)} if self.right else {}),
             **({"largest_megapixels": self.megapixels} if self.megapixels else {}),
             "worst": self.worst,
+            "refused": self._refused(),
+        }
+
+    def _refused(self) -> dict:
+        """Return how many photos were refused, and the first of those that one side alone refuses, or otherwise."""
+        return {
+            "alike": len(self.refused_alike),
+            "differently": len(self.refused_differently),
+            "photos": self.refused_differently[:WORST],
         }
 
     def _displayed(self) -> dict:
@@ -288,10 +326,24 @@ def notes_of(verdict: dict, skipped: list[str]) -> list[str]:
             notes.append(f"{backend}: {originals or 'no'} original photos, {ORIGINALS} or more are wanted")
         if number and result["software"] and result["n"]:
             notes.append(f"{backend}: no hardware behind it here, so asked about {result['n']} photos")
+    notes += _refusals(verdict["backends"])
     notes += _unjudged_verdicts(verdict["backends"])
     if skipped:
         notes.append(f"{len(skipped)} files among the originals were left out, the first: {skipped[0]}")
     return notes
+
+
+def _refusals(backends: dict) -> Iterator[str]:
+    """Say which photos one side refuses, or both for different reasons."""
+    for backend, result in backends.items():
+        for stage, metrics in result["stages"].items():
+            refused = metrics.get("refused", {"photos": []})
+            shown = [
+                f"{each['photo']} (Python: {each['python'] or 'answered'}; page: {each['page'] or 'answered'})"
+                for each in refused["photos"]
+            ]
+            if shown:
+                yield f"{backend}, {stage}: {refused['differently']} photos refused differently: {', '.join(shown)}"
 
 
 def _unjudged_verdicts(backends: dict) -> list[str]:

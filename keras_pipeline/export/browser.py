@@ -25,7 +25,7 @@ REMEDY = (
 )
 
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")  # those that it displays
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".avif")  # those that it displays
 
 
 class BrowserMissing(OSError):

@@ -30,7 +30,9 @@ from keras_pipeline.core.files import read_json
 from keras_pipeline.core.hashing import ADDED_LATER, file_hash
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.static_server import serve_folder
-from keras_pipeline.data.jpeg_header import ORIENTATION
+from keras_pipeline.data import first_bytes
+from keras_pipeline.data.exif import ORIENTATION
+from keras_pipeline.data.first_bytes import Refusal
 from keras_pipeline.data.photo import upright_rgb
 from keras_pipeline.export.agreement import (
     ARITHMETIC,
@@ -140,9 +142,9 @@ def _ask_browser(
                     few = None if first or not renderer.software else FEW
                     questions = itertools.chain(
                         _records(classifier, itertools.islice(samples, few), python if first else None),
-                        _originals(classifier, itertools.islice(originals, few), skipped),
+                        _originals(classifier, itertools.islice(originals, few)),
                     )
-                    results[backend] = _judge_backend(probe, classifier, questions, backend)
+                    results[backend] = _judge_backend(probe, classifier, questions, backend, skipped)
                     results[backend] |= {"renderer": renderer.name, "software": renderer.software}
         foreign = sorted({url for url in requests if urlsplit(url).netloc not in (urlsplit(base).netloc, "")})
     return {
@@ -170,14 +172,15 @@ def _records(classifier: Classifier, samples: Iterable[Sample], python: PythonAn
             yield Question(stage, files, expected, chunk)
 
 
-def _originals(classifier: Classifier, originals: Iterable[Sample], skipped: list[str]) -> Iterator[Question]:
-    """Yield a question for each original; append to `skipped` why a file is no photo, or too small a one."""
+def _originals(classifier: Classifier, originals: Iterable[Sample]) -> Iterator[Question]:
+    """Yield a question for each original, also for those that Python refuses: the page should refuse them too."""
     largest, first = 0.0, None
     for sample in progress(originals, description="originals", unit="photos"):
         try:
             question = _original(classifier, sample)
-        except ValueError as error:
-            skipped.append(str(error))
+        except Refusal as refusal:
+            nothing = np.empty((0, len(classifier.labels)), np.float32)
+            yield Question("original", [sample.photo], nothing, [sample], refusal=refusal)
             continue
         largest, first = max(largest, question.megapixels), first or sample
         yield question
@@ -187,15 +190,15 @@ def _originals(classifier: Classifier, originals: Iterable[Sample], skipped: lis
 
 def _original(classifier: Classifier, sample: Sample) -> Question:
     _, expected, _ = _ask_python(classifier, [_shrunk(classifier, sample)])
-    width, height = Image.open(io.BytesIO(sample.photo)).size
+    width, height = first_bytes.size(sample.photo) or (0, 0)
     return Question("original", [sample.photo], expected, [sample], width * height / 1e6)
 
 
 def _shrunk(classifier: Classifier, sample: Sample) -> np.ndarray:
     try:
         return classifier.preprocessing.shrunk(sample.photo)
-    except ValueError as error:
-        raise ValueError(f"sample {sample.name}: {error}") from error
+    except Refusal as refusal:
+        raise Refusal(f"sample {sample.name}: {refusal}", refusal.reason) from refusal
 
 
 def _ask_python(classifier: Classifier, pictures: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -223,7 +226,10 @@ def _encoded(picture: Image.Image, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _judge_backend(probe: Probe, classifier: Classifier, questions: Iterator[Question], backend: str) -> dict:
+def _judge_backend(
+    probe: Probe, classifier: Classifier, questions: Iterator[Question], backend: str, skipped: list[str]
+) -> dict:
+    """Return what `validate_bundle` says of a backend; append to `skipped` what both sides refuse."""
     tallies: dict[str, Tally] = {}
     try:
         with page_errors():
@@ -231,12 +237,14 @@ def _judge_backend(probe: Probe, classifier: Classifier, questions: Iterator[Que
             before = probe.tensors()
             for question in questions:
                 task = "predict" if question.stage == "tensor" else "classify"
-                answers = probe.answers(task, question.files, question.expected.shape[1])
+                answers = probe.answers(task, question.files, len(classifier.labels))
                 tallies.setdefault(question.stage, Tally(classifier)).add(question, answers)
             leaked = probe.tensors() - before
     except PageError as error:
         unknown = dict.fromkeys(HEADLINE[1:])
         return {"n": 0, **unknown, "stages": {}, "passed": False, "error": str(error)}
+    skipped += [sentence for tally in tallies.values() for sentence in tally.refused_alike]
+    tallies = {name: tally for name, tally in tallies.items() if tally.n}
     stages = {name: tally.judge(tolerance_of(name, backend, classifier.temperature)) for name, tally in tallies.items()}
     return {
         **{key: stages["tensor"].get(key) for key in HEADLINE},

@@ -26,24 +26,33 @@ globalThis.probe = {
     return (await this.classifier.ask("memory")).tensors;
   },
 
-  /** The files lie one after the other at the url: tensors to predict, or encoded photos to classify. */
-  async answers({ task, url, lengths }) {
+  /**
+   * The files lie one after the other at the url: tensors to predict, or encoded photos to classify. What the page refuses
+   * has its reason in `refused`, and NaN for its probabilities.
+   */
+  async answers({ task, url, lengths, classes }) {
     const response = await fetch(url, { cache: "no-store" });
     if (!response.ok) throw new Error(`${url}: ${response.status}`);
     const all = await response.arrayBuffer();
-    const rows = [], ms = [], conclusive = [], names = [];
+    const rows = [], ms = [], conclusive = [], names = [], refused = [];
     let end = 0;
     for (const length of lengths) {
       const file = all.slice(end, (end += length));
-      const result = task === "predict"
-        ? await this.classifier.ask("predict", { values: new Float32Array(file) })
-        : await this.classifier.classify(new Blob([file]));
+      let result = { probabilities: new Float32Array(classes).fill(NaN), ms: 0 }, reason = null;
+      try {
+        result = task === "predict"
+          ? await this.classifier.ask("predict", { values: new Float32Array(file) })
+          : await this.classifier.classify(new Blob([file]));
+      } catch (error) {
+        reason = error.message || String(error);
+      }
+      refused.push(reason);
       rows.push(result.probabilities);
       ms.push(result.ms);
       conclusive.push(result.conclusive ?? null);
       names.push(result.species?.[0].latin_name ?? null);
     }
-    return { probabilities: await this.base64(new Blob(rows)), ms, conclusive, names };
+    return { probabilities: await this.base64(new Blob(rows)), ms, conclusive, names, refused };
   },
 
   base64(blob) {

@@ -72,7 +72,9 @@ class Probe:
         return self._call("tensors")
 
     def answers(self, task: str, files: list[bytes], classes: int) -> dict:
-        """Return the page's answers {probabilities float32 [N, C], ms [N], conclusive [N], names [N]}.
+        """Return the page's answers {probabilities float32 [N, C], ms, conclusive, names, refused, each [N]}.
+
+        `refused` holds why the page refuses a photo, None where it answers.
 
         Args:
             task: predict, for tensors, which have no names, or classify, for photos.
@@ -81,7 +83,12 @@ class Probe:
         """
         stored = self._folder / f"samples-{next(self._numbers)}.bin"
         stored.write_bytes(b"".join(files))
-        argument = {"task": task, "url": f"{self._url}../{stored.name}", "lengths": [len(file) for file in files]}
+        argument = {
+            "task": task,
+            "url": f"{self._url}../{stored.name}",
+            "lengths": [len(file) for file in files],
+            "classes": classes,
+        }
         try:
             answers = self._call("answers", argument)
         finally:

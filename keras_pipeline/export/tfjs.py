@@ -1,11 +1,12 @@
 """The web bundle: a TF.js graph model with exactly the SavedModel's weights, and the page around it.
 
-    index.html app.js messages.js classifier.js worker.js preprocess.js sw.js style.css icon.svg   the page (page/)
-    vendor/                       TensorFlow.js as published, and its licences
+    index.html app.js messages.js classifier.js worker.js sw.js style.css icon.svg   the page (page/)
+    preprocess.js jpeg.js chunks.js png.js webp.js colour.js profile.js srgb.icc     its reading of photos
+    vendor/                       TensorFlow.js and decoders as published, and their licences
     model/model.json + shards     serving_default; float16 where that loses nothing, float32 elsewhere
     labels.json preprocessing.json calibration.json attribution.txt [priors.json]     the SavedModel's assets
     about.json                    the experiment, its code and its metrics
-    selftest.png selftest.json    a picture and the SavedModel's answer, on which the page tests each backend
+    selftest.jpg selftest.json    a picture and the SavedModel's answer, on which the page tests each backend
     files.json                    length and sha256 of every file above
 
 Two exports of the same weights give byte-identical files, but for the date in about.json and its hash in files.json.
@@ -35,6 +36,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from keras_pipeline.core.files import aside, read_json, write_json
 from keras_pipeline.core.hashing import ABOUT, file_hash
 from keras_pipeline.core.quiet import stderr_held_back
+from keras_pipeline.data.colour import srgb_profile
 from keras_pipeline.export.saved_model import LABELS, load_classifier
 
 PAGE = Path(__file__).parent / "page"
@@ -48,6 +50,11 @@ PAGE_FILES = (
     "worker.js",
     "preprocess.js",
     "jpeg.js",
+    "chunks.js",
+    "png.js",
+    "webp.js",
+    "colour.js",
+    "profile.js",
     "sw.js",
     "NOTICES.txt",
 )
@@ -61,6 +68,9 @@ VENDOR_FILES = (
     "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm.wasm",
     "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm",
     "@cwasm/jpeg-turbo/jpeg-turbo.wasm",
+    "@jsquash/png/codec/pkg/squoosh_png_bg.wasm",
+    "@jsquash/webp/codec/dec/webp_dec.wasm",
+    "lcms-wasm/dist/lcms.wasm",
 )
 APACHE_LICENSE = "long/LICENSE"  # TensorFlow.js publishes its packages without the text of the licence
 FILE_LIST = "files.json"
@@ -91,6 +101,7 @@ def write_bundle(saved_model_folder: Path, bundle_folder: Path, *, about: dict) 
         report = write_graph_model(saved_model_folder, temporary / "model")
         for asset in (saved_model_folder / "assets").iterdir():
             shutil.copyfile(asset, temporary / asset.name)
+        (temporary / "srgb.icc").write_bytes(srgb_profile())
         _write_self_test(saved_model_folder, temporary)
         write_json(temporary / ABOUT, about)
         for name in PAGE_FILES:
@@ -106,8 +117,8 @@ def _write_self_test(saved_model_folder: Path, folder: Path) -> None:
     """Write a smooth picture of many colours, and Python's answer; a drawn one needs no attribution."""
     colours = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     picture = io.BytesIO()
-    Image.fromarray(colours).resize((400, 300), Image.Resampling.BICUBIC).save(picture, "PNG")
-    (folder / "selftest.png").write_bytes(picture.getvalue())
+    Image.fromarray(colours).resize((400, 300), Image.Resampling.BICUBIC).save(picture, "JPEG", quality=95)
+    (folder / "selftest.jpg").write_bytes(picture.getvalue())
     classifier = load_classifier(saved_model_folder)
     _, probabilities = classifier.scores(classifier.preprocessing.from_photo(picture.getvalue())[None].numpy())
     write_json(folder / "selftest.json", {"probabilities": [round(float(p), 7) for p in probabilities[0]]})

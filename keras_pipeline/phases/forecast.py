@@ -92,6 +92,7 @@ def macs(model: Model, image_size: int, classes: int) -> tuple[float, float]:
 
 def _mobilenet(alpha: float, size: int) -> tuple[float, float, int]:
     """Return multiply-adds, parameters and number of features."""
+
     def channels(width: int) -> int:
         rounded = max(8, int(width * alpha + 4) // 8 * 8)
         return rounded + 8 if rounded < 0.9 * width * alpha else rounded

@@ -105,7 +105,7 @@ STEPS = [
     Step(
         "phase0", "export", "download every photo once", ("audit",), ("url_ledger",),
         (*SOURCE, "source.max_per_species", "source.max_per_observation", "source.details", "source.base_url",
-         "source.url_replace", "seed", "dataset", "phase0.export"), 5, flags=BEAM, estimates=True,
+         "source.url_replace", "seed", "dataset", "phase0.export"), 6, flags=BEAM, estimates=True,
     ),
     Step(
         "phase0", "split", "group photos, assign groups to splits, write TFRecords, search for leaks", ("url_ledger",),
@@ -202,11 +202,11 @@ STEPS = [
     Step(
         "phase6", "export", "write SavedModel, TF.js model and page",
         ("dataset", "assignment", "shipped", "shipped_calibration", "priors"), ("saved_model", "web", "export"),
-        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 6, more_inputs=_details,
+        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 7, more_inputs=_details,
     ),
     Step(
         "phase6", "validate", "compare the page in a browser with Python", ("dataset", "saved_model", "web"),
-        ("equivalence", "equivalence_worst"), ("seed", "phase6.validation_photos", "phase6.photos"), 6,
+        ("equivalence", "equivalence_worst"), ("seed", "phase6.validation_photos", "phase6.photos"), 7,
         flags=("photos", "all"),
     ),
     Step(

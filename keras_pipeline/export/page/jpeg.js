@@ -7,29 +7,60 @@
 const jpeg = (() => {
   const START_OF_SCAN = 0xda, APP1 = 0xe1, APP2 = 0xe2;
   const EXIF = "Exif\0\0", PROFILE = "ICC_PROFILE\0";
+  const UNUSUAL = { 0xc3: "lossless", 0xc7: "lossless", 0xcb: "lossless", 0xcf: "lossless" }; // frames, and how coded
+  const ORDINARY = [0xc0, 0xc1, 0xc2]; // baseline, extended and progressive
   const EIGHTHS = [4, 3, 2, 1]; // the sizes that the decoder may choose from, beside the whole
   const UNDECODABLE = "undecodable";
-  const READABLE_SPACES = 3; // of TurboJPEG's colour spaces the first: RGB, YCbCr, grey; CMYK follows
+  const RGB = 0, CMYK = 11; // TurboJPEG's formats of pixels
 
   const starts = (bytes, at, text) => [...text].every((sign, i) => bytes[at + i] === sign.charCodeAt(0));
+  const isBare = (marker) => marker === 0x01 || (marker >= 0xd0 && marker <= 0xd8); // without a length
+  const isFrame = (marker) => marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker);
 
-  /** {orientation, hasProfile, isComplete} of a JPEG's bytes; null of any other file. */
+  /**
+   * {width, height, components, unusual, orientation, profile, isComplete} of a JPEG's bytes; null of any other file.
+   * width is 0 where no frame says it; unusual: how it is coded, where no browser reads that; profile: ICC, or empty.
+   */
   function header(bytes) {
     if (bytes[0] !== 0xff || bytes[1] !== 0xd8) return null;
-    let orientation = null, hasProfile = false, at = 2;
-    while (at + 4 <= bytes.length && bytes[at] === 0xff) {
+    const found = { width: 0, height: 0, components: 0, unusual: "", orientation: null, isComplete: false };
+    const profile = [];
+    let at = 2;
+    while ((at = bytes.indexOf(0xff, at)) >= 0 && at + 4 <= bytes.length) {
       const marker = bytes[at + 1], length = (bytes[at + 2] << 8) | bytes[at + 3];
-      if (marker === 0xff) {
-        at++;
+      if (marker === 0xff || marker === 0 || isBare(marker)) {
+        at += marker === 0xff ? 1 : 2;
         continue;
       }
-      if (marker === START_OF_SCAN) return { orientation: orientation ?? 1, hasProfile, isComplete: hasEnd(bytes, at) };
-      const segment = bytes.subarray(at + 4, at + 2 + length);
-      if (marker === APP1 && orientation === null && starts(segment, 0, EXIF)) orientation = exifOrientation(segment.subarray(EXIF.length));
-      hasProfile ||= marker === APP2 && starts(segment, 0, PROFILE);
-      at += 2 + length;
+      if (marker === START_OF_SCAN) {
+        found.isComplete = hasEnd(bytes, at);
+        break;
+      }
+      const segment = bytes.subarray(at + 4, Math.max(at + 4, at + 2 + length));
+      if (isFrame(marker) && !found.components && segment.length >= 6) Object.assign(found, frame(marker, segment));
+      else if (marker === APP1 && starts(segment, 0, EXIF)) found.orientation ??= exifOrientation(segment);
+      else if (marker === APP2 && starts(segment, 0, PROFILE) && segment.length > PROFILE.length + 2)
+        profile[segment[PROFILE.length]] ??= segment.subarray(PROFILE.length + 2);
+      at += 2 + Math.max(length, 2);
     }
-    return { orientation: orientation ?? 1, hasProfile, isComplete: false };
+    return { ...found, orientation: found.orientation ?? 1, profile: joined(profile.filter(Boolean)) };
+  }
+
+  function frame(marker, segment) {
+    const unusual = UNUSUAL[marker] ?? (ORDINARY.includes(marker) ? "" : "arithmetic coding");
+    return {
+      height: (segment[1] << 8) | segment[2],
+      width: (segment[3] << 8) | segment[4],
+      components: segment[5],
+      unusual: unusual || (segment[0] === 8 ? "" : "12 bits"),
+    };
+  }
+
+  function joined(parts) {
+    const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+    let at = 0;
+    for (const part of parts) all.set(part, at), (at += part.length);
+    return all;
   }
 
   function hasEnd(bytes, from) {
@@ -37,8 +68,9 @@ const jpeg = (() => {
     return false;
   }
 
-  /** The tag 0x0112 of EXIF's first directory, where it is one SHORT from 1 to 8. */
-  function exifOrientation(tiff) {
+  /** The tag 0x0112 of EXIF's first directory, where it is one SHORT from 1 to 8; see keras_pipeline/data/exif.py. */
+  function exifOrientation(exif) {
+    const tiff = starts(exif, 0, EXIF) ? exif.subarray(EXIF.length) : exif;
     const little = starts(tiff, 0, "II*\0");
     if (tiff.length < 8 || (!little && !starts(tiff, 0, "MM\0*"))) return 1;
     const view = new DataView(tiff.buffer, tiff.byteOffset, tiff.length);
@@ -76,34 +108,36 @@ const jpeg = (() => {
   }
 
   /**
-   * RGB {pixels: Uint8Array, width, height} of a JPEG, not turned, at the smallest of its sizes with a shorter side >=
-   * shortSide; null where it can't be decoded without a warning.
+   * {pixels: Uint8Array, width, height, channels} of a JPEG, not turned, at the smallest of its sizes with a shorter side
+   * >= shortSide; null where it can't be decoded. RGB, grey too; of CMYK four channels, inverted as Adobe stores them.
    *
-   * check: (width, height) of the whole picture; may throw, before it is decoded.
+   * head: its `header`. A warning of the decoder counts where the end is missing: then it is the sign of a cut.
    */
-  function decode(module, bytes, shortSide, check = () => {}) {
+  function decode(module, bytes, head, shortSide) {
     const turbo = instance(module);
     try {
-      const input = allocated(turbo, bytes.length + 2), found = allocated(turbo, 16), handle = turbo.tjInitDecompress();
+      const size = bytes.length + 2;
+      const input = allocated(turbo, size), found = allocated(turbo, 16), handle = turbo.tjInitDecompress();
       new Uint8Array(turbo.memory.buffer, input, bytes.length).set(bytes);
       new Uint8Array(turbo.memory.buffer, input + bytes.length, 2).set([0xff, 0xd9]); // only read where the file lacks it
-      const size = bytes.length + 2;
-      if (turbo.tjDecompressHeader3(handle, input, size, found, found + 4, found + 8, found + 12) !== 0) return null;
-      const [fullWidth, fullHeight, , space] = new Int32Array(turbo.memory.buffer, found, 4);
-      check(fullWidth, fullHeight);
-      if (space >= READABLE_SPACES) return null;
+      new Uint8Array(turbo.memory.buffer, found, 16).fill(0);
+      const isSound = (status) => status === 0 || head.isComplete; // an error would have come as UNDECODABLE
+      const status = turbo.tjDecompressHeader3(handle, input, size, found, found + 4, found + 8, found + 12);
+      const [fullWidth, fullHeight] = new Int32Array(turbo.memory.buffer, found, 2);
+      if (!isSound(status) || fullWidth !== head.width || fullHeight !== head.height) return null;
       const scaled = (side, eighths) => Math.ceil((side * eighths) / 8);
       const enough = EIGHTHS.filter((eighths) => scaled(Math.min(fullWidth, fullHeight), eighths) >= shortSide);
       const eighths = enough.at(-1) ?? 8;
       const width = scaled(fullWidth, eighths), height = scaled(fullHeight, eighths);
-      const output = allocated(turbo, width * height * 3);
-      if (turbo.tjDecompress2(handle, input, size, output, width, width * 3, height, 0, 0) !== 0) return null;
-      return { pixels: new Uint8Array(turbo.memory.buffer, output, width * height * 3), width, height };
+      const [format, channels] = head.components === 4 ? [CMYK, 4] : [RGB, 3];
+      const length = width * height * channels, output = allocated(turbo, length);
+      if (!isSound(turbo.tjDecompress2(handle, input, size, output, width, width * channels, height, format, 0))) return null;
+      return { pixels: new Uint8Array(turbo.memory.buffer, output, length), width, height, channels };
     } catch (error) {
       if (error.message === UNDECODABLE || error instanceof WebAssembly.RuntimeError) return null;
       throw error;
     }
   }
 
-  return { header, decode };
+  return { header, decode, exifOrientation, starts, joined };
 })();

@@ -127,11 +127,46 @@ const es = {
   script: "Esta página necesita JavaScript: la planta se reconoce en tu propio dispositivo.",
 };
 
-/** Reasons why a photo or the model failed, as worker.js names them. */
+const unusual = {
+  en: "it is a JPEG of a kind that browsers don't read. Please save it as an ordinary JPEG",
+  es: "es un JPEG de un tipo que los navegadores no leen. Guárdalo como un JPEG corriente",
+};
+
+const avif = {
+  en: "this page can't read animated or transparent AVIF. Please choose a JPEG",
+  es: "esta página no sabe leer AVIF con animación o transparencia. Elige un JPEG",
+};
+
+/** Reasons why a photo or the model failed, as worker.js and Python (data/first_bytes.py) name them. */
 const reasons = {
   "not a photo": {
-    en: "this is no photo that this browser can read. Please choose a JPEG, PNG or WebP photo",
-    es: "no es una foto que este navegador sepa leer. Elige una foto JPEG, PNG o WebP",
+    en: "this is no photo that this page can read. Please choose a JPEG, PNG or WebP photo",
+    es: "no es una foto que esta página sepa leer. Elige una foto JPEG, PNG o WebP",
+  },
+  HEIC: {
+    en: "this page can't read HEIC. Please choose a JPEG, or let your phone take photos as JPEG (“most compatible”)",
+    es: "esta página no sabe leer HEIC. Elige un JPEG, o haz que tu teléfono guarde las fotos en JPEG («más compatible»)",
+  },
+  "cut off": {
+    en: "its end is missing. Please copy or download the photo again",
+    es: "le falta el final. Vuelve a copiar o descargar la foto",
+  },
+  damaged: {
+    en: "it is damaged, or of a kind that this browser can't read. Please choose another photo, best a JPEG",
+    es: "está dañada o es de un tipo que este navegador no sabe leer. Elige otra foto, mejor un JPEG",
+  },
+  "12 bits": unusual,
+  lossless: unusual,
+  "arithmetic coding": unusual,
+  "other colours": {
+    en: "its colours are not those of ordinary photos (HDR or a wide gamut). Please save it as an ordinary JPEG",
+    es: "sus colores no son los de una foto corriente (HDR o gama amplia). Guárdala como un JPEG corriente",
+  },
+  "transparent AVIF": avif,
+  "animated AVIF": avif,
+  "protected canvas": {
+    en: "this browser protects its canvas, which a photo of this kind needs. Please choose a JPEG, PNG or WebP photo",
+    es: "este navegador protege su lienzo, que una foto de este tipo necesita. Elige una foto JPEG, PNG o WebP",
   },
   "too small": {
     en: "it is too small to tell a plant. Please choose a larger photo",

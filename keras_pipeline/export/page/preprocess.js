@@ -111,22 +111,23 @@ const preprocess = (() => {
     return { pixels, width: wanted.width, height: wanted.height };
   }
 
-  /** RGB pixels of a square, turned upright by an EXIF orientation. */
-  function turned(pixels, side, orientation) {
-    if (orientation === 1) return pixels;
-    const output = new Uint8Array(pixels.length), last = side - 1;
-    for (let y = 0, to = 0; y < side; y++) {
-      for (let x = 0; x < side; x++, to += 3) {
-        const [column, row] = source(orientation, x, y, last);
-        const from = (row * side + column) * 3;
+  /** RGB {pixels, width, height}, turned upright by an EXIF orientation. */
+  function upright({ pixels, width, height }, orientation) {
+    if (orientation === 1) return { pixels, width, height };
+    const [across, down] = orientation > 4 ? [height, width] : [width, height];
+    const output = new Uint8Array(pixels.length);
+    for (let y = 0, to = 0; y < down; y++) {
+      for (let x = 0; x < across; x++, to += 3) {
+        const [column, row] = source(orientation, x, y, width - 1, height - 1);
+        const from = (row * width + column) * 3;
         for (let channel = 0; channel < 3; channel++) output[to + channel] = pixels[from + channel];
       }
     }
-    return output;
+    return { pixels: output, width: across, height: down };
   }
 
   /** Where the upright pixel (x, y) lies in the stored picture, whose far corner is (right, bottom). */
-  function source(orientation, x, y, right, bottom = right) {
+  function source(orientation, x, y, right, bottom) {
     const [across, down] = orientation > 4 ? [y, x] : [x, y];
     return [
       [2, 3, 7, 8].includes(orientation) ? right - across : across,
@@ -191,9 +192,9 @@ const preprocess = (() => {
       const far = source(orientation, ((uprightWidth - side) >> 1) + side - 1, ((uprightHeight - side) >> 1) + side - 1, width - 1, height - 1);
       return { left: Math.min(near[0], far[0]), top: Math.min(near[1], far[1]), width: side, height: side };
     };
-    const { pixels, width: side } = shrink(picture, short_side, square);
-    return resizeSquare(turned(pixels, side, orientation), side, image_size);
+    const { pixels, width: side } = upright(shrink(picture, short_side, square), orientation);
+    return resizeSquare(pixels, side, image_size);
   }
 
-  return { shrink, toTensor };
+  return { shrink, upright, toTensor };
 })();

@@ -10,12 +10,20 @@ const SCRIPTS = {
   cpu: ["vendor/tf-backend-cpu.es2017.min.js"],
 };
 const JPEG_DECODER = "vendor/jpeg-turbo.wasm";
+const TAKEN_IN_LATER = { // with the first photo that needs it: script and library
+  PNG: ["png.js", "vendor/squoosh_png_bg.wasm"],
+  WebP: ["webp.js", "vendor/webp_dec.wasm"],
+  profile: ["profile.js", "vendor/lcms.wasm"],
+};
+const SRGB = "srgb.icc";
 const FAST_MS = 60; // A backend that answers in less is taken without trying the others.
 const STRIP = 1 << 22; // pixels of a photo that are read at once: 16 MB
 const SAME = 1e-3; // A probability of the self-test may differ by so much; WebAssembly differs by 1e-6.
 
 let base = null; // where these files lie
 let decoder = null; // libjpeg-turbo, compiled
+let listed = {}; // files.json
+const taken = {}; // what was taken in later, by name
 let loaded = null; // {model, input, output, labels, calibration, preprocessing, priors}
 
 const here = (path) => new URL(path, base).href;
@@ -107,13 +115,13 @@ async function load({ base: from, backends, software = false }, tellProgress) {
   importScripts(...SCRIPTS.core.map(here));
   const names = ["labels.json", "calibration.json", "preprocessing.json"];
   const [files, about, turbo, test, photo, ...buffers] = await Promise.all(
-    ["files.json", "about.json", JPEG_DECODER, "selftest.json", "selftest.png", ...names].map(bytes));
+    ["files.json", "about.json", JPEG_DECODER, "selftest.json", "selftest.jpg", ...names].map(bytes));
   const assets = Object.fromEntries(names.map((name, i) => [name, buffers[i]]));
   const [labels, calibration, preprocessing] = buffers.map(parsed);
   if (calibration.region_priors?.ship) assets["priors.json"] = await bytes("priors.json");
   const priors = assets["priors.json"] ? parsed(assets["priors.json"]) : null;
   // Fetched once, whichever backends are tried.
-  const listed = parsed(files);
+  listed = parsed(files);
   const checked = (name, buffer) => checkFile(here(name), buffer, listed).then(() => null, (error) => error);
   const checks = [checked("about.json", about), checked(JPEG_DECODER, turbo)]; // while others come
   const fetchFunc = async (url, options) => {
@@ -194,62 +202,165 @@ function check(width, height) {
   if (Math.min(width, height) < min_short_side) throw new Error("too small");
 }
 
-/**
- * What the model sees of a photo: orientation applied, in sRGB, on white where transparent, no pixel left out.
- *
- * A JPEG in sRGB is read by our own decoder, see jpeg.js; any other picture by the browser's, through a canvas.
- */
-async function seen(picture) {
-  if (picture instanceof Blob) {
-    const bytes = new Uint8Array(await picture.arrayBuffer());
-    const header = jpeg.header(bytes);
-    if (header && !header.hasProfile) {
-      const decoded = jpeg.decode(decoder, bytes, loaded.preprocessing.short_side, check);
-      if (decoded) {
-        const { pixels, width, height } = decoded;
-        const strip = (top, count, left, columns) => rectangle(pixels, width, top, count, left, columns);
-        return preprocess.toTensor({ width, height, strip, rows: height, channels: 3 }, loaded.preprocessing, header.orientation);
-      }
-      if (!header.isComplete) throw new Error("not a photo");
-    }
-  }
-  return seenByTheBrowser(picture);
+/** A script of the page, or a file of it by `read`, once; a failure is forgotten, so that the next photo tries again. */
+function takenIn(name, read) {
+  taken[name] ??= (async () => read(name))().catch((error) => {
+    delete taken[name];
+    throw error;
+  });
+  return taken[name];
 }
 
-function rectangle(pixels, width, top, rows, left, columns) {
-  if (columns === width) return pixels.subarray(top * width * 3, (top + rows) * width * 3);
-  const part = new Uint8Array(rows * columns * 3);
+function script(name) {
+  return takenIn(name, () => {
+    try {
+      importScripts(here(name));
+    } catch (error) {
+      throw error.name === "NetworkError" ? new Error("no connection") : error;
+    }
+  });
+}
+
+function file(name) {
+  return takenIn(name, async () => {
+    const buffer = await bytes(name);
+    await checkFile(here(name), buffer, listed);
+    return buffer;
+  });
+}
+
+/** The library's module, after its script. */
+async function library(name) {
+  const [code, path] = TAKEN_IN_LATER[name];
+  await script(code);
+  return takenIn(name, async () => WebAssembly.compile(await file(path)));
+}
+
+/**
+ * A photo as `preprocess.shrink` takes it, with its EXIF orientation: in sRGB, on white where transparent.
+ *
+ * JPEG, PNG and WebP are read by our own decoders, see keras_pipeline/data/photo.py; all else by the browser's, through a
+ * canvas. Throws one of the `reasons` in messages.js.
+ */
+async function opened(picture) {
+  if (!(picture instanceof Blob)) return openedByTheBrowser(picture);
+  const photo = new Uint8Array(await picture.arrayBuffer());
+  const header = jpeg.header(photo);
+  if (header) return openedJpeg(photo, header);
+  await script("chunks.js");
+  const found = await chunks.read(photo);
+  if (found) return openedChunks(found);
+  const refusal = chunks.refusal(photo);
+  if (refusal) throw new Error(refusal);
+  return openedByTheBrowser(picture);
+}
+
+async function openedJpeg(photo, header) {
+  if (header.unusual) throw new Error(header.unusual);
+  const broken = header.isComplete ? "damaged" : "cut off";
+  if (!header.width) throw new Error(broken);
+  check(header.width, header.height);
+  const decoded = jpeg.decode(decoder, photo, header, loaded.preprocessing.short_side);
+  if (!decoded) throw new Error(broken);
+  return inSrgb({ ...decoded, isGrey: header.components === 1, isCmyk: header.components === 4 }, header);
+}
+
+async function openedChunks(found) {
+  if (found.hasOtherColours) throw new Error("other colours");
+  if (found.width) check(found.width, found.height);
+  const module = await library(found.kind);
+  const decoded = found.picture && (found.kind === "PNG" ? decodePng : decodeWebp)(module, found.picture);
+  if (!decoded) throw new Error(found.isComplete ? "damaged" : "cut off");
+  return inSrgb({ ...decoded, channels: 4, isGrey: found.isGrey, isOpaque: found.isOpaque }, found);
+}
+
+/** Decoded pixels, whose colours are converted strip by strip. */
+async function inSrgb(decoded, { profile, orientation }) {
+  const { pixels, width, height, channels } = decoded;
+  const rectangle = (top, count, left, columns) => cut(pixels, width, channels, top, count, left, columns);
+  if ((channels === 3 || decoded.isOpaque) && !profile.length)
+    return { width, height, strip: rectangle, rows: height, channels, orientation };
+  await script("colour.js");
+  const colours = decoded.isGrey ? 1 : decoded.isCmyk ? 4 : 3;
+  let toSrgb = null; // and where the profile is broken
+  if (colour.counts(profile, colours)) {
+    const [module, target] = [await library("profile"), new Uint8Array(await file(SRGB))];
+    toSrgb = profileConverter(module, profile, colours, target);
+  }
+  const convert = colour.converter(decoded, toSrgb);
+  const strip = (top, count, left, columns) => convert(rectangle(top, count, left, columns));
+  return { width, height, strip, rows: Math.max(1, Math.floor(STRIP / width)), channels: 4, orientation };
+}
+
+function cut(pixels, width, channels, top, rows, left, columns) {
+  if (columns === width) return pixels.subarray(top * width * channels, (top + rows) * width * channels);
+  const part = new Uint8Array(rows * columns * channels);
   for (let y = 0; y < rows; y++) {
-    const from = ((top + y) * width + left) * 3;
-    part.set(pixels.subarray(from, from + columns * 3), y * columns * 3);
+    const from = ((top + y) * width + left) * channels;
+    part.set(pixels.subarray(from, from + columns * channels), y * columns * channels);
   }
   return part;
 }
 
 /** Read in strips: a phone's browser has no canvas for 60 megapixels, and 240 MB of pixels would end its tab. */
-async function seenByTheBrowser(picture) {
+async function openedByTheBrowser(picture) {
   let bitmap = picture;
   if (picture instanceof Blob) {
     try {
       bitmap = await createImageBitmap(picture, { imageOrientation: "from-image" });
     } catch (error) {
-      throw new Error("not a photo", { cause: error });
+      throw new Error("damaged", { cause: error });
     }
   }
+  const { width, height } = bitmap;
+  const close = () => bitmap.close();
   try {
-    const { width, height } = bitmap;
     check(width, height);
     const rows = Math.max(1, Math.min(height, Math.floor(STRIP / width)));
     const context = new OffscreenCanvas(width, rows).getContext("2d", { alpha: false, willReadFrequently: true });
+    await checkCanvas(context);
     const strip = (top, count, left, columns) => {
       context.fillStyle = "white";
       context.fillRect(0, 0, columns, count);
       context.drawImage(bitmap, left, top, columns, count, 0, 0, columns, count);
       return context.getImageData(0, 0, columns, count).data;
     };
-    return preprocess.toTensor({ width, height, strip, rows, channels: 4 }, loaded.preprocessing);
+    return { width, height, strip, rows, channels: 4, orientation: 1, close };
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+/** Some browsers change what a page reads back from its canvas, so that visitors can't be told apart by it. */
+async function checkCanvas(context) {
+  const { width, height } = context.canvas;
+  const pattern = new ImageData(Math.min(width, 16), Math.min(height, 16));
+  for (let i = 0; i < pattern.data.length; i++) pattern.data[i] = i % 4 === 3 ? 255 : (i * 89 + (i >> 5) * 31) % 256;
+  const bitmap = await createImageBitmap(pattern);
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  const found = context.getImageData(0, 0, pattern.width, pattern.height).data;
+  if (found.some((value, i) => value !== pattern.data[i])) throw new Error("protected canvas");
+}
+
+/** What the model sees of a photo: Float32Array [S, S, 3]. */
+async function tensorOf(picture) {
+  const photo = await opened(picture);
+  try {
+    return preprocess.toTensor(photo, loaded.preprocessing, photo.orientation);
   } finally {
-    bitmap.close();
+    photo.close?.();
+  }
+}
+
+/** What Python calls `seen` of a photo: RGB {pixels, width, height}, upright, not cropped. */
+async function seen({ picture }) {
+  const photo = await opened(picture);
+  try {
+    return preprocess.upright(preprocess.shrink(photo, loaded.preprocessing.short_side), photo.orientation);
+  } finally {
+    photo.close?.();
   }
 }
 
@@ -267,7 +378,7 @@ function withPrior(probabilities, region) {
 
 async function classify({ picture, region = null }) {
   const started = performance.now();
-  const { probabilities, ms } = await predict({ values: await seen(picture) });
+  const { probabilities, ms } = await predict({ values: await tensorOf(picture) });
   return {
     probabilities: region === null ? probabilities : withPrior(probabilities, region),
     model_ms: ms,
@@ -275,7 +386,7 @@ async function classify({ picture, region = null }) {
   };
 }
 
-const tasks = { load, classify, predict, memory: () => ({ tensors: tf.memory().numTensors }) };
+const tasks = { load, classify, predict, seen, memory: () => ({ tensors: tf.memory().numTensors }) };
 
 self.onmessage = async ({ data: { id, task, ...details } }) => {
   try {
