@@ -1,6 +1,7 @@
 """Phase 0 as a whole: MongoDB over a socket, a hostile photo host, kills, a collection that grows."""
 
 import collections
+import dataclasses
 import datetime
 import gc
 import json
@@ -23,6 +24,8 @@ from support.raw_host import RawHost, response
 from support.species_collection import documents
 
 from keras_pipeline.__main__ import main
+from keras_pipeline.core.files import write_json
+from keras_pipeline.core.hashing import content_hash
 from keras_pipeline.data import records
 from keras_pipeline.demo import embedded
 
@@ -107,6 +110,17 @@ class Project:
                     assert photo.label == info.classes.index(photo.latin_name)
                     found[photo.sample_id] = (split, photo.latin_name, photo.sha256)
         return found
+
+    def info(self):
+        return json.loads((self.dataset / "dataset.json").read_text())
+
+    def age(self, n):
+        """Store the first n photos of the raw shards as an older version did, which wrote no rule."""
+        for shard in sorted((self.dataset / "raw").glob("photos-*.tfrecord")):
+            photos = [records.decode(example) for example in records.read_shard(shard)]
+            older = [dataclasses.replace(photo, rule=1) for photo in photos[:n]]
+            n -= len(older)
+            records.write_shard(shard, map(records.encode, [*older, *photos[len(older) :]]))
 
     def raw(self):
         """Sample id and sha256 of every record in the raw shards, as a multiset."""
@@ -391,6 +405,27 @@ def test_a_split_made_again_reports_what_the_first_one_did(project):
     assert first["shares"]["two_groups"] > 0
     assert project.run("split") == 0
     assert project.read("leak_audit.json") == first and project.stored() == shards
+
+
+def test_photos_of_an_older_rule_are_counted_and_stay(project, capsys):
+    """Half of the photos were stored before the rule changed: told in one line, and never fetched again for that."""
+    project.add([f"good-{i}.jpg" for i in range(60)])
+    assert project.run("audit", "export") == 0
+    project.age(30)
+    assert project.run("split") == 0
+    said = "30 of 60 photos were stored by an older rule for colours and orientation"
+    assert project.info()["photos_by_rule"] == {"1": 30, "2": 30} and said in capsys.readouterr().out
+    project.host.asked.clear()
+    assert project.run("export", "split") == 0 and not project.host.asked
+    assert project.info()["photos_by_rule"] == {"1": 30, "2": 30}
+    assert main(["status", "--config", str(project.file)]) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_how_many_photos_are_of_which_rule_is_no_change_of_a_dataset(tmp_path):
+    write_json(tmp_path / "a.json", {"n": 3})
+    write_json(tmp_path / "b.json", {"n": 3, "photos_by_rule": {"1": 3}})
+    assert content_hash(tmp_path / "a.json") == content_hash(tmp_path / "b.json")
 
 
 def test_a_species_whose_only_photo_is_left_out_has_no_label(project):

@@ -20,9 +20,18 @@ def test_round_trip_and_parse_agree(photo):
     one = photo(4, label=2, group_id="observation:7")
     assert records.decode(records.encode(one)) == one
     parsed = tf.function(pipeline.parse)(tf.constant(records.encode(one)))
-    for field, value in dataclasses.asdict(one).items():
+    assert set(dataclasses.asdict(one)) - set(parsed) == {"rule"}
+    for field in parsed:
+        value = getattr(one, field)
         expected = value.encode() if isinstance(value, str) else value
         assert parsed[field].numpy() == expected, field
+
+
+def test_records_of_rule_1_have_no_rule_and_are_trained_on(photo):
+    old, new = photo(4, rule=1), photo(4)
+    assert b"image/rule" not in records.encode(old) and b"image/rule" in records.encode(new)
+    assert records.decode(records.encode(old)) == old != new == records.decode(records.encode(new))
+    assert pipeline.parse(tf.constant(records.encode(old)))["label"] == old.label
 
 
 def test_equal_photos_give_equal_bytes(photo):

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+from keras_pipeline.core.record import RULE
 from keras_pipeline.core.region_names import photos_of
 
 SPLITS = ("train", "val", "calibration", "test")
@@ -39,6 +40,18 @@ class DatasetInfo:
     def shards(self, split: str) -> list[Path]:
         """Return the paths of a split's shards."""
         return [self.folder / shard["name"] for shard in self.splits[split]["shards"]]
+
+
+def by_older_rules(dataset: dict) -> list[str]:
+    """Return a sentence on the photos of dataset.json that an older version stored, if there are any."""
+    counts = dataset.get("photos_by_rule", {"1": sum(split["n"] for split in dataset["splits"].values())})
+    older = sum(n for rule, n in counts.items() if int(rule) < RULE)
+    if not older:
+        return []
+    return [
+        f"{older:,} of {sum(counts.values()):,} photos were stored by an older rule for colours and orientation, and "
+        "stay as they are (docs/export.md)"
+    ]
 
 
 def wrong_lengths(folder: Path, splits: dict[str, dict]) -> Iterator[tuple[Path, int | None, int]]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 
+# Version of the rule by which a download becomes a record, `data.photo.seen`: raise it with a change that gives some
+# photos other pixels. 2 since November 2026: own reading of PNG and WebP, profiles by their colour space.
+RULE = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
@@ -22,6 +26,7 @@ class Photo:
     license: str = ""
     attribution: str = ""
     label: int = -1  # index into the class list
+    rule: int = RULE  # by which it was stored; records without it are of rule 1
 
 
 # TFRecord feature name of each field; image/* as in TensorFlow's own image datasets.
@@ -29,6 +34,7 @@ FEATURE_NAMES = {field.name: field.name for field in dataclasses.fields(Photo)} 
     "image": "image/encoded",
     "height": "image/height",
     "width": "image/width",
+    "rule": "image/rule",
 }
 
 

@@ -23,6 +23,7 @@ SHUFFLE_BUFFER = 4096  # serialized photos; enough for any collection, because s
 FEATURES = {
     name: tf.io.FixedLenFeature([], tf.int64 if field in INTEGERS else tf.string)
     for field, name in FEATURE_NAMES.items()
+    if field != "rule"  # older records have none
 }
 
 # (JPEG bytes: scalar string, seed: int64 [2], number of the epoch or of the stored view: int64)
@@ -41,9 +42,9 @@ class Companion:
 
 
 def parse(example: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Parse a serialized Example (scalar string) to {field of `record.Photo`: scalar}."""
+    """Parse a serialized Example (scalar string) to {field of `record.Photo` but `rule`: scalar}."""
     parsed = tf.io.parse_single_example(example, FEATURES)
-    return {field: parsed[name] for field, name in FEATURE_NAMES.items()}
+    return {field: parsed[name] for field, name in FEATURE_NAMES.items() if name in FEATURES}
 
 
 def evaluation_batches(

@@ -22,7 +22,7 @@ from keras_pipeline.core.record import FEATURE_NAMES, Photo
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.data import tfrecord
 
-INTEGERS = ("height", "width", "label")
+INTEGERS = ("height", "width", "label", "rule")
 # Fields that the split sets from the ledger; the others stay as stored.
 DECIDED = ("latin_name", "region", "group_id", "source_url", "license", "attribution", "label")
 
@@ -33,6 +33,8 @@ def encode(photo: Photo) -> bytes:
     features = example.features.feature
     for field, name in FEATURE_NAMES.items():
         value = getattr(photo, field)
+        if (field, value) == ("rule", 1):
+            continue  # the records of rule 1 keep their bytes
         if field in INTEGERS:
             features[name].int64_list.value.append(value)
         else:
@@ -55,9 +57,11 @@ def decode(example: bytes) -> Photo:
     """
     try:
         features = _parsed(example).features.feature
-        values = {}
+        values: dict[str, Any] = {}
         for field, name in FEATURE_NAMES.items():
-            if field in INTEGERS:
+            if field == "rule" and name not in features:
+                values[field] = 1
+            elif field in INTEGERS:
                 values[field] = features[name].int64_list.value[0]
             else:
                 data = features[name].bytes_list.value[0]
@@ -165,8 +169,8 @@ def index_shard(path: Path, describe: Callable[[Photo], dict]) -> pd.DataFrame:
         describe: returns further columns of a photo.
 
     Returns:
-        A row for each record: file, offset and length of its data in bytes, sample_id, group_id, sha256, and the
-        columns of `describe`.
+        A row for each record: file, offset and length of its data in bytes, sample_id, group_id, sha256, rule, and
+        the columns of `describe`.
 
     Raises:
         BrokenArtefact: if the shard is corrupt or empty.
@@ -175,7 +179,7 @@ def index_shard(path: Path, describe: Callable[[Photo], dict]) -> pd.DataFrame:
     for offset, example in _records(path):
         photo = decode(example)
         place = {"file": str(path), "offset": offset, "length": len(example)}
-        identity = {"sample_id": photo.sample_id, "group_id": photo.group_id, "sha256": photo.sha256}
+        identity = {key: getattr(photo, key) for key in ("sample_id", "group_id", "sha256", "rule")}
         rows.append(place | identity | describe(photo))
     if not rows:
         raise BrokenArtefact(f"{path}: received no photo, expected at least one; {SHARD_REMEDY}")

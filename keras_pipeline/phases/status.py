@@ -12,6 +12,7 @@ from pathlib import Path
 
 from keras_pipeline.core import files, sidecars
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.dataset import by_older_rules
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import duration
 from keras_pipeline.core.redaction import redact
@@ -29,6 +30,9 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
         print(line.rstrip())
     if why := ledger_file.fault(run.path("dataset").with_name("ledger.sqlite")):
         print(f"warning: {why}")
+    if sidecars.is_as_written(run.path("dataset")):
+        for line in by_older_rules(run.read("dataset")):
+            print(line)
     return found, 0
 
 

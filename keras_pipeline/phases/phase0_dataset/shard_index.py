@@ -26,9 +26,11 @@ SMALL = 50e6  # bytes; below, starting processes takes longer than hashing
 
 
 def index_shards(shards: list[Path]) -> pd.DataFrame:
-    """Return one row per record of these shards: file, offset, length (bytes), sample_id, group_id, sha256, HASHES.
+    """Return one row per record of these shards.
 
-    A shard is read only if its index is missing or out of date. Raises BrokenArtefact, naming a corrupt shard.
+    Columns: file, offset, length (bytes), sample_id, group_id, sha256, rule (1 in indices made before there was
+    another), HASHES. A shard is read only if its index is missing or out of date. Raises BrokenArtefact, naming a
+    corrupt shard.
     """
     unread = [shard for shard in shards if not _is_current(shard)]
     workers = min(os.cpu_count() or 1, len(unread)) if sum(shard.stat().st_size for shard in unread) > SMALL else 1
@@ -40,7 +42,10 @@ def index_shards(shards: list[Path]) -> pd.DataFrame:
         _watch(map(_write_index, unread), len(unread))
     # Paths are added here, because the shards may have moved since their index was written.
     tables = [pd.read_parquet(_index_of(shard)).assign(file=str(shard)) for shard in shards]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["file", "sample_id", "sha256"])
+    if not tables:
+        return pd.DataFrame(columns=["file", "sample_id", "sha256", "rule"])
+    found = pd.concat(tables, ignore_index=True)
+    return found.assign(rule=found["rule"].fillna(1).astype(int) if "rule" in found else 1)
 
 
 def hashes_of(table: pd.DataFrame) -> np.ndarray:

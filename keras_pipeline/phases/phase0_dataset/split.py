@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.dataset import SPLITS
+from keras_pipeline.core.dataset import SPLITS, by_older_rules
 from keras_pipeline.core.errors import BrokenArtefact, LeakError, SourceError
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.record import shuffle_key
@@ -80,7 +80,7 @@ def run(run: Run) -> None:
         f"links {report['links']}, {report['label_conflicts']} photos with label conflicts, "
         f"left out: {report['left_out'] or 'none'}; " + ", ".join(f"{k} {v['n']}" for k, v in info["splits"].items())
     )
-    for remark in split_report.remarks(report):
+    for remark in [*split_report.remarks(report), *by_older_rules(info)]:
         print(remark)
 
 
@@ -95,7 +95,8 @@ def _stored_photos(run: Run) -> pd.DataFrame:
     ledger = assignment.read(run.path("url_ledger"), "`phase0 export --force`, which fetches nothing twice", state="ok")
     if ledger.empty:
         raise SourceError(f"no photo is stored; run `phase0 export`; see {run.path('url_ledger')} for each URL")
-    places = index_shards(shards).drop(columns="group_id", errors="ignore").drop_duplicates(["sample_id", "sha256"])
+    places = index_shards(shards).drop(columns="group_id", errors="ignore")
+    places = places.sort_values("rule", ascending=False, kind="stable").drop_duplicates(["sample_id", "sha256"])
     table = ledger.drop(columns=["reason"]).merge(places, on=["sample_id", "sha256"], how="left")
     lost = table[table.file.isna()]
     if len(lost):
@@ -230,7 +231,9 @@ def _write_shards(run: Run, table: pd.DataFrame, shares: Shares) -> tuple[Path, 
     seed = run.config.seed
     table = table.iloc[sorted(range(len(table)), key=[shuffle_key(s, seed) for s in table.sample_id].__getitem__)]
     key = hashlib.sha256(run.made_from.encode())
-    key.update(pd.util.hash_pandas_object(table[["sample_id", "sha256", "split", *records.DECIDED]]).values.tobytes())
+    key.update(
+        pd.util.hash_pandas_object(table[["sample_id", "sha256", "rule", "split", *records.DECIDED]]).values.tobytes()
+    )
     folder = run.path("dataset").parent
     made = folder / f"next-{key.hexdigest()[:16]}"
     for other in folder.glob("next-*"):
@@ -246,6 +249,7 @@ def _write_shards(run: Run, table: pd.DataFrame, shares: Shares) -> tuple[Path, 
     info = {
         "name": run.config.dataset_name, "classes": classes, "class_hash": class_hash(classes), "splits": entries,
         "left_out": left_out,
+        "photos_by_rule": {str(rule): int(n) for rule, n in table.rule[table.split != ""].value_counts().items()},
     }  # fmt: skip
     places = table.sort_values("sample_id")[assignment.COLUMNS]
     places.attrs |= {"made_with": _made_with(run), "stored_as": stored_as(run), "shares": dataclasses.asdict(shares)}
