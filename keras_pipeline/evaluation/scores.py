@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 from keras_pipeline.evaluation.metrics import (
     by_blocks,
-    check_logits_and_labels,
+    check_labels,
     check_temperature,
     log_softmax,
     row_blocks,
@@ -77,34 +77,39 @@ def score(
         ValueError: shapes that do not match, no photos, NaN or infinite logits, labels out of range, temperature not
             above 0.
     """
-    logits, labels = check_logits_and_labels(logits, labels)
+    logits, labels = check_labels(logits, labels)
     check_temperature(temperature)
-    genera = np.arange(logits.shape[1]) if genera is None else genera
-    member = csr_array((np.ones(len(genera)), (np.arange(len(genera)), genera)))  # [C, G]
+    member = None if genera is None else csr_array((np.ones(len(genera)), (np.arange(len(genera)), genera)))  # [C, G]
 
-    def block_scores(rows: slice) -> Scores:
-        label = labels[rows]
-        block = logits[rows].astype(np.float64) / temperature
+    def block_scores(rows: slice, block: NDArray) -> Scores:
+        photo, label = np.arange(len(block)), labels[rows]
+        # In float64, because equal-mass bins and thresholds depend on the order of confidences 1e-9 apart.
+        exponent = np.divide(block, temperature, dtype=np.float64)
         if prior is not None:
-            block += prior.of(rows)
-        block -= block.max(axis=1, keepdims=True)
-        own = np.take_along_axis(block, label[:, None], axis=1)[:, 0]
+            exponent += prior.of(rows)
         # From the logits, because probabilities round to ties that the logits don't have.
-        correct = block.argmax(axis=1) == label
-        weight = np.exp(block)
-        total = weight.sum(axis=1)
-        by_genus = weight @ member
-        brier = np.einsum("ij,ij->i", weight, weight) / total**2 - 2 * np.exp(own) / total + 1
+        answer = exponent.argmax(axis=1)
+        exponent -= exponent[photo, answer][:, None]
+        own = exponent[photo, label]
+        weight = np.exp(exponent, out=exponent)
+        total, own_weight = weight.sum(axis=1), weight[photo, label]
+        confidence, correct = 1 / total, answer == label
+        if genera is None or member is None:
+            genus_confidence, genus_correct = confidence, correct
+        else:
+            by_genus = weight @ member
+            genus_confidence = np.minimum(by_genus.max(axis=1) / total, 1.0)  # sums may round above 1
+            genus_correct = by_genus.argmax(axis=1) == genera[label]
         return Scores(
-            confidence=1 / total,
+            confidence=confidence,
             correct=correct,
             nll=np.log(total) - own,
-            brier=brier,
-            genus_confidence=np.minimum(by_genus.max(axis=1) / total, 1.0),  # sums of probabilities may round above 1
-            genus_correct=by_genus.argmax(axis=1) == genera[label],
+            brier=np.square(weight, out=weight).sum(axis=1) / total**2 - 2 * own_weight / total + 1,
+            genus_confidence=genus_confidence,
+            genus_correct=genus_correct,
         )
 
-    return Scores.concatenated(by_blocks(logits.shape, block_scores))
+    return Scores.concatenated(by_blocks(logits, block_scores))
 
 
 def together(logits: ArrayLike, temperature: float, member: ArrayLike, count: int) -> NDArray[np.float32]:
