@@ -181,7 +181,7 @@ STEPS = [
     ),
     Step(
         "phase5", "calibrate", "predict the calibration and test splits", ("dataset", "assignment", "student"),
-        ("predictions", "logits"), ("seed", "phase4.data", "phase5.bins"), 2,
+        ("predictions", "logits"), ("seed", "phase4.data", "phase5.bins"), 3,
     ),
     Step(
         "phase5", "temperature", "fit the temperature", ("logits",),
