@@ -244,7 +244,7 @@ def priors(counts: pd.DataFrame, classes: list[str], class_hash: str, settings: 
         "regions": counts.index.tolist(),
         "smoothing": settings.smoothing,
         "floor": settings.floor,
-        "log_ratios": ratios.round(4).tolist(),
+        "log_ratios": ratios.astype(np.float16).astype(np.float64).round(4).tolist(),  # judged as they are shipped
     }
 
 

@@ -3,7 +3,7 @@
     index.html app.js messages.js classifier.js worker.js preprocess.js sw.js style.css icon.svg   the page (page/)
     vendor/                       TensorFlow.js as published, and its licences
     model/model.json + shards     serving_default; float16 where that loses nothing, float32 elsewhere
-    labels.json preprocessing.json calibration.json attribution.txt [priors.json]     the SavedModel's assets
+    labels.json preprocessing.json calibration.json attribution.txt [priors.json priors.bin]   the SavedModel's assets
     about.json                    the experiment, its code and its metrics
     selftest.png selftest.json    a picture and the SavedModel's answer, on which the page tests each backend
     files.json                    length and sha256 of every file above

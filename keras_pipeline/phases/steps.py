@@ -190,7 +190,7 @@ STEPS = [
     Step(
         "phase5", "threshold", "choose the 'not conclusive' threshold",
         ("dataset", "assignment", "logits", "temperature", "student"), ("calibration", "priors", "risk_coverage"),
-        ("seed", "phase5"), 6,
+        ("seed", "phase5"), 7,
     ),
     Step(
         "phase6", "quantize", "quantize the weights, and measure what it costs",
@@ -202,7 +202,7 @@ STEPS = [
     Step(
         "phase6", "export", "write SavedModel, TF.js model and page",
         ("dataset", "assignment", "shipped", "shipped_calibration", "priors"), ("saved_model", "web", "export"),
-        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 6, more_inputs=_details,
+        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 7, more_inputs=_details,
     ),
     Step(
         "phase6", "validate", "compare the page in a browser with Python", ("dataset", "saved_model", "web"),
