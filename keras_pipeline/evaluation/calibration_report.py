@@ -303,7 +303,8 @@ def _observations(
     rows = member >= 0
     labels = one_plant["first"].to_numpy()
     groups = photos.group[rows].groupby(member[rows]).first().to_numpy()
-    said = score(together(test.logits, value, member, len(one_plant)), labels)
+    blocks = together(test.logits, value, member, len(one_plant))
+    said = Scores.concatenated([score(logits, labels[plants]) for plants, logits in blocks])
     answered = thresholds.evaluate_threshold(said.confidence, said.correct, species_threshold)
     return {
         "n": len(one_plant),

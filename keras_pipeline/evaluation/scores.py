@@ -5,7 +5,7 @@ small.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -112,7 +112,9 @@ def score(
     return Scores.concatenated(by_blocks(logits, block_scores))
 
 
-def together(logits: ArrayLike, temperature: float, member: ArrayLike, count: int) -> NDArray[np.float32]:
+def together(
+    logits: ArrayLike, temperature: float, member: ArrayLike, count: int
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """Combine several photos of one plant: the mean of their log-probabilities.
 
     Args:
@@ -121,17 +123,15 @@ def together(logits: ArrayLike, temperature: float, member: ArrayLike, count: in
         member: integer [n], in [0, count): the plant in each photo; -1 leaves the photo out.
         count: m, number of plants; each has a photo.
 
-    Returns:
-        float32 [m, C], logits of the plants, to be used at temperature 1.
+    Yields:
+        (plants, float32 [k, C]), block after block: logits of the plants, to be used at temperature 1.
     """
     logits, member = np.asanyarray(logits), np.asarray(member)  # a memory map stays one
     order = np.argsort(member, kind="stable")
     order = order[np.searchsorted(member[order], 0) :]
     firsts = np.searchsorted(member[order], np.arange(count + 1))
-    combined = np.empty((count, np.shape(logits)[1]), np.float32)
-    for plants in row_blocks(combined.shape):
+    for plants in row_blocks((count, logits.shape[1])):
         begins = firsts[plants.start : plants.stop + 1]
         mean = log_softmax(logits[order[begins[0] : begins[-1]]], temperature)
         mean = np.add.reduceat(mean, begins[:-1] - begins[0], axis=0)
-        combined[plants] = mean / np.diff(begins)[:, None]
-    return combined
+        yield plants, (mean / np.diff(begins)[:, None]).astype(np.float32)
