@@ -16,10 +16,12 @@ from keras_pipeline.core import taxonomy
 from keras_pipeline.core.dataset import MIN_PHOTOS
 from keras_pipeline.evaluation.confusion import confused_pairs
 from keras_pipeline.evaluation.intervals import accuracy_intervals, groups_per, share_interval
+from keras_pipeline.evaluation.mapped import forget_pages
 
 T = TypeVar("T")
 Names = Sequence[str] | NDArray[np.str_]
 _BLOCK_ELEMENTS = 1 << 17  # 1 MB as float64: fits the cache, and the loop's own cost is negligible
+_FORGET_EVERY = 64  # blocks: 34 MB of float32
 
 
 def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -271,7 +273,7 @@ def check_labels(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray
 
 
 def _check_shape(logits: ArrayLike) -> NDArray:
-    logits = np.asarray(logits)
+    logits = np.asanyarray(logits)  # a memory map stays one
     if logits.ndim != 2 or 0 in logits.shape:
         raise ValueError(
             f"Logits must be a non-empty [n, C] array, received shape {logits.shape}: "
@@ -300,18 +302,19 @@ def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
 
 
 def by_blocks(logits: NDArray, work: Callable[[slice, NDArray], T]) -> list[T]:
-    """Apply work(rows, logits[rows]) to each of `row_blocks`, a thread on each core, as NumPy releases the GIL.
-
-    Raises:
-        ValueError: where a logit is NaN or infinite.
-    """
+    """Apply work(rows, logits[rows]) to all of `row_blocks`, in threads; raise ValueError for NaN or infinity."""
 
     def checked(rows: slice) -> tuple[int, T | None]:
-        bad = _bad_rows(logits[rows])
-        return bad, None if bad else work(rows, logits[rows])
+        block = np.asarray(logits[rows])
+        bad = _bad_rows(block)
+        result = None if bad else work(rows, block)
+        if rows.start // len(block) % _FORGET_EVERY == 0:
+            forget_pages(logits)
+        return bad, result
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         bad, found = zip(*pool.map(checked, row_blocks(logits.shape)), strict=True)
+    forget_pages(logits)
     _refuse_rows(sum(bad), len(logits))
     return list(found)
 

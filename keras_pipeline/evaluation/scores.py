@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
+from keras_pipeline.evaluation.mapped import forget_pages
 from keras_pipeline.evaluation.metrics import (
     by_blocks,
     check_labels,
@@ -133,5 +134,6 @@ def together(
     for plants in row_blocks((count, logits.shape[1])):
         begins = firsts[plants.start : plants.stop + 1]
         mean = log_softmax(logits[order[begins[0] : begins[-1]]], temperature)
+        forget_pages(logits)
         mean = np.add.reduceat(mean, begins[:-1] - begins[0], axis=0)
         yield plants, (mean / np.diff(begins)[:, None]).astype(np.float32)
