@@ -223,7 +223,7 @@ def test_a_region_whose_priors_were_lost_is_said_and_asked_again(visit):
     answered = """async (region) => {
       const { Classifier } = await import("./classifier.js");
       window.kept ??= await Classifier.load({ backends: ["wasm"] });
-      const image = await (await fetch("selftest.png")).blob();
+      const image = await (await fetch("selftest.jpg")).blob();
       return window.kept.classify(image, { region }).then(({ probabilities }) => [...probabilities], String);
     }"""
     page.evaluate(answered, None)

@@ -24,7 +24,7 @@ let base = null; // where these files lie
 let decoder = null; // libjpeg-turbo, compiled
 let listed = {}; // files.json
 const taken = {}; // what was taken in later, by name
-let loaded = null; // {model, input, output, labels, calibration, preprocessing, regions, priors}
+let loaded = null; // {model, input, output, labels, calibration, preprocessing, regions}
 
 const here = (path) => new URL(path, base).href;
 
@@ -373,14 +373,7 @@ function half(bits) {
 
 /** What a region adds to each log p. Fetched with the first question about a region: few visitors name one. */
 async function ratios(region) {
-  loaded.priors ??= bytes("priors.bin").then(async (buffer) => {
-    await checkAssets({ "priors.bin": buffer }, loaded.model.metadata);
-    return new DataView(buffer);
-  });
-  const view = await loaded.priors.catch((error) => {
-    loaded.priors = null; // the next question tries again
-    throw error;
-  });
+  const view = new DataView(await file("priors.bin"));
   const species = loaded.labels.classes.length;
   const first = loaded.regions.indexOf(region) * species;
   return Float32Array.from({ length: species }, (_, i) => half(view.getUint16(2 * (first + i), true)));
