@@ -10,7 +10,7 @@ from PIL import Image
 from support import web_example as example
 
 from keras_pipeline.core.taxonomy import class_hash
-from keras_pipeline.export import agreement
+from keras_pipeline.export import verdict as verdict_words
 from keras_pipeline.export.agreement import PythonAnswers, Question, Sample, Tally, tolerance_of
 from keras_pipeline.export.equivalence import validate_bundle
 from keras_pipeline.export.saved_model import load_classifier
@@ -165,7 +165,7 @@ def test_where_conclusive_is_not_judged_is_told_with_the_reason():
     found = {"wasm": {"stages": stages | {"record": stages["png"]}}, "cpu": {"stages": {}}}
     found["webgl"] = {"stages": {"png": {"conclusive_agreement": None, "conclusive": 8}, "record": {
         "conclusive_agreement": 1.0, "conclusive": 7}}}  # fmt: skip
-    assert agreement._unjudged_verdicts(found) == [
+    assert verdict_words._unjudged_verdicts(found) == [
         "'conclusive' not judged, no answer is: wasm png, wasm record",
         "'conclusive' not judged, all answers are: webgl png",
     ]
