@@ -171,6 +171,14 @@ def test_where_conclusive_is_not_judged_is_told_with_the_reason():
     ]
 
 
+def test_backends_are_named_by_their_browser_where_several_were_asked():
+    alone = {"browser": {"name": "Chromium"}, "backends": {"wasm": {"n": 1}, "cpu": {"n": 2}}}
+    assert verdict_words.named_backends(alone) == alone["backends"]  # as older programs left it
+    both = alone | {"other_browsers": [{"browser": {"name": "Firefox"}, "backends": {"wasm": {"n": 3}}}]}
+    named = {"Chromium wasm": {"n": 1}, "Chromium cpu": {"n": 2}, "Firefox wasm": {"n": 3}}
+    assert verdict_words.named_backends(both) == named
+
+
 def test_an_answer_that_is_not_a_number_fails():
     tally = Tally(load_classifier(example.saved()))
     found = {"probabilities": np.full((1, 4), np.nan, np.float32), "ms": [1.0], "names": [None]}
