@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.weights import write_weights
 
 from keras_pipeline import __main__ as cli
 from keras_pipeline.core.artifacts import Run
@@ -762,7 +763,7 @@ def test_checkpoints_in_a_file_are_told(project, tmp_path, section, step):
         ("a.weights.h5", b"image,latin_name", "is no HDF5 file"),
         ("a.weights.h5", b"", "is no HDF5 file"),
         ("labels.csv", b"\x89HDF\r\n\x1a\n", "does not end in .weights.h5"),
-        ("a.weights.h5", b"\x89HDF\r\n\x1a\n and more", None),
+        ("a.weights.h5", b"\x89HDF\r\n\x1a\n and more", "is no whole HDF5 file"),
     ],
 )
 def test_a_file_that_holds_no_weights_is_told(project, tmp_path, key, name, data, fault):
@@ -770,11 +771,40 @@ def test_a_file_that_holds_no_weights_is_told(project, tmp_path, key, name, data
     phase, section, field = key.split(".")
     own = {"features": "file"} if section == "baseline" else {}
     run = project({phase: {section: own | {field: f"{tmp_path}/{name}"}}})
-    with (
-        pytest.raises(ValueError, match=f"{key}.*: {tmp_path}/{name} {fault}; expected a .weights.h5 file")
-        if (fault)
-        else contextlib.nullcontext()
-    ):
+    with pytest.raises(ValueError, match=f"{key}.*: {tmp_path}/{name} {fault}; expected a .weights.h5 file"):
+        preflight.check_ahead(run, remaining("dataset"))
+
+
+VIT, MOBILENET = "vit_tiny_patch16_224", "mobilenetv2"
+PATCHES = "layers/vi_t_patching_and_embedding/patch_embedding/vars/0"
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "said"),
+    [
+        ((MOBILENET, 1.0), {"name": VIT}, f"{VIT} .{PATCHES}: received none, expected .16, 16, 3, 192."),
+        (("vit_base_patch16", 1.0), {"name": VIT}, f"{VIT} .{PATCHES}: received .16, 16, 3, 768., expected .16, 16, 3"),
+        (
+            (MOBILENET, 1.0),
+            {"name": MOBILENET, "alpha": 0.35},
+            r"mobilenetv2, alpha 0.35 .layers/conv2d_34",
+        ),
+        (
+            (MOBILENET, 0.35),
+            {"name": MOBILENET, "alpha": 0.5},
+            r"mobilenetv2, alpha 0.5 .layers/conv2d_34",
+        ),
+        ((VIT, 1.0), {"name": MOBILENET}, "mobilenetv2, alpha 1 .layers/conv2d_34/vars/0: received none, exp"),
+        (("vit_tiny_patch16_384", 1.0), {"name": VIT}, None),
+        ((MOBILENET, 0.35), {"name": MOBILENET, "alpha": 0.35}, None),
+        ((MOBILENET, 1.3), {"name": MOBILENET, "alpha": 1.3}, None),
+    ],
+)
+def test_weights_of_another_network_are_told(project, tmp_path, file, model, said):
+    path = write_weights(tmp_path / "a.weights.h5", *file)
+    run = project({"phase1": {"model": model | {"pretrained": str(path)}}})
+    refused = pytest.raises(ValueError, match=f"phase1.model.pretrained: {path} does not fit {said}")
+    with refused if said else contextlib.nullcontext():
         preflight.check_ahead(run, remaining("dataset"))
 
 
