@@ -911,6 +911,6 @@ def test_a_read_only_folder_is_named_and_later_the_same_command_goes_on(experime
     )
     disk = [sys.executable, "-c", examine, command[6], f"root={root}"]
     done = subprocess.run(disk, capture_output=True, text=True, preexec_fn=without_roots_rights)
-    assert f"'ok': False, 'detail': \"{root}: can't be written to, expected a place" in done.stdout
+    assert f"'ok': False, 'detail': \"{root} can't be written to (Permission denied), expected a place" in done.stdout
     root.chmod(0o755)
     assert subprocess.run(command, capture_output=True, preexec_fn=without_roots_rights).returncode == 0

@@ -240,7 +240,21 @@ FAULTS = [
     ({"source": {"exclude": "docs"}}, EARLY, "source.exclude: received docs, which is no file; exp", "phase0 audit"),
     (
         {"phase0": {"split": {"same_photo": "no.csv"}}}, EARLY,
-        "phase0.split.same_photo: received no.csv, which is no file; expected a CSV", "phase0 split",
+        "phase0.split.same_photo: received no.csv, which does not exist; expected a CSV", "phase0 split",
+    ),
+    (
+        {"phase0": {"split": {"same_photo": "configs/flowers17.yaml"}}}, EARLY,
+        "phase0.split.same_photo: configs/flowers17.yaml", "phase0 split",
+    ),
+    (
+        {}, {"by": "audit", "photos": {"EU": 300, "EU_SW": 200}, "species": 500},
+        "source.fields.latin_name: received 500 photos of 500 species by the audit, expected 3 or more besides the",
+        "phase0 split",
+    ),
+    (
+        {}, {"by": "audit", "photos": {"EU": 300, "EU_SW": 200}, "species": 479},
+        "source.fields.latin_name: received 500 photos of 479 species by the audit, expected 22 or more besides the",
+        "phase5 temperature",
     ),
     (
         {"source": {"max_per_species": 20}}, {"by": "audit", "audit": {"per_class": {"a": 400, "b": 97, "c": 3}}},
@@ -488,6 +502,13 @@ def folder(tmp_path, jpeg):
             "phase2.region: received 'XX', photos of it by {csv}: 0",
         ),
         (["EU"] * 80 + ["NA"] * 120, "ab", ["phase2.region=XX"], "enough have NA 120, EU 80; set phase2.region"),
+        (
+            ["EU"] * 160,
+            [f"n{i}" for i in range(160)],
+            [],
+            "error: --labels: source.demo.labels: received 160 photos of 160 species by {csv}, expected 3 or more "
+            "besides the first of each species, which goes to train: the other splits need them; add photos of the",
+        ),
         (["EU"] * 160, "a", [], "--labels: source.demo.labels: received one species by {csv} (160 photos)"),
         (
             ["EU"] * 150,
@@ -753,6 +774,13 @@ def test_checkpoints_in_a_file_are_told(project, tmp_path, section, step):
     run = project({section: {"callbacks": {"checkpoint_dir": f"{tmp_path}/file/own"}}})
     said = f"^{step}.callbacks.checkpoint_dir: received {tmp_path}/file/own, expected a folder, .* {tmp_path}/file is a"
     with pytest.raises(ValueError, match=said):
+        preflight.check_ahead(run, remaining("dataset"))
+
+
+def test_checkpoints_that_cannot_be_written_are_told(project):
+    run = project({"phase1": {"callbacks": {"checkpoint_dir": "/proc/own"}}})  # which root too can't make
+    said = "^phase1.callbacks.checkpoint_dir: received /proc/own, and /proc can't be written to .*, expected a place th"
+    with pytest.raises(SourceError, match=said):
         preflight.check_ahead(run, remaining("dataset"))
 
 

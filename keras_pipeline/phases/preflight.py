@@ -15,7 +15,7 @@ from keras_pipeline import export
 from keras_pipeline.core import cluster
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.teachers import Model
-from keras_pipeline.core.dataset import MIN_PHOTOS, UNKNOWN_REGION
+from keras_pipeline.core.dataset import MIN_PHOTOS, SPLITS, UNKNOWN_REGION
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.region_names import title_of
 from keras_pipeline.data import first_bytes
@@ -65,12 +65,10 @@ def check_sizes(run: Run, counts: Counts | None) -> None:
 
 def check_split(run: Run, counts: Counts | None) -> None:
     """Whether photos suffice for the splits; of the calibration split see `check_calibration`."""
-    same_photo = run.config.phase0.split.same_photo
-    if same_photo and not Path(same_photo).is_file():
-        raise ValueError(
-            f"phase0.split.same_photo: received {same_photo}, which is no file; expected a CSV such as "
-            "phase0/tables/look_alikes.csv; correct the path, or set it to null"
-        )
+    if run.config.phase0.split.same_photo:
+        from keras_pipeline.ingest import same_photo  # pandas and SciPy, which only runs with such a list need here
+
+        same_photo.read_pairs(Path(run.config.phase0.split.same_photo))
     if counts is None or counts.splits:
         return
     if counts.origin == AUDIT and run.path("url_ledger").exists():  # downloaded: the split soon tells exactly
@@ -89,6 +87,20 @@ def check_split(run: Run, counts: Counts | None) -> None:
                 or f"phase0.split.{split}: received {share:g}, less than a photo of {counts.total:,} by "
                 f"{counts.origin}, expected one or more; raise it, or have {photos_for(1, share):,} photos"
             )
+    _check_spare(run, counts, len(SPLITS) - 1)
+
+
+def _check_spare(run: Run, counts: Counts, needed: int) -> None:
+    """Check that photos are left for the splits that are evaluated, as the first one of each species goes to train."""
+    spare = counts.total - counts.species
+    if counts.splits or spare >= needed:
+        return
+    key = "demo.labels" if _is_folder(run) else "fields.latin_name"
+    raise ValueError(
+        f"source.{key}: received {counts.total:,} photos of {counts.species:,} species by {counts.origin}, expected "
+        f"{needed} or more besides the first of each species, which goes to train: the other splits need them; add "
+        "photos of the same species, or correct the names if they are of fewer species"
+    )
 
 
 def _is_folder(run: Run) -> bool:
@@ -162,6 +174,8 @@ def check_calibration(run: Run, counts: Counts | None) -> None:
             f"{counts.origin}, expected {MIN_PHOTOS} or more of two or more species: a temperature needs them; raise "
             f"it and lower phase0.split.train, or add photos{enough}"
         )
+    if counts.total - counts.species >= len(SPLITS) - 1:  # with fewer `check_split` says the same
+        _check_spare(run, counts, MIN_PHOTOS + 2)
 
 
 def check_region_priors(run: Run, counts: Counts | None) -> None:
