@@ -17,7 +17,7 @@ from keras_pipeline.core.files import write_json
 from keras_pipeline.core.sidecars import fingerprint
 from keras_pipeline.export import browser
 from keras_pipeline.models import pretrained
-from keras_pipeline.phases import counts, forecast, preflight, status, steps
+from keras_pipeline.phases import counts, doctor, forecast, preflight, status, steps
 
 SMALL = {"model": {"name": "mobilenetv2", "pretrained": False}, "training": {"batch_size": 8}}
 BASE = {
@@ -403,9 +403,29 @@ def test_a_missing_browser_is_told(project, monkeypatch):
     monkeypatch.setenv("CHROMIUM_PATH", "/nowhere/chromium")
     with pytest.raises(browser.BrowserMissing, match="CHROMIUM_PATH=/nowhere/chromium: no such file"):
         preflight.check_ahead(project(), remaining("dataset"))
+    monkeypatch.setenv("CHROMIUM_PATH", "chromium-9000")
+    with pytest.raises(browser.BrowserMissing, match="CHROMIUM_PATH=chromium-9000: no such program on the PATH; give"):
+        preflight.check_ahead(project(), remaining("dataset"))
+    monkeypatch.setenv("CHROMIUM_PATH", "docs")
+    with pytest.raises(browser.BrowserMissing, match="CHROMIUM_PATH=docs: a folder; install"):
+        preflight.check_ahead(project(), remaining("dataset"))
     monkeypatch.setenv("CHROMIUM_PATH", __file__)
     with pytest.raises(browser.BrowserMissing, match=f"CHROMIUM_PATH={__file__}: not a program that can be started"):
         preflight.check_ahead(project(), remaining("dataset"))
+    preflight.check_ahead(project(), steps.steps_between("phase0 baseline", "phase6 export"))
+
+
+def test_a_browser_that_does_not_start_is_told(project, monkeypatch, tmp_path):
+    stub = tmp_path / "chromium-browser"
+    stub.write_text("#!/bin/sh\necho requires the chromium snap >&2\nexit 1\n")
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("CHROMIUM_PATH", "chromium-browser")
+    assert browser.find_chromium() == stub
+    with pytest.raises(browser.BrowserMissing, match=f"{stub} does not start: .*; install Chromium"):
+        preflight.check_ahead(project(), remaining("dataset"))
+    assert not doctor._browser()["ok"]
+    preflight.check_ahead(project(), remaining("dataset"), dry=True)
     preflight.check_ahead(project(), steps.steps_between("phase0 baseline", "phase6 export"))
 
 

@@ -12,7 +12,7 @@ import filelock
 from keras_pipeline.core import environment
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import SourceError
-from keras_pipeline.export.browser import BrowserMissing, find_chromium
+from keras_pipeline.export.browser import BrowserMissing, check_starts
 from keras_pipeline.ingest import mongo
 from keras_pipeline.ingest.understand import LOOKED_AT, understand
 from keras_pipeline.phases import places
@@ -59,7 +59,7 @@ def _gpu() -> dict:
 
 def _browser() -> dict:
     try:
-        return _row("browser", True, str(find_chromium()))
+        return _row("browser", True, str(check_starts()))
     except BrowserMissing as error:
         return _row("browser", False, str(error))
 

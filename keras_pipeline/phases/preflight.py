@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from keras_pipeline import export
@@ -258,11 +258,12 @@ NEEDS: dict[str, Callable[[Run], object]] = {
     "phase2 train": lambda run: check_download(run.config.regional.model, "phase2.model"),
     "phase3 check": lambda run: check_download(run.config.phase3.model, "phase3.model"),
     "phase6 export": lambda run: check_libraries(),
-    "phase6 validate": lambda run: browser.find_chromium(),
+    "phase6 validate": lambda run: browser.check_starts(),
 }
+IN_DRY_RUN = NEEDS | {"phase6 validate": lambda run: browser.find_chromium()}  # starts nothing: it takes a second
 
 
-def check_ahead(run: Run, steps: list[Step], *, force: bool = False) -> None:
+def check_ahead(run: Run, steps: list[Step], *, force: bool = False, dry: bool = False) -> None:
     """Two days into a run is no time to learn that weights can't be had.
 
     The config is checked for the whole chain from the first of `steps` that will run: what is trained for a chain that
@@ -273,11 +274,11 @@ def check_ahead(run: Run, steps: list[Step], *, force: bool = False) -> None:
     asked = status.applicable(run, steps)
     first = 0 if force else next((i for i, step in enumerate(asked) if staleness.why_stale(run, step)), len(asked))
     if pending := asked[first:]:
-        check(run, pending, status.applicable(run, steps_between(pending[0].title, None)))
+        check(run, pending, status.applicable(run, steps_between(pending[0].title, None)), IN_DRY_RUN if dry else NEEDS)
         inputs.check(run, pending)
 
 
-def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
+def check(run: Run, asked: list[Step], chain: list[Step], needs: Mapping[str, Callable[[Run], object]] = NEEDS) -> None:
     """Check the steps asked for, and the config for the chain that they belong to.
 
     Raises ValueError with a line for each fault of the config; else what the machine lacks.
@@ -313,9 +314,9 @@ def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
         if is_asked and step.trains and run.config.distribute == "multi_worker":
             with noted():
                 cluster.task()
-        if is_asked and step.title in NEEDS:
+        if is_asked and step.title in needs:
             with noted():
-                NEEDS[step.title](run)
+                needs[step.title](run)
     with noted():
         places.check(run, asked)
         forecast.check_disk(run, asked)
