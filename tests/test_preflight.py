@@ -11,10 +11,12 @@ from support.weights import write_weights
 
 from keras_pipeline import __main__ as cli
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config import source
 from keras_pipeline.core.config.load import from_file
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.sidecars import fingerprint
+from keras_pipeline.demo import flora
 from keras_pipeline.export import browser
 from keras_pipeline.models import pretrained
 from keras_pipeline.phases import counts, doctor, forecast, preflight, status, steps
@@ -120,6 +122,11 @@ FAULTS = [
         {"phase1": {"training": {"batch_size": 881}}}, EARLY,
         "phase1.training.batch_size: received 881, and there are about 880 train photos by source.demo.photos; set it",
         "phase1 train",
+    ),
+    (
+        {"phase2": {"region": ["EU", "EU_XX"]}, "phase3": {"teachers": [TEACHER]}}, EARLY,
+        r"phase2.region: received EU_XX, expected regions of the drawn photos \(EU_SW, EU, NA, MED_E\); correct it, or",
+        "phase2 subset",
     ),
     (
         {"source": {"demo": {"photos": 399}}}, EARLY,
@@ -347,7 +354,7 @@ def test_all_faults_are_told_at_once(project):
 
 def test_a_split_that_will_be_made_anew_is_not_asked(project):
     # Its sidecar is missing, so the split runs again, and may know the region by then.
-    run = project({"phase2": {"region": "XX"}, "phase3": {"teachers": [TEACHER]}})
+    run = project({"phase2": {"region": "MED_E"}, "phase3": {"teachers": [TEACHER]}})
     preflight.check_ahead(run, remaining(None))
 
 
@@ -558,6 +565,12 @@ def folder(tmp_path, jpeg):
             "phase0.baseline.features: imagenet needs a download from http://x, which does not answer",
         ),
         (["EU"] * 160, "ab", ["phase1.training.batch_size=100"], "there are about 99 train photos by {csv}"),
+        (
+            ["EU"] * 160,
+            "ab",
+            ["phase3.model.num_classes=3"],
+            "phase3.model.num_classes: received 3, and there are 2 species by {csv}; remove the key, or set it to 2",
+        ),
         (["EU"] * 160, "ab", ["phase5.region_priors.ship=true"], "the photos are of 1 known regions by {csv}"),
     ],
 )
@@ -633,6 +646,19 @@ TIED = (
     "observation_id ties the 160 photos of {csv} into {groups}; expected enough for every split; give each plant an "
     "observation_id of its own, or none where it is not known, or take observation out of the list\n"
 )
+
+
+def test_observations_that_miss_the_gate_are_told_once(folder, tmp_path, capsys):
+    arguments = [*folder(["EU"] * 400), "--dry-run"]
+    labels = tmp_path / "labels.csv"
+    head, *rows = labels.read_text().splitlines()
+    for n, said in ((20, 1), (40, 0)):  # groups of 20, which the gate judges, and of 10
+        labels.write_text("\n".join([f"{head},observation_id", *(f"{row},o{i % n}" for i, row in enumerate(rows))]))
+        assert cli.main(arguments) == 0
+        told = "warning: gates.largest_group: 0.01, and the column observation_id ties the 400 photos of "
+        assert capsys.readouterr().out.count(told) == said
+    assert cli.main([*arguments, "--set", "gates.largest_group=null"]) == 0
+    assert "largest_group" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
@@ -862,6 +888,10 @@ def test_one_step_is_not_begun_for_a_chain_that_cannot_end(project):
         preflight.check_ahead(run, steps.steps_between("phase1 train", "phase1 train"))
     preflight.check_ahead(run, steps.steps_between("phase4", "phase4"))  # the teachers are asked no more
     preflight.check_ahead(run, [])
+
+
+def test_the_drawn_regions_are_those_of_the_demo():
+    assert [region.name for region in flora.REGIONS] == [*source.DRAWN_REGIONS]
 
 
 def test_expected_photos_do_not_prevent_a_dataset(project):

@@ -121,7 +121,7 @@ def _few(run: Run, counts: Counts, split: str, n: int) -> str:
 def check_teacher(run: Run, counts: Counts | None, phase: str) -> None:
     """Weights, class list and batch size of a teacher."""
     settings = run.config.teachers[phase]
-    check_model(settings.model, counts, f"{phase}.model")
+    check_model(run, settings.model, counts, f"{phase}.model")
     places.check_checkpoints(run, phase)
     region = run.config.regional.region if phase == "phase2" else None
     check_batch(counts, f"{phase}.training.batch_size", settings.training.batch_size, region)
@@ -129,16 +129,17 @@ def check_teacher(run: Run, counts: Counts | None, phase: str) -> None:
 
 def check_student(run: Run, counts: Counts | None) -> None:
     """Weights, class list and batch size of the student."""
-    check_model(run.config.phase3.model, counts, "phase3.model")
+    check_model(run, run.config.phase3.model, counts, "phase3.model")
     places.check_checkpoints(run, "phase4")
     check_batch(counts, "phase4.training.batch_size", run.config.phase4.training.batch_size)
 
 
-def check_model(model: Model, counts: Counts | None, key: str) -> None:
+def check_model(run: Run, model: Model, counts: Counts | None, key: str) -> None:
     """A network's weights file and class list."""
     if not _is_download(model):
         check_available(model, f"{key}.pretrained")
-    if counts and counts.splits and model.num_classes not in (None, counts.species):
+    is_known = counts and (counts.splits or _is_folder(run))  # of a collection a species may get no photo
+    if counts and is_known and model.num_classes not in (None, counts.species):
         raise ValueError(
             f"{key}.num_classes: received {model.num_classes}, and there are {counts.species} species by "
             f"{counts.origin}; remove the key, or set it to {counts.species}"
@@ -244,7 +245,7 @@ CHECKS: dict[str, Callable[[Run, Counts | None], None]] = {
     "phase2 subset": check_region,
     "phase2 train": lambda run, counts: check_teacher(run, counts, "phase2"),
     "phase3 combine": check_ensemble,
-    "phase3 check": lambda run, counts: check_model(run.config.phase3.model, counts, "phase3.model"),
+    "phase3 check": lambda run, counts: check_model(run, run.config.phase3.model, counts, "phase3.model"),
     "phase4 distill": check_student,
     "phase5 temperature": check_calibration,
     "phase6 export": check_region_priors,
@@ -324,6 +325,18 @@ def check(run: Run, asked: list[Step], chain: list[Step], needs: Mapping[str, Ca
         raise ValueError("\n".join(dict.fromkeys([*faults, *map(str, lacks)])))
     if lacks:
         raise lacks[0]
+    if counts and any(step.title == "phase0 split" for step in asked):
+        _warn_of_largest_group(run, counts)
+
+
+def _warn_of_largest_group(run: Run, counts: Counts) -> None:
+    """Say that a gate will be missed: the split's groups are no smaller than the observations."""
+    limit, n = run.config.gates.largest_group, counts.largest_group
+    if limit is not None and n >= MIN_PHOTOS and n > limit * counts.total:
+        print(
+            f"warning: gates.largest_group: {limit:g}, and {counts.ties}: the run will miss it; give each plant an "
+            "observation_id of its own, or set the gate to null"
+        )
 
 
 def _counted_by(run: Run, chain: list[Step]) -> str:
