@@ -412,7 +412,7 @@ def test_an_unset_environment_variable_is_named(write, monkeypatch):
     monkeypatch.delenv("PLANTS_HOST", raising=False)
     with pytest.raises(ConfigError, match="environment variable PLANTS_HOST is not set"):
         write("source: {base_url: '${PLANTS_HOST}'}")
-    assert write("source: {base_url: '${PLANTS_HOST}'}", ["source.base_url=x"]).source.base_url == "x"
+    assert write("source: {base_url: '${PLANTS_HOST}'}", ["source.base_url=http://x"]).source.base_url == "http://x"
 
 
 def test_the_experiment_is_named_after_its_file(write):

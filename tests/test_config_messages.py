@@ -104,6 +104,10 @@ SPLIT = "train + val + calibration + test"
             "--set phase1: received nothing (null), expected a section with model, training, data, regularization, "
             "callbacks; correct it, or leave the key out for its defaults",
         ),
+        (
+            "source.base_url=foo",
+            "--set source.base_url: received 'foo', expected a URL such as https://example.org/photos/; correct it",
+        ),
         ("experiment=", "--set experiment: received nothing (null), expected text; correct it"),
         (
             "experiment=a b",

@@ -5,6 +5,7 @@ import copy
 import json
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,22 @@ def test_verify_names_each_file_that_changed(run):
     assert "export.json" not in str(found.value)
     run.path("export").write_text("{")
     with pytest.raises(BrokenArtefact, match="export.json"):
+        verify.verify(run)
+
+
+def test_verify_looks_at_the_ledger_too(run):
+    run.path("audit").parent.mkdir(parents=True, exist_ok=True)
+    write_json(run.path("audit"), {"usable": 1})
+    staleness.write_sidecars(run, Step("phase0", "audit", print, (), ("audit",), (), 1), 1.0)
+    ledger = run.path("dataset").with_name("ledger.sqlite")
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(ledger)) as database:
+        database.execute("CREATE TABLE photos (url TEXT)")
+        database.executemany("INSERT INTO photos VALUES (?)", [("x" * 1000,)] * 50)
+        database.commit()
+    assert verify.verify(run) == 1
+    ledger.write_bytes(ledger.read_bytes()[: ledger.stat().st_size // 2])
+    with pytest.raises(BrokenArtefact, match="ledger.sqlite: .*; remove it and its -wal"):
         verify.verify(run)
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_pipeline.core.config.teachers import VIT_PRESETS, Model
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.export.quantize import fold_batch_norm
-from keras_pipeline.models import heads, layerwise, mobilenet, vit, weights
+from keras_pipeline.models import heads, layerwise, mobilenet, vit, weights, weights_file
 from keras_pipeline.training.schedule import build_optimizer
 
 SMALL = Model(name="mobilenetv2", alpha=0.35, pretrained=False)
@@ -153,6 +153,9 @@ def test_pretrained_weights_are_copied_exactly(tmp_path):
     backbone = mobilenet.backbone(
         32, alpha=0.35, pretrained=str(tmp_path / "donor.weights.h5"), batch_norm_momentum=0.9
     )
+    network = Model(name="mobilenetv2", alpha=0.35)
+    assert weights_file.fault(tmp_path / "donor.weights.h5", network) is None
+    assert weights_file.fault(tmp_path / "donor.weights.h5", network.model_copy(update={"alpha": 0.5}))
     layers = [layer for layer in backbone.layers if layer.weights]
     assert sum(layer.count_params() for layer in layers) == 410_208
     for layer in layers:
@@ -257,6 +260,7 @@ def test_position_embeddings_of_another_image_size_are_resized():
 def test_a_vit_takes_weights_of_another_image_size_from_a_file(tmp_path, short_vit):
     backbone = next(layer for layer in short_vit.layers if layer.weights and layer.name != "logits")
     backbone.save_weights(tmp_path / "vit.weights.h5")
+    assert weights_file.fault(tmp_path / "vit.weights.h5", Model(name="vit_tiny_patch16", pretrained=False)) is None
     larger = vit.backbone("vit_tiny_patch16", 96, pretrained=str(tmp_path / "vit.weights.h5"))
     theirs = {v.path: v.numpy() for v in backbone.weights}
     for variable in larger.weights:

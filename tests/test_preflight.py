@@ -7,16 +7,19 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.weights import write_weights
 
 from keras_pipeline import __main__ as cli
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config import source
 from keras_pipeline.core.config.load import from_file
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.sidecars import fingerprint
+from keras_pipeline.demo import flora
 from keras_pipeline.export import browser
 from keras_pipeline.models import pretrained
-from keras_pipeline.phases import counts, forecast, preflight, status, steps
+from keras_pipeline.phases import counts, doctor, forecast, preflight, status, steps
 
 SMALL = {"model": {"name": "mobilenetv2", "pretrained": False}, "training": {"batch_size": 8}}
 BASE = {
@@ -119,6 +122,11 @@ FAULTS = [
         {"phase1": {"training": {"batch_size": 881}}}, EARLY,
         "phase1.training.batch_size: received 881, and there are about 880 train photos by source.demo.photos; set it",
         "phase1 train",
+    ),
+    (
+        {"phase2": {"region": ["EU", "EU_XX"]}, "phase3": {"teachers": [TEACHER]}}, EARLY,
+        r"phase2.region: received EU_XX, expected regions of the drawn photos \(EU_SW, EU, NA, MED_E\); correct it, or",
+        "phase2 subset",
     ),
     (
         {"source": {"demo": {"photos": 399}}}, EARLY,
@@ -239,7 +247,21 @@ FAULTS = [
     ({"source": {"exclude": "docs"}}, EARLY, "source.exclude: received docs, which is no file; exp", "phase0 audit"),
     (
         {"phase0": {"split": {"same_photo": "no.csv"}}}, EARLY,
-        "phase0.split.same_photo: received no.csv, which is no file; expected a CSV", "phase0 split",
+        "phase0.split.same_photo: received no.csv, which does not exist; expected a CSV", "phase0 split",
+    ),
+    (
+        {"phase0": {"split": {"same_photo": "configs/flowers17.yaml"}}}, EARLY,
+        "phase0.split.same_photo: configs/flowers17.yaml", "phase0 split",
+    ),
+    (
+        {}, {"by": "audit", "photos": {"EU": 300, "EU_SW": 200}, "species": 500},
+        "source.fields.latin_name: received 500 photos of 500 species by the audit, expected 3 or more besides the",
+        "phase0 split",
+    ),
+    (
+        {}, {"by": "audit", "photos": {"EU": 300, "EU_SW": 200}, "species": 479},
+        "source.fields.latin_name: received 500 photos of 479 species by the audit, expected 22 or more besides the",
+        "phase5 temperature",
     ),
     (
         {"source": {"max_per_species": 20}}, {"by": "audit", "audit": {"per_class": {"a": 400, "b": 97, "c": 3}}},
@@ -332,7 +354,7 @@ def test_all_faults_are_told_at_once(project):
 
 def test_a_split_that_will_be_made_anew_is_not_asked(project):
     # Its sidecar is missing, so the split runs again, and may know the region by then.
-    run = project({"phase2": {"region": "XX"}, "phase3": {"teachers": [TEACHER]}})
+    run = project({"phase2": {"region": "MED_E"}, "phase3": {"teachers": [TEACHER]}})
     preflight.check_ahead(run, remaining(None))
 
 
@@ -388,9 +410,29 @@ def test_a_missing_browser_is_told(project, monkeypatch):
     monkeypatch.setenv("CHROMIUM_PATH", "/nowhere/chromium")
     with pytest.raises(browser.BrowserMissing, match="CHROMIUM_PATH=/nowhere/chromium: no such file"):
         preflight.check_ahead(project(), remaining("dataset"))
+    monkeypatch.setenv("CHROMIUM_PATH", "chromium-9000")
+    with pytest.raises(browser.BrowserMissing, match="CHROMIUM_PATH=chromium-9000: no such program on the PATH; give"):
+        preflight.check_ahead(project(), remaining("dataset"))
+    monkeypatch.setenv("CHROMIUM_PATH", "docs")
+    with pytest.raises(browser.BrowserMissing, match="CHROMIUM_PATH=docs: a folder; install"):
+        preflight.check_ahead(project(), remaining("dataset"))
     monkeypatch.setenv("CHROMIUM_PATH", __file__)
     with pytest.raises(browser.BrowserMissing, match=f"CHROMIUM_PATH={__file__}: not a program that can be started"):
         preflight.check_ahead(project(), remaining("dataset"))
+    preflight.check_ahead(project(), steps.steps_between("phase0 baseline", "phase6 export"))
+
+
+def test_a_browser_that_does_not_start_is_told(project, monkeypatch, tmp_path):
+    stub = tmp_path / "chromium-browser"
+    stub.write_text("#!/bin/sh\necho requires the chromium snap >&2\nexit 1\n")
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("CHROMIUM_PATH", "chromium-browser")
+    assert browser.find_chromium() == stub
+    with pytest.raises(browser.BrowserMissing, match=f"{stub} does not start: .*; install Chromium"):
+        preflight.check_ahead(project(), remaining("dataset"))
+    assert not doctor._browser()["ok"]
+    preflight.check_ahead(project(), remaining("dataset"), dry=True)
     preflight.check_ahead(project(), steps.steps_between("phase0 baseline", "phase6 export"))
 
 
@@ -487,6 +529,13 @@ def folder(tmp_path, jpeg):
             "phase2.region: received 'XX', photos of it by {csv}: 0",
         ),
         (["EU"] * 80 + ["NA"] * 120, "ab", ["phase2.region=XX"], "enough have NA 120, EU 80; set phase2.region"),
+        (
+            ["EU"] * 160,
+            [f"n{i}" for i in range(160)],
+            [],
+            "error: --labels: source.demo.labels: received 160 photos of 160 species by {csv}, expected 3 or more "
+            "besides the first of each species, which goes to train: the other splits need them; add photos of the",
+        ),
         (["EU"] * 160, "a", [], "--labels: source.demo.labels: received one species by {csv} (160 photos)"),
         (
             ["EU"] * 150,
@@ -516,6 +565,12 @@ def folder(tmp_path, jpeg):
             "phase0.baseline.features: imagenet needs a download from http://x, which does not answer",
         ),
         (["EU"] * 160, "ab", ["phase1.training.batch_size=100"], "there are about 99 train photos by {csv}"),
+        (
+            ["EU"] * 160,
+            "ab",
+            ["phase3.model.num_classes=3"],
+            "phase3.model.num_classes: received 3, and there are 2 species by {csv}; remove the key, or set it to 2",
+        ),
         (["EU"] * 160, "ab", ["phase5.region_priors.ship=true"], "the photos are of 1 known regions by {csv}"),
     ],
 )
@@ -591,6 +646,19 @@ TIED = (
     "observation_id ties the 160 photos of {csv} into {groups}; expected enough for every split; give each plant an "
     "observation_id of its own, or none where it is not known, or take observation out of the list\n"
 )
+
+
+def test_observations_that_miss_the_gate_are_told_once(folder, tmp_path, capsys):
+    arguments = [*folder(["EU"] * 400), "--dry-run"]
+    labels = tmp_path / "labels.csv"
+    head, *rows = labels.read_text().splitlines()
+    for n, said in ((20, 1), (40, 0)):  # groups of 20, which the gate judges, and of 10
+        labels.write_text("\n".join([f"{head},observation_id", *(f"{row},o{i % n}" for i, row in enumerate(rows))]))
+        assert cli.main(arguments) == 0
+        told = "warning: gates.largest_group: 0.01, and the column observation_id ties the 400 photos of "
+        assert capsys.readouterr().out.count(told) == said
+    assert cli.main([*arguments, "--set", "gates.largest_group=null"]) == 0
+    assert "largest_group" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
@@ -755,6 +823,13 @@ def test_checkpoints_in_a_file_are_told(project, tmp_path, section, step):
         preflight.check_ahead(run, remaining("dataset"))
 
 
+def test_checkpoints_that_cannot_be_written_are_told(project):
+    run = project({"phase1": {"callbacks": {"checkpoint_dir": "/proc/own"}}})  # which root too can't make
+    said = "^phase1.callbacks.checkpoint_dir: received /proc/own, and /proc can't be written to .*, expected a place th"
+    with pytest.raises(SourceError, match=said):
+        preflight.check_ahead(run, remaining("dataset"))
+
+
 @pytest.mark.parametrize("key", ["phase1.model.pretrained", "phase0.baseline.weights"])
 @pytest.mark.parametrize(
     ("name", "data", "fault"),
@@ -762,7 +837,7 @@ def test_checkpoints_in_a_file_are_told(project, tmp_path, section, step):
         ("a.weights.h5", b"image,latin_name", "is no HDF5 file"),
         ("a.weights.h5", b"", "is no HDF5 file"),
         ("labels.csv", b"\x89HDF\r\n\x1a\n", "does not end in .weights.h5"),
-        ("a.weights.h5", b"\x89HDF\r\n\x1a\n and more", None),
+        ("a.weights.h5", b"\x89HDF\r\n\x1a\n and more", "is no whole HDF5 file"),
     ],
 )
 def test_a_file_that_holds_no_weights_is_told(project, tmp_path, key, name, data, fault):
@@ -770,11 +845,40 @@ def test_a_file_that_holds_no_weights_is_told(project, tmp_path, key, name, data
     phase, section, field = key.split(".")
     own = {"features": "file"} if section == "baseline" else {}
     run = project({phase: {section: own | {field: f"{tmp_path}/{name}"}}})
-    with (
-        pytest.raises(ValueError, match=f"{key}.*: {tmp_path}/{name} {fault}; expected a .weights.h5 file")
-        if (fault)
-        else contextlib.nullcontext()
-    ):
+    with pytest.raises(ValueError, match=f"{key}.*: {tmp_path}/{name} {fault}; expected a .weights.h5 file"):
+        preflight.check_ahead(run, remaining("dataset"))
+
+
+VIT, MOBILENET = "vit_tiny_patch16_224", "mobilenetv2"
+PATCHES = "layers/vi_t_patching_and_embedding/patch_embedding/vars/0"
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "said"),
+    [
+        ((MOBILENET, 1.0), {"name": VIT}, f"{VIT} .{PATCHES}: received none, expected .16, 16, 3, 192."),
+        (("vit_base_patch16", 1.0), {"name": VIT}, f"{VIT} .{PATCHES}: received .16, 16, 3, 768., expected .16, 16, 3"),
+        (
+            (MOBILENET, 1.0),
+            {"name": MOBILENET, "alpha": 0.35},
+            r"mobilenetv2, alpha 0.35 .layers/conv2d_34",
+        ),
+        (
+            (MOBILENET, 0.35),
+            {"name": MOBILENET, "alpha": 0.5},
+            r"mobilenetv2, alpha 0.5 .layers/conv2d_34",
+        ),
+        ((VIT, 1.0), {"name": MOBILENET}, "mobilenetv2, alpha 1 .layers/conv2d_34/vars/0: received none, exp"),
+        (("vit_tiny_patch16_384", 1.0), {"name": VIT}, None),
+        ((MOBILENET, 0.35), {"name": MOBILENET, "alpha": 0.35}, None),
+        ((MOBILENET, 1.3), {"name": MOBILENET, "alpha": 1.3}, None),
+    ],
+)
+def test_weights_of_another_network_are_told(project, tmp_path, file, model, said):
+    path = write_weights(tmp_path / "a.weights.h5", *file)
+    run = project({"phase1": {"model": model | {"pretrained": str(path)}}})
+    refused = pytest.raises(ValueError, match=f"phase1.model.pretrained: {path} does not fit {said}")
+    with refused if said else contextlib.nullcontext():
         preflight.check_ahead(run, remaining("dataset"))
 
 
@@ -784,6 +888,10 @@ def test_one_step_is_not_begun_for_a_chain_that_cannot_end(project):
         preflight.check_ahead(run, steps.steps_between("phase1 train", "phase1 train"))
     preflight.check_ahead(run, steps.steps_between("phase4", "phase4"))  # the teachers are asked no more
     preflight.check_ahead(run, [])
+
+
+def test_the_drawn_regions_are_those_of_the_demo():
+    assert [region.name for region in flora.REGIONS] == [*source.DRAWN_REGIONS]
 
 
 def test_expected_photos_do_not_prevent_a_dataset(project):

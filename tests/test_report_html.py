@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import warnings
 from html.parser import HTMLParser
 
 import numpy as np
@@ -159,6 +160,13 @@ def test_columns_of_like_numbers_share_their_decimals():
     assert html.format_column([1e-5, 0.1]) == ["1e-05", "0.1"]
     assert html.format_column(["EU", 0.5]) == ["EU", "0.5"]
     assert html.format_column([0.0, 0.0]) == ["0", "0"]
+
+
+def test_a_limit_far_above_all_classes_is_drawn_too(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, that there is no room for the axes
+        plots.class_histogram({f"species {i}": 1 for i in range(60)}, tmp_path / "rare.png", rare_below=30)
+    assert (tmp_path / "rare.png").exists()
 
 
 def draw_all(folder):

@@ -18,8 +18,8 @@ VOLATILE = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb", ABOUT}
 # ABOUT is also an entry of files.json, whose own hash is in equivalence.json. How many photos of dataset.json are of
 # which rule follows from its shards, whose hashes it holds; older datasets don't say it.
 UNTIMELY = {"timing", ABOUT, "list_sha256", "photos_by_rule"}
-# What hashing raises for a file that is no longer JSON or an archive, or that holds no weights.
-UNREADABLE = (ValueError, KeyError, OSError, zipfile.BadZipFile, zlib.error)
+# What JSON, zipfile, NumPy, HDF5 and Parquet raise, as fuzzing shows, for a file with a changed byte or a missing end.
+UNREADABLE = (ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def content_hash(path: Path) -> str:

@@ -19,6 +19,8 @@ SIDECAR = {
     "config_hash": str, "config": dict, "inputs": dict, "seconds": float, "finished": str,
 }  # fmt: skip
 
+TABLES = (".json", ".npz", ".parquet")  # small files, read again where size or time have changed
+
 
 def changed_files(path: Path, meta: dict) -> list[str]:
     """Reads all of an artefact; the files that are not, byte for byte, what its step left."""
@@ -115,7 +117,7 @@ def edited(path: Path) -> str | None:
 
     Other artefacts have checks of their own, which name the damaged part.
     """
-    if path.suffix not in (".json", ".parquet") or not is_altered(path):
+    if path.suffix not in TABLES or not is_altered(path):
         return None
     return f"{path}: not what `{required(path)['producer']}` wrote; put that back, or run it again with --force"
 
@@ -125,7 +127,7 @@ def is_altered(path: Path) -> bool:
     meta = sidecar(path)
     if meta is None or not path.exists() or fingerprint(path).items() <= meta.items():
         return False
-    return path.suffix not in (".json", ".parquet") or not _has_content(path, meta["content_hash"])
+    return path.suffix not in TABLES or not _has_content(path, meta["content_hash"])
 
 
 def _has_content(path: Path, content: str) -> bool:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.hashing import UNREADABLE
 from keras_pipeline.core.record import shuffle_key
 from keras_pipeline.core.region_names import are_of_species
 
@@ -31,7 +32,7 @@ def read(path: Path, remedy: str, **wanted: str) -> pd.DataFrame:
     """
     try:
         return pd.read_parquet(path, filters=[(column, "==", value) for column, value in wanted.items()] or None)
-    except pa.ArrowException as error:
+    except (*UNREADABLE, pa.ArrowException) as error:
         raise BrokenArtefact(f"{path}: {error}; remove it and run {remedy}") from None
 
 
@@ -61,7 +62,7 @@ def places(path: Path) -> pd.DataFrame:
         BrokenArtefact: if the file is missing or can't be parsed.
     """
     columns = ["sample_id", "split", "latin_name", "region", "observation_id", "license", "attribution"]
-    return _columns(path, columns).set_index("sample_id")
+    return read_columns(path, columns).set_index("sample_id")
 
 
 def first_train_rows(path: Path, species: Collection[str]) -> dict[str, int]:
@@ -72,7 +73,7 @@ def first_train_rows(path: Path, species: Collection[str]) -> dict[str, int]:
     Raises:
         BrokenArtefact: if the file is missing or can't be parsed.
     """
-    table = _columns(path, ["sample_id", "split", "latin_name"])
+    table = read_columns(path, ["sample_id", "split", "latin_name"])
     train = table[table.split == "train"]
     keys = [shuffle_key(sample_id, table.attrs["made_with"]["seed"]) for sample_id in train.sample_id]
     names = train.latin_name.to_numpy()[sorted(range(len(keys)), key=keys.__getitem__)]
@@ -80,9 +81,14 @@ def first_train_rows(path: Path, species: Collection[str]) -> dict[str, int]:
     return {str(names[row]): int(row) for row in rows}  # of several photos the first one, which comes last here
 
 
-def _columns(path: Path, columns: list[str]) -> pd.DataFrame:
+def read_columns(path: Path, columns: list[str], remedy: str = "`phase0 split --force`") -> pd.DataFrame:
+    """Read some columns of a table of phase 0.
+
+    Raises:
+        BrokenArtefact: naming the file and the remedy, if it is missing or can't be parsed.
+    """
     try:
         return pd.read_parquet(path, columns=columns)
-    except (OSError, pa.ArrowException) as error:
+    except (*UNREADABLE, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
-        raise BrokenArtefact(f"{path}: {reason}; run `phase0 split --force`") from None
+        raise BrokenArtefact(f"{path}: {reason}; run {remedy}") from None

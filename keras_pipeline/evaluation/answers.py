@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.hashing import UNREADABLE
 from keras_pipeline.evaluation import intervals
 from keras_pipeline.evaluation.intervals import Comparison
 
@@ -54,7 +54,7 @@ def load_answers(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in ANSWERS}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise BrokenArtefact(
             f"{path}: no answers can be read from it ({error}); run `evaluate --force`, or `phase0 "
             "baseline --force` if it is phase 0's"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside
+from keras_pipeline.core.hashing import UNREADABLE
 from keras_pipeline.evaluation import metrics
 from keras_pipeline.evaluation.answers import ANSWERS
 from keras_pipeline.evaluation.scores import Scores, score
@@ -43,7 +43,7 @@ def load(folder: Path, name: str) -> Predictions:
         with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
             columns = {field.name: file[field.name] for field in dataclasses.fields(Predictions)[1:]}
         return Predictions(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False), **columns)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise BrokenArtefact(
             f"{folder / name}.npz, .npy: no predictions can be read from them ({error}); run `phase5 calibrate --force`"
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -99,11 +100,11 @@ def find_chromium() -> Path:
     """
     named = os.environ.get("CHROMIUM_PATH")
     if named:
-        if not Path(named).is_file():
-            raise BrowserMissing(f"CHROMIUM_PATH={named}: no such file; {REMEDY}")
-        if not os.access(named, os.X_OK):
-            raise BrowserMissing(f"CHROMIUM_PATH={named}: not a program that can be started; {REMEDY}")
-        return Path(named)
+        if path := shutil.which(named):  # a path, or the name of a program on the PATH
+            return Path(path)
+        kind = "a folder" if Path(named).is_dir() else "not a program that can be started"
+        absent = "no such file" if "/" in named else "no such program on the PATH; give its full path"
+        raise BrowserMissing(f"CHROMIUM_PATH={named}: {kind if Path(named).exists() else absent}; {REMEDY}")
     for name in NAMES:
         if path := shutil.which(name):
             return Path(path)
@@ -112,6 +113,25 @@ def find_chromium() -> Path:
     if not own.is_file():
         raise BrowserMissing(f"no Chromium found; {REMEDY}")
     return own
+
+
+def check_starts() -> Path:
+    """Find Chromium and start it once; return it. Ubuntu's is a stub that only says which snap to install.
+
+    Raises:
+        BrowserMissing: where there is none, or it does not start.
+    """
+    path = find_chromium()
+    stat = path.stat()
+    _start(path, stat.st_size, stat.st_mtime_ns)
+    return path
+
+
+@functools.cache
+def _start(path: Path, size: int, mtime_ns: int) -> None:
+    """A process starts each file once; its size and time tell another file of the same name."""
+    with open_browser():
+        pass
 
 
 @contextlib.contextmanager

@@ -12,30 +12,42 @@ from keras_pipeline.ingest.split import Ties
 COLUMNS = ["sample_id_1", "sample_id_2"]
 
 
+def read_pairs(path: Path) -> pd.DataFrame:
+    """Return the listed pairs, with the columns sample_id_1 and sample_id_2 as text, and any others.
+
+    Raises:
+        ValueError: no such file, not a CSV, or without these columns.
+    """
+    key, such_as = "phase0.split.same_photo", "a CSV such as phase0/tables/look_alikes.csv"
+    if not path.is_file():
+        kind = "is no file" if path.exists() else "does not exist"
+        raise ValueError(
+            f"{key}: received {path}, which {kind}; expected {such_as}; correct the path, or set it to null"
+        )
+    try:
+        pairs = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # pandas' errors are ValueErrors
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{key}: {path} is not a readable CSV ({reason}); expected {such_as}; correct it") from None
+    if not set(COLUMNS) <= set(pairs.columns):
+        raise ValueError(
+            f"{key}: {path}: received the columns {', '.join(pairs.columns)}, expected {' and '.join(COLUMNS)}; rename "
+            "the two columns of sample ids"
+        )
+    return pairs
+
+
 def same_photo(path: Path, sample_ids: pd.Series) -> Ties:
     """Return the ties of the listed pairs; pairs with a photo that is not stored are passed over.
 
     Args:
-        path: CSV with the columns sample_id_1 and sample_id_2, and any others.
+        path: CSV, see `read_pairs`.
         sample_ids: of the rows 0 … n-1, each once.
 
     Raises:
-        ValueError: no such file, not a CSV, without these columns, or of other photos.
+        ValueError: as `read_pairs`, or the pairs are of other photos.
     """
-    try:
-        pairs = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ValueError(
-            f"phase0.split.same_photo: received {path}, which does not exist; expected a CSV such as "
-            "phase0/tables/look_alikes.csv"
-        ) from None
-    except (OSError, ValueError) as error:  # pandas' errors are ValueErrors
-        raise ValueError(f"phase0.split.same_photo: {path} is not a readable CSV ({error})") from None
-    if not set(COLUMNS) <= set(pairs.columns):
-        raise ValueError(
-            f"phase0.split.same_photo: {path}: received the columns {', '.join(pairs.columns)}, expected "
-            "sample_id_1 and sample_id_2"
-        )
+    pairs = read_pairs(path)
     rows = pd.Series(np.arange(len(sample_ids)), index=sample_ids.to_numpy())
     if len(pairs) and not pairs[COLUMNS].isin(rows.index).any(axis=None):
         raise ValueError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import keras
 
 from keras_pipeline.core.config.teachers import GLOBAL_TEACHER, Model
 from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.hashing import UNREADABLE
 from keras_pipeline.models import mobilenet, vit
 
 HEAD = {"low_rank", "logits"}  # layers that no backbone has
@@ -72,5 +72,5 @@ def load_classifier(path: Path) -> keras.Model:
     """
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise BrokenArtefact(f"{path}: no model can be loaded from it ({error}); run its step again") from error

@@ -9,9 +9,9 @@ import urllib.request
 from pathlib import Path
 
 from keras_pipeline.core.config.teachers import GLOBAL_TEACHER, VIT_PRESETS, Model
+from keras_pipeline.models import weights_file
 
 KAGGLE, KERAS = "https://www.kaggle.com", "https://storage.googleapis.com"
-HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
 SECONDS = 10  # to wait for any response
 
 
@@ -43,19 +43,9 @@ def check_available(model: Model, key: str, received: str = "", remedy: str = ""
     elif (
         isinstance(model.pretrained, str)
         and model.pretrained != GLOBAL_TEACHER
-        and (fault := _fault(Path(model.pretrained)))
+        and (fault := weights_file.fault(Path(model.pretrained), model))
     ):
-        raise ValueError(f"{key}: {model.pretrained} {fault}; expected a .weights.h5 file")
-
-
-def _fault(path: Path) -> str | None:
-    """Return why Keras can't load weights from a path; None where it looks as if it could."""
-    if not path.is_file():
-        return "is a directory" if path.is_dir() else "does not exist"
-    if not path.name.endswith(".weights.h5"):  # another suffix is another format to Keras
-        return "does not end in .weights.h5"
-    with path.open("rb") as file:
-        return None if file.read(len(HDF5)) == HDF5 else "is no HDF5 file"
+        raise ValueError(f"{key}: {model.pretrained} {fault}")
 
 
 def _source(model: Model) -> tuple[str, bool]:

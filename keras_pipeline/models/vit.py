@@ -10,7 +10,8 @@ import keras_hub
 
 from keras_pipeline.core.config.teachers import VIT_NAME, VIT_SIZES
 from keras_pipeline.models.pretrained import vit_preset
-from keras_pipeline.models.weights import copy_weights, load_checked, stored_shapes
+from keras_pipeline.models.weights import copy_weights, load_checked
+from keras_pipeline.models.weights_file import stored_shapes
 
 
 def backbone(name: str, image_size: int, *, pretrained: bool | str, rematerialisation: bool = False) -> keras.Model:

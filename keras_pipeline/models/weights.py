@@ -5,10 +5,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 from keras import ops
+
+from keras_pipeline.models.weights_file import stored_shapes
 
 POSITIONS = "position_embedding/embeddings"
 
@@ -85,25 +86,6 @@ def _why(received: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ..
     if expected.keys() - received.keys():
         return "some are missing: a file without its head, or of a smaller network"
     return "the names are right and the shapes are not: another width or number of classes"
-
-
-def stored_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Return {key: shape} of a `.weights.h5` file.
-
-    Raises:
-        ValueError: if it can't be read.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    try:
-        with h5py.File(path) as file:
-            file.visititems(
-                lambda key, item: shapes.update({key: item.shape}) if isinstance(item, h5py.Dataset) else None
-            )
-    except OSError as error:
-        raise ValueError(
-            f"{path}: received no readable HDF5 file ({error}), expected a .weights.h5 of Keras"
-        ) from error
-    return shapes
 
 
 def _some(faults: list[str]) -> str:

@@ -19,7 +19,7 @@ from keras_pipeline.ingest import photo_folder
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.ingest.entries import Reader
 from keras_pipeline.ingest.fields import id_of, text_of
-from keras_pipeline.phases.counts import AUDIT, Counts, commonest
+from keras_pipeline.phases.counts import AUDIT, DRAWN, Counts, commonest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ def _by_source(run: Run, without: Collection[str]) -> Counts | None:
     demo = source.demo
     if demo.images is None or demo.labels is None:
         most = demo.species * (source.max_per_species or demo.photos)
-        return Counts("source.demo.photos", demo.species, min(demo.photos, most), shares)
+        return Counts(DRAWN, demo.species, min(demo.photos, most), shares)
     reader, documents = Reader(source), photo_folder.documents(Path(demo.images), Path(demo.labels))
     photos = [photo for document in documents for photo in reader.photos(document)]
     table = _chosen(source, photos)
@@ -160,6 +160,7 @@ def _tied(run: Run, counts: Counts, table: pd.DataFrame, observed: pd.Series) ->
         counts,
         expected={name: dict(Counter(table.region[found == name])) for name in SPLITS},
         calibration_species=table.latin_name[found == "calibration"].nunique(),
+        largest_group=int(observed.iloc[0]),
         ties=f"the column observation_id ties the {counts.total:,} photos of {counts.origin} into {groups:,} "
         f"{'group' if groups == 1 else 'groups'} (the largest, {observed.index[0]!r}, has {observed.iloc[0]:,})",
     )

@@ -12,6 +12,7 @@ from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.region_names import names_of, photos_of
 
 AUDIT = "the audit"
+DRAWN = "source.demo.photos"  # the demo's, to be drawn
 LISTED = 10  # regions in a message
 EXPECTED_VAL = 5  # photos of a region; with so many expected, fewer than one split in a hundred leaves it none
 
@@ -29,6 +30,7 @@ class Counts:
     calibration_species: int | None = None  # once the split is made, or expected
     expected: dict[str, dict[str, int]] | None = None  # as splits, where observations make them other than the shares
     ties: str = ""  # how many groups observations make of the photos, in words; "" if each photo is its own
+    largest_group: int = 1  # photos of the largest observation, as far as the source tells
     licenses: dict[str, int] | None = None  # photos by licence, before source.licenses; None: not known
 
     @property

@@ -60,7 +60,7 @@ def _gpu() -> dict:
 def _browser(run: Run) -> dict:
     """All that the config asks for have to be there; where it asks for those that are there, one."""
     wanted = run.config.phase6.browsers
-    missing = engines.missing_engines()
+    missing = engines.missing_engines(start=True)
     found = {name: str(engines.find_engine(name)) for name in engines.ENGINES if name not in missing}
     ok = bool(found) if wanted is None else not missing.keys() & set(wanted)
     told = found if wanted is None else {name: (found | missing)[name] for name in wanted}

@@ -31,7 +31,7 @@ def forecast_steps(run: Run, steps: list[Step], force: bool) -> list[dict]:
     if downloads := sum(row["download_gigabytes"] for row in rows):
         each, origin = forecast.photo_bytes(run)
         print(f"to download about {downloads:.3g} GB: {each / 1e6:.2f} MB a photo, {origin}")
-    preflight.check_ahead(run, steps, force=force)
+    preflight.check_ahead(run, steps, force=force, dry=True)
     warn_of_unused_teacher(run, steps)
     return rows
 

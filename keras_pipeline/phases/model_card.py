@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pandas as pd
-
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.student import REGIONAL_TEACHER, TRAINED_HERE
 from keras_pipeline.core.dataset import MIN_PHOTOS, SPLITS, UNKNOWN_REGION
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.region_names import title_of
 from keras_pipeline.core.sidecars import required
+from keras_pipeline.data import assignment
 from keras_pipeline.evaluation import gate_metrics
 from keras_pipeline.evaluation.answers import TITLES
 from keras_pipeline.evaluation.confusion import MANY_SPECIES
@@ -92,7 +92,7 @@ def _use(run: Run) -> list[Block]:
 def _data(run: Run) -> list[Block]:
     dataset, leaks = run.read("dataset"), run.read("leak_audit")
     per_class = dataset["splits"]["train"]["per_class"]
-    photos = pd.read_parquet(run.path("assignment"), columns=["split", "license"])
+    photos = assignment.read_columns(run.path("assignment"), ["split", "license"])
     licences = photos.license[photos.split == "train"].replace("", "unknown licence").value_counts()
     server, _, collection = run.read("audit").get("source", "unknown").partition(" ")
     embedded = "a folder of photos" if run.config.source.demo.images else "drawn photos of invented plants"
@@ -154,7 +154,7 @@ def _over_probe(run: Run) -> list[Block]:
     for model in ("student", "teacher"):
         try:
             found = gate_metrics.over_probe(run, model)
-        except gate_metrics.Unmeasurable as why:
+        except (gate_metrics.Unmeasurable, BrokenArtefact) as why:
             reasons.append(Paragraph(f"{TITLES[model]}, not compared with the linear probe: {why}."))
             continue
         low, high = (f"{end:+.3f}" for end in found["interval"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import ARTEFACTS, Run
@@ -15,7 +15,7 @@ OF_EXPERIMENT = ("source", "source/mongo", "source/herbarium", "phase0/tables")
 OF_DATASET = ("raw", "index")
 
 
-def check(run: Run, steps: Iterable[Step]) -> None:
+def check(run: Run, steps: Collection[Step]) -> None:
     """Check that the outputs of these steps can be written.
 
     Raises:
@@ -33,27 +33,46 @@ def check(run: Run, steps: Iterable[Step]) -> None:
         raise ValueError("\n".join(f"{fault}; move it away" for fault in sorted(set(faults))))
     if outputs:
         check_writable(run)
+    for phase in dict.fromkeys(step.phase for step in steps if step.trains):
+        folder = _checkpoints(run, phase)
+        if folder and (why := _why_not_writable(Path(folder))):
+            raise SourceError(
+                f"{phase}.callbacks.checkpoint_dir: received {folder}, and {why}, expected a place that can be read "
+                "and written; give another one, or null"
+            )
 
 
 def check_writable(run: Run) -> None:
     """Raise SourceError where the outputs can't be written."""
     for folder in (run.folder, run.path("dataset").parent, run.path("web").parent):
-        place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-        if not os.access(place, os.W_OK | os.X_OK):
+        if why := _why_not_writable(folder):
             raise SourceError(
-                f"{place}: can't be written to, expected a place that can be read and written; give another one, "
-                "--set root=DIR, or the rights"
+                f"{why}, expected a place that can be read and written; give another one, --set root=DIR, or the rights"
             )
+
+
+def _why_not_writable(folder: Path) -> str | None:
+    """Try to write where a folder is or will be made: of a mount or of /proc its rights don't tell."""
+    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        tempfile.TemporaryFile(dir=place).close()  # without a name, so that nothing is left and no time changes
+    except OSError as error:
+        return f"{place} can't be written to ({error.strerror})"
+    return None
 
 
 def check_checkpoints(run: Run, phase: str) -> None:
     """Check the folder of a phase's checkpoints, which may lie anywhere. Raises ValueError."""
-    folder = (run.config.phase4 if phase == "phase4" else run.config.teachers[phase]).callbacks.checkpoint_dir
+    folder = _checkpoints(run, phase)
     if folder and (what := in_place_of(Path(folder))):
         raise ValueError(
             f"{phase}.callbacks.checkpoint_dir: received {folder}, expected a folder, or a path where one can be made, "
             f"and {what}; give another one, or null"
         )
+
+
+def _checkpoints(run: Run, phase: str) -> str | None:
+    return (run.config.phase4 if phase == "phase4" else run.config.teachers[phase]).callbacks.checkpoint_dir
 
 
 def in_place_of(folder: Path) -> str | None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from keras_pipeline import export
 from keras_pipeline.core import cluster
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.teachers import Model
-from keras_pipeline.core.dataset import MIN_PHOTOS, UNKNOWN_REGION
+from keras_pipeline.core.dataset import MIN_PHOTOS, SPLITS, UNKNOWN_REGION
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.region_names import title_of
 from keras_pipeline.data import first_bytes
@@ -65,12 +65,10 @@ def check_sizes(run: Run, counts: Counts | None) -> None:
 
 def check_split(run: Run, counts: Counts | None) -> None:
     """Whether photos suffice for the splits; of the calibration split see `check_calibration`."""
-    same_photo = run.config.phase0.split.same_photo
-    if same_photo and not Path(same_photo).is_file():
-        raise ValueError(
-            f"phase0.split.same_photo: received {same_photo}, which is no file; expected a CSV such as "
-            "phase0/tables/look_alikes.csv; correct the path, or set it to null"
-        )
+    if run.config.phase0.split.same_photo:
+        from keras_pipeline.ingest import same_photo  # pandas and SciPy, which only runs with such a list need here
+
+        same_photo.read_pairs(Path(run.config.phase0.split.same_photo))
     if counts is None or counts.splits:
         return
     if counts.origin == AUDIT and run.path("url_ledger").exists():  # downloaded: the split soon tells exactly
@@ -89,6 +87,20 @@ def check_split(run: Run, counts: Counts | None) -> None:
                 or f"phase0.split.{split}: received {share:g}, less than a photo of {counts.total:,} by "
                 f"{counts.origin}, expected one or more; raise it, or have {photos_for(1, share):,} photos"
             )
+    _check_spare(run, counts, len(SPLITS) - 1)
+
+
+def _check_spare(run: Run, counts: Counts, needed: int) -> None:
+    """Check that photos are left for the splits that are evaluated, as the first one of each species goes to train."""
+    spare = counts.total - counts.species
+    if counts.splits or spare >= needed:
+        return
+    key = "demo.labels" if _is_folder(run) else "fields.latin_name"
+    raise ValueError(
+        f"source.{key}: received {counts.total:,} photos of {counts.species:,} species by {counts.origin}, expected "
+        f"{needed} or more besides the first of each species, which goes to train: the other splits need them; add "
+        "photos of the same species, or correct the names if they are of fewer species"
+    )
 
 
 def _is_folder(run: Run) -> bool:
@@ -109,7 +121,7 @@ def _few(run: Run, counts: Counts, split: str, n: int) -> str:
 def check_teacher(run: Run, counts: Counts | None, phase: str) -> None:
     """Weights, class list and batch size of a teacher."""
     settings = run.config.teachers[phase]
-    check_model(settings.model, counts, f"{phase}.model")
+    check_model(run, settings.model, counts, f"{phase}.model")
     places.check_checkpoints(run, phase)
     region = run.config.regional.region if phase == "phase2" else None
     check_batch(counts, f"{phase}.training.batch_size", settings.training.batch_size, region)
@@ -117,16 +129,17 @@ def check_teacher(run: Run, counts: Counts | None, phase: str) -> None:
 
 def check_student(run: Run, counts: Counts | None) -> None:
     """Weights, class list and batch size of the student."""
-    check_model(run.config.phase3.model, counts, "phase3.model")
+    check_model(run, run.config.phase3.model, counts, "phase3.model")
     places.check_checkpoints(run, "phase4")
     check_batch(counts, "phase4.training.batch_size", run.config.phase4.training.batch_size)
 
 
-def check_model(model: Model, counts: Counts | None, key: str) -> None:
+def check_model(run: Run, model: Model, counts: Counts | None, key: str) -> None:
     """A network's weights file and class list."""
     if not _is_download(model):
         check_available(model, f"{key}.pretrained")
-    if counts and counts.splits and model.num_classes not in (None, counts.species):
+    is_known = counts and (counts.splits or _is_folder(run))  # of a collection a species may get no photo
+    if counts and is_known and model.num_classes not in (None, counts.species):
         raise ValueError(
             f"{key}.num_classes: received {model.num_classes}, and there are {counts.species} species by "
             f"{counts.origin}; remove the key, or set it to {counts.species}"
@@ -162,6 +175,8 @@ def check_calibration(run: Run, counts: Counts | None) -> None:
             f"{counts.origin}, expected {MIN_PHOTOS} or more of two or more species: a temperature needs them; raise "
             f"it and lower phase0.split.train, or add photos{enough}"
         )
+    if counts.total - counts.species >= len(SPLITS) - 1:  # with fewer `check_split` says the same
+        _check_spare(run, counts, MIN_PHOTOS + 2)
 
 
 def check_region_priors(run: Run, counts: Counts | None) -> None:
@@ -230,7 +245,7 @@ CHECKS: dict[str, Callable[[Run, Counts | None], None]] = {
     "phase2 subset": check_region,
     "phase2 train": lambda run, counts: check_teacher(run, counts, "phase2"),
     "phase3 combine": check_ensemble,
-    "phase3 check": lambda run, counts: check_model(run.config.phase3.model, counts, "phase3.model"),
+    "phase3 check": lambda run, counts: check_model(run, run.config.phase3.model, counts, "phase3.model"),
     "phase4 distill": check_student,
     "phase5 temperature": check_calibration,
     "phase6 export": check_region_priors,
@@ -244,11 +259,14 @@ NEEDS: dict[str, Callable[[Run], object]] = {
     "phase2 train": lambda run: check_download(run.config.regional.model, "phase2.model"),
     "phase3 check": lambda run: check_download(run.config.phase3.model, "phase3.model"),
     "phase6 export": lambda run: check_libraries(),
-    "phase6 validate": lambda run: engines.need_one(run.config.phase6.browsers),
+    "phase6 validate": lambda run: engines.need_one(run.config.phase6.browsers, start=True),
+}
+IN_DRY_RUN = NEEDS | {  # starts nothing: it takes a second
+    "phase6 validate": lambda run: engines.need_one(run.config.phase6.browsers)
 }
 
 
-def check_ahead(run: Run, steps: list[Step], *, force: bool = False) -> None:
+def check_ahead(run: Run, steps: list[Step], *, force: bool = False, dry: bool = False) -> None:
     """Two days into a run is no time to learn that weights can't be had.
 
     The config is checked for the whole chain from the first of `steps` that will run: what is trained for a chain that
@@ -259,11 +277,11 @@ def check_ahead(run: Run, steps: list[Step], *, force: bool = False) -> None:
     asked = status.applicable(run, steps)
     first = 0 if force else next((i for i, step in enumerate(asked) if staleness.why_stale(run, step)), len(asked))
     if pending := asked[first:]:
-        check(run, pending, status.applicable(run, steps_between(pending[0].title, None)))
+        check(run, pending, status.applicable(run, steps_between(pending[0].title, None)), IN_DRY_RUN if dry else NEEDS)
         inputs.check(run, pending)
 
 
-def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
+def check(run: Run, asked: list[Step], chain: list[Step], needs: Mapping[str, Callable[[Run], object]] = NEEDS) -> None:
     """Check the steps asked for, and the config for the chain that they belong to.
 
     Raises ValueError with a line for each fault of the config; else what the machine lacks.
@@ -299,9 +317,9 @@ def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
         if is_asked and step.trains and run.config.distribute == "multi_worker":
             with noted():
                 cluster.task()
-        if is_asked and step.title in NEEDS:
+        if is_asked and step.title in needs:
             with noted():
-                NEEDS[step.title](run)
+                needs[step.title](run)
     with noted():
         places.check(run, asked)
         forecast.check_disk(run, asked)
@@ -309,6 +327,18 @@ def check(run: Run, asked: list[Step], chain: list[Step]) -> None:
         raise ValueError("\n".join(dict.fromkeys([*faults, *map(str, lacks)])))
     if lacks:
         raise lacks[0]
+    if counts and any(step.title == "phase0 split" for step in asked):
+        _warn_of_largest_group(run, counts)
+
+
+def _warn_of_largest_group(run: Run, counts: Counts) -> None:
+    """Say that a gate will be missed: the split's groups are no smaller than the observations."""
+    limit, n = run.config.gates.largest_group, counts.largest_group
+    if limit is not None and n >= MIN_PHOTOS and n > limit * counts.total:
+        print(
+            f"warning: gates.largest_group: {limit:g}, and {counts.ties}: the run will miss it; give each plant an "
+            "observation_id of its own, or set the gate to null"
+        )
 
 
 def _counted_by(run: Run, chain: list[Step]) -> str:

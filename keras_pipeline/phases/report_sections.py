@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageOps
 
 from keras_pipeline.core.artifacts import Run
@@ -16,7 +15,7 @@ from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.progress import duration
 from keras_pipeline.core.region_names import title_of
 from keras_pipeline.core.sidecars import required, sidecar
-from keras_pipeline.data import records
+from keras_pipeline.data import assignment, records
 from keras_pipeline.evaluation import gate_metrics
 from keras_pipeline.evaluation.confusion import MANY_SPECIES
 from keras_pipeline.evaluation.report.html import (
@@ -155,7 +154,7 @@ def _data(run: Run) -> list[Block]:
 def _losses(run: Run) -> list[list]:
     """Return rows of photos and what became of them."""
     audit, leaks = run.read("audit"), run.read("leak_audit")
-    ledger = pd.read_parquet(run.path("url_ledger"), columns=["state", "reason"])
+    ledger = assignment.read_columns(run.path("url_ledger"), ["state", "reason"], "`phase0 export --force`")
     reason = ledger.reason.str.replace(r"^the same URL as .*", "the same URL as another document", regex=True)
     lost = ledger[ledger.state != "ok"].groupby(reason).size().sort_values(ascending=False)
     without = audit.get("documents_without_photos", 0)

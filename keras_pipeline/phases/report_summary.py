@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.evaluation import gate_metrics
 from keras_pipeline.evaluation.report.html import Cell
 
@@ -62,7 +63,7 @@ def _judged(run: Run, artefact: str) -> str:
 def _measured(run: Run, value: Callable[[Run], float], form: str) -> str:
     try:
         return form.format(value(run))
-    except gate_metrics.Unmeasurable:
+    except (gate_metrics.Unmeasurable, BrokenArtefact):
         return "not measurable"
 
 
@@ -73,7 +74,7 @@ def _over_probe(run: Run) -> str:
     """Compare the student with the linear probe, which trains no network."""
     try:
         found = gate_metrics.over_probe(run, "student")
-    except gate_metrics.Unmeasurable:
+    except (gate_metrics.Unmeasurable, BrokenArtefact):
         return "not compared with the linear probe"
     return f"{_VERDICTS[found['verdict']]} than the linear probe's {found['first']:.1%}"
 

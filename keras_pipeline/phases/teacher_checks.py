@@ -8,11 +8,12 @@ import zipfile
 from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run
+from keras_pipeline.core.config.source import DRAWN_REGIONS
 from keras_pipeline.core.config.student import REGIONAL_TEACHER, TRAINED_HERE
 from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.region_names import names_of, photos_of, title_of
 from keras_pipeline.core.sidecars import sidecar
-from keras_pipeline.phases.counts import Counts, commonest, photos_for_region, regions_with_enough
+from keras_pipeline.phases.counts import DRAWN, Counts, commonest, photos_for_region, regions_with_enough
 
 
 def check_region(run: Run, counts: Counts | None) -> None:
@@ -24,6 +25,14 @@ def check_region(run: Run, counts: Counts | None) -> None:
         raise ValueError(
             f"phase2.region: received {title_of(region)}, expected a region: {UNKNOWN_REGION} is what photos without "
             f"one have; {others}"
+        )
+    absent = [name for name in names_of(region) if name not in DRAWN_REGIONS]
+    # What `load` brought into the embedded server has other regions.
+    is_drawn = run.config.source.regions is None and not (run.folder / "source/mongo").exists()
+    if absent and is_drawn and counts and counts.origin == DRAWN:
+        raise ValueError(
+            f"phase2.region: received {', '.join(absent)}, expected regions of the drawn photos "
+            f"({', '.join(DRAWN_REGIONS)}); correct it, or set phase2: null for none"
         )
     if counts is None or counts.regions is None:
         return

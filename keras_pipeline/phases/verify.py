@@ -11,6 +11,7 @@ from keras_pipeline.core.artifacts import ARTEFACTS, Run
 from keras_pipeline.core.dataset import SHARD_REMEDY
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.data import records
+from keras_pipeline.ingest import ledger_file
 from keras_pipeline.phases import runner, status
 from keras_pipeline.phases.steps import STEPS
 
@@ -47,7 +48,8 @@ def verify(run: Run) -> int:
     The sidecars of unchanged artefacts take over the files' current times.
 
     Raises:
-        BrokenArtefact: naming the files that have changed, and the commands that make them again; or there are none.
+        BrokenArtefact: naming the files that have changed, and the commands that make them again; or there are none; or
+            the ledger is broken.
     """
     found = examine(run)
     if not found:
@@ -57,6 +59,8 @@ def verify(run: Run) -> int:
         for name in found:
             if not found[name]:
                 sidecars.renew_times(run.path(name))
+    if why := ledger_file.fault(run.path("dataset").with_name("ledger.sqlite")):  # no artefact, but the next run's
+        raise BrokenArtefact(why)
     changed = {name: altered for name, altered in found.items() if altered}
     if changed:
         # --force, because `run` skips files whose size and time are unchanged.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -50,6 +51,9 @@ class Demo(Section):
                 "shape: photos"
             )
         return self
+
+
+DRAWN_REGIONS = ("EU_SW", "EU", "NA", "MED_E")  # of the drawn demo
 
 
 class Fields(Section):
@@ -136,6 +140,13 @@ class Source(Section):
     def serves_photos(self) -> bool:
         """Whether relative URLs lead to our own server of drawn or given photos."""
         return self.uri == "embedded" and self.base_url is None
+
+    @field_validator("base_url")
+    @classmethod
+    def _url(cls, base_url: str | None) -> str | None:
+        if base_url and not re.match(r"https?://[^/?#]", base_url, re.IGNORECASE):
+            raise ValueError(f"received {base_url!r}, expected a URL such as https://example.org/photos/; correct it")
+        return base_url
 
     @field_validator("photos")
     @classmethod

@@ -210,7 +210,7 @@ def _ranked_curve(axes: Axes, values: np.ndarray, rare_below: int | None) -> Non
     axes.fill_between(rank, 0.8, drawn, step="mid", color=BLUE, alpha=0.25, linewidth=0)
     axes.step(rank, drawn, where="mid", color=BLUE)
     axes.set(yscale="log", xlabel="classes, most photographed first", ylabel="photos (log scale)")
-    axes.set(xlim=(1 - len(values) / 100, len(values)), ylim=(0.8, max(2, values.max()) * 1.5))
+    axes.set(xlim=(1 - len(values) / 100, len(values)), ylim=(0.8, max(2, values.max(), rare_below or 0) * 1.5))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_minor_formatter("")

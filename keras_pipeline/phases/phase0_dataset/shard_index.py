@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside
+from keras_pipeline.core.hashing import UNREADABLE
 from keras_pipeline.core.progress import progress
 from keras_pipeline.core.record import Photo
 from keras_pipeline.data import records
@@ -41,7 +42,7 @@ def index_shards(shards: list[Path]) -> pd.DataFrame:
     else:
         _watch(map(_write_index, unread), len(unread))
     # Paths are added here, because the shards may have moved since their index was written.
-    tables = [pd.read_parquet(_index_of(shard)).assign(file=str(shard)) for shard in shards]
+    tables = [_read_index(shard).assign(file=str(shard)) for shard in shards]
     if not tables:
         return pd.DataFrame(columns=["file", "sample_id", "sha256", "rule"])
     found = pd.concat(tables, ignore_index=True)
@@ -73,9 +74,17 @@ def _index_of(shard: Path) -> Path:
 def _is_current(shard: Path) -> bool:
     try:
         metadata = pyarrow.parquet.read_schema(_index_of(shard)).metadata or {}
-    except (OSError, pa.ArrowInvalid):  # none yet, or not a parquet file
+    except (*UNREADABLE, pa.ArrowException):  # none yet, or not a parquet file
         return False
     return (metadata.get(b"shard"), metadata.get(b"hashes")) == (_state(shard), HASH_VERSION)
+
+
+def _read_index(shard: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(_index_of(shard))
+    except (*UNREADABLE, pa.ArrowException):  # the shard has all that it held
+        _write_index(shard)
+        return pd.read_parquet(_index_of(shard))
 
 
 def _state(shard: Path) -> bytes:

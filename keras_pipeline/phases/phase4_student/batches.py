@@ -13,6 +13,8 @@ import tensorflow as tf
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import EnsembleMember
 from keras_pipeline.core.dataset import DatasetInfo
+from keras_pipeline.core.errors import BrokenArtefact
+from keras_pipeline.core.hashing import UNREADABLE
 from keras_pipeline.core.region_names import names_of
 from keras_pipeline.data import augment, pipeline
 from keras_pipeline.data.preprocess import Preprocessing
@@ -47,8 +49,11 @@ def stored(config: Config, info: DatasetInfo, store: Store, ensemble_val: Path) 
     def teacher_part(batch: dict, pair: Callable) -> dict:
         return {name: pair(value) for name, value in soft_labels.targets(batch["teacher"], store.layout).items()}
 
-    with np.load(ensemble_val, allow_pickle=False) as table:
-        answers = tf.data.Dataset.from_tensor_slices((table["sample_id"], table["answer"]))
+    try:
+        with np.load(ensemble_val, allow_pickle=False) as table:
+            answers = tf.data.Dataset.from_tensor_slices((table["sample_id"], table["answer"]))
+    except UNREADABLE as error:
+        raise BrokenArtefact(f"{ensemble_val}: can't be read ({error}); run `phase3 check --force`") from error
     answers = answers.batch(pipeline.EVALUATION_BATCH)
 
     def with_answer(batch: dict, row: tuple) -> tuple:
