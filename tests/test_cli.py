@@ -145,7 +145,19 @@ def test_wrong_usage_exits_2(arguments, capsys):
         (["phase4", "--lvie", "--config", "x"], "received --lvie, expected one of --help, --config, --set, --json"),
         (["phase4", "distill", "--lvie"], "received --lvie (did you mean --live?), expected one of"),
         (["status", "--config", "x", "phase1"], "received phase1, expected one of --help, --config, "),
-        (["run", "--config", "x", "source.uri=mongodb://a:b@c"], "received source.uri=mongodb://***@c, exp"),
+        (
+            ["run", "--config", "x", "--set", "seed=1", "source.uri=mongodb://a:b@c"],
+            "received source.uri=mongodb://***@c without an op",
+        ),
+        (
+            ["--config", "x", "run"],
+            "received --config before the command, expected the command first; put options behi",
+        ),
+        (["--config=x", "run"], "received --config before the command"),
+        (
+            ["run", "--config", "x", "--from", "phase2", "train"],
+            "received train as a word of its own, expected a phase and its step in quotes; write 'phase2 train'",
+        ),
         (["phase4", "evaluate", "--split", "vall"], "--split: received 'vall' (did you mean val?), expected one of tr"),
         (["status", "--config", "a", "--config", "b"], "--config: received a and b, expected one of them; leave the"),
         (["phase0", "--config", "a", "audit", "--config", "b"], "--config: received a and b, expected one of them; "),
@@ -399,6 +411,13 @@ def test_demo_on_a_folder_keeps_the_region_where_the_folder_has_it(folder, exper
         (["source.uri=mongodb://me:pw@h/"], "--images and --set source.uri: received two values of source.uri, expect"),
         (["source.demo.images=/tmp"], "--images and --set source.demo.images: received two values of source.demo.imag"),
         (["seed=1", "seed=2"], "--set seed: received two values of seed, expected one; leave the other out"),
+        (["seed=1", "seed =2"], "--set seed: received two values of seed, expected one; leave the other out"),
+        (
+            ["phase2.region=EU", "phase2=null"],
+            "--set phase2 and --set phase2.region: received phase2 as a whole and pha",
+        ),
+        (["phase2={region: EU}", "phase2.training.epochs=2"], "--set phase2 and --set phase2.training.epochs: receiv"),
+        (["source={}"], "--set source and --images: received source as a whole and source.demo.images besides, expec"),
     ],
 )
 def test_two_values_of_a_key_are_refused(folder, capsys, sets, said):
@@ -439,6 +458,14 @@ def test_demo_on_a_folder_of_one_region_has_no_regional_teacher(folder, experime
     assert found.phase2 is None and [each.path for each in found.phase3.teachers] == ["phase1/best.keras"]
     said = "needs 100 photos of its region and 100 of others; there are EU 200: no regional teacher"
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["phase2.training.batch_size", "phase3.teachers.1.weight"])
+def test_a_setting_of_a_regional_teacher_that_a_folder_does_not_allow(folder, experiment, capsys, key):
+    assert cli.main([*folder(*["unknown"] * 200), "--config", str(experiment()), "--set", f"{key}=1"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: --set {key}: received a setting of the regional teacher, and no region in ")
+    assert printed.endswith("leave it out, or give more photos their region\n")
 
 
 @pytest.mark.parametrize(
