@@ -472,3 +472,21 @@ def test_what_changed_deep_in_a_long_setting_is_shown():
     teachers = [[{"path": "phase1/best.keras", "weight": 0.5, "region_filter": region}] for region in ("EU_SW", None)]
     said = fingerprint.difference(*({"phase3.teachers": each} for each in teachers))
     assert said == ' (phase3.teachers: ... region_filter": "EU_SW"}] -> ... region_filter": null}])'
+
+
+def test_lists_of_numbers_stand_on_one_line(tmp_path):
+    value = {
+        "names": ["Rosa × alba", "ß"], "empty": [{}, []], "recalls": [0.5, None, 1], 3: {None: [[1, 2], [3.5]]},
+    }  # fmt: skip
+    write_json(tmp_path / "x.json", value)
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert json.loads(text) == json.loads(json.dumps(value))
+    assert '  "recalls": [0.5, null, 1],\n' in text and "      [1, 2],\n" in text and '    "Rosa × alba",\n' in text
+    plain = {"a": {"b": ["c", {"d": 1.5}]}, "e": "f"}
+    write_json(tmp_path / "y.json", plain)
+    assert (tmp_path / "y.json").read_text() == json.dumps(plain, indent=2) + "\n"
+    for bad in (float("nan"), [1.0, float("inf")]):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write_json(tmp_path / "x.json", {"x": bad})
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == text
+    assert len(list(tmp_path.iterdir())) == 2

@@ -369,11 +369,15 @@ def test_predictions_are_kept_as_the_plan_names_them(whole, monkeypatch):
     monkeypatch.setattr(trained, "load", lambda *_, **__: None)
     monkeypatch.setattr(records, "load_info", records.read_info)
     calibrate.run(run)
+    test = predictions.load(run.path("logits"), "test")
     with np.load(run.path("predictions"), allow_pickle=False) as file:
-        assert sorted(file) == ["predicted_probs", "sample_id", "true_labels"]
-        test = predictions.load(run.path("logits"), "test")
-        np.testing.assert_allclose(file["predicted_probs"], softmax(test.logits), atol=1e-7)
-        assert file["predicted_probs"].dtype == np.float32
+        assert sorted(file) == ["log_sum_exp", "sample_id", "true_labels"]
+        probabilities = predictions.predicted_probs(test.logits, file["log_sum_exp"])
+        np.testing.assert_array_equal(
+            probabilities[7:9], predictions.predicted_probs(test.logits, file["log_sum_exp"], slice(7, 9))
+        )
         np.testing.assert_array_equal(file["true_labels"], test.labels)
         np.testing.assert_array_equal(file["sample_id"], test.sample_ids)
+    np.testing.assert_allclose(probabilities, softmax(test.logits), atol=1e-7)
+    assert probabilities.dtype == np.float32
     assert isinstance(test.logits, np.memmap)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import coo_array
 from scipy.stats import binomtest
 
 from keras_pipeline.evaluation import intervals
@@ -212,3 +213,16 @@ def test_malformed_input_is_refused():
         intervals.accuracy_intervals(right, right, [0, 1], names, names, replicates=10)
     with pytest.raises(ValueError, match=r"Shares must lie in \[0, 1\]"):
         intervals.share_interval([70.0], [10])
+
+
+def test_sums_of_replicates_are_those_of_the_photos_drawn():
+    """The same groups as `cluster_bootstrap` draws, also where columns are sparse or replicates end in mid-block."""
+    rng = np.random.default_rng(5)
+    groups, columns = rng.integers(0, 30, 90), rng.normal(size=(90, 4)) * (rng.random((90, 4)) < 0.4)
+    values, samples = intervals.cluster_bootstrap(lambda weight: weight @ columns, groups, 101, 7)
+    for given in (columns, coo_array(columns)):
+        sums, replicates = intervals.bootstrap_sums(given, groups, 101, 7)
+        np.testing.assert_allclose(sums, values, atol=1e-12)
+        np.testing.assert_allclose(replicates, samples, atol=1e-12)
+    with pytest.raises(ValueError, match="received 99, expected at least 100"):
+        intervals.bootstrap_sums(columns, groups, 99)

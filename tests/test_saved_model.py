@@ -150,7 +150,9 @@ def test_a_region_counts_where_priors_are_shipped(tmp_path):
     parts = {"labels": example.SPECIES, "preprocessing": example.PREPROCESSING, "calibration": calibration}
     folder = tmp_path / "model"
     write_saved_model(example.shipped(), folder, **parts, priors=priors)
-    assert json.loads((folder / "assets/priors.json").read_text()) == priors
+    stored = {key: value for key, value in priors.items() if key != "log_ratios"}
+    assert json.loads((folder / "assets/priors.json").read_text()) == stored
+    assert (folder / "assets/priors.bin").read_bytes() == np.array(priors["log_ratios"], "<f2").tobytes()
     loaded, photo = load_classifier(folder), example.encoded(example.photo(0, 3))
     logits = loaded.scores(loaded.preprocessing.from_photo(photo)[None].numpy())[0]
     plain, here, nowhere = (loaded.classify(photo, region) for region in (None, "Here", "Nowhere"))

@@ -86,7 +86,9 @@ def test_probabilities_of_one_genus_never_add_up_to_more_than_one():
 def test_several_photos_literal():
     # Plant 0 on photos 0 and 2: sqrt(.9 * .4) : sqrt(.1 * .6) = .6 : .245; plant 1 on photo 3; photo 1 is left out.
     p = np.array([[0.9, 0.1], [0.5, 0.5], [0.4, 0.6], [0.3, 0.7]])
-    said = softmax(together(np.log(p), 1.0, [0, -1, 0, 1], 2))
+    ((plants, combined),) = together(np.log(p), 1.0, [0, -1, 0, 1], 2)
+    said = softmax(combined)
+    assert plants.start == 0
     np.testing.assert_allclose(said, [[0.36**0.5 / (0.36**0.5 + 0.06**0.5), 0.06**0.5 / (0.36**0.5 + 0.06**0.5)], p[3]],
                                rtol=1e-6)  # fmt: skip
 
@@ -95,5 +97,7 @@ def test_one_photo_of_each_plant_says_what_it_said_alone(monkeypatch):
     logits, labels = random_case(n=20)
     order = np.random.default_rng(2).permutation(20)
     monkeypatch.setattr(metrics, "_BLOCK_ELEMENTS", 21)
-    said = together(logits, 1.4, np.argsort(order), 20)  # photo i shows plant argsort(order)[i]
+    blocks = list(together(logits, 1.4, np.argsort(order), 20))  # photo i shows plant argsort(order)[i]
+    said = np.concatenate([combined for _, combined in blocks])
+    assert len(blocks) == 7
     np.testing.assert_allclose(softmax(said), softmax(logits[order], 1.4), atol=1e-6)

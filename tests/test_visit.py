@@ -43,7 +43,7 @@ DETAILS = [
 
 def export(root, calibration, **assets):
     """A bundle with two genera and region priors."""
-    priors = {"regions": ["Here", "Nowhere"], "log_ratios": [[0, 0, 0, 0], [-9, 9, 0, 0]]}
+    priors = {"regions": ["Here", "Nowhere"], "log_ratios": [[0, 0, 0, 0], [-9, 8.7031, 1e-7, -0.3334]]}
     priors["class_hash"] = class_hash(LABELS)
     parts = {"labels": LABELS, "preprocessing": example.PREPROCESSING, "calibration": calibration, "priors": priors}
     write_saved_model(example.shipped(), root / "model", **parts, **assets)
@@ -201,9 +201,10 @@ def test_the_details_of_a_species_are_in_each_answer_as_in_python(visit, tmp_pat
 
 def test_the_region_counts_as_in_python(visit, classifier):
     photo = example.encoded(example.photo(0, 3))
-    page = visit()
+    page = visit(service_workers="block")  # which would fetch all files for later
     assert page.locator("#region option").all_inner_texts() == ["In a garden, or I don't know", "Here", "Nowhere"]
     ask(page, photo)
+    assert not [url for url in page.requests if "priors.bin" in url]  # few visitors name a region
     for region in (None, "Here", "Nowhere"):
         page.select_option("#region", region or "")
         expected = classifier.classify(photo, region)
@@ -213,6 +214,26 @@ def test_the_region_counts_as_in_python(visit, classifier):
         )
         assert page.inner_text("#species li:first-child .name") == expected["latin_name"]
     assert page.inner_text("#threshold") == "Below 90 % a species is not conclusive."
+    assert len([url for url in page.requests if "priors.bin" in url]) == 1
+
+
+def test_a_region_whose_priors_were_lost_is_said_and_asked_again(visit):
+    page, photo = visit(service_workers="block"), example.encoded(example.photo(0, 3))
+    ask(page, photo)
+    answered = """async (region) => {
+      const { Classifier } = await import("./classifier.js");
+      window.kept ??= await Classifier.load({ backends: ["wasm"] });
+      const image = await (await fetch("selftest.jpg")).blob();
+      return window.kept.classify(image, { region }).then(({ probabilities }) => [...probabilities], String);
+    }"""
+    page.evaluate(answered, None)
+    page.route("**/priors.bin", lambda route: route.abort("internetdisconnected"))
+    assert page.evaluate(answered, "Nowhere") == "Error: no connection"
+    page.unroute("**/priors.bin")
+    page.route("**/priors.bin", lambda route: route.fulfill(body=bytes(16)))
+    assert page.evaluate(answered, "Nowhere") == "Error: priors.bin was altered after export"
+    page.unroute("**/priors.bin")
+    assert sum(page.evaluate(answered, "Nowhere")) == pytest.approx(1, abs=1e-5)
 
 
 def test_without_priors_nobody_asks_for_a_region(visit):

@@ -4,20 +4,22 @@ Equations and sections are those of Guo et al. 2017, 'On Calibration of Modern N
 unless another source is named.
 """
 
+import math
 from collections.abc import Callable
-from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
+from scipy.sparse import coo_array, hstack
 
 from keras_pipeline.core.dataset import MIN_PHOTOS
-from keras_pipeline.evaluation.intervals import REPLICATES, TAIL, cluster_bootstrap, limits_of
-from keras_pipeline.evaluation.metrics import by_blocks, check_logits_and_labels
+from keras_pipeline.evaluation.intervals import REPLICATES, TAIL, bootstrap_sums, limits_of
+from keras_pipeline.evaluation.metrics import by_blocks, check_labels
 from keras_pipeline.evaluation.scores import Prior, Scores, score
 
 TEMPERATURE_BOUNDS = (0.05, 20.0)  # beyond these a softmax over trained logits is one-hot or uniform
 SCOUTS = 1 << 26  # logits of the first, coarse search: a full pass over 9e8 of them takes seconds
+LAST_MOVE = 3e-5  # of log T: Newton's error is of the order of its square
 NULL_REPEATS = 200  # enough for two digits
 
 Bin = dict[str, float | int | None]
@@ -108,13 +110,17 @@ def _errors(confidence: ArrayLike, correct: ArrayLike, edges: ArrayLike) -> tupl
     return float(ece), float(mce)
 
 
-def _gaps(
-    gap: NDArray[np.float64], index: NDArray[np.intp], bins: int, weight: NDArray[np.float64] | None = None
-) -> NDArray[np.float64]:
-    """Return [ECE, MCE] from each photo's correct - confidence, its bin, and how often it counts."""
-    weight = np.ones(len(gap)) if weight is None else weight
-    photos, gaps = np.bincount(index, weight, bins), np.abs(np.bincount(index, weight * gap, bins))
-    return np.array([gaps.sum() / photos.sum(), (gaps[photos > 0] / photos[photos > 0]).max()])
+def _gaps(gap: NDArray[np.float64], index: NDArray[np.intp], bins: int) -> NDArray[np.float64]:
+    """Return [ECE, MCE] from each photo's correct - confidence, and its bin."""
+    photos, gaps = np.bincount(index, minlength=bins), np.bincount(index, gap, bins)
+    return _gap_errors(photos, gaps)
+
+
+def _gap_errors(photos: NDArray, gaps: NDArray) -> NDArray[np.float64]:
+    """Return [..., 2], ECE and MCE, from each bin's photos and its sum of correct - confidence, [..., M]."""
+    gaps = np.abs(gaps)
+    largest = np.divide(gaps, photos, out=np.zeros_like(gaps), where=photos > 0).max(axis=-1)
+    return np.stack([gaps.sum(axis=-1) / photos.sum(axis=-1), largest], axis=-1)
 
 
 def null_errors(
@@ -177,16 +183,8 @@ def quality(
     """
     n = len(scores)
     check_confidence(scores.confidence, scores.correct)
-    gap = scores.correct - scores.confidence
     layouts = {"ece": equal_width(bins), "ece_equal_mass": equal_mass(scores.confidence, bins)}
-    places = {name: (_assign(scores.confidence, edges), len(edges) - 1) for name, edges in layouts.items()}
-
-    def statistics(weight: NDArray[np.float64]) -> NDArray[np.float64]:
-        ece, mce = _gaps(gap, *places["ece"], weight)
-        by_mass, _ = _gaps(gap, *places["ece_equal_mass"], weight)
-        return np.array([ece, mce, by_mass, weight @ scores.nll / weight.sum(), weight @ scores.brier / weight.sum()])
-
-    values, samples = cluster_bootstrap(statistics, group_ids, replicates, seed)
+    values, samples = _bootstrap(scores, list(layouts.values()), group_ids, replicates, seed)
     limits = limits_of(samples)
     nulls = {name: null_errors(scores.confidence, edges, seed=seed) for name, edges in layouts.items()}
     by_chance = (nulls["ece"][:, 0], nulls["ece"][:, 1], nulls["ece_equal_mass"][:, 0])
@@ -208,10 +206,30 @@ def quality(
     return result | ({"fewer_photos_than_bins": f"{n} photos in {bins} bins"} if n < bins else {})
 
 
+def _bootstrap(
+    scores: Scores, layouts: list[NDArray[np.float64]], group_ids: ArrayLike, replicates: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return [5] and [replicates, 5]: ECE and MCE by the first edges, ECE by the second ones, NLL, Brier score."""
+    n, gap = len(scores), scores.correct - scores.confidence
+    columns: list[Any] = [np.stack([np.ones(n), scores.nll, scores.brier], axis=1)]
+    for edges in layouts:
+        place = np.arange(n), _assign(scores.confidence, edges)
+        columns += [coo_array((each, place), (n, len(edges) - 1)) for each in (np.ones(n), gap)]
+
+    def statistics(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        losses, *by_bin = np.split(sums, np.cumsum([each.shape[1] for each in columns[:-1]]), axis=-1)
+        errors, by_mass = _gap_errors(*by_bin[:2]), _gap_errors(*by_bin[2:])[..., :1]
+        return np.concatenate([errors, by_mass, losses[..., 1:] / losses[..., :1]], axis=-1)
+
+    values, samples = bootstrap_sums(hstack(columns), group_ids, replicates, seed)
+    return statistics(values), statistics(samples)
+
+
 def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, prior: Prior | None = None) -> float:
     """Fit the temperature T that minimises the negative log likelihood of softmax(logits / T + prior) (eq. 9).
 
-    The NLL is convex in 1/T, so its only minimum is the zero of its derivative, found to a relative 1e-7. Where there
+    The NLL is convex in 1/T, so its only minimum is the zero of its derivative, found to a relative 1e-7 (from logits
+    in float32, which all weights are then computed in, to 1e-6 of what float64 gives). Where there
     is none inside `TEMPERATURE_BOUNDS` the bound itself is returned, and the caller should report it: the lower one
     where every photo is right (the likelihood then keeps growing as T falls), the upper one where the logits are no
     better than chance.
@@ -223,7 +241,7 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, prior: Prior | None
         prior: of each photo's region; None adds nothing.
 
     Returns:
-        T in [0.05, 20]; exactly 1.0 unless T strictly lowers the NLL on these photos.
+        T in [0.05, 20]; exactly 1.0 unless T strictly lowers the NLL on these photos, and differs by 1e-7 or more.
 
     Raises:
         ValueError: malformed arrays, fewer than 20 photos, or a single class.
@@ -235,55 +253,73 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, prior: Prior | None
         >>> round(fit_temperature(logits, labels), 3)
         1.82
     """
-    logits, labels = check_logits_and_labels(logits, labels)
+    logits, labels = check_labels(logits, labels)
     _check_fit_data(labels)
-
-    @cache  # the search evaluates its two ends again, and at full size one pass over the logits takes seconds
-    def slope(log_temperature: float) -> float:
-        return _nll_slope(logits, labels, prior, float(np.exp(log_temperature)))
-
-    zero = _zero(slope, *_bracket(logits, labels, prior, slope))
-    ends = dict(zip(np.log(TEMPERATURE_BOUNDS), TEMPERATURE_BOUNDS, strict=True))  # exp(log(20)) is a little less
-    temperature = ends.get(zero, float(np.exp(zero)))
+    step = -(-logits.size // SCOUTS)
+    few = None if prior is None else Prior(prior.added, prior.row[::step])
+    near = _zero(lambda t: _moments(logits[::step], labels[::step], few, t), 1.0) if step > 1 else 1.0
+    temperature = _zero(lambda t: _moments(logits, labels, prior, t), near)
+    if abs(temperature - 1) < 1e-7:
+        return 1.0
+    if temperature not in TEMPERATURE_BOUNDS:
+        return temperature  # where the NLL has a single minimum, every other temperature's is higher
     before, after = (score(logits, labels, t, prior=prior).nll.mean() for t in (1.0, temperature))
     return temperature if after < before else 1.0
 
 
-def _bracket(logits: NDArray, labels: NDArray, prior: Prior | None, slope: Callable[[float], float]) -> NDArray:
-    """Return log-temperatures that enclose the zero; where there are very many photos, a subset narrows them first."""
-    bounds = np.log(TEMPERATURE_BOUNDS)
-    step = -(-logits.size // SCOUTS)
-    if step == 1:
-        return bounds
-    sparse_prior = None if prior is None else Prior(prior.added, prior.row[::step])
-    scouts = np.asarray(logits[::step]), labels[::step], sparse_prior
-    near = _zero(cache(lambda log_temperature: _nll_slope(*scouts, float(np.exp(log_temperature)))), *bounds)
-    closer = np.clip([near - 0.05, near + 0.05], *bounds)
-    return closer if slope(closer[0]) > 0 > slope(closer[1]) else bounds
+def _zero(moments: Callable[[float], tuple[float, float]], near: float) -> float:
+    """Return the temperature at which the slope crosses 0, or the bound nearer to it.
+
+    By Newton's method in log T, and by bisection where that leaves the temperatures between which the zero must lie. At
+    full size each evaluation is a pass over the logits, which Brent's method needs seven times.
+
+    Args:
+        moments: of a temperature, see `_moments`.
+        near: where the search begins.
+    """
+    (low, high), tried = TEMPERATURE_BOUNDS, set()
+    while high / low - 1 > 1e-9:
+        slope, curvature = moments(near)
+        if slope == 0 or (near in TEMPERATURE_BOUNDS and (slope > 0) == (near == high)):
+            return near
+        tried.add(near)
+        low, high = (near, high) if slope > 0 else (low, near)
+        move = slope * near / curvature if curvature > 0 else math.copysign(math.inf, slope)
+        end = high if slope > 0 else low
+        if abs(move) < LAST_MOVE:
+            return min(max(near * math.exp(move), low), high)
+        if abs(move) < abs(math.log(end / near)):
+            near = _rounded(near * math.exp(move))
+        else:
+            near = end if end in TEMPERATURE_BOUNDS and end not in tried else _rounded(math.sqrt(low * high))
+    return near
 
 
-def _zero(slope: Callable[[float], float], low: float, high: float) -> float:
-    """Return where the falling slope crosses 0, or the end nearer to it where it doesn't."""
-    if slope(low) <= 0:  # the NLL still falls towards sharper probabilities: no minimum above the lower bound
-        return low
-    return high if slope(high) >= 0 else brentq(slope, low, high, xtol=1e-7)
+def _rounded(temperature: float) -> float:
+    """Return a float32: dividing float32 logits would round the temperature, and give the moments of that one."""
+    return float(np.float32(temperature))
 
 
-def _nll_slope(logits: NDArray, labels: NDArray, prior: Prior | None, temperature: float) -> float:
-    """Return d NLL / d(1/T) = mean(E_p[z] - z_label), which rises in 1/T since the NLL is convex there."""
+def _moments(logits: NDArray, labels: NDArray, prior: Prior | None, temperature: float) -> tuple[float, float]:
+    """Return the first two derivatives of the NLL by 1/T: mean(E_p[z] - z_label), which rises, and mean(Var_p[z])."""
 
-    def block_sum(rows: slice) -> float:
-        block = logits[rows].astype(np.float64)
-        block -= block.max(axis=1, keepdims=True)  # shifts both terms equally
-        scaled = block / temperature
+    def block_sums(rows: slice, block: NDArray) -> tuple[float, float]:
+        block = block.astype(np.promote_types(block.dtype, np.float32), copy=False)
+        shifted = block - block.max(axis=1, keepdims=True)  # shifts both terms equally
+        weight = shifted / temperature
         if prior is not None:
-            scaled += prior.of(rows)
-            scaled -= scaled.max(axis=1, keepdims=True)
-        weights = np.exp(scaled, out=scaled)
-        expected = np.einsum("ij,ij->i", weights, block) / weights.sum(axis=1)
-        return float((expected - np.take_along_axis(block, labels[rows, None], axis=1)[:, 0]).sum())
+            weight += prior.of(rows)
+            weight -= weight.max(axis=1, keepdims=True)
+        np.exp(weight, out=weight)
+        total = weight.sum(axis=1)
+        weight *= shifted
+        mean = (weight.sum(axis=1) / total).astype(np.float64)
+        weight *= shifted
+        variance = weight.sum(axis=1) / total - mean**2
+        return float((mean - shifted[np.arange(len(mean)), labels[rows]]).sum()), float(variance.sum())
 
-    return sum(by_blocks(logits.shape, block_sum)) / len(labels)
+    slope, curvature = np.sum(by_blocks(logits, block_sums), axis=0) / len(labels)
+    return float(slope), float(curvature)
 
 
 def check_confidence(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

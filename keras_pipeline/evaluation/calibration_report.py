@@ -244,7 +244,7 @@ def priors(counts: pd.DataFrame, classes: list[str], class_hash: str, settings: 
         "regions": counts.index.tolist(),
         "smoothing": settings.smoothing,
         "floor": settings.floor,
-        "log_ratios": ratios.round(4).tolist(),
+        "log_ratios": ratios.astype(np.float16).astype(np.float64).round(4).tolist(),  # judged as they are shipped
     }
 
 
@@ -303,7 +303,8 @@ def _observations(
     rows = member >= 0
     labels = one_plant["first"].to_numpy()
     groups = photos.group[rows].groupby(member[rows]).first().to_numpy()
-    said = score(together(test.logits, value, member, len(one_plant)), labels)
+    blocks = together(test.logits, value, member, len(one_plant))
+    said = Scores.concatenated([score(logits, labels[plants]) for plants, logits in blocks])
     answered = thresholds.evaluate_threshold(said.confidence, said.correct, species_threshold)
     return {
         "n": len(one_plant),

@@ -4,6 +4,7 @@ Sums over photos are taken in blocks of rows: at full size the test split's logi
 copy of them (6 GB) would not fit beside the original.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -15,10 +16,12 @@ from keras_pipeline.core import taxonomy
 from keras_pipeline.core.dataset import MIN_PHOTOS
 from keras_pipeline.evaluation.confusion import confused_pairs
 from keras_pipeline.evaluation.intervals import accuracy_intervals, groups_per, share_interval
+from keras_pipeline.evaluation.mapped import forget_pages
 
 T = TypeVar("T")
 Names = Sequence[str] | NDArray[np.str_]
-_BLOCK_ELEMENTS = 1 << 18  # 2 MB as float64: fits the cache, and the loop's own cost is negligible
+_BLOCK_ELEMENTS = 1 << 17  # 1 MB as float64: fits the cache, and the loop's own cost is negligible
+_FORGET_EVERY = 64  # blocks: 34 MB of float32
 
 
 def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -242,24 +245,20 @@ def recall_by_train_photos(
 
 def check_logits(logits: ArrayLike) -> NDArray:
     """Return `logits` as an array; raise ValueError unless it is a finite, non-empty [n, C]."""
-    logits = np.asarray(logits)
-    if logits.ndim != 2 or 0 in logits.shape:
-        raise ValueError(
-            f"Logits must be a non-empty [n, C] array, received shape {logits.shape}: "
-            "check that the split holds photos and that the model returns one row per photo."
-        )
-    bad = sum(int((~np.isfinite(logits[rows])).any(axis=1).sum()) for rows in row_blocks(logits.shape))
-    if bad:
-        raise ValueError(
-            f"Logits must be finite, received NaN or infinity in {bad} of {len(logits)} rows: the training "
-            "diverged or half precision overflowed; lower the learning rate or predict in float32."
-        )
+    logits = _check_shape(logits)
+    _refuse_rows(sum(_bad_rows(logits[rows]) for rows in row_blocks(logits.shape)), len(logits))
     return logits
 
 
 def check_logits_and_labels(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
     """Return both as arrays; raise ValueError where they are malformed or do not fit each other."""
-    logits, labels = check_logits(logits), np.asarray(labels)
+    logits, labels = check_labels(logits, labels)
+    return check_logits(logits), labels
+
+
+def check_labels(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
+    """Check as `check_logits_and_labels`, all but NaN and infinity, which `by_blocks` finds in the logits."""
+    logits, labels = _check_shape(logits), np.asarray(labels)
     if labels.shape != (len(logits),) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"Labels must be integers of shape ({len(logits)},), received {labels.dtype} of shape {labels.shape}: "
@@ -273,16 +272,51 @@ def check_logits_and_labels(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArr
     return logits, labels
 
 
+def _check_shape(logits: ArrayLike) -> NDArray:
+    logits = np.asanyarray(logits)  # a memory map stays one
+    if logits.ndim != 2 or 0 in logits.shape:
+        raise ValueError(
+            f"Logits must be a non-empty [n, C] array, received shape {logits.shape}: "
+            "check that the split holds photos and that the model returns one row per photo."
+        )
+    return logits
+
+
+def _bad_rows(block: NDArray) -> int:
+    finite = np.isfinite(block)
+    return 0 if finite.all() else int((~finite).any(axis=1).sum())
+
+
+def _refuse_rows(bad: int, n: int) -> None:
+    if bad:
+        raise ValueError(
+            f"Logits must be finite, received NaN or infinity in {bad} of {n} rows: the training "
+            "diverged or half precision overflowed; lower the learning rate or predict in float32."
+        )
+
+
 def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
     """Return slices that walk over the rows of an [n, C] array, a bounded number of elements at a time."""
     step = max(1, _BLOCK_ELEMENTS // shape[1])
     return (slice(start, start + step) for start in range(0, shape[0], step))
 
 
-def by_blocks(shape: tuple[int, ...], work: Callable[[slice], T]) -> list[T]:
-    """Apply `work` to each of `row_blocks` in threads on all cores; NumPy releases the GIL while it computes."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(work, row_blocks(shape)))
+def by_blocks(logits: NDArray, work: Callable[[slice, NDArray], T]) -> list[T]:
+    """Apply work(rows, logits[rows]) to all of `row_blocks`, in threads; raise ValueError for NaN or infinity."""
+
+    def checked(rows: slice) -> tuple[int, T | None]:
+        block = np.asarray(logits[rows])
+        bad = _bad_rows(block)
+        result = None if bad else work(rows, block)
+        if rows.start // len(block) % _FORGET_EVERY == 0:
+            forget_pages(logits)
+        return bad, result
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bad, found = zip(*pool.map(checked, row_blocks(logits.shape)), strict=True)
+    forget_pages(logits)
+    _refuse_rows(sum(bad), len(logits))
+    return list(found)
 
 
 def check_temperature(temperature: float) -> None:

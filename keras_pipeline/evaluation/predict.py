@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pipeline.core.progress import progress
+from keras_pipeline.evaluation.mapped import forget_pages
 from keras_pipeline.evaluation.predictions import Predictions
 
 
@@ -58,6 +59,7 @@ def predict(
             outputs = infer(batch["image"])
             if received + len(outputs) <= n:
                 logits[received : received + len(outputs)] = outputs
+                forget_pages(logits)
             received += len(outputs)
             if not np.isfinite(outputs).all():
                 raise ValueError(

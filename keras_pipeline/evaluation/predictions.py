@@ -12,7 +12,7 @@ from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside
 from keras_pipeline.evaluation import metrics
 from keras_pipeline.evaluation.answers import ANSWERS
-from keras_pipeline.evaluation.scores import score
+from keras_pipeline.evaluation.scores import Scores, score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Predictions:
 def save(predictions: Predictions, folder: Path, name: str) -> None:
     """Write all but the logits to `<name>.npz`, beside the `<name>.npy` into which `predict` wrote the logits."""
     columns = dataclasses.asdict(dataclasses.replace(predictions, logits=np.empty(0)))
-    np.savez(folder / f"{name}.npz", **{key: values for key, values in columns.items() if key != "logits"})
+    # NumPy stores texts in four bytes a character, most of them 0.
+    np.savez_compressed(folder / f"{name}.npz", **{key: values for key, values in columns.items() if key != "logits"})
 
 
 def load(folder: Path, name: str) -> Predictions:
@@ -46,6 +47,34 @@ def load(folder: Path, name: str) -> Predictions:
         raise BrokenArtefact(
             f"{folder / name}.npz, .npy: no predictions can be read from them ({error}); run `phase5 calibrate --force`"
         ) from error
+
+
+def save_summary(predictions: Predictions, scores: Scores, path: Path) -> None:
+    """Write `predictions.npz`: `true_labels, sample_id`, and `log_sum_exp [n]`, from which probabilities follow.
+
+    Args:
+        predictions: of n photos.
+        scores: of them, at temperature 1.
+        path: the file.
+    """
+    own = predictions.logits[np.arange(len(predictions.labels)), predictions.labels]
+    with aside(path) as temporary:
+        np.savez_compressed(
+            temporary, true_labels=predictions.labels, sample_id=predictions.sample_ids, log_sum_exp=scores.nll + own
+        )
+
+
+def predicted_probs(logits: np.ndarray, log_sum_exp: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+    """Return the plan's `predicted_probs`, float32 [m, C], of some photos.
+
+    They aren't stored: at 9,000 species they would take as much disk as the logits that they follow from.
+
+    Args:
+        logits: [n, C], of `logits/test.npy`; may be memory-mapped.
+        log_sum_exp: [n], of `predictions.npz`.
+        rows: the photos.
+    """
+    return np.exp(logits[rows] - log_sum_exp[rows, None]).astype(np.float32)
 
 
 def write_answers(path: Path, predictions: Predictions) -> dict[str, np.ndarray]:

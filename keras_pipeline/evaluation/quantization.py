@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from keras_pipeline.evaluation.intervals import compare, share_interval
+from keras_pipeline.evaluation.mapped import forget_pages
 from keras_pipeline.evaluation.metrics import by_blocks, log_softmax
 from keras_pipeline.evaluation.predictions import Predictions
 
@@ -27,12 +28,13 @@ def cost(before: Predictions, after: Predictions) -> dict:
             "or more, in the same order"
         )
 
-    def changes(rows: slice) -> tuple[np.ndarray, ...]:
-        first, second = (log_softmax(each.logits[rows]) for each in (before, after))
+    def changes(rows: slice, logits: np.ndarray) -> tuple[np.ndarray, ...]:
+        first, second = log_softmax(logits), log_softmax(after.logits[rows])
+        forget_pages(after.logits)
         at = np.arange(len(first)), before.labels[rows]
         return first.argmax(1), second.argmax(1), first[at] - second[at], np.abs(np.exp(first) - np.exp(second)).max(1)
 
-    blocks = by_blocks(before.logits.shape, changes)
+    blocks = by_blocks(before.logits, changes)
     first, second, delta, largest = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     was, now = first == before.labels, second == before.labels
     compared: dict = compare(was, now, before.regions, before.group_ids).overall

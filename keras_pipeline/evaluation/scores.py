@@ -5,15 +5,16 @@ small.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
+from keras_pipeline.evaluation.mapped import forget_pages
 from keras_pipeline.evaluation.metrics import (
     by_blocks,
-    check_logits_and_labels,
+    check_labels,
     check_temperature,
     log_softmax,
     row_blocks,
@@ -77,37 +78,44 @@ def score(
         ValueError: shapes that do not match, no photos, NaN or infinite logits, labels out of range, temperature not
             above 0.
     """
-    logits, labels = check_logits_and_labels(logits, labels)
+    logits, labels = check_labels(logits, labels)
     check_temperature(temperature)
-    genera = np.arange(logits.shape[1]) if genera is None else genera
-    member = csr_array((np.ones(len(genera)), (np.arange(len(genera)), genera)))  # [C, G]
+    member = None if genera is None else csr_array((np.ones(len(genera)), (np.arange(len(genera)), genera)))  # [C, G]
 
-    def block_scores(rows: slice) -> Scores:
-        label = labels[rows]
-        block = logits[rows].astype(np.float64) / temperature
+    def block_scores(rows: slice, block: NDArray) -> Scores:
+        photo, label = np.arange(len(block)), labels[rows]
+        # In float64, because equal-mass bins and thresholds depend on the order of confidences 1e-9 apart.
+        exponent = np.divide(block, temperature, dtype=np.float64)
         if prior is not None:
-            block += prior.of(rows)
-        block -= block.max(axis=1, keepdims=True)
-        own = np.take_along_axis(block, label[:, None], axis=1)[:, 0]
+            exponent += prior.of(rows)
         # From the logits, because probabilities round to ties that the logits don't have.
-        correct = block.argmax(axis=1) == label
-        weight = np.exp(block)
-        total = weight.sum(axis=1)
-        by_genus = weight @ member
-        brier = np.einsum("ij,ij->i", weight, weight) / total**2 - 2 * np.exp(own) / total + 1
+        answer = exponent.argmax(axis=1)
+        exponent -= exponent[photo, answer][:, None]
+        own = exponent[photo, label]
+        weight = np.exp(exponent, out=exponent)
+        total, own_weight = weight.sum(axis=1), weight[photo, label]
+        confidence, correct = 1 / total, answer == label
+        if genera is None or member is None:
+            genus_confidence, genus_correct = confidence, correct
+        else:
+            by_genus = weight @ member
+            genus_confidence = np.minimum(by_genus.max(axis=1) / total, 1.0)  # sums may round above 1
+            genus_correct = by_genus.argmax(axis=1) == genera[label]
         return Scores(
-            confidence=1 / total,
+            confidence=confidence,
             correct=correct,
             nll=np.log(total) - own,
-            brier=brier,
-            genus_confidence=np.minimum(by_genus.max(axis=1) / total, 1.0),  # sums of probabilities may round above 1
-            genus_correct=by_genus.argmax(axis=1) == genera[label],
+            brier=np.square(weight, out=weight).sum(axis=1) / total**2 - 2 * own_weight / total + 1,
+            genus_confidence=genus_confidence,
+            genus_correct=genus_correct,
         )
 
-    return Scores.concatenated(by_blocks(logits.shape, block_scores))
+    return Scores.concatenated(by_blocks(logits, block_scores))
 
 
-def together(logits: ArrayLike, temperature: float, member: ArrayLike, count: int) -> NDArray[np.float32]:
+def together(
+    logits: ArrayLike, temperature: float, member: ArrayLike, count: int
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """Combine several photos of one plant: the mean of their log-probabilities.
 
     Args:
@@ -116,17 +124,16 @@ def together(logits: ArrayLike, temperature: float, member: ArrayLike, count: in
         member: integer [n], in [0, count): the plant in each photo; -1 leaves the photo out.
         count: m, number of plants; each has a photo.
 
-    Returns:
-        float32 [m, C], logits of the plants, to be used at temperature 1.
+    Yields:
+        (plants, float32 [k, C]), block after block: logits of the plants, to be used at temperature 1.
     """
     logits, member = np.asanyarray(logits), np.asarray(member)  # a memory map stays one
     order = np.argsort(member, kind="stable")
     order = order[np.searchsorted(member[order], 0) :]
     firsts = np.searchsorted(member[order], np.arange(count + 1))
-    combined = np.empty((count, np.shape(logits)[1]), np.float32)
-    for plants in row_blocks(combined.shape):
+    for plants in row_blocks((count, logits.shape[1])):
         begins = firsts[plants.start : plants.stop + 1]
         mean = log_softmax(logits[order[begins[0] : begins[-1]]], temperature)
+        forget_pages(logits)
         mean = np.add.reduceat(mean, begins[:-1] - begins[0], axis=0)
-        combined[plants] = mean / np.diff(begins)[:, None]
-    return combined
+        yield plants, (mean / np.diff(begins)[:, None]).astype(np.float32)

@@ -8,8 +8,9 @@ Probabilities are softmax(logits / T). A species is conclusive where its probabi
 where that is null. Where it isn't, the genus may be: its probability is the sum over its species, with a threshold of
 its own (`calibration.json`, genus).
 The hashes of all assets are stored with the weights, so that a model refuses the assets of another.
-`priors.json`, where it is shipped, holds what a region adds to the log-probabilities (`evaluation.priors`); the
-temperature and threshold to use with it are in `calibration.json`, region_priors.
+`priors.json`, where it is shipped, names the regions, and `priors.bin` holds what each adds to the log-probabilities
+(`evaluation.priors`), float16 [R, C], little-endian: at 9,000 species and 200 regions JSON would take 13 MB. The
+temperature and threshold to use with them are in `calibration.json`, region_priors.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from keras_pipeline.export.promise import CALIBRATION, Promise, check_calibratio
 
 LABELS, PREPROCESSING = "labels.json", "preprocessing.json"
 ATTRIBUTION = "attribution.txt"
-PRIORS = "priors.json"  # an asset only where region priors are shipped
+PRIORS, LOG_RATIOS = "priors.json", "priors.bin"  # assets only where region priors are shipped
 TOP = 5  # species listed beside the verdict, here and in the page
 
 
@@ -76,10 +77,12 @@ def write_saved_model(
     # dropout) would differ between two runs.
     servable.weights = [weight.value for weight in model.weights]
     servable.serving_default, servable.classify_jpeg = scores, answers
-    contents = assets(labels, calibration, preprocessing, details) | ({} if priors is None else {PRIORS: priors})
     with tempfile.TemporaryDirectory() as scratch, aside(folder) as temporary:
-        for name, value in contents.items():
+        for name, value in assets(labels, calibration, preprocessing, details).items():
             write_json(Path(scratch) / name, value)
+        if priors is not None:
+            write_json(Path(scratch) / PRIORS, {key: value for key, value in priors.items() if key != "log_ratios"})
+            (Path(scratch) / LOG_RATIOS).write_bytes(np.array(priors["log_ratios"], "<f2").tobytes())
         (Path(scratch) / ATTRIBUTION).write_text(attribution, encoding="utf-8-sig")  # or browsers guess the encoding
         files = sorted(Path(scratch).iterdir())
         servable.assets = [tf.saved_model.Asset(str(file)) for file in files]
@@ -190,7 +193,7 @@ class Classifier:
     genus: Promise
     genera: tuple[list[str], list[int]]  # their names, and the genus of each label
     preprocessing: Preprocessing
-    priors: dict | None  # priors.json, with `temperature` and `promise` from calibration.json
+    priors: dict | None  # {regions, log_ratios float16 [R, C], temperature, promise, …}
     restored: Any  # the loaded object; holds the variables that the signatures use
 
     def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -261,7 +264,7 @@ class Classifier:
         if region not in self.priors["regions"]:
             raise ValueError(f"received region {region}, expected one of {', '.join(self.priors['regions'])}, or none")
         row = self.priors["log_ratios"][self.priors["regions"].index(region)]
-        return {**self.priors, "added": np.array(row, np.float32)}
+        return {**self.priors, "added": row.astype(np.float32)}
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -298,7 +301,8 @@ def _load(folder: Path) -> Classifier:
     if (folder / "assets" / PRIORS).exists():
         part = calibration["region_priors"]
         own = {"temperature": part["temperature"], "promise": Promise.of(part)}
-        priors = read_json(folder / "assets" / PRIORS) | own
+        ratios = np.fromfile(folder / "assets" / LOG_RATIOS, "<f2").reshape(-1, width)
+        priors = read_json(folder / "assets" / PRIORS) | own | {"log_ratios": ratios}
     return Classifier(
         labels["classes"],
         labels.get("details", [{}] * len(labels["classes"])),

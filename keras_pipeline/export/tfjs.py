@@ -4,7 +4,7 @@
     preprocess.js jpeg.js chunks.js png.js webp.js colour.js profile.js srgb.icc     its reading of photos
     vendor/                       TensorFlow.js and decoders as published, and their licences
     model/model.json + shards     serving_default; float16 where that loses nothing, float32 elsewhere
-    labels.json preprocessing.json calibration.json attribution.txt [priors.json]     the SavedModel's assets
+    labels.json preprocessing.json calibration.json attribution.txt [priors.json priors.bin]   the SavedModel's assets
     about.json                    the experiment, its code and its metrics
     selftest.jpg selftest.json    a picture and the SavedModel's answer, on which the page tests each backend
     files.json                    length and sha256 of every file above

@@ -181,7 +181,7 @@ STEPS = [
     ),
     Step(
         "phase5", "calibrate", "predict the calibration and test splits", ("dataset", "assignment", "student"),
-        ("predictions", "logits"), ("seed", "phase4.data", "phase5.bins"), 2,
+        ("predictions", "logits"), ("seed", "phase4.data", "phase5.bins"), 3,
     ),
     Step(
         "phase5", "temperature", "fit the temperature", ("logits",),
@@ -190,7 +190,7 @@ STEPS = [
     Step(
         "phase5", "threshold", "choose the 'not conclusive' threshold",
         ("dataset", "assignment", "logits", "temperature", "student"), ("calibration", "priors", "risk_coverage"),
-        ("seed", "phase5"), 6,
+        ("seed", "phase5"), 7,
     ),
     Step(
         "phase6", "quantize", "quantize the weights, and measure what it costs",

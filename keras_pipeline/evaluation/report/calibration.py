@@ -12,7 +12,7 @@ from keras_pipeline.evaluation import calibration, threshold
 from keras_pipeline.evaluation.calibration_report import Evidence, by_region
 from keras_pipeline.evaluation.predictions import Predictions
 from keras_pipeline.evaluation.report import plots
-from keras_pipeline.evaluation.scores import Scores, score
+from keras_pipeline.evaluation.scores import Scores
 
 
 def draw_reliability(test: Predictions, before: Scores, after: Scores, bins: int, file: Path, regions: Path) -> None:
@@ -47,10 +47,9 @@ def describe_temperature(result: dict) -> str:
     return "\n".join(lines)
 
 
-def describe_raw(evidence: Evidence) -> str:
-    """The quality of the probabilities as the model gives them."""
-    test = evidence.test
-    figures = evidence.quality(score(test.logits, test.labels), test.group_ids)
+def describe_raw(evidence: Evidence, scores: Scores) -> str:
+    """The quality of the probabilities as the model gives them, by the test photos' scores."""
+    figures = evidence.quality(scores, evidence.test.group_ids)
     return f"test n {figures['n']}, uncalibrated: {_describe_quality(figures)}"
 
 

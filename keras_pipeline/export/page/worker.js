@@ -24,7 +24,7 @@ let base = null; // where these files lie
 let decoder = null; // libjpeg-turbo, compiled
 let listed = {}; // files.json
 const taken = {}; // what was taken in later, by name
-let loaded = null; // {model, input, output, labels, calibration, preprocessing, priors}
+let loaded = null; // {model, input, output, labels, calibration, preprocessing, regions}
 
 const here = (path) => new URL(path, base).href;
 
@@ -119,7 +119,7 @@ async function load({ base: from, backends, software = false }, tellProgress) {
   const assets = Object.fromEntries(names.map((name, i) => [name, buffers[i]]));
   const [labels, calibration, preprocessing] = buffers.map(parsed);
   if (calibration.region_priors?.ship) assets["priors.json"] = await bytes("priors.json");
-  const priors = assets["priors.json"] ? parsed(assets["priors.json"]) : null;
+  const regions = assets["priors.json"] ? parsed(assets["priors.json"]).regions : [];
   // Fetched once, whichever backends are tried.
   listed = parsed(files);
   const checked = (name, buffer) => checkFile(here(name), buffer, listed).then(() => null, (error) => error);
@@ -146,7 +146,7 @@ async function load({ base: from, backends, software = false }, tellProgress) {
       checkLabels(labels, model);
       await checkAssets(assets, model.metadata);
       const { inputs, outputs } = model.modelSignature;
-      loaded = { backend, model, input: inputs.image.name, output: outputs.probabilities.name, labels, calibration, preprocessing, priors, test: { photo: new Blob([photo]), ...parsed(test) } };
+      loaded = { backend, model, input: inputs.image.name, output: outputs.probabilities.name, labels, calibration, preprocessing, regions, test: { photo: new Blob([photo]), ...parsed(test) } };
       const found = await selfTest(backend, best !== null || backend.startsWith("webg"));
       tried.push({ backend, ...found });
       if (!best || found.ms < best.ms) {
@@ -170,7 +170,7 @@ async function load({ base: from, backends, software = false }, tellProgress) {
     classes: labels.classes,
     genera: labels.genera,
     details: labels.details ?? [],
-    regions: priors?.regions ?? [],
+    regions,
     promises: {
       species: promise(calibration),
       genus: promise(calibration.genus),
@@ -364,10 +364,24 @@ async function seen({ picture }) {
   }
 }
 
+/** Of a float16's 16 bits; not every browser has a Float16Array. */
+function half(bits) {
+  const fraction = bits & 0x3ff, exponent = (bits >> 10) & 0x1f; // infinity and NaN are never stored
+  const size = exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24;
+  return bits & 0x8000 ? -size : size;
+}
+
+/** What a region adds to each log p. Fetched with the first question about a region: few visitors name one. */
+async function ratios(region) {
+  const view = new DataView(await file("priors.bin"));
+  const species = loaded.labels.classes.length;
+  const first = loaded.regions.indexOf(region) * species;
+  return Float32Array.from({ length: species }, (_, i) => half(view.getUint16(2 * (first + i), true)));
+}
+
 /** log p + what the region adds, with its own temperature, normalised; see evaluation/priors.py. */
-function withPrior(probabilities, region) {
-  const { calibration, priors } = loaded;
-  const added = priors.log_ratios[priors.regions.indexOf(region)];
+function withPrior(probabilities, added) {
+  const { calibration } = loaded;
   const sharper = calibration.temperature / calibration.region_priors.temperature;
   const logits = Float64Array.from(probabilities, (p, i) => Math.log(Math.max(p, 1e-38)) * sharper + added[i]);
   const most = logits.reduce((a, b) => Math.max(a, b));
@@ -380,7 +394,7 @@ async function classify({ picture, region = null }) {
   const started = performance.now();
   const { probabilities, ms } = await predict({ values: await tensorOf(picture) });
   return {
-    probabilities: region === null ? probabilities : withPrior(probabilities, region),
+    probabilities: region === null ? probabilities : withPrior(probabilities, await ratios(region)),
     model_ms: ms,
     ms: performance.now() - started,
   };

@@ -11,12 +11,12 @@ import numpy as np
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.files import aside
-from keras_pipeline.core.npz import NpzWriter
 from keras_pipeline.data import assignment, records
 from keras_pipeline.data.preprocess import Preprocessing
-from keras_pipeline.evaluation import metrics, predictions
+from keras_pipeline.evaluation import predictions
 from keras_pipeline.evaluation.calibration_report import Evidence
 from keras_pipeline.evaluation.report import calibration
+from keras_pipeline.evaluation.scores import score
 from keras_pipeline.models import trained
 from keras_pipeline.phases.phase1_teacher.evaluate import predict_split
 from keras_pipeline.phases.phase3_soft_labels import student
@@ -24,7 +24,7 @@ from keras_pipeline.phases.phase5_calibration.evidence import refuse_learnt
 
 
 def run(run: Run) -> None:
-    """Write the student's logits on both splits, and the test split's probabilities before calibration.
+    """Write the student's logits on both splits, and what makes the test split's into probabilities.
 
     Raises:
         BrokenArtefact: where a photo of these splits was learnt from.
@@ -37,13 +37,9 @@ def run(run: Run) -> None:
         predictions.save(evidence.fit, temporary, "calibration")
         predictions.save(evidence.test, temporary, "test")
         refuse_learnt(info, assignment.places(run.path("assignment")), evidence)
-        logits = evidence.test.logits
-        with aside(run.path("predictions")) as file, NpzWriter(file) as npz:
-            blocks = (metrics.softmax(logits[rows]) for rows in metrics.row_blocks(logits.shape))
-            npz.add_blocks("predicted_probs", logits.shape, blocks)
-            npz.add("true_labels", evidence.test.labels)
-            npz.add("sample_id", evidence.test.sample_ids)
-    print(f"calibration n {len(evidence.fit.labels)}; {calibration.describe_raw(evidence)}")
+        scores = score(evidence.test.logits, evidence.test.labels)
+        predictions.save_summary(evidence.test, scores, run.path("predictions"))
+    print(f"calibration n {len(evidence.fit.labels)}; {calibration.describe_raw(evidence, scores)}")
 
 
 def evidence_of(
