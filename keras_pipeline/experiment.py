@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import json
 import re
+import shlex
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ from keras_pipeline.ingest import pace, photo_folder
 from keras_pipeline.phases import counts, places
 from keras_pipeline.phases.steps import PHASES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif")  # others are looked into
+LOOKED_INTO = 20_000  # files of a folder: a second or two
 EMBEDDED = "source/mongo"  # the embedded server's data, below the run's folder
 
 
@@ -38,7 +40,20 @@ def run_of(options: argparse.Namespace) -> Run:
         _name_unread(config)
     run = Run(config, opens, getattr(options, "split", "test"), beam=beam)
     _check_places(run)
+    _warn_of_copy(run, options)
     return run
+
+
+def _warn_of_copy(run: Run, options: argparse.Namespace) -> None:
+    """Say where a config that lies in an experiment's folder is of another folder: of the one that was copied."""
+    file = Path(options.config or "").resolve()
+    root = file.parent.parent.parent
+    if file.name == "config.yaml" and file.parts[-3] == "artifacts" and run.folder.resolve() != file.parent:
+        print(
+            f"warning: {options.config} lies in {file.parent}, and its root is {run.config.root}: this command works "
+            f"in {run.folder.resolve()}; --set root={shlex.quote(str(root))} works in the folder of the file",
+            file=sys.stderr,
+        )
 
 
 def _check_places(run: Run) -> None:
@@ -60,10 +75,9 @@ def _name_unread(config: Config) -> None:
         if line := photo_folder.unread_columns(Path(demo.labels)):
             print(line)
         wrong = {}
-        for image in photo_folder.images(Path(demo.labels)):
-            if not image.lower().endswith(SUFFIXES):
-                with (Path(demo.images) / image).open("rb") as stream:
-                    wrong[image] = first_bytes.wrong_format(stream.read(pace.FIRST_BYTES))
+        for image in photo_folder.images(Path(demo.labels))[:LOOKED_INTO]:
+            with (Path(demo.images) / image).open("rb") as stream:
+                wrong[image] = first_bytes.wrong_format(stream.read(pace.FIRST_BYTES))
         if named := [f"{image!r} ({why})" for image, why in wrong.items() if why]:
             n = f"{len(named):,} {'files that are' if len(named) > 1 else 'file that is'}"
             print(f"{demo.labels}: names {n} no photo, such as {named[0]}; not stored")

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -37,6 +38,9 @@ from keras_pipeline.phases.steps import BY_NAME, PHASES, STEPS, Step
 
 ROOT = Path(__file__).parents[1]
 OWN_WEIGHTS = ["--set", "phase1.model.pretrained=false"]  # otherwise a network is asked first
+
+
+JPEG = b"\xff\xd8\xff\xe0"  # the first bytes of one
 
 
 def python(*arguments, cwd=ROOT):
@@ -757,7 +761,7 @@ def test_classify_says_what_is_conclusive_and_what_less_it_promises(
 ):
     from keras_pipeline.export import saved_model
 
-    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "a.jpg").write_bytes(JPEG)
     said = {"photo": "a.jpg", "latin_name": "Viola alba", "probability": 0.72, "genus": "Viola"}
     said |= {"genus_probability": 0.9, "genus_conclusive": False, "promise": None}
     monkeypatch.setattr(saved_model, "classify", lambda *_: [said | verdict])
@@ -803,7 +807,7 @@ def exported(experiment, monkeypatch):
 )
 def test_a_model_that_is_out_of_date_answers_and_says_so(exported, capsys, tmp_path, command, what, said):
     config, run = exported
-    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "a.jpg").write_bytes(JPEG)
     command = [*command, "--config", str(config), *([str(tmp_path / "a.jpg")] if command == ["classify"] else [])]
     assert cli.main(command) == 0
     captured = capsys.readouterr()
@@ -825,9 +829,53 @@ def test_a_model_that_is_out_of_date_answers_and_says_so(exported, capsys, tmp_p
     )
 
 
+def test_no_photo_and_an_unknown_region_are_told_before_the_model_is_loaded(exported, capsys, tmp_path, monkeypatch):
+    from keras_pipeline.export import saved_model
+
+    asked = []
+    monkeypatch.setattr(saved_model, "classify", lambda folder, photos, region: asked.append(photos) or [])
+    config, run = exported
+    table, photo = tmp_path / "table.csv", tmp_path / "a.jpg"
+    table.write_text("a,b")
+    photo.write_bytes(JPEG)
+    arguments = ["classify", "--config", str(config), str(table)]
+    assert cli.main(arguments) == 2
+    assert f"error: {table}: not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture\n" in capsys.readouterr().err
+    assert cli.main([*arguments, str(photo)]) == 2
+    assert asked == [[photo]]
+    (run.path("saved_model") / "assets").mkdir()
+    assert cli.main([*arguments, str(photo), "--region", "EU"]) == 2
+    assert "error: received region EU, but this model was exported without region priors" in capsys.readouterr().err
+    write_json(run.path("saved_model") / "assets/priors.json", {"regions": ["EU", "NA"]})
+    assert cli.main([*arguments, str(photo), "--region", "eu"]) == 2
+    assert "error: received region eu, expected one of EU, NA, or none" in capsys.readouterr().err
+    assert asked == [[photo]]
+    assert cli.main(["classify", "--config", str(config), str(tmp_path), str(tmp_path / "no.jpg")]) == 2
+    folder, absent = capsys.readouterr().err.splitlines()
+    assert folder == f"error: {tmp_path}: received a folder, expected a photo; correct the path"
+    assert absent == f"{tmp_path / 'no.jpg'}: received no such file, expected a photo; correct the path"
+
+
+def test_a_copied_experiment_says_that_its_config_is_of_the_original(tmp_path, capsys):
+    original = tmp_path / "a/artifacts/x"
+    original.mkdir(parents=True)
+    (original / "config.yaml").write_text(f"experiment: x\nroot: {tmp_path}/a\n")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert cli.main(["status", "--config", str(original / "config.yaml")]) == 0
+    assert capsys.readouterr().err == ""
+    copy = tmp_path / "b/artifacts/x/config.yaml"
+    assert cli.main(["status", "--config", str(copy)]) == 0
+    assert capsys.readouterr().err == (
+        f"warning: {copy} lies in {copy.parent}, and its root is {tmp_path}/a: this command works in {original}; --set "
+        f"root={tmp_path}/b works in the folder of the file\n"
+    )
+    assert cli.main(["status", "--config", str(copy), "--set", f"root={tmp_path}/b"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_bundle_away_from_its_experiment_answers_without_a_warning(exported, capsys, tmp_path):
     config, run = exported
-    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "a.jpg").write_bytes(JPEG)
     run.path("student_metrics").unlink()
     run.path("student_metrics").with_name("metrics_test.json.meta.json").unlink()
     command = ["classify", "--config", str(config), str(tmp_path / "a.jpg"), "--set", "phase4.finetune.epochs=7"]

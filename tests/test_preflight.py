@@ -630,12 +630,13 @@ def test_a_column_that_nothing_reads_is_named_once(folder, tmp_path, capsys, dry
 
 def test_files_that_are_no_photos_are_named_once(folder, tmp_path, capsys):
     arguments = [*folder(["EU"] * 160), "--dry-run"]
-    (tmp_path / "photos/notes.txt").write_text("These are no photos.")
+    for name in ("notes.txt", "broken.jpg"):
+        (tmp_path / "photos" / name).write_text("These are no photos.")
     (tmp_path / "photos/0").write_bytes((tmp_path / "photos/0.jpg").read_bytes())
     with (tmp_path / "labels.csv").open("a") as labels:
-        labels.write("\nnotes.txt,Viola a,EU\n0,Viola a,EU\n")
+        labels.write("\nnotes.txt,Viola a,EU\n0,Viola a,EU\nbroken.jpg,Viola a,EU\n")
     assert cli.main([*arguments, "--until", "phase0 audit"]) == 0
-    said = f"{tmp_path}/labels.csv: names 1 file that is no photo, such as 'notes.txt' (not a JPEG, PNG"
+    said = f"{tmp_path}/labels.csv: names 2 files that are no photo, such as 'notes.txt' (not a JPEG, PNG"
     printed = capsys.readouterr().out
     assert printed.count(said) == 1 and "to download" not in printed
 
