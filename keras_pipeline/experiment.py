@@ -24,7 +24,7 @@ from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.region_names import photos_of, title_of
 from keras_pipeline.data import first_bytes
 from keras_pipeline.ingest import pace, photo_folder
-from keras_pipeline.phases import counts, places
+from keras_pipeline.phases import counts, places, teacher_checks
 from keras_pipeline.phases.steps import PHASES
 
 LOOKED_INTO = 20_000  # files of a folder: a second or two
@@ -215,7 +215,8 @@ def _regional(config: Config, options: argparse.Namespace) -> list[str]:
     if region != wanted:
         print(
             f"{options.labels}: {photos_of(photos, wanted):,} photos of {title_of(wanted)}, and a regional teacher "
-            f"needs {needed:,}; it learns from {title_of(region)} ({photos_of(photos, region):,})"
+            f"needs {needed:,}; {teacher_checks.meant(wanted, photos)}it learns from "
+            f"{title_of(region)} ({photos_of(photos, region):,})"
         )
     return [f"phase2.region={_as_it_is(region)}"]
 

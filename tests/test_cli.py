@@ -30,7 +30,7 @@ from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.demo import embedded
 from keras_pipeline.evaluation import gates
 from keras_pipeline.models import pretrained
-from keras_pipeline.phases import report, runner, serve, status
+from keras_pipeline.phases import report, runner, serve, status, teacher_checks
 from keras_pipeline.phases import run as chain
 from keras_pipeline.phases.phase6_export import visit
 from keras_pipeline.phases.staleness import write_sidecars
@@ -457,6 +457,17 @@ def test_demo_on_a_folder_without_the_region_takes_the_commonest(folder, experim
     assert said in capsys.readouterr().out
 
 
+def test_regions_in_other_capitals_are_named(folder, experiment, capsys):
+    arguments = [*folder(*["eu_sw", "eu"] * 100), "--config", str(experiment())]
+    found = config_of(arguments)
+    said = "0 photos of EU_SW, and a regional teacher needs 100; did you mean eu_sw? it learns from "
+    assert found.phase2.region in ("eu", "eu_sw") and said in capsys.readouterr().out
+    photos = {"EU": 5, "EU_SW": 1}
+    assert teacher_checks.meant("EU_SW,eu", photos) == "did you mean [EU_SW, EU]? "
+    assert teacher_checks.meant(["eu", "EU_SW"], photos) == "did you mean [EU, EU_SW]? "
+    assert [teacher_checks.meant(each, photos) for each in ("EU_SW", "NA", ["eu", "NA"])] == ["", "", ""]
+
+
 def test_demo_on_a_folder_of_one_region_has_no_regional_teacher(folder, experiment, capsys):
     found = config_of([*folder(*["EU"] * 200), "--config", str(experiment())])
     assert found.phase2 is None and [each.path for each in found.phase3.teachers] == ["phase1/best.keras"]
@@ -612,6 +623,14 @@ def test_a_regional_teacher_that_nobody_learns_from_is_a_warning(experiment, mon
     assert capsys.readouterr().out.count(said) == 1
     assert cli.main(["phase1", "--config", str(experiment(alone))]) == 0
     assert cli.main(["phase2", "--config", str(experiment())]) == 0
+    assert said not in capsys.readouterr().out
+    other = "phase3: {teachers: [{path: phase2/best.keras}]}"
+    said = "warning: phase3.teachers: phase1/best.keras is not among them, and phase 1 trains it: no student learns"
+    assert cli.main(["phase1", "--config", str(experiment(other))]) == 0
+    assert said in capsys.readouterr().out
+    assert (
+        cli.main(["phase1", "--config", str(experiment(other)), "--set", "phase2.model.pretrained=global_teacher"]) == 0
+    )
     assert said not in capsys.readouterr().out
 
 

@@ -305,6 +305,14 @@ def test_the_variable_that_gives_a_wrong_value_is_named(monkeypatch):
     assert "the environment variable IT is empty, expected a value for it; set it" in message({"seed": "${IT}"})
 
 
+def test_a_field_that_every_photo_has_needs_a_name():
+    for field in ("latin_name", "image_url"):
+        assert f"some.yaml: source.fields.{field}: received '' (text), expected text, not empty;" in message(
+            {"source": {"fields": {field: ""}}}
+        )
+    assert message({"source": {"fields": {"user_id": ""}}}) is None  # as older projects may have it
+
+
 def test_a_files_stem_that_is_no_name_is_told(tmp_path):
     file = tmp_path / "my config (1).yaml"
     file.write_text("seed: 1")

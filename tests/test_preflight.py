@@ -571,7 +571,7 @@ def test_a_csv_without_regions_is_told_so(folder, tmp_path, capsys):
     said = "phase2.region: received unknown, expected a region: unknown is what photos without one have; "
     assert f"{said}{labels} has no column region; set phase2: null for none" in capsys.readouterr().err
     assert cli.main([*arguments, "--dry-run", "--set", "phase3.teachers.1.region_filter=unknown"]) == 2
-    said = "--set phase3.teachers.1.region_filter: received a setting of phase2/best.keras, expected one of another"
+    said = "--set phase3.teachers.1.region_filter: received a setting of the regional teacher, and no region in"
     assert said in capsys.readouterr().err
 
 

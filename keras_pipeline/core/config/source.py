@@ -52,6 +52,9 @@ class Demo(Section):
         return self
 
 
+Name = Annotated[str, Field(min_length=1)]  # of a field that every photo has
+
+
 class Fields(Section):
     """Names of the fields in the source documents.
 
@@ -59,8 +62,8 @@ class Fields(Section):
     for in the entry of the list, and where the entry lacks it, in the document.
     """
 
-    latin_name: str = "latin_name"
-    image_url: str = "image_url"
+    latin_name: Name = "latin_name"
+    image_url: Name = "image_url"
     region: str = "region"
     observation_id: str = "observation_id"
     user_id: str = "user_id"
