@@ -319,14 +319,14 @@ VIT, MOBILENET = "keras_hub.models.ViTBackbone.from_preset", "keras.applications
     "section, key, recipe",
     [
         ("phase0: {}", "phase0.baseline.features: imagenet", f"{MOBILENET}(alpha=1, "),
-        ("phase1: {}", "phase1.model.pretrained: True", f"{VIT}('vit_base_patch16_224_imagenet').save_weights('vit_"),
+        ("phase1: {}", "phase1.model.pretrained: true", f"{VIT}('vit_base_patch16_224_imagenet').save_weights('vit_"),
         ("phase1: {model: {pretrained: imagenet21k}}", "phase1.model.pretrained: imagenet21k", "16_224_imagenet21k')"),
         (
             "phase2: {model: {name: mobilenetv2, alpha: 0.35, pretrained: imagenet}}",
             "phase2.model.pretrained: imagenet",
             f"{MOBILENET}(alpha=0.35, classifier_activation=None).save_weights('mobilenetv2.weights.h5')",
         ),
-        ("phase3: {}", "phase3.model.pretrained: True", f"{MOBILENET}(alpha=1, "),
+        ("phase3: {}", "phase3.model.pretrained: true", f"{MOBILENET}(alpha=1, "),
     ],
 )
 def test_weights_that_cannot_be_had_stop_a_run_before_any_work(

@@ -383,7 +383,7 @@ def test_an_entry_that_a_list_does_not_have(write, number):
         ("a..b=1", "received 'a..b=1', expected a key"),
         ("seed.x=1", "--set seed.x: seed is a value, not a section"),
         ("phase1.training.epoch=1", "unknown key .did you mean 'epochs'"),
-        ("seed=[", "--set seed: is not YAML"),
+        ("seed=[", r"(?s)--set seed: is not YAML: .*; correct it, or put texts with signs in quotes$"),
     ],
 )
 def test_a_bad_override(write, override, message):

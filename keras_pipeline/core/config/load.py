@@ -135,7 +135,7 @@ def _parse(text: str, origin: str) -> Any:
     except ConfigError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2020-13-01 is no date, [[[[… has no end
-        raise ConfigError(f"{origin}: is not YAML: {error}") from error
+        raise ConfigError(f"{origin}: is not YAML: {error}; correct it, or put texts with signs in quotes") from error
 
 
 def _override(values: dict, override: str) -> dict:
