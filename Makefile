@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m keras_pipeline
 PAGE := keras_pipeline/export/page
 
-.PHONY: setup demo test coverage lint bench clean browser
+.PHONY: setup demo test coverage lint bench clean browser browsers
 setup: $(VENV)/.installed $(PAGE)/node_modules/.installed browser
 
 $(VENV)/.installed: requirements.lock setup.cfg pyproject.toml
@@ -26,6 +26,12 @@ browser: $(VENV)/.installed
 	  || (command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core) \
 	  || $(VENV)/bin/python -m playwright install --with-deps chromium \
 	  || { echo "error: no Chromium found and none could be installed; install one or set CHROMIUM_PATH"; exit 3; }
+
+# Firefox and WebKitGTK besides: the demo and the tests ask those that are there.
+browsers: browser
+	@$(VENV)/bin/python -c 'from keras_pipeline.export.engines import missing_engines; exit(bool(missing_engines()))' \
+	  || (apt-get update -qq && apt-get install -y -qq --no-install-recommends firefox-esr webkit2gtk-driver xvfb) \
+	  || { echo "error: received no Firefox or WebKitGTK, expected root and apt; install them as your system does"; exit 3; }
 
 demo: setup
 	$(RUN) demo

@@ -32,6 +32,11 @@ FLAGS: dict[str, dict[str, Any]] = {
     "live": {"action": "store_true", "help": "short for --set phase4.distill.live=true: teachers answer live"},
     "type": {"choices": ("fp16", "int8", "int8-qat", "none"), "help": "short for --set phase6.quantization=TYPE"},
     "photos": {"metavar": "DIR", "help": "short for --set phase6.photos=DIR: photos as they were taken"},
+    "browser": {
+        "choices": ("chromium", "firefox", "webkit"),
+        "nargs": "+",
+        "help": "short for --set phase6.browsers=[…]: one or more to compare in",
+    },
     "all": {"action": "store_true", "help": "short for --set phase6.validation_photos=null: all test photos"},
     "manifest": {"metavar": "FILE", "help": "needs no --config; default: the experiment's own"},
     "force": FORCE,

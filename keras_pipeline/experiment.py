@@ -175,6 +175,8 @@ def _shorthands(options: argparse.Namespace) -> dict[str, str]:
             found[f"phase6.quantization={options.type}"] = "--type"
         if getattr(options, "photos", None) is not None:
             found[f"phase6.photos={json.dumps(options.photos)}"] = "--photos"
+        if getattr(options, "browser", None):
+            found[f"phase6.browsers={json.dumps(options.browser)}"] = "--browser"
         if getattr(options, "all", False):
             found["phase6.validation_photos=null"] = "--all"
     return found

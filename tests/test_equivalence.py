@@ -11,7 +11,7 @@ from support import made_photos
 from support import web_example as example
 
 from keras_pipeline.core.taxonomy import class_hash
-from keras_pipeline.export import agreement
+from keras_pipeline.export import verdict as verdict_words
 from keras_pipeline.export.agreement import PythonAnswers, Question, Sample, Tally, tolerance_of
 from keras_pipeline.export.equivalence import validate_bundle
 from keras_pipeline.export.saved_model import load_classifier
@@ -194,10 +194,18 @@ def test_where_conclusive_is_not_judged_is_told_with_the_reason():
     found = {"wasm": {"stages": stages | {"record": stages["png"]}}, "cpu": {"stages": {}}}
     found["webgl"] = {"stages": {"png": {"conclusive_agreement": None, "conclusive": 8}, "record": {
         "conclusive_agreement": 1.0, "conclusive": 7}}}  # fmt: skip
-    assert agreement._unjudged_verdicts(found) == [
+    assert verdict_words._unjudged_verdicts(found) == [
         "'conclusive' not judged, no answer is: wasm png, wasm record",
         "'conclusive' not judged, all answers are: webgl png",
     ]
+
+
+def test_backends_are_named_by_their_browser_where_several_were_asked():
+    alone = {"browser": {"name": "Chromium"}, "backends": {"wasm": {"n": 1}, "cpu": {"n": 2}}}
+    assert verdict_words.named_backends(alone) == alone["backends"]  # as older programs left it
+    both = alone | {"other_browsers": [{"browser": {"name": "Firefox"}, "backends": {"wasm": {"n": 3}}}]}
+    named = {"Chromium wasm": {"n": 1}, "Chromium cpu": {"n": 2}, "Firefox wasm": {"n": 3}}
+    assert verdict_words.named_backends(both) == named
 
 
 def test_an_answer_that_is_not_a_number_fails():

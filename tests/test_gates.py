@@ -20,10 +20,10 @@ BESIDE = (  # by-products
 
 @pytest.fixture
 def judge(make_config):
-    """(artefacts as JSON, limits) -> {name: verdict} of the gates of one step."""
+    """(artefacts as JSON, phase 6's keys, limits) -> {name: verdict} of the gates of one step."""
 
-    def judge(step, artefacts, **limits):
-        run = Run(make_config(gates=limits), lambda: contextlib.nullcontext())
+    def judge(step, artefacts, phase6=None, **limits):
+        run = Run(make_config(gates=limits, phase6=phase6 or {}), lambda: contextlib.nullcontext())
         for name, value in artefacts.items():
             run.path(name).parent.mkdir(parents=True, exist_ok=True)
             write_json(run.path(name), value)
@@ -391,6 +391,22 @@ def test_a_page_that_differs_is_missed_on_one_species_too(judge):
     different = {**EQUIVALENCE, "status": "failed", "passed": False}
     verdicts = judge("phase6 validate", {"dataset": ONE_TEST_SPECIES, "equivalence": different})
     assert verdicts["browser_equivalence"]["status"] == "missed"
+
+
+@pytest.mark.parametrize(
+    ("passed", "browsers", "status"),
+    [
+        (True, ["chromium", "webkit"], "not measurable here"),
+        (False, ["chromium", "webkit"], "missed"),  # what one of them showed is known
+        (True, None, "met"),  # those that are there were asked for
+    ],
+)
+def test_a_browser_that_was_asked_for_and_is_not_there_leaves_the_proof_open(judge, passed, browsers, status):
+    equivalence = EQUIVALENCE | {"passed": passed, "missing_browsers": {"webkit": "no Xvfb found"}}
+    artefacts = {"dataset": DATASET, "equivalence": equivalence}
+    verdict = judge("phase6 validate", artefacts, {"browsers": browsers})["browser_equivalence"]
+    assert verdict["status"] == status
+    assert status != "not measurable here" or verdict["reason"] == "webkit: no Xvfb found"
 
 
 def test_a_region_of_one_species_measures_no_teacher(judge):

@@ -213,7 +213,7 @@ def test_the_region_counts_as_in_python(visit, classifier):
             arg=expected["probability"],
         )
         assert page.inner_text("#species li:first-child .name") == expected["latin_name"]
-    assert page.inner_text("#threshold") == "Below 90 % a species is not conclusive."
+    assert page.inner_text("#threshold") == "Below 90\u00a0% a species is not conclusive."
     assert len([url for url in page.requests if "priors.bin" in url]) == 1
 
 
@@ -467,6 +467,39 @@ def test_a_visitor_with_another_backend_does_not_read_the_proof_as_his(proven, w
     assert proven(WASM | webgpu, used='"webgpu"') == said
 
 
+WEBKITGTK = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/60.5 Safari/605.1.15"
+OTHERS = {
+    "other_browsers": [
+        {"browser": {"name": "Firefox", "version": "153.8.0"}, "backends": {"wasm": {"n": 1039, "software": True}}},
+        {"browser": {"name": "WebKitGTK", "version": "2.50.6"}, "backends": WASM},
+    ]
+}
+ALL = "Checked against the Python model on 1,039 photos in Chromium 156, Firefox 153, and WebKitGTK 2.50 on WebAssembly"
+
+
+@pytest.mark.parametrize(
+    ("context", "said"),
+    [
+        ({}, f"{ALL}: same answers."),
+        ({"user_agent": FIREFOX}, f"{ALL}: same answers."),
+        ({"user_agent": WEBKITGTK}, f"{ALL}: same answers."),
+        ({"user_agent": SAFARI}, f"{ALL}; not in this browser (Safari)."),
+        (
+            {"locale": "es-ES"},
+            "Comprobado con el modelo de Python en 1039 fotos, en Chromium 156, Firefox 153 y WebKitGTK 2.50 con "
+            "WebAssembly: las mismas respuestas.",
+        ),
+    ],
+)
+def test_the_proof_names_all_browsers_that_were_asked(proven, context, said):
+    assert proven(WASM, OTHERS, **context) == said
+
+
+def test_the_proof_on_a_graphics_card_names_the_browsers_that_ran_on_it_alone(proven):
+    said = proven(WASM | {"webgpu": {"n": 1000, "software": False}}, OTHERS, used='"webgpu"')
+    assert said == "Checked against the Python model on 1,000 photos in Chromium 156 on WebGPU: same answers."
+
+
 def test_a_model_without_a_kept_promise_ranks_the_candidates_and_says_why(visit, tmp_path):
     none = {"threshold": None, "best_threshold": 0.4, **UNMET}
     calibration = {"temperature": 1.7, **none, "genus": none, "region_priors": CALIBRATION["region_priors"] | none}
@@ -495,13 +528,13 @@ def test_an_accepted_promise_stands_beside_the_answers_that_it_is_about(visit, t
     for kind, percent in (("species", 67), ("genus", 50), ("none", None)):
         ask(page, found[kind])
         page.wait_for_selector(f"#answer[data-conclusive={kind}]")
-        said = f"Conclusive answers are right in at least {percent} % of cases."
+        said = f"Conclusive answers are right in at least {percent}\u00a0% of cases."
         assert page.inner_text("#promise") == (said if percent else "")
         assert (said in page.text_content("#status")) == bool(percent)
         page.evaluate("document.body.dataset.state = 'ready'")
     page.click("#language")
     ask(page, found["species"])
-    assert page.inner_text("#promise") == "Las respuestas concluyentes aciertan al menos en el 67 % de los casos."
+    assert page.inner_text("#promise") == "Las respuestas concluyentes aciertan al menos en el 67\u00a0% de los casos."
     page.select_option("#region", "Here")  # whose own promise is kept
     page.wait_for_selector("#answer[data-threshold='0.9']")
     assert page.inner_text("#promise") == ""

@@ -313,10 +313,14 @@ def compared(key: str) -> Callable[[Run], float]:
 
 
 def equivalent(run: Run) -> float:
-    """1 where the page was shown to say what Python says, else 0."""
-    passed = _judged(run)["passed"]
+    """1 where the page was shown to say what Python says, in every browser that was asked, else 0."""
+    verdict = _judged(run)
+    passed = verdict["passed"]
     if passed:
         _refuse_one_test_species(run)
+        missing = verdict.get("missing_browsers", {})
+        if missing and run.config.phase6.browsers:  # null asks for those that are there
+            raise Unmeasurable("; ".join(f"{name}: {why}" for name, why in missing.items()))
     return float(passed)
 
 

@@ -1,19 +1,15 @@
-"""How well the page's answers agree with Python's, stage by stage: tolerances, tallies and the verdict in words."""
+"""How well the page's answers agree with Python's, stage by stage: tolerances and tallies."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from keras_pipeline.data.first_bytes import Refusal
 from keras_pipeline.export.saved_model import TOP, Classifier
-
-ORIGINALS = 50  # a proof with fewer original photos carries a note
 
 # Measured: 2e-7 with logits of ordinary size, up to 1.0e-5 over 1,000 photos with an unregularised head's logits
 # of 24, where Python itself is 7e-6 from the same sums in float64. A temperature below 1 multiplies the logits and
@@ -290,68 +286,3 @@ def accuracy_of_both(tallies: dict[str, Tally]) -> dict:
     shares = {name: sum(right[key] for key in both) / len(both) for name, right in
               (("original", original), ("record", record))}  # fmt: skip
     return {"accuracy": {"n": len(both), **shares}}
-
-
-def reasons_of(verdict: dict) -> list[str]:
-    """Say why a verdict is not passed, a sentence for each reason."""
-    reasons = [f"{name}: {why}" for name, why in verdict["files"]["wrong"].items()]
-    reasons += [f"{name}: differs from the SavedModel's" for name in verdict["assets"]["different"]]
-    reasons += [f"the page requested another host: {url}" for url in verdict["foreign_requests"]]
-    reasons += [] if verdict["backends"] else ["no backend could be judged"]
-    for backend, result in verdict["backends"].items():
-        if "error" in result:
-            reasons.append(f"{backend}: {result['error']}")
-        if result.get("leaked_tensors"):
-            reasons.append(f"{backend}: {result['leaked_tensors']} tensors leaked")
-        for stage, metrics in result["stages"].items():
-            if not metrics["passed"]:
-                limits = metrics["tolerance"]
-                received = metrics.get("error") or json.dumps({key: metrics.get(key) for key in limits})
-                reasons.append(f"{backend}, {stage}: received {received}, expected {json.dumps(limits)}")
-    return reasons
-
-
-def notes_of(verdict: dict, skipped: list[str]) -> list[str]:
-    """Say what the proof leaves open.
-
-    Args:
-        verdict: of `validate_bundle`.
-        skipped: why originals were left out, a sentence each.
-    """
-    skipped = sorted(set(skipped))
-    notes = [f"{backend}: not judged, {why}" for backend, why in verdict["missing_backends"].items()]
-    for number, (backend, result) in enumerate(verdict["backends"].items()):
-        originals = result["stages"].get("original", {"n": 0})["n"]
-        if "error" not in result and number == 0 and originals < ORIGINALS:
-            notes.append(f"{backend}: {originals or 'no'} original photos, {ORIGINALS} or more are wanted")
-        if number and result["software"] and result["n"]:
-            notes.append(f"{backend}: no hardware behind it here, so asked about {result['n']} photos")
-    notes += _refusals(verdict["backends"])
-    notes += _unjudged_verdicts(verdict["backends"])
-    if skipped:
-        notes.append(f"{len(skipped)} files among the originals were left out, the first: {skipped[0]}")
-    return notes
-
-
-def _refusals(backends: dict) -> Iterator[str]:
-    """Say which photos one side refuses, or both for different reasons."""
-    for backend, result in backends.items():
-        for stage, metrics in result["stages"].items():
-            refused = metrics.get("refused", {"photos": []})
-            shown = [
-                f"{each['photo']} (Python: {each['python'] or 'answered'}; page: {each['page'] or 'answered'})"
-                for each in refused["photos"]
-            ]
-            if shown:
-                yield f"{backend}, {stage}: {refused['differently']} photos refused differently: {', '.join(shown)}"
-
-
-def _unjudged_verdicts(backends: dict) -> list[str]:
-    """Say where the agreement on 'conclusive' proves nothing, by reason."""
-    places = collections.defaultdict(list)
-    for backend, result in backends.items():
-        for stage, metrics in result["stages"].items():
-            if metrics.get("conclusive_agreement", 1) is None:
-                why = "all answers are" if metrics["conclusive"] else "no answer is"
-                places[why].append(f"{backend} {stage}")
-    return [f"'conclusive' not judged, {why}: {', '.join(stages)}" for why, stages in places.items()]

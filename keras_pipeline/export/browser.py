@@ -1,13 +1,22 @@
-"""A real headless Chromium, driven through Playwright."""
+"""What a check needs of a browser, and a real headless Chromium, driven through Playwright."""
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import signal
+import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:  # an optional dependency
+    from playwright import sync_api
+
+TIMEOUT_S = 600  # of one call into a page: a chunk of photos on an emulated graphics card takes minutes
 # Chromium's own network calls and HTTP/3 are off, so that the request log shows every request of the page.
 FLAGS = (
     "--disable-quic",
@@ -29,11 +38,57 @@ PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".a
 
 
 class BrowserMissing(OSError):
-    """There is no Chromium, or it does not start; the message says how to get one."""
+    """The browser is not there, or it does not start; the message says how to get it."""
 
 
 class PageError(Exception):
     """The page raised an error, or did not answer in time; the message is the first line of the browser's."""
+
+
+class Page(abc.ABC):
+    """A page that a browser has open, with storage of its own."""
+
+    browser: dict[str, str]  # {name, version}
+
+    @abc.abstractmethod
+    def call(self, function: str, argument: object = None) -> Any:
+        """Call a JavaScript function in the page; wait for its promise.
+
+        Args:
+            function: its source, such as `async (photo) => photo.size`.
+            argument: a value that JSON can hold.
+
+        Returns:
+            What it returned, as JSON holds it.
+
+        Raises:
+            PageError: where it throws, takes longer than TIMEOUT_S, or the browser has ended.
+        """
+
+    @abc.abstractmethod
+    def peak_memory_mb(self) -> float | None:
+        """Return the peak memory of the page's process in MB (10^6 bytes), or None where the system tells none.
+
+        It includes the process's share of the browser.
+        """
+
+
+class Engine(abc.ABC):
+    """A browser that is running."""
+
+    name: str  # as the page's app.js names it to visitors
+
+    @abc.abstractmethod
+    def opened(self, url: str, requests: list[str]) -> contextlib.AbstractContextManager[Page]:
+        """Open a page while the context is open.
+
+        Args:
+            url: of the page.
+            requests: URLs that it requests are appended to it. All those to other hosts are, whatever the browser.
+
+        Raises:
+            PageError: where the page does not load.
+        """
 
 
 def find_chromium() -> Path:
@@ -60,7 +115,7 @@ def find_chromium() -> Path:
 
 
 @contextlib.contextmanager
-def open_browser(*, software_gpu: bool = False) -> Iterator:
+def open_browser(*, software_gpu: bool = False) -> Iterator[sync_api.Browser]:
     """Open headless Chromium; yield a Playwright `Browser`.
 
     Args:
@@ -82,6 +137,78 @@ def open_browser(*, software_gpu: bool = False) -> Iterator:
             yield browser
         finally:
             browser.close()
+
+
+class Chromium(Engine):
+    """Chromium, as `open_browser` yields it."""
+
+    name = "Chromium"
+
+    def __init__(self, browser: sync_api.Browser):
+        self._browser = browser
+
+    @contextlib.contextmanager
+    def opened(self, url: str, requests: list[str]) -> Iterator[Page]:
+        """Open a page in a context of its own."""
+        context = self._browser.new_context()
+        try:
+            context.on("request", lambda request: requests.append(request.url))
+            page = context.new_page()
+            page.set_default_timeout(TIMEOUT_S * 1000)
+            with page_errors():
+                page.goto(url)
+            yield _ChromiumPage(self._browser, page)
+        finally:
+            context.close()
+
+
+class _ChromiumPage(Page):
+    def __init__(self, browser: sync_api.Browser, page: sync_api.Page):
+        self._browser, self._page = browser, page
+        self.browser = {"name": Chromium.name, "version": browser.version}
+
+    def call(self, function: str, argument: object = None) -> Any:
+        with page_errors():
+            return self._page.evaluate(function, argument)
+
+    def peak_memory_mb(self) -> float | None:
+        session = self._browser.new_browser_cdp_session()
+        processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
+        session.detach()
+        return peak_memory_mb(process["id"] for process in processes if process["type"] == "renderer")
+
+
+def peak_memory_mb(pids: Iterable[int]) -> float | None:
+    """Return the largest peak memory of these processes in MB (10^6 bytes); None where the system tells none."""
+    return max((peak for pid in pids if (peak := _peak_kib(pid))), default=0) * 1024 / 1e6 or None
+
+
+def _peak_kib(pid: int) -> int | None:
+    with contextlib.suppress(OSError):
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        return int(match[1]) if match else None
+    return None
+
+
+@contextlib.contextmanager
+def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen]:
+    """Run a program while the context is open; then it is killed with all that it has started.
+
+    A Ctrl-C does not reach it, so that it can still be asked for an orderly end.
+
+    Args:
+        command: the program and its arguments.
+        options: of `subprocess.Popen`.
+    """
+    # It also has to end where this process is killed and can't clean up.
+    tied = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+    process = subprocess.Popen([*tied, *command], start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import itertools
 import shutil
 import tempfile
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -41,14 +41,14 @@ from keras_pipeline.export.agreement import (
     Sample,
     Tally,
     accuracy_of_both,
-    notes_of,
-    reasons_of,
     tolerance_of,
 )
-from keras_pipeline.export.browser import PageError, open_browser, page_errors
+from keras_pipeline.export.browser import BrowserMissing, Engine, PageError
+from keras_pipeline.export.engines import open_engine
 from keras_pipeline.export.probe import Probe
 from keras_pipeline.export.saved_model import Classifier, load_classifier
 from keras_pipeline.export.tfjs import FILE_LIST
+from keras_pipeline.export.verdict import notes_of, reasons_of, tested_in
 
 CHUNK = 32  # photos per question: 19 MB of tensors at 224 px
 
@@ -66,8 +66,9 @@ def validate_bundle(
     *,
     originals: Iterable[Sample] = (),
     backends: tuple[str, ...] = tuple(ARITHMETIC),
+    browsers: Sequence[str] = ("chromium",),
 ) -> dict:
-    """Serve the bundle on loopback, open it in headless Chromium and compare its answers with the SavedModel's.
+    """Serve the bundle on loopback, open it in real browsers and compare its answers with the SavedModel's.
 
     Args:
         bundle_folder: of `write_bundle`.
@@ -76,16 +77,19 @@ def validate_bundle(
         originals: photos as they were taken; one of them is enlarged where none has 12 megapixels.
         backends: of TensorFlow.js, each judged by itself where the machine has it; the first, and each with hardware,
             gets all photos, the others `FEW`.
+        browsers: some of `engines.ENGINES`, each asked everything; one that is not there is named.
 
     Returns:
         {status: passed | failed | not judged, passed, reasons, notes, browser: {name, version}, backends: {name: {n,
         top1_agreement, max_abs_diff, correlation, median_ms, first_ms, load_ms, timing, renderer, software,
         leaked_tensors, stages: {tensor, png, record, original}, passed}}, missing_backends: {name: why}, files, assets,
-        foreign_requests, python: {n, top1_accuracy, logit_spread}}. `reasons` says in words what failed; differences
-        are those of calibrated probabilities; a model that is not judged has no backends.
+        foreign_requests, other_browsers: [{browser, backends, missing_backends, foreign_requests}],
+        missing_browsers: {name: why}, python: {n, top1_accuracy, logit_spread}}. `reasons` says in words what failed in
+        any of the browsers; differences are those of calibrated probabilities; a model that is not judged has no
+        backends.
 
     Raises:
-        BrowserMissing: where there is no Chromium.
+        BrowserMissing: where none of the browsers is there.
         ValueError: for a folder that is no bundle or no SavedModel, no samples, an unknown backend, a sample that is no
             photo.
     """
@@ -96,11 +100,14 @@ def validate_bundle(
     classifier = load_classifier(saved_model_folder)
     python = PythonAnswers(len(classifier.labels))
     skipped: list[str] = []
-    found = _ask_browser(bundle_folder, classifier, samples, originals, backends, python, skipped)
+    photos = _Photos(classifier, samples, originals, python, skipped)
+    found = _ask_browsers(bundle_folder, photos, backends, browsers)
     doubt = python.degenerate()
+    if doubt:
+        for each in tested_in(found):
+            each["backends"].clear()
     verdict = {
         **found,
-        "backends": {} if doubt else found["backends"],
         "assets": _compare_assets(bundle_folder, saved_model_folder),
         "python": python.summary(),
     }
@@ -111,49 +118,67 @@ def validate_bundle(
     return {"status": status, "passed": not reasons, "reasons": reasons, "notes": notes_of(verdict, skipped), **verdict}
 
 
-def _ask_browser(
-    bundle_folder: Path,
-    classifier: Classifier,
-    samples: Iterable[Sample],
-    originals: Iterable[Sample],
-    backends: tuple[str, ...],
-    python: PythonAnswers,
-    skipped: list[str],
-) -> dict:
-    """Return `browser, backends, missing_backends, files, foreign_requests` of `validate_bundle`."""
+@dataclasses.dataclass(frozen=True)
+class _Photos:
+    """What every backend of every browser is asked."""
+
+    classifier: Classifier
+    samples: Iterable[Sample]
+    originals: Iterable[Sample]
+    python: PythonAnswers  # of the first backend that is asked
+    skipped: list[str]  # why originals were left out
+
+    def questions(self, few: int | None) -> Iterator[Question]:
+        """Yield the questions about the first `few` photos, or all."""
+        python = None if self.python.summary()["n"] else self.python
+        yield from _records(self.classifier, itertools.islice(self.samples, few), python)
+        yield from _originals(self.classifier, itertools.islice(self.originals, few))
+
+
+def _ask_browsers(bundle_folder: Path, photos: _Photos, backends: tuple[str, ...], browsers: Sequence[str]) -> dict:
+    """Return all of `validate_bundle` that the browsers tell, and `files`."""
     listed = read_json(bundle_folder / FILE_LIST)
-    requests: list[str] = []
-    results: dict[str, dict] = {}
+    found: list[dict] = []
     missing: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
         stage = Path(scratch)
         # Copied beside the samples, because the page's policy lets it read only from its own server.
         shutil.copytree(bundle_folder, stage / "page")
-        with serve_folder(stage) as base, open_browser(software_gpu=True) as browser:
+        with serve_folder(stage) as base:
             files = _check_files(f"{base}page/", stage / "page", listed)
-            tested = {"name": browser.browser_type.name.capitalize(), "version": browser.version}
-            for backend in backends:
-                with Probe.opened(browser, f"{base}page/", stage, requests) as probe:
-                    renderer = probe.renderer(backend)
-                    if renderer is None:
-                        missing[backend] = "this browser has none here"
-                        continue
-                    first = not results
-                    few = None if first or not renderer.software else FEW
-                    questions = itertools.chain(
-                        _records(classifier, itertools.islice(samples, few), python if first else None),
-                        _originals(classifier, itertools.islice(originals, few)),
-                    )
-                    results[backend] = _judge_backend(probe, classifier, questions, backend, skipped)
-                    results[backend] |= {"renderer": renderer.name, "software": renderer.software}
-        foreign = sorted({url for url in requests if urlsplit(url).netloc not in (urlsplit(base).netloc, "")})
-    return {
-        "browser": tested,
-        "backends": results,
-        "missing_backends": missing,
-        "files": files,
-        "foreign_requests": foreign,
-    }
+            for name in dict.fromkeys(browsers):
+                try:
+                    with open_engine(name) as engine:
+                        found.append(_ask_engine(engine, base, stage, photos, backends))
+                except BrowserMissing as error:
+                    missing[name] = str(error)
+    if not found:
+        raise BrowserMissing("; ".join(missing.values()))
+    first, *others = found
+    return {**first, "files": files, "other_browsers": others, "missing_browsers": missing}
+
+
+def _ask_engine(engine: Engine, base: str, stage: Path, photos: _Photos, backends: tuple[str, ...]) -> dict:
+    """Return {browser, backends, missing_backends, foreign_requests}, each as in `validate_bundle`."""
+    tested = {"name": engine.name, "version": ""}  # unknown until a page is open
+    requests: list[str] = []
+    results: dict[str, dict] = {}
+    missing: dict[str, str] = {}
+    for backend in backends:
+        try:
+            with Probe.opened(engine, f"{base}page/", stage, requests) as probe:
+                tested = probe.page.browser
+                renderer = probe.renderer(backend)
+                if renderer is None:
+                    missing[backend] = "this browser has none here"
+                    continue
+                few = None if not results or not renderer.software else FEW
+                results[backend] = _judge_backend(probe, photos, few, backend)
+                results[backend] |= {"renderer": renderer.name, "software": renderer.software}
+        except PageError as error:
+            results[backend] = _without_answers(error) | {"renderer": None, "software": True}
+    foreign = sorted({url for url in requests if urlsplit(url).netloc not in (urlsplit(base).netloc, "")})
+    return {"browser": tested, "backends": results, "missing_backends": missing, "foreign_requests": foreign}
 
 
 def _records(classifier: Classifier, samples: Iterable[Sample], python: PythonAnswers | None) -> Iterator[Question]:
@@ -226,36 +251,37 @@ def _encoded(picture: Image.Image, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _judge_backend(
-    probe: Probe, classifier: Classifier, questions: Iterator[Question], backend: str, skipped: list[str]
-) -> dict:
-    """Return what `validate_bundle` says of a backend; append to `skipped` what both sides refuse."""
+def _judge_backend(probe: Probe, photos: _Photos, few: int | None, backend: str) -> dict:
+    """Return what `validate_bundle` says of a backend; note in `photos.skipped` what both sides refuse."""
+    classifier = photos.classifier
     tallies: dict[str, Tally] = {}
     try:
-        with page_errors():
-            loaded = probe.load(backend)
-            before = probe.tensors()
-            for question in questions:
-                task = "predict" if question.stage == "tensor" else "classify"
-                answers = probe.answers(task, question.files, len(classifier.labels))
-                tallies.setdefault(question.stage, Tally(classifier)).add(question, answers)
-            leaked = probe.tensors() - before
+        loaded = probe.load(backend)
+        before = probe.tensors()
+        for question in photos.questions(few):
+            task = "predict" if question.stage == "tensor" else "classify"
+            answers = probe.answers(task, question.files, len(classifier.labels))
+            tallies.setdefault(question.stage, Tally(classifier)).add(question, answers)
+        leaked = probe.tensors() - before
     except PageError as error:
-        unknown = dict.fromkeys(HEADLINE[1:])
-        return {"n": 0, **unknown, "stages": {}, "passed": False, "error": str(error)}
-    skipped += [sentence for tally in tallies.values() for sentence in tally.refused_alike]
+        return _without_answers(error)
+    photos.skipped.extend(sentence for tally in tallies.values() for sentence in tally.refused_alike)
     tallies = {name: tally for name, tally in tallies.items() if tally.n}
     stages = {name: tally.judge(tolerance_of(name, backend, classifier.temperature)) for name, tally in tallies.items()}
     return {
         **{key: stages["tensor"].get(key) for key in HEADLINE},
         "first_ms": loaded["first_ms"],
         "load_ms": loaded["load_ms"],
-        "timing": {"peak_memory_mb": probe.peak_memory_mb()},
+        "timing": {"peak_memory_mb": probe.page.peak_memory_mb()},
         "leaked_tensors": leaked,
         "stages": stages,
         **accuracy_of_both(tallies),
         "passed": leaked == 0 and all(stage["passed"] for stage in stages.values()),
     }
+
+
+def _without_answers(error: PageError) -> dict:
+    return {"n": 0, **dict.fromkeys(HEADLINE[1:]), "stages": {}, "passed": False, "error": str(error)}
 
 
 def _compare_assets(bundle_folder: Path, saved_model_folder: Path) -> dict:

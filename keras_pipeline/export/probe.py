@@ -9,15 +9,13 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:  # an optional dependency
-    from playwright.sync_api import Browser, Page
+from keras_pipeline.export.browser import Engine, Page
 
 PROBE = Path(__file__).parent / "probe.js"
-TIMEOUT_MS = 600_000
 SOFTWARE = re.compile("swiftshader|llvmpipe|software|basic render", re.IGNORECASE)
 
 
@@ -32,31 +30,27 @@ class Renderer:
 class Probe:
     """A page opened for one backend."""
 
-    def __init__(self, browser: Browser, page: Page, url: str, folder: Path):
-        self._browser, self._page, self._url, self._folder = browser, page, url, folder
+    def __init__(self, page: Page, url: str, folder: Path):
+        self.page, self._url, self._folder = page, url, folder
         self._numbers = itertools.count()
-        page.evaluate(PROBE.read_text(encoding="utf-8"))
+        page.call(f"() => {{ {PROBE.read_text(encoding='utf-8')} }}")
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, browser: Browser, url: str, folder: Path, requests: list[str]) -> Iterator[Probe]:
-        """Open the page in a context of its own; yield its Probe.
+    def opened(cls, engine: Engine, url: str, folder: Path, requests: list[str]) -> Iterator[Probe]:
+        """Open the page with storage of its own; yield its Probe.
 
         Args:
-            browser: of `open_browser`.
+            engine: the browser.
             url: of the page's folder, with a slash at its end.
             folder: served one level above `url`; photos are put there.
             requests: the URLs that the page requests are appended to it.
+
+        Raises:
+            PageError: where the page does not load. So do all methods where it raises, or gives no answer in time.
         """
-        context = browser.new_context()
-        try:
-            context.on("request", lambda request: requests.append(request.url))
-            page = context.new_page()
-            page.set_default_timeout(TIMEOUT_MS)
-            page.goto(f"{url}index.html")
-            yield cls(browser, page, url, folder)
-        finally:
-            context.close()
+        with engine.opened(f"{url}index.html", requests) as page:
+            yield cls(page, url, folder)
 
     def renderer(self, backend: str) -> Renderer | None:
         """Return the backend's renderer; None where this browser can't run the backend at all."""
@@ -96,23 +90,5 @@ class Probe:
         raw = base64.b64decode(answers.pop("probabilities"))
         return {"probabilities": np.frombuffer(raw, "<f4").reshape(-1, classes), **answers}
 
-    def peak_memory_mb(self) -> float | None:
-        """Return the peak memory of the page's process in MB (10^6 bytes), including its share of the browser.
-
-        None where the system doesn't report it.
-        """
-        session = self._browser.new_browser_cdp_session()
-        processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
-        session.detach()
-        peaks = [_peak_kib(process["id"]) for process in processes if process["type"] == "renderer"]
-        return max((peak for peak in peaks if peak), default=0) * 1024 / 1e6 or None
-
     def _call(self, name: str, argument: object = None) -> Any:
-        return self._page.evaluate(f"argument => globalThis.probe.{name}(argument)", argument)
-
-
-def _peak_kib(pid: int) -> int | None:
-    with contextlib.suppress(OSError):
-        match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-        return int(match[1]) if match else None
-    return None
+        return self.page.call(f"argument => globalThis.probe.{name}(argument)", argument)

@@ -12,7 +12,7 @@ import filelock
 from keras_pipeline.core import environment
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import SourceError
-from keras_pipeline.export.browser import BrowserMissing, find_chromium
+from keras_pipeline.export import engines
 from keras_pipeline.ingest import mongo
 from keras_pipeline.ingest.understand import LOOKED_AT, understand
 from keras_pipeline.phases import places
@@ -32,7 +32,7 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
 
 def examine(run: Run) -> list[dict]:
     """Check packages, GPU, browser, MongoDB and disk; return [{what, ok, detail}]."""
-    return [_versions(), _gpu(), _browser(), _source(run), _disk(run)]
+    return [_versions(), _gpu(), _browser(run), _source(run), _disk(run)]
 
 
 def _row(what: str, ok: bool, detail: str) -> dict:
@@ -57,11 +57,14 @@ def _gpu() -> dict:
     return _row("GPU", True, ", ".join(g.name for g in gpus) or "none; trains on the CPU")
 
 
-def _browser() -> dict:
-    try:
-        return _row("browser", True, str(find_chromium()))
-    except BrowserMissing as error:
-        return _row("browser", False, str(error))
+def _browser(run: Run) -> dict:
+    """All that the config asks for have to be there; where it asks for those that are there, one."""
+    wanted = run.config.phase6.browsers
+    missing = engines.missing_engines()
+    found = {name: str(engines.find_engine(name)) for name in engines.ENGINES if name not in missing}
+    ok = bool(found) if wanted is None else not missing.keys() & set(wanted)
+    told = found if wanted is None else {name: (found | missing)[name] for name in wanted}
+    return _row("browser", ok, ", ".join(f"{name} {detail}" for name, detail in (told or missing).items()))
 
 
 def _source(run: Run) -> dict:

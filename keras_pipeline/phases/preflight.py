@@ -19,7 +19,7 @@ from keras_pipeline.core.dataset import MIN_PHOTOS, UNKNOWN_REGION
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
 from keras_pipeline.core.region_names import title_of
 from keras_pipeline.data import first_bytes
-from keras_pipeline.export import browser
+from keras_pipeline.export import browser, engines
 from keras_pipeline.ingest import pace, photo_folder
 from keras_pipeline.ingest.curation import Curation
 from keras_pipeline.models.pretrained import check_available
@@ -244,7 +244,7 @@ NEEDS: dict[str, Callable[[Run], object]] = {
     "phase2 train": lambda run: check_download(run.config.regional.model, "phase2.model"),
     "phase3 check": lambda run: check_download(run.config.phase3.model, "phase3.model"),
     "phase6 export": lambda run: check_libraries(),
-    "phase6 validate": lambda run: browser.find_chromium(),
+    "phase6 validate": lambda run: engines.need_one(run.config.phase6.browsers),
 }
 
 

@@ -18,6 +18,7 @@ from keras_pipeline.evaluation.report.html import (
     Paragraph,
     Table,
 )
+from keras_pipeline.export.verdict import named_backends, tested_in
 
 
 def calibration_blocks(run: Run) -> list[Block]:
@@ -111,10 +112,10 @@ _VERDICTS = {
 def export_blocks(run: Run) -> list[Block]:
     """The page against Python, its speed, and what quantization costs."""
     verdict = run.read("equivalence")
-    backends = verdict["backends"]
+    backends = named_backends(verdict)
     return [
         Paragraph(" ".join([_VERDICTS[verdict["status"]], *(f"{reason}." for reason in verdict["reasons"])])),
-        _speed_table(backends, verdict["browser"]),
+        _speed_table(backends, [each["browser"] for each in tested_in(verdict)]),
         *(
             Paragraph(
                 f"Of {found['n']} test photos the page classifies {found['original']:.3f} correctly from the "
@@ -158,7 +159,7 @@ def _agreement_table(backends: dict[str, dict]) -> Table:
     return Table(_AGREEMENT.split(", "), rows, "Python against the browser, same weights")
 
 
-def _speed_table(backends: dict[str, dict], browser: dict) -> Table:
+def _speed_table(backends: dict[str, dict], browsers: list[dict]) -> Table:
     rows = [
         [backend, each.get("renderer"), each.get("load_ms"), each.get("first_ms"), each["median_ms"],
          each.get("timing", {}).get("peak_memory_mb"), each.get("leaked_tensors")]
@@ -167,8 +168,8 @@ def _speed_table(backends: dict[str, dict], browser: dict) -> Table:
     return Table(
         ["backend", "runs on", "load (ms)", "first answer (ms)", "then (ms)", "peak memory (MB)", "tensors leaked"],
         rows,
-        f"The page in headless {browser['name']} {browser['version']}; then: the median of the same tensors, without "
-        "decoding",
+        f"The page in {', '.join('{name} {version}'.format(**browser) for browser in browsers)}; then: the median of "
+        "the same tensors, without decoding",
     )
 
 

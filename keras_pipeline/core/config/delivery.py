@@ -35,6 +35,9 @@ class Phase5(Section):
 
 Rounding = Literal["fp16", "int8", "int8-qat", "none"]
 
+Browser = Literal["chromium", "firefox", "webkit"]
+CHROMIUM: list[Browser] = ["chromium"]
+
 
 class Qat(Section):
     """Quantization-aware training, for `quantization: int8-qat`."""
@@ -60,6 +63,9 @@ class Phase6(Section):
         None,
         min_length=1,
         description="folder of original photos to test the whole page with; null: those of an embedded source",
+    )
+    browsers: list[Browser] | None = Field(
+        CHROMIUM, min_length=1, description="where the page is compared with Python; null: those that are there"
     )
     max_top1_loss: float = Field(
         0.02, ge=0, le=1, description="test top-1 that quantization may cost; export stops above"

@@ -70,7 +70,7 @@ function showAnswer({ species, probability, conclusive, threshold, genus, promis
   $("species").replaceChildren(...species.map((entry) => speciesRow(entry, threshold)));
   $("threshold").textContent = threshold === null
     ? say.noThreshold
-    : say.legend(`${(Math.round(threshold * 1000) / 10).toLocaleString(language)} %`);
+    : say.legend(`${(Math.round(threshold * 1000) / 10).toLocaleString(language)}\u00a0%`);
   $("took").textContent = say.took(Math.round(ms), BACKENDS[classifier.backend]);
   $("answer").dataset.conclusive = conclusive ? "species" : genus.conclusive ? "genus" : "none";
   $("answer").dataset.threshold = threshold ?? "none";
@@ -158,24 +158,32 @@ function listen() {
 async function showProof() {
   const response = await fetch("equivalence.json").catch(() => null);
   if (!response?.ok) return;
-  const { passed, browser, backends, files } = await response.json();
-  const used = classifier.backend;
+  const { passed, browser, backends, other_browsers = [], files } = await response.json();
+  const tests = [{ browser, backends }, ...other_browsers];
   // A graphics card adds in another order than its emulation.
-  const asked = backends[used] && !(used.startsWith("webg") && backends[used].software) ? used : "wasm";
+  const counts = (name, result) => result && !(name.startsWith("webg") && result.software);
+  const asked = (name) => tests.filter(({ backends }) => counts(name, backends[name]));
+  const used = classifier.backend;
+  const backend = asked(used).length ? used : "wasm";
+  const tested = asked(backend);
   // Of other files, or where the browser hides the hash (plain http from another machine), nothing is claimed.
-  if (!passed || !backends[asked] || files.list_sha256 !== classifier.files_sha256) return;
+  if (!passed || !tested.length || files.list_sha256 !== classifier.files_sha256) return;
+  const n = Math.min(...tested.map(({ backends }) => backends[backend].n));
+  const names = tested.map(({ browser: { name, version } }) => `${name} ${version.match(/^\d\d+|^\d+\.\d+|^\d+/)}`);
   const verdict = () => {
-    if (engine() !== browser.name) return say.otherBrowser(engine());
-    return asked === used ? say.sameAnswers : say.otherBackend(BACKENDS[used]);
+    if (!tested.some(({ browser }) => browser.name === engine())) return say.otherBrowser(engine());
+    return backend === used ? say.sameAnswers : say.otherBackend(BACKENDS[used]);
   };
-  const named = `${browser.name} ${browser.version.split(".")[0]}`;
-  proof = () => say.proof(backends[asked].n, named, BACKENDS[asked]) + verdict();
+  proof = () => say.proof(n, new Intl.ListFormat(language).format(names), BACKENDS[backend]) + verdict();
   $("proof").textContent = proof();
 }
 
 /** The browser whose engine this is, named as in equivalence.json: Chrome, Edge and Opera run on Chromium's. */
 function engine() {
-  const known = { Firefox: /Firefox\//, Chromium: /Chrome\//, Safari: /Version\/.* Safari\//, WebKit: /AppleWebKit\// };
+  const known = {
+    Firefox: /Firefox\//, Chromium: /Chrome\//, WebKitGTK: /X11;.* Version\/.* Safari\//,
+    Safari: /Version\/.* Safari\//, WebKit: /AppleWebKit\//,
+  };
   return Object.keys(known).find((name) => known[name].test(navigator.userAgent)) ?? "?";
 }
 

@@ -1,5 +1,6 @@
 // What the page says, in its languages. A value may be a function of what it tells.
-// Percentages are rounded down, so that an answer just below the threshold is not shown as one that reaches it.
+// No line breaks before a %. Percentages are rounded down, so that an answer just below the threshold is not shown as
+// one that reaches it.
 
 const floor = (probability) => Math.floor(probability * 100 + 1e-4);
 
@@ -20,7 +21,7 @@ const en = {
   garden: "In a garden, or I don't know",
   answer: "Answer",
   loading: "Loading the model…",
-  loadingOf: (percent) => `Loading the model, ${percent} %`,
+  loadingOf: (percent) => `Loading the model, ${percent}\u00a0%`,
   ready: "Ready.",
   working: "Looking at the photo…",
   waiting: [
@@ -29,10 +30,10 @@ const en = {
   ],
   notConclusive: "Not conclusive",
   sure: (percent) => `${percent} sure`,
-  percent: (p) => (p > 0.99 ? "over 99 %" : p < 0.01 ? "under 1 %" : `${floor(p)} %`),
+  percent: (p) => (p > 0.99 ? "over 99\u00a0%" : p < 0.01 ? "under 1\u00a0%" : `${floor(p)}\u00a0%`),
   doubt: (name, percent) => ["It might be ", { latin: name }, `, but ${percent} is too little to go by.`],
   candidate: (name, percent) => ["The likeliest is ", { latin: name }, ` (${percent}).`],
-  promise: (share) => `Conclusive answers are right in at least ${floor(share)} % of cases.`,
+  promise: (share) => `Conclusive answers are right in at least ${floor(share)}\u00a0% of cases.`,
   genusVerdict: (genus) => `A species of ${genus}`,
   genus: (genus, percent, name) => [
     "The genus is ", { latin: genus }, ` (${percent} sure); the species is not conclusive. Likeliest: `, { latin: name }, ".",
@@ -82,7 +83,7 @@ const es = {
   garden: "En un jardín, o no lo sé",
   answer: "Respuesta",
   loading: "Cargando el modelo…",
-  loadingOf: (percent) => `Cargando el modelo, ${percent} %`,
+  loadingOf: (percent) => `Cargando el modelo, ${percent}\u00a0%`,
   ready: "Listo.",
   working: "Mirando la foto…",
   waiting: [
@@ -91,10 +92,10 @@ const es = {
   ],
   notConclusive: "No concluyente",
   sure: (percent) => `Certeza: ${percent}`,
-  percent: (p) => (p > 0.99 ? "más del 99 %" : p < 0.01 ? "menos del 1 %" : `${floor(p)} %`),
+  percent: (p) => (p > 0.99 ? "más del 99\u00a0%" : p < 0.01 ? "menos del 1\u00a0%" : `${floor(p)}\u00a0%`),
   doubt: (name, percent) => ["Podría ser ", { latin: name }, `, pero ${percent} es demasiado poco para fiarse.`],
   candidate: (name, percent) => ["La más probable es ", { latin: name }, ` (${percent}).`],
-  promise: (share) => `Las respuestas concluyentes aciertan al menos en el ${floor(share)} % de los casos.`,
+  promise: (share) => `Las respuestas concluyentes aciertan al menos en el ${floor(share)}\u00a0% de los casos.`,
   genusVerdict: (genus) => `Una especie de ${genus}`,
   genus: (genus, percent, name) => [
     "El género es ", { latin: genus }, ` (certeza: ${percent}); la especie no es concluyente. La más probable: `, { latin: name }, ".",

@@ -1,4 +1,4 @@
-"""`phase6 validate`: compare the page in a real browser with Python, on real test photos."""
+"""`phase6 validate`: compare the page in real browsers with Python, on real test photos."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from keras_pipeline.core.record import Photo
 from keras_pipeline.data import records
 from keras_pipeline.data.photo import upright_rgb
 from keras_pipeline.evaluation.report import pictures
-from keras_pipeline.export import equivalence
+from keras_pipeline.export import engines, equivalence
 from keras_pipeline.export.agreement import Sample
 from keras_pipeline.export.browser import photos_in
+from keras_pipeline.export.verdict import tested_in
 
 SHOWN = 160  # side in pixels of a photo in the picture of the worst
 
@@ -30,13 +31,18 @@ def run(run: Run) -> None:
     stored = _Records(run)
     originals = _Originals(run, stored)
     bundle = run.path("web")
-    result = equivalence.validate_bundle(bundle, run.path("saved_model"), stored, originals=originals)
+    browsers = run.config.phase6.browsers or engines.ENGINES
+    result = equivalence.validate_bundle(
+        bundle, run.path("saved_model"), stored, originals=originals, browsers=browsers
+    )
     _draw_worst(run, result, stored, originals)
     write_json(run.path("equivalence"), result)
     with aside(bundle / ADDED_LATER) as temporary:
         shutil.copyfile(run.path("equivalence"), temporary)
-    lines = ["tested in {name} {version}".format(**result["browser"])]
-    lines += [line for name, found in result["backends"].items() for line in _describe_backend(name, found)]
+    lines = []
+    for tested in tested_in(result):
+        lines.append("tested in {name} {version}".format(**tested["browser"]))
+        lines += [line for name, found in tested["backends"].items() for line in _describe_backend(name, found)]
     verdict = {"passed": "the page agrees with Python", "not judged": "NOT JUDGED:", "failed": "NOT EQUIVALENT:"}
     print(*lines, *result["notes"], verdict[result["status"]], *(f"  {why}" for why in result["reasons"]), sep="\n")
 
