@@ -816,7 +816,7 @@ def test_what_the_machine_lacks_for_later_steps_does_not_block(project, monkeypa
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 10_000_000))
     run = project({"phase3": {"model": {"pretrained": True}}})
     preflight.check_ahead(run, steps.steps_between("phase0 baseline", "phase0 baseline"))
-    with pytest.raises(ValueError, match="phase3.model.pretrained: True needs a download"):
+    with pytest.raises(ValueError, match="phase3.model.pretrained: true needs a download"):
         preflight.check_ahead(run, steps.steps_between("phase0 baseline", "phase3"))
 
 
