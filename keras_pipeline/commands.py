@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +16,7 @@ from typing import Any, NoReturn
 from keras_pipeline.core.redaction import redact
 from keras_pipeline.phases.steps import BY_NAME, PHASES, STEPS
 
+PROG = "python -m keras_pipeline"
 DEMO = "configs/demo.yaml"
 EXIT_CODES = "0 done; 1 a gate was missed, or a leak; 2 usage or config; 3 source, disk, network or a broken artefact."
 FORCE: dict[str, Any] = {"action": "store_true", "help": "run although up to date"}
@@ -64,7 +67,11 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse; a misspelt option is told before the one that it was meant to be is missed."""
-        if args is not None and not self._subparsers:
+        args = list(sys.argv[1:] if args is None else args)
+        if self.prog == PROG and args and args[0].startswith("--") and args[0] != "--help":
+            option = args[0].partition("=")[0]
+            self.error(f"received {option} before the command, expected the command first; put options behind it")
+        if not self._subparsers:
             words = [word.partition("=")[0] for word in _before(args, "--", "--beam-args")]
             self._refuse(word for word in words if word.startswith("--") and word not in self._option_string_actions)
         found, rest = super().parse_known_args(args, namespace)
@@ -76,7 +83,18 @@ class Parser(argparse.ArgumentParser):
         super().error(redact(message))
 
     def _refuse(self, words: Iterable[str]) -> None:
+        steps = {step.name: step.title for step in reversed(STEPS)}
         for word in words:
+            if word in steps and "--from" in self._option_string_actions:
+                titles = [f"{phase} {word}" for phase in (self.given.get("first"), self.given.get("last"))]
+                meant = next((step.title for step in STEPS if step.title in titles), steps[word])
+                self.error(
+                    f"received {word} as a word of its own, expected a phase and its step in quotes; write '{meant}'"
+                )
+            if re.match(r"[\w.]+\s*=", word):
+                self.error(
+                    f"received {word} without an option before it, expected --set before each key; write --set {word}"
+                )
             options = [name for name, action in self._option_string_actions.items() if action.help != argparse.SUPPRESS]
             meant, known = _meant(word, options), ", ".join(name for name in options if name.startswith("--"))
             self.error(f"received {word}{meant}, expected one of {known}; correct it, or leave it out")
@@ -100,7 +118,7 @@ def _meant(word: str, names: list[str]) -> str:
 
 def parser() -> Parser:
     """The whole command line; see `reference` too."""
-    whole = Parser(prog="python -m keras_pipeline", description=EXIT_CODES)
+    whole = Parser(prog=PROG, description=EXIT_CODES)
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for phase, (_, help_text) in PHASES.items():
         _phase(commands, phase, help_text)
@@ -176,8 +194,15 @@ def _command(
 
 def _common(command: argparse.ArgumentParser, *, required: bool = False, set_as: str = "set") -> None:
     command.add_argument("--config", required=required, metavar="YAML", help="experiment")
-    command.add_argument("--set", dest=set_as, action="append", metavar="A.B=VALUE", help="override a config key")
+    command.add_argument(
+        "--set", dest=set_as, action="append", type=_setting, metavar="A.B=VALUE", help="override a config key"
+    )
     command.add_argument("--json", action="store_true", help="result as JSON on stdout, messages on stderr")
+
+
+def _setting(text: str) -> str:
+    key, separator, value = text.partition("=")
+    return f"{key.strip()}{separator}{value}"  # a blank before the = can't be seen in a message
 
 
 def _port(text: str) -> int:

@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import json
 import re
+import shlex
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -15,16 +17,17 @@ from pathlib import Path
 from keras_pipeline import commands
 from keras_pipeline.core import manifest
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config import load
+from keras_pipeline.core.config import load, variables
 from keras_pipeline.core.config.experiment import Config
+from keras_pipeline.core.config.student import REGIONAL_TEACHER
 from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.region_names import photos_of, title_of
 from keras_pipeline.data import first_bytes
 from keras_pipeline.ingest import pace, photo_folder
-from keras_pipeline.phases import counts, places
+from keras_pipeline.phases import counts, places, teacher_checks
 from keras_pipeline.phases.steps import PHASES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif")  # others are looked into
+LOOKED_INTO = 20_000  # files of a folder: a second or two
 EMBEDDED = "source/mongo"  # the embedded server's data, below the run's folder
 
 
@@ -37,7 +40,20 @@ def run_of(options: argparse.Namespace) -> Run:
         _name_unread(config)
     run = Run(config, opens, getattr(options, "split", "test"), beam=beam)
     _check_places(run)
+    _warn_of_copy(run, options)
     return run
+
+
+def _warn_of_copy(run: Run, options: argparse.Namespace) -> None:
+    """Say where a config that lies in an experiment's folder is of another folder: of the one that was copied."""
+    file = Path(options.config or "").resolve()
+    root = file.parent.parent.parent
+    if file.name == "config.yaml" and file.parts[-3] == "artifacts" and run.folder.resolve() != file.parent:
+        print(
+            f"warning: {options.config} lies in {file.parent}, and its root is {run.config.root}: this command works "
+            f"in {run.folder.resolve()}; --set root={shlex.quote(str(root))} works in the folder of the file",
+            file=sys.stderr,
+        )
 
 
 def _check_places(run: Run) -> None:
@@ -59,10 +75,9 @@ def _name_unread(config: Config) -> None:
         if line := photo_folder.unread_columns(Path(demo.labels)):
             print(line)
         wrong = {}
-        for image in photo_folder.images(Path(demo.labels)):
-            if not image.lower().endswith(SUFFIXES):
-                with (Path(demo.images) / image).open("rb") as stream:
-                    wrong[image] = first_bytes.wrong_format(stream.read(pace.FIRST_BYTES))
+        for image in photo_folder.images(Path(demo.labels))[:LOOKED_INTO]:
+            with (Path(demo.images) / image).open("rb") as stream:
+                wrong[image] = first_bytes.wrong_format(stream.read(pace.FIRST_BYTES))
         if named := [f"{image!r} ({why})" for image, why in wrong.items() if why]:
             n = f"{len(named):,} {'files that are' if len(named) > 1 else 'file that is'}"
             print(f"{demo.labels}: names {n} no photo, such as {named[0]}; not stored")
@@ -115,13 +130,24 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _refuse_second_values(overrides: list[str], flags: dict[str, str]) -> None:
-    """Raise ValueError where two overrides give one key different values: the first would be lost without a word."""
+    """Raise ValueError where two overrides give one key different values: the first would be lost without a word.
+
+    So would be a key whose section is given too, or the section's other keys, depending on the order.
+    """
     first: dict[str, str] = {}
     for override in overrides:
         key = override.partition("=")[0]  # a value may be a URI with a password
         if (other := first.setdefault(key, override)) != override:
             names = " and ".join(dict.fromkeys(flags.get(each, f"--set {key}") for each in (other, override)))
             raise ValueError(f"{names}: received two values of {key}, expected one; leave the other out")
+    for key in first:
+        above = next((other for other in first if key.startswith(f"{other}.")), None)
+        if above:
+            names = " and ".join(flags.get(first[each], f"--set {each}") for each in (above, key))
+            raise ValueError(
+                f"{names}: received {above} as a whole and {key} besides, expected one of them; give the whole alone, "
+                "or only keys of it"
+            )
 
 
 def _name_flags(options: argparse.Namespace, flags: dict[str, str]) -> None:
@@ -169,13 +195,16 @@ def _installed_demo() -> str:
 def _regional(config: Config, options: argparse.Namespace) -> list[str]:
     """What a folder's regions change in the config, as `--set` would: a regional teacher of one of them, or none."""
     documents = photo_folder.documents(Path(options.images), Path(options.labels), keys=("--images", "--labels"))
-    if config.phase2 is None:
+    # Who gives the section as a whole gives its region too.
+    if config.phase2 is None or any(each.startswith("phase2=") for each in options.set):
         return []
     photos, wanted = Counter(document["region"] for document in documents), config.phase2.region
     needed = counts.photos_for_region(config)
     region: str | list[str] | None = wanted
     if not any(each.startswith("phase2.region=") for each in options.set):
         region = counts.choose_region(config, photos)
+    if region is None:
+        _refuse_settings_of_none(config, options)
     if region is None and set(photos) == {UNKNOWN_REGION}:
         print(f"{Run(config, None).why_no_regions()}: no regional teacher")
         return ["phase2=null"]
@@ -188,20 +217,35 @@ def _regional(config: Config, options: argparse.Namespace) -> list[str]:
     if region != wanted:
         print(
             f"{options.labels}: {photos_of(photos, wanted):,} photos of {title_of(wanted)}, and a regional teacher "
-            f"needs {needed:,}; it learns from {title_of(region)} ({photos_of(photos, region):,})"
+            f"needs {needed:,}; {teacher_checks.meant(wanted, photos)}it learns from "
+            f"{title_of(region)} ({photos_of(photos, region):,})"
         )
     return [f"phase2.region={_as_it_is(region)}"]
 
 
+def _refuse_settings_of_none(config: Config, options: argparse.Namespace) -> None:
+    """Raise ValueError for settings of a regional teacher that the folder's regions don't allow."""
+    teachers = enumerate(config.phase3.teachers)
+    entries = [f"phase3.teachers.{i}." for i, each in teachers if each.path == REGIONAL_TEACHER]
+    keys = [override.partition("=")[0] for override in options.set]
+    given = [f"--set {key}" for key in keys if key.startswith(("phase2.", *entries))]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)}: received a setting of the regional teacher, and no region in {options.labels} has "
+            f"the photos for one, {counts.photos_for_region(config):,} and as many of others, expected settings of "
+            f"what is made; leave {'them' if len(given) > 1 else 'it'} out, or give more photos their region"
+        )
+
+
 def _as_it_is(value: object) -> str:
     """Return a value for `--set` that is not the user's YAML: a `${` in it is no variable."""
-    return json.dumps(load.literal(value))
+    return json.dumps(variables.literal(value))
 
 
 def _config_of_manifest(options: argparse.Namespace) -> Config:
     if not getattr(options, "manifest", None):
         raise ValueError(f"{options.command}: --config is missing; expected a YAML file, see configs/")
-    values = load.literal(manifest.read(Path(options.manifest)).config)
+    values = variables.literal(manifest.read(Path(options.manifest)).config)
     return load.with_overrides(values, options.set, options.manifest)
 
 

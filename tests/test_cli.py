@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.demo import embedded
 from keras_pipeline.evaluation import gates
 from keras_pipeline.models import pretrained
-from keras_pipeline.phases import report, runner, serve, status
+from keras_pipeline.phases import report, runner, serve, status, teacher_checks
 from keras_pipeline.phases import run as chain
 from keras_pipeline.phases.phase6_export import visit
 from keras_pipeline.phases.staleness import write_sidecars
@@ -38,6 +39,9 @@ from keras_pipeline.phases.steps import BY_NAME, PHASES, STEPS, Step
 
 ROOT = Path(__file__).parents[1]
 OWN_WEIGHTS = ["--set", "phase1.model.pretrained=false"]  # otherwise a network is asked first
+
+
+JPEG = b"\xff\xd8\xff\xe0"  # the first bytes of one
 
 
 def python(*arguments, cwd=ROOT):
@@ -146,7 +150,19 @@ def test_wrong_usage_exits_2(arguments, capsys):
         (["phase4", "--lvie", "--config", "x"], "received --lvie, expected one of --help, --config, --set, --json"),
         (["phase4", "distill", "--lvie"], "received --lvie (did you mean --live?), expected one of"),
         (["status", "--config", "x", "phase1"], "received phase1, expected one of --help, --config, "),
-        (["run", "--config", "x", "source.uri=mongodb://a:b@c"], "received source.uri=mongodb://***@c, exp"),
+        (
+            ["run", "--config", "x", "--set", "seed=1", "source.uri=mongodb://a:b@c"],
+            "received source.uri=mongodb://***@c without an op",
+        ),
+        (
+            ["--config", "x", "run"],
+            "received --config before the command, expected the command first; put options behi",
+        ),
+        (["--config=x", "run"], "received --config before the command"),
+        (
+            ["run", "--config", "x", "--from", "phase2", "train"],
+            "received train as a word of its own, expected a phase and its step in quotes; write 'phase2 train'",
+        ),
         (["phase4", "evaluate", "--split", "vall"], "--split: received 'vall' (did you mean val?), expected one of tr"),
         (["status", "--config", "a", "--config", "b"], "--config: received a and b, expected one of them; leave the"),
         (["phase0", "--config", "a", "audit", "--config", "b"], "--config: received a and b, expected one of them; "),
@@ -304,14 +320,14 @@ VIT, MOBILENET = "keras_hub.models.ViTBackbone.from_preset", "keras.applications
     "section, key, recipe",
     [
         ("phase0: {}", "phase0.baseline.features: imagenet", f"{MOBILENET}(alpha=1, "),
-        ("phase1: {}", "phase1.model.pretrained: True", f"{VIT}('vit_base_patch16_224_imagenet').save_weights('vit_"),
+        ("phase1: {}", "phase1.model.pretrained: true", f"{VIT}('vit_base_patch16_224_imagenet').save_weights('vit_"),
         ("phase1: {model: {pretrained: imagenet21k}}", "phase1.model.pretrained: imagenet21k", "16_224_imagenet21k')"),
         (
             "phase2: {model: {name: mobilenetv2, alpha: 0.35, pretrained: imagenet}}",
             "phase2.model.pretrained: imagenet",
             f"{MOBILENET}(alpha=0.35, classifier_activation=None).save_weights('mobilenetv2.weights.h5')",
         ),
-        ("phase3: {}", "phase3.model.pretrained: True", f"{MOBILENET}(alpha=1, "),
+        ("phase3: {}", "phase3.model.pretrained: true", f"{MOBILENET}(alpha=1, "),
     ],
 )
 def test_weights_that_cannot_be_had_stop_a_run_before_any_work(
@@ -403,6 +419,13 @@ def test_demo_on_a_folder_keeps_the_region_where_the_folder_has_it(folder, exper
         (["source.uri=mongodb://me:pw@h/"], "--images and --set source.uri: received two values of source.uri, expect"),
         (["source.demo.images=/tmp"], "--images and --set source.demo.images: received two values of source.demo.imag"),
         (["seed=1", "seed=2"], "--set seed: received two values of seed, expected one; leave the other out"),
+        (["seed=1", "seed =2"], "--set seed: received two values of seed, expected one; leave the other out"),
+        (
+            ["phase2.region=EU", "phase2=null"],
+            "--set phase2 and --set phase2.region: received phase2 as a whole and pha",
+        ),
+        (["phase2={region: EU}", "phase2.training.epochs=2"], "--set phase2 and --set phase2.training.epochs: receiv"),
+        (["source={}"], "--set source and --images: received source as a whole and source.demo.images besides, expec"),
     ],
 )
 def test_two_values_of_a_key_are_refused(folder, capsys, sets, said):
@@ -438,11 +461,30 @@ def test_demo_on_a_folder_without_the_region_takes_the_commonest(folder, experim
     assert said in capsys.readouterr().out
 
 
+def test_regions_in_other_capitals_are_named(folder, experiment, capsys):
+    arguments = [*folder(*["eu_sw", "eu"] * 100), "--config", str(experiment())]
+    found = config_of(arguments)
+    said = "0 photos of EU_SW, and a regional teacher needs 100; did you mean eu_sw? it learns from "
+    assert found.phase2.region in ("eu", "eu_sw") and said in capsys.readouterr().out
+    photos = {"EU": 5, "EU_SW": 1}
+    assert teacher_checks.meant("EU_SW,eu", photos) == "did you mean [EU_SW, EU]? "
+    assert teacher_checks.meant(["eu", "EU_SW"], photos) == "did you mean [EU, EU_SW]? "
+    assert [teacher_checks.meant(each, photos) for each in ("EU_SW", "NA", ["eu", "NA"])] == ["", "", ""]
+
+
 def test_demo_on_a_folder_of_one_region_has_no_regional_teacher(folder, experiment, capsys):
     found = config_of([*folder(*["EU"] * 200), "--config", str(experiment())])
     assert found.phase2 is None and [each.path for each in found.phase3.teachers] == ["phase1/best.keras"]
     said = "needs 100 photos of its region and 100 of others; there are EU 200: no regional teacher"
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["phase2.training.batch_size", "phase3.teachers.1.weight"])
+def test_a_setting_of_a_regional_teacher_that_a_folder_does_not_allow(folder, experiment, capsys, key):
+    assert cli.main([*folder(*["unknown"] * 200), "--config", str(experiment()), "--set", f"{key}=1"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: --set {key}: received a setting of the regional teacher, and no region in ")
+    assert printed.endswith("leave it out, or give more photos their region\n")
 
 
 @pytest.mark.parametrize(
@@ -585,6 +627,14 @@ def test_a_regional_teacher_that_nobody_learns_from_is_a_warning(experiment, mon
     assert capsys.readouterr().out.count(said) == 1
     assert cli.main(["phase1", "--config", str(experiment(alone))]) == 0
     assert cli.main(["phase2", "--config", str(experiment())]) == 0
+    assert said not in capsys.readouterr().out
+    other = "phase3: {teachers: [{path: phase2/best.keras}]}"
+    said = "warning: phase3.teachers: phase1/best.keras is not among them, and phase 1 trains it: no student learns"
+    assert cli.main(["phase1", "--config", str(experiment(other))]) == 0
+    assert said in capsys.readouterr().out
+    assert (
+        cli.main(["phase1", "--config", str(experiment(other)), "--set", "phase2.model.pretrained=global_teacher"]) == 0
+    )
     assert said not in capsys.readouterr().out
 
 
@@ -734,7 +784,7 @@ def test_classify_says_what_is_conclusive_and_what_less_it_promises(
 ):
     from keras_pipeline.export import saved_model
 
-    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "a.jpg").write_bytes(JPEG)
     said = {"photo": "a.jpg", "latin_name": "Viola alba", "probability": 0.72, "genus": "Viola"}
     said |= {"genus_probability": 0.9, "genus_conclusive": False, "promise": None}
     monkeypatch.setattr(saved_model, "classify", lambda *_: [said | verdict])
@@ -780,7 +830,7 @@ def exported(experiment, monkeypatch):
 )
 def test_a_model_that_is_out_of_date_answers_and_says_so(exported, capsys, tmp_path, command, what, said):
     config, run = exported
-    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "a.jpg").write_bytes(JPEG)
     command = [*command, "--config", str(config), *([str(tmp_path / "a.jpg")] if command == ["classify"] else [])]
     assert cli.main(command) == 0
     captured = capsys.readouterr()
@@ -802,9 +852,53 @@ def test_a_model_that_is_out_of_date_answers_and_says_so(exported, capsys, tmp_p
     )
 
 
+def test_no_photo_and_an_unknown_region_are_told_before_the_model_is_loaded(exported, capsys, tmp_path, monkeypatch):
+    from keras_pipeline.export import saved_model
+
+    asked = []
+    monkeypatch.setattr(saved_model, "classify", lambda folder, photos, region: asked.append(photos) or [])
+    config, run = exported
+    table, photo = tmp_path / "table.csv", tmp_path / "a.jpg"
+    table.write_text("a,b")
+    photo.write_bytes(JPEG)
+    arguments = ["classify", "--config", str(config), str(table)]
+    assert cli.main(arguments) == 2
+    assert f"error: {table}: not a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF picture\n" in capsys.readouterr().err
+    assert cli.main([*arguments, str(photo)]) == 2
+    assert asked == [[photo]]
+    (run.path("saved_model") / "assets").mkdir()
+    assert cli.main([*arguments, str(photo), "--region", "EU"]) == 2
+    assert "error: received region EU, but this model was exported without region priors" in capsys.readouterr().err
+    write_json(run.path("saved_model") / "assets/priors.json", {"regions": ["EU", "NA"]})
+    assert cli.main([*arguments, str(photo), "--region", "eu"]) == 2
+    assert "error: received region eu, expected one of EU, NA, or none" in capsys.readouterr().err
+    assert asked == [[photo]]
+    assert cli.main(["classify", "--config", str(config), str(tmp_path), str(tmp_path / "no.jpg")]) == 2
+    folder, absent = capsys.readouterr().err.splitlines()
+    assert folder == f"error: {tmp_path}: received a folder, expected a photo; correct the path"
+    assert absent == f"{tmp_path / 'no.jpg'}: received no such file, expected a photo; correct the path"
+
+
+def test_a_copied_experiment_says_that_its_config_is_of_the_original(tmp_path, capsys):
+    original = tmp_path / "a/artifacts/x"
+    original.mkdir(parents=True)
+    (original / "config.yaml").write_text(f"experiment: x\nroot: {tmp_path}/a\n")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert cli.main(["status", "--config", str(original / "config.yaml")]) == 0
+    assert capsys.readouterr().err == ""
+    copy = tmp_path / "b/artifacts/x/config.yaml"
+    assert cli.main(["status", "--config", str(copy)]) == 0
+    assert capsys.readouterr().err == (
+        f"warning: {copy} lies in {copy.parent}, and its root is {tmp_path}/a: this command works in {original}; --set "
+        f"root={tmp_path}/b works in the folder of the file\n"
+    )
+    assert cli.main(["status", "--config", str(copy), "--set", f"root={tmp_path}/b"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_bundle_away_from_its_experiment_answers_without_a_warning(exported, capsys, tmp_path):
     config, run = exported
-    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "a.jpg").write_bytes(JPEG)
     run.path("student_metrics").unlink()
     run.path("student_metrics").with_name("metrics_test.json.meta.json").unlink()
     command = ["classify", "--config", str(config), str(tmp_path / "a.jpg"), "--set", "phase4.finetune.epochs=7"]

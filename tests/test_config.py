@@ -1,6 +1,7 @@
 """Configuration: the plan's numbers by default, and a useful answer to every mistake."""
 
 import datetime
+import functools
 import os
 from pathlib import Path
 from typing import get_args
@@ -377,11 +378,12 @@ def test_an_entry_that_a_list_does_not_have(write, number):
         ("phase3.teachers.1.weight.x=1", "--set phase3.teachers.1.weight.x: phase3.teachers.1.weight is a value"),
         ("phase3.teachers.1.wight=1", "phase3.teachers.1.wight: received an unknown key .did you mean 'weight'"),
         ("phase3.teachers.0.region_filter=EU", "at least one with weight > 0 and no region_filter"),
-        ("seed", "expected a.b.c=value"),
-        ("a..b=1", "expected a.b.c=value"),
+        ("seed", "--set: received 'seed', expected a key, = and a value; give it as --set a.b.c=value"),
+        ("", "--set: received nothing, expected a key, = and a value; give it as --set a.b.c=value"),
+        ("a..b=1", "received 'a..b=1', expected a key"),
         ("seed.x=1", "--set seed.x: seed is a value, not a section"),
         ("phase1.training.epoch=1", "unknown key .did you mean 'epochs'"),
-        ("seed=[", "--set seed: is not YAML"),
+        ("seed=[", r"(?s)--set seed: is not YAML: .*; correct it, or put texts with signs in quotes$"),
     ],
 )
 def test_a_bad_override(write, override, message):
@@ -390,7 +392,7 @@ def test_a_bad_override(write, override, message):
 
 
 def test_a_setting_of_a_regional_teacher_that_is_not_made_is_refused(write):
-    with pytest.raises(ConfigError, match="--set phase2.region: phase2 is null, not a section"):
+    with pytest.raises(ConfigError, match="phase2, which is null, .* give the whole section: --set 'phase2={reg"):
         write("phase2: null", ["phase2.region=EU"])
     for key in ("region_filter=unknown", "weight=0.1"):
         for text, override in (("phase2: null", []), ("seed: 1", ["phase2=null"])):
@@ -413,6 +415,34 @@ def test_an_unset_environment_variable_is_named(write, monkeypatch):
     with pytest.raises(ConfigError, match="environment variable PLANTS_HOST is not set"):
         write("source: {base_url: '${PLANTS_HOST}'}")
     assert write("source: {base_url: '${PLANTS_HOST}'}", ["source.base_url=http://x"]).source.base_url == "http://x"
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "key", "found"),
+    [
+        ("seed: ${IT:-7}", None, "seed", 7),
+        ("seed: ${IT:-7}", "8", "seed", 8),
+        ("phase1: {training: {learning_rate: '${IT}'}}", "3e-3", "phase1.training.learning_rate", 0.003),
+        ("deterministic: ${IT}", "true", "deterministic", True),
+        ("phase1: {model: {pretrained: '${IT}'}}", "false", "phase1.model.pretrained", False),
+        ("phase1: {model: {pretrained: '${IT}'}}", "5", "phase1.model.pretrained", "5"),
+        ("gates: {ece: '${IT}'}", "null", "gates.ece", None),
+        ("phase2: ${IT}", "null", "phase2", None),
+        ("phase2: {region: '${IT}'}", "NO", "phase2.region", "NO"),  # false is no region
+        ("phase2: {region: '${IT}'}", "[ES, PT]", "phase2.region", ["ES", "PT"]),
+        ("experiment: ${IT}", "2024", "experiment", "2024"),
+        ("experiment: x${IT}", "2024", "experiment", "x2024"),
+        ("source: {base_url: '${IT}'}", "null", "source.base_url", None),
+        ("source: {query: {code: '${IT}'}}", "007", "source.query", {"code": "007"}),  # any value: as before
+        ("source: {synonyms: '${IT}'}", "[a", "source.synonyms", "[a"),  # no YAML
+    ],
+)
+def test_a_value_that_is_one_variable_has_the_type_of_its_key(write, monkeypatch, text, value, key, found):
+    if value is None:
+        monkeypatch.delenv("IT", raising=False)
+    else:
+        monkeypatch.setenv("IT", value)
+    assert functools.reduce(getattr, key.split("."), write(text)) == found
 
 
 def test_the_experiment_is_named_after_its_file(write):

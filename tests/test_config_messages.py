@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_pipeline.core.config import faults, load
+from keras_pipeline.core.config import faults, load, variables
 from keras_pipeline.core.config.base import ConfigError, Section
 from keras_pipeline.core.config.experiment import Config
 
@@ -243,7 +243,7 @@ def test_a_teacher_without_a_weight_has_the_default(tmp_path):
 def test_values_from_data_are_read_as_they_were_written(text, tmp_path, monkeypatch):
     monkeypatch.delenv("NOPE", raising=False)
     (tmp_path / "some.yaml").write_text("seed: 1")
-    config = load.from_file(tmp_path / "some.yaml", [f"phase2.region={json.dumps(load.literal(text))}"])
+    config = load.from_file(tmp_path / "some.yaml", [f"phase2.region={json.dumps(variables.literal(text))}"])
     assert config.phase2.region == text
     assert load.from_file(load.write(tmp_path / "written.yaml", config)) == config
     again = load.from_file(load.write(tmp_path / "again.yaml", config), ["seed=2"])
@@ -280,6 +280,53 @@ def test_the_nearest_key_is_named(key, meant):
     assert said.startswith(
         f"some.yaml: gates.{key}: received an unknown key (did you mean '{meant}'?), expected one of "
     )
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("training.epochs=2", "phase1.training.epochs, phase2.training.epochs?"),
+        ("phase1.epochs=2", "phase1.training.epochs?"),
+        ("model.alpha=1", "phase1.model.alpha, phase2.model.alpha, phase3.model.alpha?"),
+        ("weights=a", "phase0.baseline.weights?"),
+    ],
+)
+def test_keys_that_end_so_are_named(tmp_path, override, meant):
+    (tmp_path / "some.yaml").write_text("seed: 1")
+    with pytest.raises(ConfigError) as caught:
+        load.from_file(tmp_path / "some.yaml", [override])
+    assert str(caught.value).endswith(f": received an unknown key, expected the whole of it; did you mean {meant}")
+
+
+def test_the_variable_that_gives_a_wrong_value_is_named(monkeypatch):
+    built = "; its value is built from the environment variable IT, which is"
+    monkeypatch.setenv("IT", "a/b")
+    assert message({"experiment": "${IT}"}).endswith(f"the first a letter or a digit; give another name{built} set")
+    assert message({"seed": "${IT:-7}"}).endswith(f"leave the key out for its default, 42{built} set")
+    monkeypatch.delenv("IT")
+    assert message({"seed": "${IT:-x}"}).endswith(f"its default, 42{built} not set")
+    monkeypatch.setenv("IT", "")
+    assert "the environment variable IT is empty, expected a value for it; set it" in message({"seed": "${IT}"})
+
+
+def test_a_field_that_every_photo_has_needs_a_name():
+    for field in ("latin_name", "image_url"):
+        assert f"some.yaml: source.fields.{field}: received '' (text), expected text, not empty;" in message(
+            {"source": {"fields": {field: ""}}}
+        )
+    assert message({"source": {"fields": {"user_id": ""}}}) is None  # as older projects may have it
+
+
+def test_a_files_stem_that_is_no_name_is_told(tmp_path):
+    file = tmp_path / "my config (1).yaml"
+    file.write_text("seed: 1")
+    with pytest.raises(
+        ConfigError, match="; give another name; this is the file's stem: add a line `experiment: NAME`$"
+    ):
+        load.from_file(file)
+    with pytest.raises(ConfigError, match="a letter or a digit; give another name$"):
+        load.from_file(file, ["experiment=a b"])
+    assert load.from_file(file, ["experiment=a"]).experiment == "a"
 
 
 def test_no_key_is_named_where_none_is_near():

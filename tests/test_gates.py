@@ -229,11 +229,13 @@ def test_every_limit_of_the_config_has_a_gate_and_every_gate_a_step(make_config)
     assert {gate.step for gate in gates.GATES} <= {step.title for step in steps.STEPS}
 
 
-def test_describe(judge):
+def test_describe(judge, make_config):
     verdict = judge("phase0 validate-urls", {"url_check": urls(0.0512)})["url_failure_rate"]
     assert gates.describe(verdict).startswith(
-        "  missed  url_failure_rate: 0.0512 < 0.05\n          phase0/tables/url_failures.csv lists them"
+        "  missed  url_failure_rate: 0.0512 < 0.05\n          phase0/tables/url_failures.csv lists the reasons: "
     )
+    own = make_config(source={"uri": "mongodb://h/"})
+    assert "lists them by host and reason: correct source.base_url" in gates._url_advice(Run(own, None))
     met = judge("phase0 validate-urls", {"url_check": urls(0.01)})["url_failure_rate"]
     assert gates.describe(met) == "     met  url_failure_rate: 0.01 < 0.05"
 

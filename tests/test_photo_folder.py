@@ -97,7 +97,16 @@ def test_labels_in_another_encoding_are_refused(folder):
         (["image,latin_name", "c.jpg,"], r"no latin_name in 1 of the 1 rows of .*line 2"),
         (["image,latin_name", "c.jpg"], r"no latin_name in 1 of the 1 rows of .*line 2"),
         (["image,latin_name", "c.jpg,A a", "./c.jpg,B b"], r"again in .*line 3"),
-        (["image,species", "c.jpg,A a"], r"with columns image, species; .*add latin_name to its first line"),
+        (["image,kind", "c.jpg,A a"], r"with columns image, kind; .*add latin_name to its first line"),
+        (["filename,Species", "c.jpg,A a"], r"; rename 'filename' to image, rename 'Species' to latin_name"),
+        (["c.jpg,A a,EU", "d.jpg,A a,EU"], r"with a photo's row as its first line; expected .*; add that line"),
+        (["image|latin_name", "c.jpg|A a"], r"with '|' between values; expected commas"),
+        (["<html>", "<body>404</body></html>"], r"with HTML or XML; expected .*; save the table itself as CSV"),
+        (['[{"image": "c.jpg"}]'], r"with JSON; expected .*; convert it to CSV, or put its documents"),
+        (["sep=,", "image,latin_name", "c.jpg,A a"], r"with 'sep=,' in front of its columns; .*; remove that line"),
+        (["# mine", "image,latin_name", "c.jpg,A a"], r"with '# mine' in front of its columns; .*; remove that line"),
+        (["image,latin_name", "c.jpg,A a,"], r"3 values in .*line 2; expected 2, .*; remove the commas behind the"),
+        (["image,latin_name", "..,A a"], r"line 2; expected a path inside"),
         (["latin_name,region", "A a,EU"], r"add image to its first line"),
         ([""], r"with columns none; expected image, latin_name"),
         (["image,latin_name"], r"no rows"),
@@ -109,7 +118,10 @@ def test_labels_in_another_encoding_are_refused(folder):
         (["image,latin_name", ",A a"], r"no image in 1 of the 1 rows of .*line 2"),
         (["image,latin_name,region", "c.jpg,A, a,EU"], r"received 4 values in .*line 2; expected 3"),
         (["image,latin_name", "c.jpg,A a", '"d.jpg,A a'], r"no CSV after line 2 .unexpected end of data"),
-        (["image,latin_name", f'"{"x" * 200_000},A a'], r"no CSV after line 1 .field larger than field limit"),
+        (
+            ["image,latin_name", f'"{"x" * 200_000},A a'],
+            r"after line 1 .field larger .*at most 131,072 char",
+        ),
     ],
 )
 def test_bad_label_files_are_refused(folder, lines, message):
@@ -121,6 +133,14 @@ def test_bad_label_files_are_refused(folder, lines, message):
 def test_a_mark_or_blanks_around_the_columns_names_do_no_harm(folder, header):
     (document,) = photo_folder.documents(folder / "images", _labels(folder, header, "c.jpg , A a , EU "))
     assert (document["image_url"], document["latin_name"], document["region"]) == ("c.jpg", "A a", "EU")
+
+
+def test_a_path_out_of_the_folder_and_in_again_is_inside(folder):
+    documents = photo_folder.documents(folder / "images", _labels(folder, "image,latin_name", "../images/c.jpg,A a"))
+    assert [each["image_url"] for each in documents] == ["c.jpg"]
+    again = _labels(folder, "image,latin_name", "../images/c.jpg,A a", "c.jpg,A a")
+    with pytest.raises(ValueError, match="received 'c.jpg' again"):
+        photo_folder.documents(folder / "images", again)
 
 
 def test_without_a_column_region_all_are_unknown(folder):

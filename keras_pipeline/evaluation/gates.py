@@ -134,11 +134,21 @@ def _coverage_advice(run: Run) -> str:
     return f"{how_many}raise phase0.split.calibration, make the student better, or lower phase5.target_precision"
 
 
+def _url_advice(run: Run) -> str:
+    if run.config.source.serves_photos:
+        return (
+            "phase0/tables/url_failures.csv lists the reasons: replace these files, or leave them out by source.exclude"
+        )
+    return (
+        "phase0/tables/url_failures.csv lists them by host and reason: correct source.base_url, set "
+        "phase0.export.contact or phase0.export.allow_networks where the host or the network is refused"
+    )
+
+
 GATES = [
     Gate(
         "url_failure_rate", "share of the URLs that fail", "phase0 validate-urls", "<", url_failure_rate,
-        "phase0/tables/url_failures.csv lists them by host and reason: correct source.base_url, set "
-        "phase0.export.contact or phase0.export.allow_networks where the host or the network is refused",
+        _url_advice,
     ),
     Gate(
         "largest_group", "share of the photos in the largest group", "phase0 split", "<=", largest_group,

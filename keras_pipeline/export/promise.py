@@ -13,6 +13,7 @@ from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import read_json
 
 CALIBRATION = "calibration.json"
+PRIORS = "priors.json"  # an asset only where region priors are shipped
 NEVER = 2.0  # a threshold that no probability reaches
 PARTS = ("genus", "region_priors")  # may have a temperature and a threshold of their own
 
@@ -80,3 +81,22 @@ def _is_valid(key: str, value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return False
     return value > 0 if key == "temperature" else 0 <= value <= 1
+
+
+def check_region(region: str, known: list[str] | None) -> None:
+    """Check that a model has the prior of a region.
+
+    Args:
+        region: as it was asked for.
+        known: the regions of the model's priors; None where it has none.
+
+    Raises:
+        ValueError: for an unknown region, or a model without region priors.
+    """
+    if known is None:
+        raise ValueError(
+            f"received region {region}, but this model was exported without region priors; set "
+            "phase5.region_priors.ship: true and run `phase6`"
+        )
+    if region not in known:
+        raise ValueError(f"received region {region}, expected one of {', '.join(known)}, or none")

@@ -32,11 +32,18 @@ from keras_pipeline.core.files import aside, read_json, write_json
 from keras_pipeline.core.hashing import file_hash
 from keras_pipeline.core.taxonomy import class_hash, genera, genera_of, genus_names
 from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg, resize_antialiased
-from keras_pipeline.export.promise import CALIBRATION, Promise, check_calibration, read_calibration
+from keras_pipeline.export.promise import (
+    CALIBRATION,
+    PRIORS,
+    Promise,
+    check_calibration,
+    check_region,
+    read_calibration,
+)
 
 LABELS, PREPROCESSING = "labels.json", "preprocessing.json"
 ATTRIBUTION = "attribution.txt"
-PRIORS, LOG_RATIOS = "priors.json", "priors.bin"  # assets only where region priors are shipped
+LOG_RATIOS = "priors.bin"  # beside PRIORS
 TOP = 5  # species listed beside the verdict, here and in the page
 
 
@@ -256,15 +263,10 @@ class Classifier:
         Raises:
             ValueError: for an unknown region, or a model without region priors.
         """
-        if self.priors is None:
-            raise ValueError(
-                f"received region {region}, but this model was exported without region priors; set "
-                "phase5.region_priors.ship: true and run `phase6`"
-            )
-        if region not in self.priors["regions"]:
-            raise ValueError(f"received region {region}, expected one of {', '.join(self.priors['regions'])}, or none")
-        row = self.priors["log_ratios"][self.priors["regions"].index(region)]
-        return {**self.priors, "added": row.astype(np.float32)}
+        priors = self.priors or {}
+        check_region(region, priors.get("regions"))
+        row = priors["log_ratios"][priors["regions"].index(region)]
+        return {**priors, "added": row.astype(np.float32)}
 
 
 def load_classifier(folder: Path) -> Classifier:

@@ -10,6 +10,7 @@ import csv
 import difflib
 import hashlib
 import itertools
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +23,13 @@ from keras_pipeline.core.dataset import UNKNOWN_REGION
 IMAGES, LABELS = "source.demo.images", "source.demo.labels"  # names of the folder and its CSV in messages
 NEEDED = ("image", "latin_name")  # columns
 COLUMNS = (*NEEDED, "region", "observation_id")
+OTHER_NAMES = {
+    "filename": "image", "file": "image", "file_name": "image", "path": "image", "photo": "image",
+    "species": "latin_name", "scientificname": "latin_name", "scientific_name": "latin_name", "taxon": "latin_name",
+}  # fmt: skip
+PHOTO = re.compile(r"\.(jpe?g|png|webp|gif|tiff?|bmp|avif|heic)$", re.I)
 ALIKE = 0.8  # difflib's ratio: of names this long, one or two letters differ
+SHOWN = 60  # characters of a wrong first line
 LOOKED_AT = 20_000  # files, for one that may be meant: a whole disk has millions
 SPECIAL = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
@@ -115,9 +122,12 @@ def _rows(labels: Path) -> Iterator[tuple[int, dict[str, str]]]:
             line = reader.line_num
             if None in row:
                 n = len(reader.fieldnames or ())
+                remedy = "put values with commas in double quotes"
+                if not any(value.strip() for value in row[None]):
+                    remedy = "remove the commas behind the last value, here and in other lines"
                 raise ValueError(
                     f"received {n + len(row[None])} values in {labels}, line {line}; expected {n}, as its first line "
-                    "has; put values with commas in double quotes"
+                    f"has; {remedy}"
                 )
             yield line, {name: value.strip() for name, value in row.items()}
     except csv.Error as error:
@@ -137,7 +147,7 @@ def _reader(labels: Path) -> csv.DictReader:
             "UTF-8; save it as such"
         ) from error
     head = text.partition("\n")[0]
-    separator = next((sign for sign in ";\t" if sign in head and "," not in head), None)
+    separator = next((sign for sign in ";\t|" if sign in head and "," not in head), None)
     if separator:
         raise ValueError(f"received {labels} with {separator!r} between values; expected commas; save it with commas")
     reader = csv.DictReader(text.splitlines(keepends=True), restval="", strict=True)
@@ -145,20 +155,39 @@ def _reader(labels: Path) -> csv.DictReader:
         reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
     except csv.Error as error:
         raise _no_csv(labels, 0, error) from error
+    if "image" not in reader.fieldnames and (seen := _no_header(text)):
+        raise ValueError(f"received {labels} with {seen}")
     _check_columns(reader.fieldnames, labels)
     return reader
 
 
+def _no_header(text: str) -> str:
+    """Return what the first line is instead of the columns' names, what is expected and what to do; "" if unknown."""
+    expected = "expected image, latin_name[, region, observation_id] in its first line"
+    start, first, second = text.lstrip()[:1], *[line.strip() for line in [*text.split("\n", 2), "", ""][:2]]
+    if start == "<":
+        return f"HTML or XML; {expected}; save the table itself as CSV"
+    if start in ("{", "["):
+        return f"JSON; {expected}; convert it to CSV, or put its documents into a collection: `load`"
+    if all(name in next(csv.reader([second]), []) for name in NEEDED):
+        return f"{first[:SHOWN]!r} in front of its columns; {expected}; remove that line"
+    if any(PHOTO.search(value.strip()) for value in next(csv.reader([first]), [])):
+        return f"a photo's row as its first line; {expected}; add that line in front"
+    return ""
+
+
 def _no_csv(labels: Path, line: int, error: csv.Error) -> ValueError:
-    return ValueError(
-        f"received {labels}, no CSV after line {line} ({error}); expected double quotes in pairs; correct it"
-    )
+    expected = "double quotes in pairs"
+    if "field limit" in str(error):
+        expected += f", and values of at most {csv.field_size_limit():,} characters"
+    return ValueError(f"received {labels}, no CSV after line {line} ({error}); expected {expected}; correct it")
 
 
 def _check_columns(columns: Sequence[str], labels: Path) -> None:
     lacking = [name for name in NEEDED if name not in columns]
     if lacking:
-        close = [f"rename {name!r} to {_meant(name)}" for name in columns if _meant(name) in lacking]
+        meant = {name: OTHER_NAMES.get(name.casefold()) or _meant(name) for name in columns}
+        close = [f"rename {name!r} to {other}" for name, other in meant.items() if other in lacking]
         remedy = ", ".join(close) or f"add {', '.join(lacking)} to its first line"
         raise ValueError(
             f"received {labels} with columns {', '.join(columns) or 'none'}; expected image, latin_name[, region, "
@@ -174,7 +203,9 @@ def _check_columns(columns: Sequence[str], labels: Path) -> None:
 
 def _row_document(row: dict[str, str], images: Path, where: str) -> dict:
     root, path = images.absolute(), (images.absolute() / row["image"])
-    if ".." in Path(row["image"]).parts or not path.is_relative_to(root):
+    if ".." in Path(row["image"]).parts:  # it may lead out of the folder and in again
+        root, path = root.resolve(), path.parent.resolve() / path.name
+    if path.name == ".." or not path.is_relative_to(root):
         raise ValueError(
             f"received {row['image']!r} in {where}; expected a path inside {images}; move the photo or correct it"
         )

@@ -36,9 +36,9 @@ def check_available(model: Model, key: str, received: str = "", remedy: str = ""
         source, cached = _source(model)
         if not (cached or _reachable(source)):
             raise ValueError(
-                f"{key}: {received or model.pretrained} needs a download from {source}, which does not answer, and "
-                f"nothing is cached. Where there is a network, write the file with\n    {_recipe(model)}\nand "
-                + (remedy or f"give its path here as {key}, or do without pretrained weights")
+                f"{key}: {received or str(model.pretrained).lower()} needs a download from {source}, which does not "
+                f"answer, and nothing is cached. Where there is a network, write the file with\n    {_recipe(model)}\n"
+                "and " + (remedy or f"give its path here as {key}, or do without pretrained weights")
             )
     elif (
         isinstance(model.pretrained, str)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config.student import REGIONAL_TEACHER
+from keras_pipeline.core.config.student import GLOBAL_PATH, REGIONAL_TEACHER
+from keras_pipeline.core.config.teachers import GLOBAL_TEACHER
 from keras_pipeline.core.progress import duration
 from keras_pipeline.phases import forecast, preflight
 from keras_pipeline.phases.steps import Step
@@ -37,9 +38,16 @@ def forecast_steps(run: Run, steps: list[Step], force: bool) -> list[dict]:
 
 
 def warn_of_unused_teacher(run: Run, steps: list[Step]) -> None:
-    """Say that the regional teacher is trained for nothing, where no student learns from it."""
-    trains = run.config.phase2 is not None and any(step.phase == "phase2" for step in steps)
-    if trains and REGIONAL_TEACHER not in [member.path for member in run.config.phase3.teachers]:
+    """Say that a teacher is trained for nothing, where no student learns from it."""
+    paths, phase2 = [member.path for member in run.config.phase3.teachers], run.config.phase2
+    of_global = phase2 is not None and phase2.model.pretrained == GLOBAL_TEACHER and REGIONAL_TEACHER in paths
+    if GLOBAL_PATH not in paths and not of_global and any(step.title == "phase1 train" for step in steps):
+        print(
+            f"warning: phase3.teachers: {GLOBAL_PATH} is not among them, and phase 1 trains it: no student learns "
+            "from it; add it"
+        )
+    trains = phase2 is not None and any(step.phase == "phase2" for step in steps)
+    if trains and REGIONAL_TEACHER not in paths:
         print(
             f"warning: phase3.teachers: {REGIONAL_TEACHER} is not among them, and phase 2 trains it: no student learns "
             "from it; add it, or set phase2: null"

@@ -15,9 +15,10 @@ from typing import Any
 from keras_pipeline.core import files, manifest
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.experiment import Config
-from keras_pipeline.core.config.load import from_dict, literal
+from keras_pipeline.core.config.load import from_dict
 from keras_pipeline.core.config.student import Phase4
 from keras_pipeline.core.config.teachers import Model, Teacher
+from keras_pipeline.core.config.variables import literal
 from keras_pipeline.core.manifest import Manifest
 from keras_pipeline.core.sidecars import sidecar
 from keras_pipeline.evaluation import gates

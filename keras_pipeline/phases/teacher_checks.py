@@ -47,7 +47,7 @@ def check_region(run: Run, counts: Counts | None) -> None:
         split = f" ({train} train, {val} val)" if counts.splits else ""
         raise ValueError(
             f"phase2.region: received {region!r}, photos of it by {counts.origin}: {n}{split}, expected some to train "
-            f"on and some to validate with; {_other_regions(run, counts.regions)}"
+            f"on and some to validate with; {meant(region, counts.regions)}{_other_regions(run, counts.regions)}"
         )
     absent = [name for name in names_of(region) if not counts.regions.get(name)]
     if absent and not counts.splits:  # a photo that could not be had is no fault of the config
@@ -55,6 +55,23 @@ def check_region(run: Run, counts: Counts | None) -> None:
             f"phase2.region: received {title_of(region)}, and no photo is of {', '.join(absent)} by {counts.origin}, "
             f"expected regions of the photos ({commonest(counts.regions)}); correct it, or take it out of the list"
         )
+
+
+def meant(region: str | list[str], photos: dict[str, int]) -> str:
+    """Return which regions may be meant, in front of a remedy; "" if unknown.
+
+    Args:
+        region: as it was given: in other capitals than the photos have, or several without brackets.
+        photos: {region: photos of it}
+    """
+    if set(names_of(region)) <= {*photos}:
+        return ""
+    names = [part.strip().casefold() for name in names_of(region) for part in name.split(",")]
+    known = {each.casefold(): each for each in photos}
+    if not all(name in known for name in names):
+        return ""
+    found = ", ".join(known[name] for name in names)
+    return f"did you mean {found if len(names) == 1 else f'[{found}]'}? "
 
 
 def _other_regions(run: Run, photos: dict[str, int]) -> str:

@@ -10,7 +10,7 @@ import json
 import re
 import shlex
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from keras_pipeline.core.config.base import Section
@@ -18,6 +18,7 @@ from keras_pipeline.core.config.domains import domain, members
 from keras_pipeline.core.config.experiment import Config
 
 SHOWN = 60  # characters of a wrong value
+SHOWN_KEYS = 4  # of those that may be meant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +55,11 @@ class Given:
     origin: str  # the file, or what else holds them
     values: dict[Any, Any]  # of the file
     typed: Mapping[str, Typed] = dataclasses.field(default_factory=dict)  # by dotted key; they replace the file's
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)  # {dotted key: what follows a message about it}
 
     def told(self, key: str, said: str, names: list[str] | None = None) -> str:
         """Return a line about a key that names what was typed; `names` if that was something else."""
+        said += self.notes.get(key, "")
         if names is None:
             names = [typed.name for other, typed in self.typed.items() if _related(other, key)][-1:]
         if not names:
@@ -131,7 +134,7 @@ def _related(one: str, other: str) -> bool:
 
 def _wrong(fault: Mapping[str, Any], place: Place, given: Given) -> str:
     if place.annotation is None:
-        return _unknown(place.parts[-1], place_of(fault["loc"][:-1]).section or Config)
+        return _unknown(place, place_of(fault["loc"][:-1]).section or Config, given)
     if fault["loc"][-1:] == ("[key]",):
         return f"received the name {fault['loc'][-2]!r}, expected text; put it in quotes"
     words = domain(place.annotation, place.rules)
@@ -142,12 +145,27 @@ def _wrong(fault: Mapping[str, Any], place: Place, given: Given) -> str:
     return f"received {_shown(fault['input'])}, expected {expected}; {remedy}"
 
 
-def _unknown(name: str, section: type[Section]) -> str:
-    names = list(section.model_fields)
+def _unknown(place: Place, section: type[Section], given: Given) -> str:
+    name, names = place.parts[-1], list(section.model_fields)
+    typed = next((key for key in given.typed if f"{key}.".startswith(f"{place.key}.")), place.key)
+    above = place.key.removesuffix(name)
+    ends = [key for key in _keys(above, section) if key.endswith(f".{typed.removeprefix(above)}")]
+    if ends:
+        more = ", …" if len(ends) > SHOWN_KEYS else ""
+        return f"received an unknown key, expected the whole of it; did you mean {', '.join(ends[:SHOWN_KEYS])}{more}?"
     begun = [each for each in names if each.startswith(name) or name.startswith(each)]
     close = begun or difflib.get_close_matches(name, names, 1, 0.4)
     meant = f" (did you mean {close[0]!r}?)" if close else ""
     return f"received an unknown key{meant}, expected one of {', '.join(names)}; correct it, or remove it"
+
+
+def _keys(above: str, section: type[Section]) -> Iterator[str]:
+    """Yield the dotted keys below a section, which begin with `above`."""
+    for name, field in section.model_fields.items():
+        yield f"{above}{name}"
+        for kind in members(field.annotation):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from _keys(f"{above}{name}.", kind)
 
 
 def _shown(value: Any) -> str:

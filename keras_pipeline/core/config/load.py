@@ -6,22 +6,21 @@ given, what was received, what is expected, and what to do (`faults`). No passwo
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from keras_pipeline.core.config import faults
+from keras_pipeline.core.config import faults, variables
 from keras_pipeline.core.config.base import ConfigError, Section
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import REGIONAL_TEACHER
 from keras_pipeline.core.redaction import redact_values
 
-VARIABLE = re.compile(r"(\$?)\$\{(\w+)(?::-([^}]*))?\}")  # ${NAME} or ${NAME:-default}; $${NAME} is the text ${NAME}
 KINDS = {type(None): "nothing, an empty file", list: "a list", str: "text", bool: "true or false"}
 
 
@@ -69,20 +68,36 @@ def from_file(path: str | Path, overrides: list[str] | None = None, flags: Mappi
             f"{path}: received {KINDS.get(type(values), 'a number')}, expected a mapping of sections; give another "
             "file, see configs/demo.yaml"
         )
+    notes = {} if "experiment" in values else {"experiment": "; this is the file's stem: add a line `experiment: NAME`"}
     values.setdefault("experiment", path.stem)
-    return with_overrides(values, overrides or [], str(path), flags)
+    return with_overrides(values, overrides or [], str(path), flags, notes=notes)
 
 
-def with_overrides(values: dict, overrides: list[str], origin: str, flags: Mapping[str, str] | None = None) -> Config:
-    """Apply `a.b.c=value` strings, then validate as `from_dict`. Raises ConfigError."""
+def with_overrides(
+    values: dict,
+    overrides: list[str],
+    origin: str,
+    flags: Mapping[str, str] | None = None,
+    *,
+    notes: Mapping[str, str] | None = None,
+) -> Config:
+    """Apply `a.b.c=value` strings, then validate as `from_dict`. Raises ConfigError.
+
+    Args:
+        values: plain, of a file.
+        overrides, flags: as of `from_file`.
+        origin: what holds the values, for messages.
+        notes: {dotted key: what follows a message about the file's value of it}
+    """
     file, typed = values, dict[str, faults.Typed]()
     for override in overrides:
-        values = _override(values, override)
         key, _, text = override.partition("=")
+        values = _override(values, override)
         typed.pop(key, None)  # the last one counts
         typed[key] = faults.Typed((flags or {}).get(override, f"--set {key}"), text)
     _refuse_without_effect(values, list(typed))
-    config = _validated(values, faults.Given(origin, file, typed))
+    untyped = {key: note for key, note in (notes or {}).items() if key not in typed}
+    config = _validated(values, faults.Given(origin, file, typed, untyped))
     followed = _with_its_region(file, values, list(typed))
     return config if followed is values else from_dict(followed, origin)
 
@@ -94,8 +109,9 @@ def from_dict(values: dict, origin: str = "config") -> Config:
 
 def _validated(values: dict, given: faults.Given) -> Config:
     try:
-        return Config.model_validate(_expand(values, given))
+        return Config.model_validate(variables.expand(values, given, lambda text: _parse(text, "")))
     except ValidationError as error:
+        given = dataclasses.replace(given, notes={**variables.origins(values), **given.notes})
         raise ConfigError(faults.described(error.errors(include_url=False), given)) from None
     except RecursionError:
         raise ConfigError(
@@ -103,14 +119,9 @@ def _validated(values: dict, given: faults.Given) -> Config:
         ) from None
 
 
-def literal(value: Any) -> Any:
-    """Return plain values, such as those of a written config, whose `${…}` stay what they are when they are read."""
-    return _each_text(value, lambda text, _: VARIABLE.sub(lambda match: f"${match[0]}", text))
-
-
 def write(path: Path, config: Config) -> Path:
     """Write a file that `from_file` reads as the same config, without passwords; return its path."""
-    values = literal(redact_values(config.model_dump()))
+    values = variables.literal(redact_values(config.model_dump()))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("# Written by `demo --images`.\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     return path
@@ -124,13 +135,14 @@ def _parse(text: str, origin: str) -> Any:
     except ConfigError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2020-13-01 is no date, [[[[… has no end
-        raise ConfigError(f"{origin}: is not YAML: {error}") from error
+        raise ConfigError(f"{origin}: is not YAML: {error}; correct it, or put texts with signs in quotes") from error
 
 
 def _override(values: dict, override: str) -> dict:
     key, separator, text = override.partition("=")
     if not separator or not all(key.split(".")):
-        raise ConfigError(f"--set {override}: expected a.b.c=value")
+        received = f"received {override!r}" if override else "received nothing"
+        raise ConfigError(f"--set: {received}, expected a key, = and a value; give it as --set a.b.c=value")
     return _with(values, key.split("."), _parse(text, f"--set {key}"), key)
 
 
@@ -146,7 +158,7 @@ def _refuse_without_effect(values: dict, keys: list[str]) -> None:
             if is_regional and key.startswith(f"phase3.teachers.{i}."):
                 raise ConfigError(
                     f"--set {key}: received a setting of {REGIONAL_TEACHER}, expected one of another teacher: phase2 "
-                    "is null, so no step makes it; take it back, or set phase2.region to a region that photos have"
+                    "is null, so no step makes it; leave it out, or let phase2 be a section: --set 'phase2={region: …}'"
                 )
 
 
@@ -191,7 +203,12 @@ def _with(values: Any, path: list[str], value: Any, key: str) -> Any:
         entries = dict(zip(numbers, values, strict=True))
         return list(_with(entries, path, value, key).values())
     if not isinstance(values, dict):
-        raise ConfigError(f"--set {key}: {above} is {'null' if values is None else 'a value'}, not a section")
+        if values is None:
+            raise ConfigError(
+                f"--set {key}: received a key of {above}, which is null, expected one of a section; leave it out, or "
+                f"give the whole section: --set '{above}={{{'.'.join(path)}: …}}'"
+            )
+        raise ConfigError(f"--set {key}: {above} is a value, not a section; leave {'.'.join(path)} out")
     below = values[first] if first in values else _default([*above.split("."), first] if above else [first])
     return {**values, first: _with(below, rest, value, key) if rest else value}
 
@@ -223,36 +240,6 @@ def with_origins(message: str, path: str | Path, overrides: list[str], flags: Ma
     lines = []
     for line in message.splitlines():
         key = line.partition(":")[0].partition(" ")[0]
-        value = faults.value_at(values, key.split("."))
-        found = VARIABLE.finditer(value) if isinstance(value, str) else ()
-        names = dict.fromkeys(match[2] for match in found if not match[1])
-        said = (f"{name}, which is {'set' if os.environ.get(name) else 'not set'}" for name in names)
-        built = "; its value is built from the environment variable ".join((line, *said))
+        built = line + variables.origin(faults.value_at(values, key.split(".")))
         lines.append(f"{flags[key]}: {built}" if key in flags else built)
     return "\n".join(lines)
-
-
-def _expand(values: dict, given: faults.Given) -> Any:
-    def from_environment(match: re.Match, key: str) -> str:
-        if match[1]:
-            return match[0][1:]
-        name = match[2]
-        value = os.environ.get(name) or match[3]
-        if value is None:
-            said = (
-                f"received {match[0]}, and the environment variable {name} is not set, expected a value for it; set "
-                f"it, or write ${{{name}:-default}}"
-            )
-            raise ConfigError(given.told(key, said))
-        return value
-
-    return _each_text(values, lambda text, key: VARIABLE.sub(lambda match: from_environment(match, key), text))
-
-
-def _each_text(value: Any, change: Callable[[str, str], str], key: str = "") -> Any:
-    """Return plain values with each text changed, given it and its dotted key."""
-    if isinstance(value, dict):
-        return {name: _each_text(inner, change, f"{key}.{name}".lstrip(".")) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_each_text(inner, change, f"{key}.{i}") for i, inner in enumerate(value)]
-    return change(value, key) if isinstance(value, str) else value

@@ -15,7 +15,8 @@ Generated from the classes in `keras_pipeline/core/config/` by
 Defaults are the training plan's where it names one. Any key can be set on the command line:
 `--set phase1.training.learning_rate=1e-5`, an entry of a list by its number:
 `--set phase3.teachers.1.weight=0.3`. `${NAME}` and `${NAME:-default}` in strings come from the
-environment; `$${NAME}` is the text `${NAME}`.
+environment; `$${NAME}` is the text `${NAME}`. A value that is one variable and nothing else is read as
+YAML (`seed: ${SEED:-7}` is a number), unless its key takes text and not what that gives.
 """
 
 

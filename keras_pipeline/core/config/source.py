@@ -54,6 +54,7 @@ class Demo(Section):
 
 
 DRAWN_REGIONS = ("EU_SW", "EU", "NA", "MED_E")  # of the drawn demo
+Name = Annotated[str, Field(min_length=1)]  # of a field that every photo has
 
 
 class Fields(Section):
@@ -63,8 +64,8 @@ class Fields(Section):
     for in the entry of the list, and where the entry lacks it, in the document.
     """
 
-    latin_name: str = "latin_name"
-    image_url: str = "image_url"
+    latin_name: Name = "latin_name"
+    image_url: Name = "image_url"
     region: str = "region"
     observation_id: str = "observation_id"
     user_id: str = "user_id"

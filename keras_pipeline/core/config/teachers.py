@@ -188,15 +188,17 @@ class Teacher(Section):
     def _no_dead_knobs(self) -> Teacher:
         """Refuse keys without effect, except at their defaults, which a full dump (as in a manifest) holds."""
         for key in self.dead_knobs(self.model.name):
-            if (value := getattr(self.model, key)) == Model.model_fields[key].default:
+            default = Model.model_fields[key].default
+            if (value := getattr(self.model, key)) == default:
                 continue
             if key == "dropout_rate":
                 raise ValueError(
                     f"model.dropout_rate: received {value:g}, expected nothing, as only the student uses it; set "
-                    "regularization.dropout for a teacher"
+                    f"regularization.dropout for a teacher, and remove this, or set it to its default, {default:g}"
                 )
             raise ValueError(
-                f"model.{key}: received {value:g}, expected nothing, as {self.model.name} does not use it; remove it"
+                f"model.{key}: received {value:g}, expected nothing, as {self.model.name} does not use it; remove it, "
+                f"or set it to its default, {default:g}"
             )
         return self
 

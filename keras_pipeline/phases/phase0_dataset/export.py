@@ -56,7 +56,9 @@ def run(run: Run) -> None:
             told = [*_repeats(ledger, others), *_without_photo(run, ledger), *shared_redirects(run, ledger)]
             later = ledger.may_succeed_later()
     print(f"{stored} photos stored, {sum(others.values())} not: {others or 'none'}", *told, sep="\n")
-    if later:
+    if later and run.config.source.serves_photos:
+        print(f"`phase0 export --force` reads {later:,} of the failures again, once their files are replaced")
+    elif later:
         print(f"{later} of the failures may pass: `phase0 export --force` asks for these again, and for nothing else")
     if not stored:
         raise SourceError(f"no photo could be stored ({others}); see {run.path('url_ledger')} for each URL")
