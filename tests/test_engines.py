@@ -140,7 +140,8 @@ def test_a_browser_that_is_not_there_is_named_and_the_others_are_asked(monkeypat
 
 
 HELD = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
 from keras_pipeline.export.engines import open_engine
 with open_engine(sys.argv[1]) as engine, engine.opened(sys.argv[2], []) as page:
     print("open", flush=True)
@@ -158,7 +159,10 @@ def test_no_process_stays_behind(name, ended_by, site):
         started = psutil.Process(process.pid).children(recursive=True)
         assert len(started) > 2
         process.send_signal(ended_by)
-        process.wait(60)
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
     deadline = time.monotonic() + 20
     while alive := [each for each in started if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]:
         assert time.monotonic() < deadline, alive

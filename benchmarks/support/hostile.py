@@ -201,7 +201,7 @@ class Room:
             str(path.with_name("audit.json.meta.json")), text if chance.random() < 0.7 else mutated(text, chance)
         )
         staleness.why_stale(run, step)
-        sidecars.was_edited(path)
+        sidecars.edited(path)
         meta = sidecars.sidecar(path)
         if meta is not None:
             sidecars.changed_files(path, meta)
