@@ -41,8 +41,8 @@ def run(run: Run) -> None:
     """Write the shipped weights, their calibration, the TensorFlow Lite folder, and what each quantization costs.
 
     Raises:
-        ValueError: where the shipped quantization or TensorFlow Lite's costs more top-1 than phase6.max_top1_loss, or
-            weights are NaN, infinite or too large for float16. Artefacts of an earlier run stay as they were then.
+        ValueError: where the shipped quantization costs more top-1 than phase6.max_top1_loss, or weights are NaN,
+            infinite or too large for float16. Artefacts of an earlier run stay as they were then.
     """
     settings, info = run.config.phase6, records.load_info(run.path("dataset"))
     model = trained.load(run.path("student"), info, image_size=run.config.phase4.data.image_size)
@@ -151,7 +151,6 @@ def _write_lite(
     """
     raw = tflite.LiteModel(tflite.convert(folded, photos, temperature=1.0))
     with costs.evidence(raw, LITE) as evidence:
-        costs.refuse_above_limit(LITE, evidence.test, "train longer, or a larger student")
         fitted = calibration_report.temperature(evidence)[0]
         content = tflite.convert(folded, photos, temperature=fitted["temperature"])
         logits, probabilities = tflite.LiteModel(content).scores(photos[:8])
@@ -167,7 +166,11 @@ def _write_lite(
     (to / "model.tflite").write_bytes(content)
     for name, value in saved_model.assets(info.classes, calibrated, student.preprocessing(run.config)).items():
         write_json(to / name, value)
-    return row | {"without_xnnpack": _without_xnnpack(run, info, content, calibrated["threshold"])}
+    loss, most = -row["top1"]["difference"], run.config.phase6.max_top1_loss
+    if loss > most:  # no reason to withhold the page, which does not use it
+        print(f"warning: {LITE} loses {loss:.3f} test top-1, more than {most:g} (phase6.max_top1_loss)")
+    other = _without_xnnpack(run, info, content, calibrated["threshold"])
+    return row | {"within_limit": loss <= most, "without_xnnpack": other}
 
 
 def _without_xnnpack(run: Run, info: DatasetInfo, content: bytes, threshold: float | None) -> dict:
