@@ -22,12 +22,10 @@ from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import REGIONAL_TEACHER
 from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.region_names import photos_of, title_of
-from keras_pipeline.data import first_bytes
-from keras_pipeline.ingest import pace, photo_folder
+from keras_pipeline.ingest import photo_folder
 from keras_pipeline.phases import counts, places, teacher_checks
 from keras_pipeline.phases.steps import PHASES
 
-LOOKED_INTO = 20_000  # files of a folder: a second or two
 EMBEDDED = "source/mongo"  # the embedded server's data, below the run's folder
 
 
@@ -37,7 +35,7 @@ def run_of(options: argparse.Namespace) -> Run:
     beam = _beam(options)  # first: they may hold --config
     config = _config(options)
     if options.command in ("demo", "run", "phase0"):
-        _name_unread(config)
+        _name_unread_columns(config)
     run = Run(config, opens, getattr(options, "split", "test"), beam=beam)
     _check_places(run)
     _warn_of_copy(run, options)
@@ -66,21 +64,12 @@ def _check_places(run: Run) -> None:
             )
 
 
-def _name_unread(config: Config) -> None:
-    """A misspelt column is as if it were not there, and a file that is no photo is only counted hours later."""
-    demo = config.source.demo
-    if config.source.uri != "embedded" or not (demo.images and demo.labels):
-        return
-    with contextlib.suppress(ValueError, OSError):  # the checks before a run tell it with all other faults
-        if line := photo_folder.unread_columns(Path(demo.labels)):
-            print(line)
-        wrong = {}
-        for image in photo_folder.images(Path(demo.labels))[:LOOKED_INTO]:
-            with (Path(demo.images) / image).open("rb") as stream:
-                wrong[image] = first_bytes.wrong_format(stream.read(pace.FIRST_BYTES))
-        if named := [f"{image!r} ({why})" for image, why in wrong.items() if why]:
-            n = f"{len(named):,} {'files that are' if len(named) > 1 else 'file that is'}"
-            print(f"{demo.labels}: names {n} no photo, such as {named[0]}; not stored")
+def _name_unread_columns(config: Config) -> None:
+    """A misspelt column is as if it were not there, and no later message can know."""
+    if config.source.uri == "embedded" and config.source.demo.labels:
+        with contextlib.suppress(ValueError):  # the checks before a run tell it with all other faults
+            if line := photo_folder.unread_columns(Path(config.source.demo.labels)):
+                print(line)
 
 
 def _beam(options: argparse.Namespace) -> tuple[str, ...] | None:

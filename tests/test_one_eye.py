@@ -103,12 +103,21 @@ def test_each_reason_has_words_in_the_page():
 
 
 def test_decoders_come_with_the_first_photo_that_needs_them(page):
-    later = {"png.js", "webp.js", "profile.js", "chunks.js", "colour.js", "vendor/lcms.wasm", "vendor/webp_dec.wasm"}
+    later = {
+        "png.js",
+        "webp.js",
+        "profile.js",
+        "emscripten.js",
+        "chunks.js",
+        "colour.js",
+        "vendor/lcms.wasm",
+        "vendor/webp_dec.wasm",
+    }
     needed = {
         "jpeg 4:4:4": set(),
         "jpeg sRGB": {"colour.js"},
-        "jpeg Display P3": {"colour.js", "profile.js", "vendor/lcms.wasm"},
-        "webp": {"chunks.js", "webp.js", "vendor/webp_dec.wasm"},
+        "jpeg Display P3": {"colour.js", "profile.js", "emscripten.js", "vendor/lcms.wasm"},
+        "webp": {"chunks.js", "webp.js", "emscripten.js", "vendor/webp_dec.wasm"},
     }
     for name, files in needed.items():
         page.asked.clear()

@@ -1,5 +1,7 @@
 """The package as pip installs it, away from its sources."""
 
+import configparser
+import fnmatch
 import os
 import shutil
 import subprocess
@@ -34,6 +36,15 @@ def installed(tmp_path_factory):
     site = folder / f"venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return python
+
+
+def test_a_wheel_takes_every_library_of_the_page_along():
+    """Where `npm ci` was run before the build; from the wheel, npm is not needed then."""
+    configuration = configparser.ConfigParser()
+    configuration.read(SOURCES / "setup.cfg")
+    patterns = configuration["options.package_data"]["keras_pipeline.export"].split()
+    for name in (*tfjs.VENDOR_FILES, tfjs.APACHE_LICENSE):
+        assert any(fnmatch.fnmatch(f"page/node_modules/{name}", pattern) for pattern in patterns), name
 
 
 def run(python, *arguments, cwd):

@@ -1,6 +1,7 @@
 """A loopback HTTP server for one folder: the demo's photos, and the exported page."""
 
 import os
+import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,10 +80,17 @@ def serve_folder(folder: Path, port: int = 0) -> Iterator[str]:
             f"received port {port}, on which {HOST} cannot listen ({error}); expected a free port from 1024 to 65535; "
             "stop the program that uses it, name another port, or give 0 to take any free one"
         ) from error
+    with in_background(server):
+        yield f"http://{HOST}:{server.server_port}/"
+
+
+@contextmanager
+def in_background(server: socketserver.BaseServer) -> Iterator[None]:
+    """Let a server answer in a thread while the context is open, then close it."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
-        yield f"http://{HOST}:{server.server_port}/"
+        yield
     finally:
         server.shutdown()
         server.server_close()

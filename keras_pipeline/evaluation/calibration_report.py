@@ -157,14 +157,16 @@ def choose(evidence: Evidence, scores: Scores, rows: np.ndarray | None = None) -
     settings = evidence.settings
     asked = np.arange(len(scores)) if rows is None else np.flatnonzero(rows)
     asked = asked[thresholds.one_of_each(evidence.fit.group_ids[asked], seed=evidence.seed)]
+    if evidence.refusal:
+        return {
+            "threshold": None, "best_threshold": None, "precision_lower_bound": 0.0, "target_met": False,
+            "shortfall": settings.target_precision, "photos_needed": None, "refused": evidence.refusal,
+            "n_promise": len(asked),
+        }  # fmt: skip
     found: dict[str, Any] = thresholds.choose_threshold(
         scores.confidence[asked], scores.correct[asked], target=settings.target_precision,
         confidence_level=settings.confidence_level,
     )  # fmt: skip
-    if evidence.refusal:
-        nothing = {"precision_lower_bound": 0.0, "target_met": False, "shortfall": settings.target_precision}
-        refused = {"photos_needed": None, "refused": evidence.refusal, "n_promise": len(asked)}
-        return {"threshold": None, "best_threshold": found["threshold"], **nothing, **refused}
     kept = ("precision_lower_bound", "target_met", "shortfall", "photos_needed")
     acceptable = settings.accept_unmet and found["precision_lower_bound"] > 0 and found["threshold"] < 1
     return {

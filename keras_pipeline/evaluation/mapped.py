@@ -1,6 +1,7 @@
 """Arrays that are memory-mapped from a file."""
 
 import mmap
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -12,8 +13,10 @@ def forget_pages(array: NDArray) -> None:
     The system's cache keeps them, so that the next pass doesn't read the disk again.
 
     Args:
-        array: any shape; nothing happens if it isn't memory-mapped.
+        array: any shape, mapped to be read, or to be read and written; nothing happens if it isn't memory-mapped.
     """
-    mapping = getattr(array, "_mmap", None)
+    mapping: Any = array
+    while mapping is not None and not isinstance(mapping, mmap.mmap):
+        mapping = getattr(mapping, "base", None)  # a view's array, and in the end what that array lies in
     if mapping is not None:
         mapping.madvise(mmap.MADV_DONTNEED)

@@ -1,7 +1,7 @@
 """The web bundle: a TF.js graph model with exactly the SavedModel's weights, and the page around it.
 
     index.html app.js messages.js classifier.js worker.js sw.js style.css icon.svg   the page (page/)
-    preprocess.js jpeg.js chunks.js png.js webp.js colour.js profile.js srgb.icc     its reading of photos
+    preprocess.js jpeg.js chunks.js png.js webp.js colour.js profile.js emscripten.js srgb.icc     its reading of photos
     vendor/                       TensorFlow.js and decoders as published, and their licences
     model/model.json + shards     serving_default; float16 where that loses nothing, float32 elsewhere
     labels.json preprocessing.json calibration.json attribution.txt [priors.json priors.bin]   the SavedModel's assets
@@ -52,6 +52,7 @@ PAGE_FILES = (
     "jpeg.js",
     "chunks.js",
     "png.js",
+    "emscripten.js",
     "webp.js",
     "colour.js",
     "profile.js",

@@ -6,7 +6,6 @@ import contextlib
 import json
 import socketserver
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from selenium.webdriver.remote.client_config import ClientConfig
 from selenium.webdriver.remote.remote_connection import RemoteConnection
 from urllib3.exceptions import HTTPError  # of the client that Selenium uses
 
+from keras_pipeline.core.static_server import HOST, in_background
 from keras_pipeline.export.browser import TIMEOUT_S, BrowserMissing, Engine, Page, PageError, peak_memory_mb
 
 __all__ = ["START_S", "WebKit", "free_port", "is_connectable"]
@@ -51,7 +51,7 @@ class WebKit(Engine):
             options = WebKitGTKOptions()
             options.binary_location = str(self._browser)
             options.add_argument("--automation")
-            addresses = {"httpProxy": watch, "sslProxy": watch, "noProxy": ["127.0.0.1"]}
+            addresses = {"httpProxy": watch, "sslProxy": watch, "noProxy": [HOST]}
             options.proxy = Proxy({"proxyType": "manual", **addresses})
             # Selenium would ask a proxy of the environment for the driver, too.
             client = ClientConfig(self._address, proxy=Proxy({"proxyType": "direct"}), timeout=START_S)
@@ -123,11 +123,6 @@ def _listening(requests: list[str]) -> Iterator[str]:
                 requests.append(words[1].decode() if plain else "https://(an address that WebKitGTK encrypts)")
                 self.wfile.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    server = socketserver.ThreadingTCPServer((HOST, 0), Handler)
+    with in_background(server):
+        yield f"{HOST}:{server.server_address[1]}"

@@ -31,13 +31,12 @@ def find_webkit() -> tuple[Path, Path]:
     """
     if importlib.util.find_spec("selenium") is None:
         raise BrowserMissing("the Python package `selenium` is missing; pip install selenium")
-    driver = shutil.which("WebKitWebDriver")
+    driver, display = shutil.which("WebKitWebDriver"), shutil.which("Xvfb")
     browser = next((path for pattern in BROWSERS for path in sorted(Path("/").glob(pattern))), None)
-    found = {"WebKitWebDriver": driver, "MiniBrowser of WebKitGTK": browser, "Xvfb": shutil.which("Xvfb")}
-    if missing := [name for name, path in found.items() if path is None]:
-        raise BrowserMissing(f"no {' and no '.join(missing)} found; {REMEDY}")
-    assert driver and browser
-    return Path(driver), browser
+    if driver and browser and display:
+        return Path(driver), browser
+    found = {"WebKitWebDriver": driver, "MiniBrowser of WebKitGTK": browser, "Xvfb": display}
+    raise BrowserMissing(f"no {' and no '.join(name for name, path in found.items() if not path)} found; {REMEDY}")
 
 
 @contextlib.contextmanager
@@ -55,7 +54,7 @@ def open_webkit() -> Iterator[Engine]:
         home = stack.enter_context(tempfile.TemporaryDirectory(prefix="webkit-", ignore_cleanup_errors=True))
         folders = ("HOME", "XDG_RUNTIME_DIR", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
         display = stack.enter_context(_display())
-        # The driver would reach MiniBrowser, too, through a proxy of the environment, and wait forever.
+        # Driver and MiniBrowser speak over loopback, where a proxy of the environment has no part.
         inherited = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         environment = inherited | DRAWING | dict.fromkeys(folders, home) | {"DISPLAY": display}
         port = webdriver.free_port()

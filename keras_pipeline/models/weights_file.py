@@ -65,14 +65,14 @@ def telling_shapes(model: Model) -> dict[str, tuple[int, ...]]:
             "layers/vi_t_patching_and_embedding/patch_embedding/vars/0": (patch, patch, 3, width),
             f"{BLOCK}_{layers - 1}/mha/key_dense/vars/0": (width, heads, width // heads),
         }
-    features = _channels(1280 * max(model.alpha, 1.0))
+    features = channels(1280 * max(model.alpha, 1.0))
     return {
-        "layers/conv2d_34/vars/0": (1, 1, _channels(int(320 * model.alpha)), features),
+        "layers/conv2d_34/vars/0": (1, 1, channels(int(320 * model.alpha)), features),
         "layers/dense/vars/0": (features, 1000),
     }
 
 
-def _channels(wanted: float) -> int:
-    """Round to a multiple of 8 as MobileNetV2 does, by no more than a tenth downwards."""
+def channels(wanted: float) -> int:
+    """Round a width of MobileNetV2, times alpha, to a multiple of 8, by no more than a tenth downwards."""
     rounded = max(8, int(wanted + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * wanted else rounded

@@ -27,6 +27,7 @@ from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.region_names import photos_of
 from keras_pipeline.core.sidecars import is_as_written, sidecar
 from keras_pipeline.ingest import pace, photo_folder, urls
+from keras_pipeline.models.weights_file import channels
 from keras_pipeline.phases import staleness, status
 from keras_pipeline.phases.steps import STEPS, Step
 
@@ -93,22 +94,18 @@ def macs(model: Model, image_size: int, classes: int) -> tuple[float, float]:
 def _mobilenet(alpha: float, size: int) -> tuple[float, float, int]:
     """Return multiply-adds, parameters and number of features."""
 
-    def channels(width: int) -> int:
-        rounded = max(8, int(width * alpha + 4) // 8 * 8)
-        return rounded + 8 if rounded < 0.9 * width * alpha else rounded
-
-    side, last = -(-size // 2), channels(32)
+    side, last = -(-size // 2), channels(32 * alpha)
     parameters = 27 * last
     total = side**2 * parameters
     for expansion, width, blocks, first_stride in MOBILENET_BLOCKS:
         for number in range(blocks):
-            stride, inner, out = first_stride if number == 0 else 1, expansion * last, channels(width)
+            stride, inner, out = first_stride if number == 0 else 1, expansion * last, channels(width * alpha)
             after = -(-side // stride)
             expand = last * inner if expansion > 1 else 0
             total += side**2 * expand + after**2 * (9 * inner + inner * out)
             parameters += expand + 9 * inner + inner * out
             side, last = after, out
-    features = 1280 if alpha <= 1 else channels(1280)
+    features = channels(1280 * max(alpha, 1.0))
     return total + side**2 * last * features, parameters + last * features, features
 
 

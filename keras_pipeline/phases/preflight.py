@@ -30,6 +30,7 @@ from keras_pipeline.phases.steps import Step, steps_between
 from keras_pipeline.phases.teacher_checks import check_ensemble, check_region
 
 PAGE = Path(export.__file__).parent / "page"
+LOOKED_INTO = 20_000  # files of a folder: a second or two
 
 
 def check_files(run: Run, _: Counts | None) -> None:
@@ -46,21 +47,37 @@ def check_files(run: Run, _: Counts | None) -> None:
 
 def check_sizes(run: Run, counts: Counts | None) -> None:
     """Whether any photo of a folder is large enough to be stored; the first that is ends the search."""
-    demo, smallest = run.config.source.demo, run.config.dataset.min_short_side
-    if counts is None or not (run.config.source.serves_photos and demo.images and demo.labels):
+    smallest, photos = run.config.dataset.min_short_side, _folder_photos(run)
+    if counts is None or not photos:
         return
-    photos = photo_folder.images(Path(demo.labels))
     for photo in photos:
-        try:
-            with (Path(demo.images) / photo).open("rb") as stream:
-                if not first_bytes.too_small(stream.read(pace.FIRST_BYTES), min_short_side=smallest):
-                    return
-        except OSError:  # told with the CSV
+        if not first_bytes.too_small(_first_bytes(photo), min_short_side=smallest):
             return
     raise ValueError(
         f"dataset.min_short_side: received {smallest}, and the shorter sides of all {len(photos):,} photos of "
-        f"{demo.labels} have fewer pixels, expected a number that some have; lower it"
+        f"{run.config.source.demo.labels} have fewer pixels, expected a number that some have; lower it"
     )
+
+
+def _name_other_files(run: Run) -> None:
+    """Say how many files of a folder are no photos, before hours of work; the export only leaves them out."""
+    wrong = {photo: first_bytes.wrong_format(_first_bytes(photo)) for photo in _folder_photos(run)[:LOOKED_INTO]}
+    if named := [f"'{photo.name}' ({why})" for photo, why in wrong.items() if why]:
+        n = f"{len(named):,} {'files that are' if len(named) > 1 else 'file that is'}"
+        print(f"{run.config.source.demo.labels}: names {n} no photo, such as {named[0]}; not stored")
+
+
+def _folder_photos(run: Run) -> list[Path]:
+    """Return the files that a folder's CSV names; [] for other sources."""
+    demo = run.config.source.demo
+    if not (run.config.source.serves_photos and demo.images and demo.labels):
+        return []
+    return [Path(demo.images) / photo for photo in photo_folder.images(Path(demo.labels))]
+
+
+def _first_bytes(photo: Path) -> bytes:
+    with photo.open("rb") as stream:
+        return stream.read(pace.FIRST_BYTES)
 
 
 def check_split(run: Run, counts: Counts | None) -> None:
@@ -327,8 +344,11 @@ def check(run: Run, asked: list[Step], chain: list[Step], needs: Mapping[str, Ca
         raise ValueError("\n".join(dict.fromkeys([*faults, *map(str, lacks)])))
     if lacks:
         raise lacks[0]
-    if counts and any(step.title == "phase0 split" for step in asked):
+    titles = [step.title for step in asked]
+    if counts and "phase0 split" in titles:
         _warn_of_largest_group(run, counts)
+    if "phase0 audit" in titles:  # once, at the start
+        _name_other_files(run)
 
 
 def _warn_of_largest_group(run: Run, counts: Counts) -> None:

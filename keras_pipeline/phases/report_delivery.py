@@ -192,13 +192,17 @@ def _quantization_table(cost: dict, size: int) -> Table:
              f"{flips['n']}, {flips['share']:.2%} [{low:.2%}, {high:.2%}]", found["delta_nll"], found["ece"],
              found["max_abs_dp"], largest]
         )  # fmt: skip
-    lite = cost["variants"].get("tflite-int8", {}).get("without_xnnpack")
-    kernels = f". Without XNNPACK, {lite['changed']} of {lite['n']} answers of tflite-int8 differ" if lite else ""
+    notes = []
+    for way, found in cost["variants"].items():
+        if not found.get("within_limit", True):
+            notes.append(f". {way} loses more than phase6.max_top1_loss")
+        if other := found.get("without_xnnpack"):
+            notes.append(f". Without XNNPACK, {other['changed']} of {other['n']} answers of {way} differ")
     return Table(
         _COST.split(", "),
         rows,
         f"What quantization costs, on {before['n']} test photos; ECE with a temperature fitted to each. Model and "
-        f"shards of the page: {size:,} bytes{kernels}",
+        f"shards of the page: {size:,} bytes{''.join(notes)}",
     )
 
 

@@ -17,17 +17,10 @@ function profileConverter(module, profile, colours, target) {
   const fail = () => {
     throw new Error("broken profile");
   };
-  const grow = (wanted) => {
-    try {
-      lcms.memory.grow(Math.ceil(((wanted >>> 0) - lcms.memory.buffer.byteLength) / 65536));
-      return 1;
-    } catch {
-      return 0;
-    }
-  };
+  const { grow, copy } = emscriptenMemory(() => lcms.memory);
   const own = {
     emscripten_resize_heap: grow, emscripten_date_now: () => 0, _gmtime_js: () => {}, _tzset_js: () => {},
-    emscripten_memcpy_js: (to, from, count) => void new Uint8Array(lcms.memory.buffer).copyWithin(to >>> 0, from >>> 0, (from >>> 0) + (count >>> 0)),
+    emscripten_memcpy_js: copy,
   };
   for (const { module: of, name } of WebAssembly.Module.imports(module)) {
     const call = name.startsWith("invoke_") ? (index, ...values) => lcms.__indirect_function_table.get(index)(...values) : fail;

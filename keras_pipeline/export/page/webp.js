@@ -30,15 +30,7 @@ function decodeWebp(module, bytes) {
     const isDecode = String.fromCharCode(...new Uint8Array(webp.s.buffer, name, 7)) === "decode\0"; // the other: version
     if (isDecode) decode = (text) => webp.y.get(invoker)(target, text);
   };
-  const grow = (wanted) => {
-    try {
-      webp.s.grow(Math.ceil(((wanted >>> 0) - webp.s.buffer.byteLength) / 65536));
-      return 1;
-    } catch {
-      return 0;
-    }
-  };
-  const copy = (to, from, count) => void new Uint8Array(webp.s.buffer).copyWithin(to >>> 0, from >>> 0, (from >>> 0) + (count >>> 0));
+  const { grow, copy } = emscriptenMemory(() => webp.s);
   const a = {
     n: fail, o: none, l: none, r: none, k: none, c: register, b: none, a: none, g: none, f: none, m: none, d: none,
     e: () => 5, i: none, h: construct, j: fail, q: copy, p: grow,

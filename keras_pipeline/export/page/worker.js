@@ -10,10 +10,10 @@ const SCRIPTS = {
   cpu: ["vendor/tf-backend-cpu.es2017.min.js"],
 };
 const JPEG_DECODER = "vendor/jpeg-turbo.wasm";
-const TAKEN_IN_LATER = { // with the first photo that needs it: script and library
-  PNG: ["png.js", "vendor/squoosh_png_bg.wasm"],
-  WebP: ["webp.js", "vendor/webp_dec.wasm"],
-  profile: ["profile.js", "vendor/lcms.wasm"],
+const TAKEN_IN_LATER = { // with the first photo that needs it: the library, and scripts
+  PNG: ["vendor/squoosh_png_bg.wasm", "png.js"],
+  WebP: ["vendor/webp_dec.wasm", "emscripten.js", "webp.js"],
+  profile: ["vendor/lcms.wasm", "emscripten.js", "profile.js"],
 };
 const SRGB = "srgb.icc";
 const FAST_MS = 60; // A backend that answers in less is taken without trying the others.
@@ -229,10 +229,10 @@ function file(name) {
   });
 }
 
-/** The library's module, after its script. */
+/** The library's module, after its scripts. */
 async function library(name) {
-  const [code, path] = TAKEN_IN_LATER[name];
-  await script(code);
+  const [path, ...scripts] = TAKEN_IN_LATER[name];
+  for (const each of scripts) await script(each);
   return takenIn(name, async () => WebAssembly.compile(await file(path)));
 }
 

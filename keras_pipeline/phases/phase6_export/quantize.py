@@ -9,6 +9,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -53,16 +54,22 @@ def run(run: Run) -> None:
     with aside(run.path("shipped")) as weights, aside(run.path("tflite")) as lite:  # both, or neither
         for way in dict.fromkeys([settings.quantization, *settings.compare]):
             quantized, tensors = _quantized(run, info, folded, way, photos)
-            size = {"megabytes": quantize.megabytes(tensors), "tensors": tensors}
+            size: dict[str, Any] = {"megabytes": quantize.megabytes(tensors), "tensors": tensors}
             with costs.evidence(quantized, way) as evidence:
+                size |= costs.of(evidence.test)
                 if way != settings.quantization:
-                    variants[way] = costs.row(way, evidence.test, calibration_report.temperature(evidence)[0], size)
+                    variants[way] = _describe(way, size, calibration_report.temperature(evidence)[0])
                     continue
-                costs.refuse_above_limit("phase6.quantization", evidence.test, "use another --type")
+                if not size["within_limit"]:
+                    raise ValueError(
+                        f"phase6.quantization: received {way}, which loses {-size['top1']['difference']:.3f} test "
+                        f"top-1, expected at most {settings.max_top1_loss:g} (phase6.max_top1_loss); use another "
+                        "--type, or raise the limit"
+                    )
                 quantized.save(weights)
                 priors = priors_of(run, info, table)
                 shipped, _ = report_of(info, table, priors, evidence, "shipped", content_hash(weights))
-                variants[way] = costs.row(way, evidence.test, shipped, size)
+                variants[way] = _describe(way, size, shipped)
         variants[LITE] = _write_lite(run, info, table, folded, photos, costs, lite)
     before = {"megabytes": model.count_params() * 4 / 1e6, **costs.before}
     write_json(run.path("quantization"), {"type": settings.quantization, "float32": before, "variants": variants})
@@ -94,35 +101,31 @@ class _Costs:
             preprocessing = student.preprocessing(self._run.config)
             yield evidence_of(self._run, model, self._info, preprocessing, name, Path(folder))
 
-    def refuse_above_limit(self, what: str, test: Predictions, remedy: str) -> None:
-        """Raise ValueError where a quantized model answers too much worse than the float student."""
-        loss, most = -cost(self._test, test)["top1"]["difference"], self._run.config.phase6.max_top1_loss
-        if loss > most:
-            raise ValueError(
-                f"{what}: received a loss of {loss:.3f} test top-1, expected at most {most:g} (phase6.max_top1_loss); "
-                f"{remedy}, or raise the limit"
-            )
+    def of(self, test: Predictions) -> dict:
+        """Return `quantization.cost` beside the float student, and whether it is `within_limit`."""
+        found = cost(self._test, test)
+        return found | {"within_limit": -found["top1"]["difference"] <= self._run.config.phase6.max_top1_loss}
 
-    def row(self, name: str, test: Predictions, fitted: dict, size: dict) -> dict:
-        """Return `size` with the metrics of a quantized model, and print them.
 
-        Args:
-            name: of the way of quantizing.
-            test: its predictions.
-            fitted: of `calibration_report`; each way of quantizing has a temperature of its own.
-            size: {megabytes, tensors}.
-        """
-        metrics = cost(self._test, test) | {"temperature": fitted["temperature"], "ece": fitted["ece_after"]}
-        top1, flips = metrics["top1"], metrics["flips"]
-        stored = collections.Counter(entry["stored"] for entry in size["tensors"])
-        ways = f" ({', '.join(f'{n} tensors as {way}' for way, n in sorted(stored.items()))})" if stored else ""
-        print(
-            f"{name}: {size['megabytes']:.2f} MB{ways}; test top-1 {top1['first']:.3f} -> {top1['second']:.3f} "
-            f"[{top1['interval'][0]:+.3f}, {top1['interval'][1]:+.3f}], {flips['n']} of {metrics['n']} answers changed "
-            f"({flips['to_right']} to right, {flips['to_wrong']} to wrong), NLL {metrics['delta_nll']:+.4f}, ECE "
-            f"{metrics['ece']:.4f}, largest change of a probability {metrics['max_abs_dp']:.3f}"
-        )
-        return {**size, **metrics}
+def _describe(name: str, costs: dict, fitted: dict) -> dict:
+    """Return `costs` with the temperature and the ECE of a way of quantizing, and print them.
+
+    Args:
+        name: of the way.
+        costs: of `_Costs.of`, with {megabytes, tensors}.
+        fitted: of `calibration_report`; each way of quantizing has a temperature of its own.
+    """
+    row = costs | {"temperature": fitted["temperature"], "ece": fitted["ece_after"]}
+    top1, flips = row["top1"], row["flips"]
+    stored = collections.Counter(entry["stored"] for entry in row["tensors"])
+    ways = f" ({', '.join(f'{n} tensors as {way}' for way, n in sorted(stored.items()))})" if stored else ""
+    print(
+        f"{name}: {row['megabytes']:.2f} MB{ways}; test top-1 {top1['first']:.3f} -> {top1['second']:.3f} "
+        f"[{top1['interval'][0]:+.3f}, {top1['interval'][1]:+.3f}], {flips['n']} of {row['n']} answers changed "
+        f"({flips['to_right']} to right, {flips['to_wrong']} to wrong), NLL {row['delta_nll']:+.4f}, ECE "
+        f"{row['ece']:.4f}, largest change of a probability {row['max_abs_dp']:.3f}"
+    )
+    return row
 
 
 def _quantized(
@@ -161,16 +164,14 @@ def _write_lite(
             )
         digest = hashlib.sha256(content).hexdigest()
         calibrated, _ = report_of(info, table, priors_of(run, info, table), evidence, LITE, digest, fitted)
-        row = costs.row(LITE, evidence.test, fitted, {"megabytes": len(content) / 1e6, "tensors": []})
+        row = _describe(LITE, {"megabytes": len(content) / 1e6, "tensors": []} | costs.of(evidence.test), fitted)
     to.mkdir()
     (to / "model.tflite").write_bytes(content)
     for name, value in saved_model.assets(info.classes, calibrated, student.preprocessing(run.config)).items():
         write_json(to / name, value)
-    loss, most = -row["top1"]["difference"], run.config.phase6.max_top1_loss
-    if loss > most:  # no reason to withhold the page, which does not use it
-        print(f"warning: {LITE} loses {loss:.3f} test top-1, more than {most:g} (phase6.max_top1_loss)")
-    other = _without_xnnpack(run, info, content, calibrated["threshold"])
-    return row | {"within_limit": loss <= most, "without_xnnpack": other}
+    if not row["within_limit"]:  # no reason to withhold the page, which does not use it
+        print(f"warning: {LITE} loses more test top-1 than phase6.max_top1_loss, {run.config.phase6.max_top1_loss:g}")
+    return row | {"without_xnnpack": _without_xnnpack(run, info, content, calibrated["threshold"])}
 
 
 def _without_xnnpack(run: Run, info: DatasetInfo, content: bytes, threshold: float | None) -> dict:
@@ -180,26 +181,26 @@ def _without_xnnpack(run: Run, info: DatasetInfo, content: bytes, threshold: flo
         `n` photos; how many of them have another first answer (`changed`) or are conclusive by one alone
         (`conclusive_changed`, None without a threshold); `max_abs_dp`, the largest change of a probability.
     """
-    n = changed = conclusive_changed = 0
-    largest = 0.0
+    changed, conclusive_changed, differences = [], [], []
     ways = [tflite.LiteModel(content, xnnpack=each) for each in (True, False)]
     for photos in _photos(run, info, "test", COMPARED):
         first, second = (way.scores(photos)[1] for way in ways)
-        n += len(photos)
-        changed += int((first.argmax(1) != second.argmax(1)).sum())
+        changed += (first.argmax(1) != second.argmax(1)).tolist()
+        differences.append(np.abs(first - second).max())
         if threshold is not None:
-            conclusive_changed += int(((first.max(1) >= threshold) != (second.max(1) >= threshold)).sum())
-        largest = max(largest, float(np.abs(first - second).max()))
-    print(
-        f"{LITE} without XNNPACK: {changed} of {n} answers differ, {conclusive_changed} in being conclusive, largest "
-        f"change of a probability {largest:.3f}"
-    )
-    return {
-        "n": n,
-        "changed": changed,
-        "conclusive_changed": None if threshold is None else conclusive_changed,
-        "max_abs_dp": largest,
+            conclusive_changed += ((first.max(1) >= threshold) != (second.max(1) >= threshold)).tolist()
+    found = {
+        "n": len(changed),
+        "changed": sum(changed),
+        "conclusive_changed": None if threshold is None else sum(conclusive_changed),
+        "max_abs_dp": float(max(differences)),
     }
+    conclusive = "" if threshold is None else f", {found['conclusive_changed']} in being conclusive"
+    print(
+        f"{LITE} without XNNPACK: {found['changed']} of {found['n']} answers differ{conclusive}, largest change of a "
+        f"probability {found['max_abs_dp']:.3f}"
+    )
+    return found
 
 
 def _representative(run: Run, info: DatasetInfo) -> np.ndarray:
