@@ -187,6 +187,21 @@ def test_genus_region_and_further_photos_each_add_something(whole):
     assert known["class_hash"] == class_hash(CLASSES)
 
 
+def test_the_family_has_the_promise_that_a_genus_of_its_species_would_have(whole, run, capsys):
+    assert "family" not in whole[1]
+    names = ["Crocus vernus", "Galanthus nivalis", "Iris pumila", "Lilium album", "Tulipa rubra", "Viola odorata"]
+    renamed = dict(zip(CLASSES, names, strict=True))
+    write_json(run.path("dataset"), {**run.read("dataset"), "classes": names, "class_hash": class_hash(names)})
+    table = pd.read_parquet(run.path("assignment"))
+    place(run, table.assign(latin_name=table.latin_name.map(renamed)))
+    genus_of = {name: {"Family": other.split()[0]} for other, name in renamed.items()}
+    write_json(run.path("dataset").with_name("details.json"), genus_of)
+    found, genus = calibrated(run), whole[1]["genus"]
+    assert "why" in found["genus"]
+    assert found["family"] == {**{key: value for key, value in genus.items() if key != "genera"}, "families": 3}
+    assert "family of 1500 test photos without a conclusive species and genus: threshold 0." in capsys.readouterr().out
+
+
 def test_the_priors_are_those_of_the_train_split(whole):
     run, _, _ = whole
     found = threshold.priors_of(run, records.read_info(run.path("dataset")), assignment.places(run.path("assignment")))

@@ -776,6 +776,10 @@ def test_looking_at_what_is_not_made_names_a_command(experiment, capsys, tmp_pat
             {"conclusive": False, "genus_conclusive": True, "promise": 0.5},
             "not conclusive (Viola alba?), 72.0%; genus Viola, 90.0%; right in at least 50 % of cases",
         ),
+        (
+            {"conclusive": False, "family": "Violaceae", "family_probability": 0.95, "family_conclusive": True},
+            "not conclusive (Viola alba?), 72.0%; family Violaceae, 95.0%",
+        ),
         ({"conclusive": True, "common_name": "White violet"}, "Viola alba (White violet), 72.0%"),
     ],
 )

@@ -89,6 +89,31 @@ def test_where_the_species_is_not_conclusive_the_genus_may_be(tmp_path):
     assert (False, True) in verdicts and len(verdicts) > 1
 
 
+def test_where_the_genus_is_not_conclusive_either_the_family_may_be(tmp_path):
+    calibration = {"temperature": 3.0, "threshold": None, "genus": {"threshold": 0.7}, "family": {"threshold": 0.7}}
+    labels = ["Iris germanica", "Viola alba", "Crocus vernus", "Rosa canina"]
+    details = [{"family": "Iridaceae"}, {}, {"family": "Iridaceae"}, {"family": "Rosaceae"}]
+    parts = {"labels": labels, "preprocessing": example.PREPROCESSING, "calibration": calibration}
+    write_saved_model(example.shipped(), tmp_path / "model", **parts, details=details)
+    assert read_json(tmp_path / "model/assets/labels.json")["families"] == ["Iridaceae", "", "Iridaceae", "Rosaceae"]
+    loaded, photos = load_classifier(tmp_path / "model"), [record for _, record, _ in example.samples()]
+    photos += [example.encoded(Image.blend(example.photo(0, seed), example.photo(2, seed), 0.5)) for seed in range(8)]
+    answers = loaded.restored.signatures["classify_jpeg"](image_bytes=tf.constant(photos))
+    verdicts = set()
+    for i, photo in enumerate(photos):
+        said = loaded.classify(photo)
+        p = {entry["latin_name"]: entry["probability"] for entry in said["top5"]}
+        sums = {"Iridaceae": p[labels[0]] + p[labels[2]], "": p[labels[1]], "Rosaceae": p[labels[3]]}
+        assert sums[said["family"]] == max(sums.values()) == pytest.approx(said["family_probability"], abs=1e-6)
+        named = said["family"] != "" and not said["genus_conclusive"]
+        assert said["family_conclusive"] == (named and said["family_probability"] >= 0.7)
+        assert answers["family"][i].numpy().decode() == said["family"]
+        assert answers["family_probability"][i].numpy() == pytest.approx(said["family_probability"], abs=1e-5)
+        assert bool(answers["family_conclusive"][i]) == said["family_conclusive"]
+        verdicts.add((said["genus_conclusive"], said["family_conclusive"]))
+    assert verdicts == {(True, False), (False, True), (False, False)}
+
+
 def test_without_a_promise_for_the_genus_it_is_never_named(loaded):
     photos = [record for _, record, _ in example.samples()]
     assert not any(loaded.classify(photo)["genus_conclusive"] for photo in photos)

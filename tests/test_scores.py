@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, log_loss
 
-from keras_pipeline.core.taxonomy import genera_of, genus_names
+from keras_pipeline.core.taxonomy import Rank, ranks_above
 from keras_pipeline.evaluation import metrics
 from keras_pipeline.evaluation.metrics import softmax
 from keras_pipeline.evaluation.scores import Prior, score, together
@@ -54,33 +54,54 @@ def test_a_prior_is_bayes_rule():
 def test_genus_literal():
     # Viola 0.25 + 0.25 beats Tulipa 0.3 although Tulipa is the best species; Crocus has 0.2.
     logits = np.log([[0.2, 0.3, 0.25, 0.25]] * 2)
-    genera = np.array(genera_of(["Crocus vernus", "Tulipa sylvestris", "Viola odorata", "Viola tricolor"]))
-    np.testing.assert_array_equal(genera, [0, 1, 2, 2])
-    found = score(logits, [2, 1], genera=genera)
-    np.testing.assert_allclose(found.genus_confidence, [0.5, 0.5])
-    np.testing.assert_array_equal(found.genus_correct, [True, False])
+    ranks = ranks_above(["Crocus vernus", "Tulipa sylvestris", "Viola odorata", "Viola tricolor"], [])
+    assert ranks == [Rank("genus", ("Crocus", "Tulipa", "Viola"), (0, 1, 2, 2))]
+    found = score(logits, [2, 1], ranks=ranks)
+    np.testing.assert_allclose(found.rank_confidence, [[0.5], [0.5]])
+    np.testing.assert_array_equal(found.rank_correct, [[True], [False]])
     np.testing.assert_array_equal(found.correct, [False, True])
     np.testing.assert_allclose(found.confidence, [0.3, 0.3])
+    np.testing.assert_array_equal(found.of_rank(0).confidence, [0.5, 0.5])
+
+
+def test_families_are_those_of_the_details_and_of_the_genus():
+    classes = ["Viola alba", "Viola tricolor", "Iris pumila", "Crocus vernus", "Rosa canina"]
+    details = [{"Family": "violaceae "}, {}, {"family": "IRIDACEAE", "plant_id": "7"}, {"family": "Iridaceae"}, {}]
+    genus, family = ranks_above(classes, details)
+    assert genus.taxa == ("Crocus", "Iris", "Rosa", "Viola")
+    assert family == Rank("family", ("", "Iridaceae", "Violaceae"), (2, 2, 1, 1, 0))
+    # Two families of one genus: nothing can be told of a third species.
+    several = ranks_above(["Iris a", "Iris b", "Iris c"], [{"family": "Iridaceae"}, {"family": "Liliaceae"}, {}])
+    assert several[1].of_classes() == ["Iridaceae", "Liliaceae", ""]
+    assert len(ranks_above(classes, [{"plant_id": "7"}] * 5)) == 1
+
+
+def test_a_family_that_nobody_knows_is_never_sure():
+    ranks = ranks_above(["Iris pumila", "Rosa canina"], [{"family": "Iridaceae"}, {}])
+    found = score(np.log([[0.9, 0.1], [0.1, 0.9]]), [0, 1], ranks=ranks)
+    np.testing.assert_allclose(found.rank_confidence, [[0.9, 0.9], [0.9, 0.0]])
 
 
 def test_hybrids_are_of_their_genus_wherever_they_stand_in_the_list():
     classes = ["Mentha spicata", "Salix alba", "× Mentha piperita"]
-    assert (genera_of(classes), genus_names(classes)) == ([0, 1, 0], ["Mentha", "Salix"])
+    assert ranks_above(classes, []) == [Rank("genus", ("Mentha", "Salix"), (0, 1, 0))]
 
 
 def test_blocks_of_rows_add_up(monkeypatch):
     logits, labels = random_case(n=23)
-    genera, prior = np.array([0, 0, 1, 2, 2, 2, 3]), Prior(np.random.default_rng(1).normal(size=(3, 7)), labels % 3)
-    whole = score(logits, labels, 1.3, genera=genera, prior=prior)
+    ranks = [Rank("genus", ("a", "b", "c", "d"), (0, 0, 1, 2, 2, 2, 3))]
+    prior = Prior(np.random.default_rng(1).normal(size=(3, 7)), labels % 3)
+    whole = score(logits, labels, 1.3, ranks=ranks, prior=prior)
     monkeypatch.setattr(metrics, "_BLOCK_ELEMENTS", 14)  # two rows at a time
-    parts = score(logits, labels, 1.3, genera=genera, prior=prior)
+    parts = score(logits, labels, 1.3, ranks=ranks, prior=prior)
     for field in dataclasses.fields(whole):
         np.testing.assert_array_equal(getattr(parts, field.name), getattr(whole, field.name))
 
 
 def test_probabilities_of_one_genus_never_add_up_to_more_than_one():
     logits, labels = random_case(n=500, c=300)
-    assert score(logits, labels, genera=np.zeros(300, int)).genus_confidence.max() <= 1.0
+    one = Rank("genus", ("Viola",), (0,) * 300)
+    assert score(logits, labels, ranks=[one]).rank_confidence.max() <= 1.0
 
 
 def test_several_photos_literal():

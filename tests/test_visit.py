@@ -136,6 +136,19 @@ def test_each_verdict_has_its_words_and_its_advice(visit, classifier):
     assert "filling the picture" in page.text_content("#next")
 
 
+def test_where_neither_species_nor_genus_is_conclusive_the_family_may_be(visit, tmp_path):
+    calibration = CALIBRATION | {"threshold": None, "genus": {"threshold": None}, "family": {"threshold": 0.5}}
+    details = [{"family": "Iridaceae"}, {"family": "Violaceae"}] * 2
+    page = visit(export(tmp_path, calibration, details=details), bypass_csp=True)
+    ask(page, example.encoded(example.photo(3, 5)))
+    page.wait_for_selector("#answer[data-conclusive=family]")
+    assert page.inner_text("#verdict") == "A species of Violaceae"
+    assert page.inner_text("#sure").startswith("The family is Violaceae (")
+    assert violations(page) == []
+    page.click("#language")
+    assert page.inner_text("#sure").startswith("La familia es Violaceae (certeza: ")
+
+
 def test_it_speaks_the_visitors_language_and_remembers_another(visit, classifier):
     page = visit(locale="es-MX")
     assert page.inner_text("h1") == "¿Qué planta es?" and page.get_attribute("html", "lang") == "es"

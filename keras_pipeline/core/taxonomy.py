@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 HYBRID_SIGNS = ("×", "x", "X")
 RANKS = {
@@ -84,15 +85,47 @@ def genera(classes: Sequence[str]) -> list[str]:
     return [best[name.casefold()] for name in written]
 
 
-def genus_names(classes: Sequence[str]) -> list[str]:
-    """Return the genera of a class list, sorted."""
-    return sorted(set(genera(classes)))
+PLURAL = {"genus": "genera", "family": "families"}
 
 
-def genera_of(classes: Sequence[str]) -> list[int]:
-    """Return the genus of each class as an index into `genus_names`."""
-    index = {name: i for i, name in enumerate(genus_names(classes))}
-    return [index[name] for name in genera(classes)]
+@dataclasses.dataclass(frozen=True)
+class Rank:
+    """A rank above the species: its taxa, and the taxon of each class."""
+
+    name: str  # one of `PLURAL`
+    taxa: tuple[str, ...]  # sorted; an empty name stands for the classes whose taxon is unknown
+    members: tuple[int, ...]  # of each class, an index into `taxa`
+
+    @classmethod
+    def of(cls, name: str, taxon_of: Sequence[str]) -> Rank:
+        """Return the rank in which each class has this taxon."""
+        taxa = sorted(set(taxon_of))
+        index = {taxon: i for i, taxon in enumerate(taxa)}
+        return cls(name, tuple(taxa), tuple(index[taxon] for taxon in taxon_of))
+
+    def of_classes(self) -> list[str]:
+        """Return the taxon of each class."""
+        return [self.taxa[member] for member in self.members]
+
+
+def ranks_above(classes: Sequence[str], details: Sequence[Mapping[str, str]]) -> list[Rank]:
+    """Return the ranks above the species, the lowest first: the genus, and the family where `details` tell it.
+
+    Args:
+        details: {name: text} of each class, `source.details`; a name is family in any case. Empty if there are none.
+    """
+    known = [next((text for name, text in own.items() if name.casefold() == "family"), "") for own in details]
+    families = [Rank.of("family", _families(classes, known))] if any(known) else []
+    return [Rank.of("genus", genera(classes)), *families]
+
+
+def _families(classes: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return the family of each class; where it is unknown that of its genus, if one is known there, else none."""
+    of_class = [(own, normalise(family).capitalize()) for own, family in zip(genera(classes), known, strict=True)]
+    of_genus: dict[str, set[str]] = {}
+    for own, family in of_class:
+        of_genus.setdefault(own, set()).update({family} - {""})
+    return [family or (min(of_genus[own]) if len(of_genus[own]) == 1 else "") for own, family in of_class]
 
 
 def canonical(latin_name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 
 from keras_pipeline.core.config.delivery import Phase5, RegionPriors
 from keras_pipeline.core.dataset import MIN_PHOTOS
-from keras_pipeline.core.taxonomy import genera_of
+from keras_pipeline.core.taxonomy import PLURAL, Rank
 from keras_pipeline.evaluation import calibration, exchangeability, intervals
 from keras_pipeline.evaluation import threshold as thresholds
 from keras_pipeline.evaluation.predictions import Predictions
@@ -76,11 +77,11 @@ def temperature(evidence: Evidence) -> tuple[dict, Scores, Scores]:
 
 
 def _threshold(
-    evidence: Evidence, value: float, table: pd.DataFrame, classes: list[str], known: dict | str
+    evidence: Evidence, value: float, table: pd.DataFrame, classes: list[str], known: dict | str, ranks: Sequence[Rank]
 ) -> tuple[dict, Scores]:
     """Return the other half of `calibration.json`, and the test photos' scores.
 
-    That half holds the threshold, the genus below it, and what region priors and further photos of a plant add.
+    That half holds the threshold, the ranks below it, and what region priors and further photos of a plant add.
 
     Args:
         value: T.
@@ -88,8 +89,7 @@ def _threshold(
         known: of `priors`, or why there are none.
     """
     fit, test = evidence.fit, evidence.test
-    genera = np.array(genera_of(classes))
-    fitted, tested = (score(each.logits, each.labels, value, genera=genera) for each in (fit, test))
+    fitted, tested = (score(each.logits, each.labels, value, ranks=ranks) for each in (fit, test))
     alike = _exchangeability(evidence, fitted, tested, table, classes)
     evidence = dataclasses.replace(evidence, refusal=exchangeability.why_not(alike))
     chosen = choose(evidence, fitted)
@@ -103,7 +103,7 @@ def _threshold(
         "aurc": thresholds.risk_coverage(tested.confidence, tested.correct)[2],
         "threshold_scan": thresholds.threshold_scan(tested.confidence, tested.correct),
         "threshold_per_region": _by_region(evidence, fitted, tested),
-        "genus": _genus(evidence, fitted, tested, in_force, genera),
+        **_above(evidence, fitted, tested, in_force, ranks),
         "region_priors": _with_priors(evidence, tested, known),
         "observations": _observations(evidence, tested, table, value, in_force),
         "exchangeability": alike,
@@ -125,7 +125,12 @@ def _exchangeability(
 
 
 def report(
-    evidence: Evidence, table: pd.DataFrame, classes: list[str], known: dict | str, fitted: dict | None = None
+    evidence: Evidence,
+    table: pd.DataFrame,
+    classes: list[str],
+    known: dict | str,
+    ranks: Sequence[Rank],
+    fitted: dict | None = None,
 ) -> tuple[dict, Scores]:
     """Return a model's `calibration.json` without its name and hash, and the test photos' scores.
 
@@ -133,10 +138,11 @@ def report(
         table: of `assignment.places`.
         classes: C latin names.
         known: of `priors`, or why there are none.
+        ranks: those to answer about where the species is not conclusive, the lowest first.
         fitted: of `temperature`, if already computed.
     """
     fitted = fitted or temperature(evidence)[0]
-    chosen, tested = _threshold(evidence, fitted["temperature"], table, classes, known)
+    chosen, tested = _threshold(evidence, fitted["temperature"], table, classes, known, ranks)
     return {**fitted, **chosen}, tested
 
 
@@ -206,28 +212,38 @@ def _by_region(evidence: Evidence, fitted: Scores, tested: Scores) -> dict:
     return result
 
 
-def _genus(evidence: Evidence, fitted: Scores, tested: Scores, species_threshold: float, genera: np.ndarray) -> dict:
-    """Choose a threshold for the genus, on photos whose species is not conclusive.
+def _above(
+    evidence: Evidence, fitted: Scores, tested: Scores, species_threshold: float, ranks: Sequence[Rank]
+) -> dict[str, dict]:
+    """Choose a threshold for each rank above the species, on photos for which nothing below it is conclusive.
 
-    That subset depends on the species' threshold, which was chosen on the same photos: the errors that stopped the
-    search are among them, so that they err more, if anything, than new photos would. In 200 simulated worlds 12 such
-    guarantees were broken (tests/test_threshold.py), no more than chance allows where 5 % may be.
+    That subset depends on thresholds that were chosen on the same photos: the errors that stopped the search are among
+    them, so that they err more, if anything, than new photos would. In 200 simulated worlds 12 such guarantees were
+    broken (tests/test_threshold.py), no more than chance allows where 5 % may be.
     """
-    if genera.max() + 1 == len(genera):
-        return {"why": f"each of the {len(genera)} species is the only one of its genus here"}
+    result: dict[str, dict] = {}
     open_fit, open_test = (scores.confidence < species_threshold for scores in (fitted, tested))
-    if open_fit.sum() < MIN_PHOTOS:
-        return _too_few(int(open_fit.sum()), "calibration photos without a conclusive species")
-    by_genus = dataclasses.replace(fitted, confidence=fitted.genus_confidence, correct=fitted.genus_correct)
-    chosen = choose(evidence, by_genus, open_fit)
-    named = open_test & (tested.genus_confidence >= _in_force(chosen))
-    return {
-        **chosen,
-        "genera": int(genera.max()) + 1,
-        "n": int(open_test.sum()),
-        "coverage": float(named.mean()),
-        "precision": float(tested.genus_correct[named].mean()) if named.any() else None,
-    }
+    below = "species"
+    for index, rank in enumerate(ranks):
+        if len(rank.taxa) == len(rank.members):
+            result[rank.name] = {"why": f"each of the {len(rank.taxa)} species is the only one of its {rank.name} here"}
+            continue
+        if open_fit.sum() < MIN_PHOTOS:
+            result[rank.name] = _too_few(int(open_fit.sum()), f"calibration photos without a conclusive {below}")
+            continue
+        ours, theirs = fitted.of_rank(index), tested.of_rank(index)
+        chosen = choose(evidence, ours, open_fit)
+        named = open_test & (theirs.confidence >= _in_force(chosen))
+        result[rank.name] = {
+            **chosen,
+            PLURAL[rank.name]: len(rank.taxa),
+            "n": int(open_test.sum()),
+            "coverage": float(named.mean()),
+            "precision": float(theirs.correct[named].mean()) if named.any() else None,
+        }
+        open_fit, open_test = open_fit & (ours.confidence < _in_force(chosen)), open_test & ~named
+        below = rank.name
+    return result
 
 
 def priors(counts: pd.DataFrame, classes: list[str], class_hash: str, settings: RegionPriors) -> dict:

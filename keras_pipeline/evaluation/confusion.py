@@ -190,7 +190,8 @@ def genus_table(labels: ArrayLike, answers: ArrayLike, classes: Sequence[str], *
     (['Viola', 'Iris'], [1, 1], [1, 0], [[0, 1], [0, 0]])
     """
     labels, answers = check_answers(labels, answers, len(classes))
-    names, genus = taxonomy.genus_names(classes), np.array(taxonomy.genera_of(classes))
+    rank = taxonomy.Rank.of("genus", taxonomy.genera(classes))
+    names, genus = rank.taxa, np.array(rank.members)
     truth, answer, right = genus[labels], genus[answers], labels == answers
     elsewhere = truth != answer
     shown = _most_confused(truth, answer, ~right, names, most)

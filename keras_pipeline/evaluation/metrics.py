@@ -152,7 +152,8 @@ def classification_metrics(
     intervals = accuracy_intervals(ranks < 1, ranks < 5, labels, region_of, group_of)
     regional: Any = intervals.pop("per_region")
     answers, (loss, confidence) = first_guesses(logits), _nll_and_confidence(logits, labels)
-    genus = np.array(taxonomy.genera_of(classes))
+    rank = taxonomy.Rank.of("genus", taxonomy.genera(classes))
+    genus = np.array(rank.members)
     return {
         "n": len(labels),
         "species": len(measured),
@@ -167,9 +168,7 @@ def classification_metrics(
         "worst_tenth": worst_tenth(ranks == 0, labels, group_of),
         "genus_accuracy": float((genus[answers] == genus[labels]).mean()),
         "confused_pairs": confused_pairs(labels, answers, classes, group_of, confidence),
-        "confused_genera": confused_pairs(
-            genus[labels], genus[answers], taxonomy.genus_names(classes), group_of, confidence
-        ),
+        "confused_genera": confused_pairs(genus[labels], genus[answers], rank.taxa, group_of, confidence),
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
+from keras_pipeline.core.taxonomy import Rank
 from keras_pipeline.evaluation.mapped import forget_pages
 from keras_pipeline.evaluation.metrics import (
     by_blocks,
@@ -35,14 +36,14 @@ class Prior:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Aligned vectors over n photos."""
+    """Aligned arrays over n photos; `ranks` are those above the species that were asked about, such as the genus."""
 
     confidence: NDArray[np.float64]  # the highest class probability, in [1/C, 1]
     correct: NDArray[np.bool_]  # the first class with the highest logit is the label
     nll: NDArray[np.float64]  # -log p(label), nats
     brier: NDArray[np.float64]  # Σ (p - onehot)^2 over classes, in [0, 2] (Brier 1950)
-    genus_confidence: NDArray[np.float64]  # the highest sum of probabilities over the species of a genus
-    genus_correct: NDArray[np.bool_]  # that genus is the label's
+    rank_confidence: NDArray[np.float64]  # [n, ranks], the highest sum of probabilities over the species of a taxon
+    rank_correct: NDArray[np.bool_]  # [n, ranks], that taxon is the label's
 
     @classmethod
     def concatenated(cls, blocks: "Sequence[Scores]") -> "Scores":
@@ -56,6 +57,11 @@ class Scores:
     def __getitem__(self, rows: NDArray | slice) -> "Scores":
         return Scores(**{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)})
 
+    def of_rank(self, index: int) -> "Scores":
+        """Return them with the confidence and correctness of the answers about a rank."""
+        confidence, correct = self.rank_confidence[:, index], self.rank_correct[:, index]
+        return dataclasses.replace(self, confidence=confidence, correct=correct)
+
 
 def score(
     logits: ArrayLike,
@@ -63,7 +69,7 @@ def score(
     temperature: float = 1.0,
     *,
     prior: Prior | None = None,
-    genera: NDArray[np.intp] | None = None,
+    ranks: Sequence[Rank] = (),
 ) -> Scores:
     """Score the probabilities softmax(logits / temperature + prior).
 
@@ -72,7 +78,7 @@ def score(
         labels: integer [n], in [0, C).
         temperature: > 0.
         prior: None adds nothing.
-        genera: the genus of each class, `taxonomy.genera_of`; None treats each class as a genus of its own.
+        ranks: those above the species to answer about too.
 
     Raises:
         ValueError: shapes that do not match, no photos, NaN or infinite logits, labels out of range, temperature not
@@ -80,7 +86,7 @@ def score(
     """
     logits, labels = check_labels(logits, labels)
     check_temperature(temperature)
-    member = None if genera is None else csr_array((np.ones(len(genera)), (np.arange(len(genera)), genera)))  # [C, G]
+    members = [_membership(rank) for rank in ranks]
 
     def block_scores(rows: slice, block: NDArray) -> Scores:
         photo, label = np.arange(len(block)), labels[rows]
@@ -95,22 +101,29 @@ def score(
         weight = np.exp(exponent, out=exponent)
         total, own_weight = weight.sum(axis=1), weight[photo, label]
         confidence, correct = 1 / total, answer == label
-        if genera is None or member is None:
-            genus_confidence, genus_correct = confidence, correct
-        else:
-            by_genus = weight @ member
-            genus_confidence = np.minimum(by_genus.max(axis=1) / total, 1.0)  # sums may round above 1
-            genus_correct = by_genus.argmax(axis=1) == genera[label]
+        rank_confidence, rank_correct = np.empty((len(block), len(ranks))), np.empty((len(block), len(ranks)), bool)
+        for index, (rank, member) in enumerate(zip(ranks, members, strict=True)):
+            by_taxon = weight @ member
+            taxon = by_taxon.argmax(axis=1)
+            sure = np.minimum(by_taxon[photo, taxon] / total, 1.0)  # sums may round above 1
+            rank_confidence[:, index] = np.where(np.array(rank.taxa)[taxon] == "", 0.0, sure)  # nothing to name
+            rank_correct[:, index] = taxon == np.array(rank.members)[label]
         return Scores(
             confidence=confidence,
             correct=correct,
             nll=np.log(total) - own,
             brier=np.square(weight, out=weight).sum(axis=1) / total**2 - 2 * own_weight / total + 1,
-            genus_confidence=genus_confidence,
-            genus_correct=genus_correct,
+            rank_confidence=rank_confidence,
+            rank_correct=rank_correct,
         )
 
     return Scores.concatenated(by_blocks(logits, block_scores))
+
+
+def _membership(rank: Rank) -> csr_array:
+    """Return [C, taxa], 1 where the class belongs to the taxon."""
+    classes = len(rank.members)
+    return csr_array((np.ones(classes), (np.arange(classes), rank.members)), shape=(classes, len(rank.taxa)))
 
 
 def together(

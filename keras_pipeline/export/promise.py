@@ -15,7 +15,7 @@ from keras_pipeline.core.files import read_json
 CALIBRATION = "calibration.json"
 PRIORS = "priors.json"  # an asset only where region priors are shipped
 NEVER = 2.0  # a threshold that no probability reaches
-PARTS = ("genus", "region_priors")  # may have a temperature and a threshold of their own
+PARTS = ("genus", "family", "region_priors")  # may have a temperature and a threshold of their own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Promise:
 
     @classmethod
     def of(cls, part: dict) -> Promise:
-        """Read it from `calibration.json`, or from its genus or region_priors."""
+        """Read it from `calibration.json`, or from one of `PARTS`."""
         threshold = part.get("threshold")
         if threshold is None:
             return cls()
@@ -53,7 +53,7 @@ def read_calibration(folder: Path) -> dict:
 
 
 def check_calibration(calibration: Any) -> None:
-    """Check the numbers of `calibration.json`, and of its genus and region_priors where they have any.
+    """Check the numbers of `calibration.json`, and of its `PARTS` where they have any.
 
     Raises:
         ValueError: for a temperature that is missing or not above 0, a threshold that is missing or neither null nor

@@ -2,11 +2,12 @@
 
     serving_default(image: float32 [N, S, S, 3], RGB 0..255)  -> logits, probabilities [N, C]
     classify_jpeg(image_bytes: string [N], upright JPEGs)     -> latin_name, probability, conclusive [N],
-                                                                 genus, genus_probability, genus_conclusive [N]
+                                                                 genus, genus_probability, genus_conclusive [N],
+                                                                 the same of the family where it is known
 
 Probabilities are softmax(logits / T). A species is conclusive where its probability reaches the threshold, and never
 where that is null. Where it isn't, the genus may be: its probability is the sum over its species, with a threshold of
-its own (`calibration.json`, genus).
+its own (`calibration.json`, genus). Where that isn't either, the family may be.
 The hashes of all assets are stored with the weights, so that a model refuses the assets of another.
 `priors.json`, where it is shipped, names the regions, and `priors.bin` holds what each adds to the log-probabilities
 (`evaluation.priors`), float16 [R, C], little-endian: at 9,000 species and 200 regions JSON would take 13 MB. The
@@ -30,7 +31,7 @@ from scipy.special import softmax
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside, read_json, write_json
 from keras_pipeline.core.hashing import file_hash
-from keras_pipeline.core.taxonomy import class_hash, genera, genera_of, genus_names
+from keras_pipeline.core.taxonomy import PLURAL, Rank, class_hash, ranks_above
 from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg, resize_antialiased
 from keras_pipeline.export.promise import (
     CALIBRATION,
@@ -78,7 +79,7 @@ def write_saved_model(
     if priors is not None:
         _check_priors(priors, labels)
     scores = _scores(model, preprocessing.image_size, float(calibration["temperature"]))
-    answers = _answers(scores, labels, preprocessing, calibration)
+    answers = _answers(scores, labels, preprocessing, calibration, ranks_above(labels, details))
     servable = tf.Module(name="plant_classifier")
     # Only the weights, not the Keras model: the object graph then holds no training state, whose names (the seeds of
     # dropout) would differ between two runs.
@@ -103,8 +104,9 @@ def assets(
 ) -> dict[str, dict]:
     """Return the JSON files that belong beside a model, by file name; arguments as of `write_saved_model`."""
     known = {"details": list(details)} if any(details) else {}
+    taxa = {PLURAL[rank.name]: rank.of_classes() for rank in ranks_above(labels, details)}
     return {
-        LABELS: {"sha256": class_hash(labels), "classes": labels, "genera": genera(labels), **known},
+        LABELS: {"sha256": class_hash(labels), "classes": labels, **taxa, **known},
         CALIBRATION: calibration,
         PREPROCESSING: preprocessing.to_json(),
     }
@@ -147,28 +149,39 @@ def _scores(model: keras.Model, size: int, temperature: float) -> Callable[..., 
 
 
 def _answers(
-    scores: Callable[..., dict[str, tf.Tensor]], labels: list[str], preprocessing: Preprocessing, calibration: dict
+    scores: Callable[..., dict[str, tf.Tensor]],
+    labels: list[str],
+    preprocessing: Preprocessing,
+    calibration: dict,
+    ranks: Sequence[Rank],
 ) -> Callable[..., dict[str, tf.Tensor]]:
     tensor = tf.TensorSpec((preprocessing.image_size, preprocessing.image_size, 3), tf.float32)
-    genera, names = genera_of(labels), genus_names(labels)
-    species, by_sum = (Promise.of(part).threshold for part in (calibration, calibration.get("genus", {})))
+    species = Promise.of(calibration).threshold
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
     def classify_jpeg(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         images = tf.map_fn(lambda jpeg: _from_jpeg(jpeg, preprocessing), image_bytes, fn_output_signature=tensor)
         probabilities = scores(images)["probabilities"]
         probability = tf.reduce_max(probabilities, axis=-1)
-        by_genus = tf.transpose(tf.math.unsorted_segment_sum(tf.transpose(probabilities), genera, len(names)))
-        genus_probability = tf.reduce_max(by_genus, axis=-1)
         conclusive = probability >= species
-        return {
+        answer = {
             "latin_name": tf.gather(tf.constant(labels), tf.argmax(probabilities, axis=-1)),
             "probability": probability,
             "conclusive": conclusive,
-            "genus": tf.gather(tf.constant(names), tf.argmax(by_genus, axis=-1)),
-            "genus_probability": genus_probability,
-            "genus_conclusive": ~conclusive & (genus_probability >= by_sum),
         }
+        answered = conclusive
+        for rank in ranks:
+            sums = tf.math.unsorted_segment_sum(tf.transpose(probabilities), rank.members, len(rank.taxa))
+            taxon, sure = tf.argmax(sums, axis=0), tf.reduce_max(sums, axis=0)
+            named = tf.gather(tf.constant([name != "" for name in rank.taxa]), taxon)
+            own = ~answered & named & (sure >= Promise.of(calibration.get(rank.name, {})).threshold)
+            answered |= own
+            answer |= {
+                rank.name: tf.gather(tf.constant(rank.taxa), taxon),
+                f"{rank.name}_probability": sure,
+                f"{rank.name}_conclusive": own,
+            }
+        return answer
 
     return classify_jpeg
 
@@ -197,8 +210,7 @@ class Classifier:
     details: list[dict]  # {name: value} of each label, of `source.details`
     temperature: float  # > 0
     species: Promise
-    genus: Promise
-    genera: tuple[list[str], list[int]]  # their names, and the genus of each label
+    ranks: list[tuple[Rank, Promise]]  # those above the species, the lowest first
     preprocessing: Preprocessing
     priors: dict | None  # {regions, log_ratios float16 [R, C], temperature, promise, …}
     restored: Any  # the loaded object; holds the variables that the signatures use
@@ -214,44 +226,39 @@ class Classifier:
         Args:
             photo: the bytes of an image file.
             region: where the plant grew wild, to use the region's prior; None for no prior, as for a garden plant. With
-                a region no genus is conclusive.
+                a region nothing above the species is conclusive.
 
         Returns:
             {latin_name, probability, conclusive, genus, genus_probability, genus_conclusive, promise, top5}, with the
-            species' details beside each latin_name. `promise` is the guaranteed precision of a conclusive answer if it
-            is below the target (phase5.accept_unmet), else None.
+            species' details beside each latin_name; family, family_probability and family_conclusive too where the
+            model knows families, with an empty family where the likeliest species have none. `promise` is the
+            guaranteed precision of a conclusive answer if it is below the target (phase5.accept_unmet), else None.
 
         Raises:
             ValueError: for bytes that are no photo, an unknown region, or a model without region priors.
         """
         outputs = self.scores(self.preprocessing.from_photo(photo)[None].numpy())
         logits, probabilities = (output[0] for output in outputs)
-        species, by_sum = self.species, self.genus
+        species = self.species
         if region is not None:
             priors = self.prior(region)
             probabilities = softmax(logits / priors["temperature"] + priors["added"])
-            species, by_sum = priors["promise"], Promise()
+            species = priors["promise"]
         best = np.argsort(-probabilities, kind="stable")[:TOP]
         top = [self._entry(i, float(probabilities[i])) for i in best]
         conclusive = bool(species.kept_by(probabilities[best[0]]))
-        names, genera = self.genera
-        by_genus = np.bincount(genera, probabilities)
-        genus = int(by_genus.argmax())
-        genus_conclusive = not conclusive and bool(by_sum.kept_by(by_genus[genus]))
-        promise = None
-        if conclusive:
-            promise = species.accepted
-        elif genus_conclusive:
-            promise = by_sum.accepted
-        return {
-            **top[0],
-            "conclusive": conclusive,
-            "genus": names[genus],
-            "genus_probability": float(by_genus[genus]),
-            "genus_conclusive": genus_conclusive,
-            "promise": promise,
-            "top5": top,
-        }
+        answered, promise = conclusive, species.accepted if conclusive else None
+        above: dict[str, Any] = {}
+        for rank, kept in self.ranks:
+            sums = np.bincount(rank.members, probabilities)
+            taxon = int(sums.argmax())
+            named = bool(rank.taxa[taxon]) and region is None
+            own = not answered and named and bool(kept.kept_by(sums[taxon]))
+            if own:
+                answered, promise = True, kept.accepted
+            above[rank.name] = rank.taxa[taxon]
+            above[f"{rank.name}_probability"], above[f"{rank.name}_conclusive"] = float(sums[taxon]), own
+        return {**top[0], "conclusive": conclusive, **above, "promise": promise, "top5": top}
 
     def _entry(self, i: int, probability: float) -> dict:
         own = {"latin_name": self.labels[i], "probability": probability}
@@ -305,13 +312,13 @@ def _load(folder: Path) -> Classifier:
         own = {"temperature": part["temperature"], "promise": Promise.of(part)}
         ratios = np.fromfile(folder / "assets" / LOG_RATIOS, "<f2").reshape(-1, width)
         priors = read_json(folder / "assets" / PRIORS) | own | {"log_ratios": ratios}
+    details = labels.get("details", [{}] * len(labels["classes"]))
     return Classifier(
         labels["classes"],
-        labels.get("details", [{}] * len(labels["classes"])),
+        details,
         calibration["temperature"],
         Promise.of(calibration),
-        Promise.of(calibration.get("genus", {})),
-        (genus_names(labels["classes"]), genera_of(labels["classes"])),
+        [(rank, Promise.of(calibration.get(rank.name, {}))) for rank in ranks_above(labels["classes"], details)],
         Preprocessing(**known),
         priors,
         restored,

@@ -10,6 +10,7 @@ from pathlib import Path
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import read_json
+from keras_pipeline.core.taxonomy import PLURAL
 from keras_pipeline.data import first_bytes
 from keras_pipeline.export.promise import PRIORS, check_region
 from keras_pipeline.ingest import pace
@@ -44,9 +45,10 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
         name = answer["latin_name"]
         common = f" ({answer['common_name']})" if answer.get("common_name") else ""
         verdict = f"{name}{common}" if answer["conclusive"] else f"not conclusive ({name}?)"
-        genus = f"; genus {answer['genus']}, {answer['genus_probability']:.1%}" if answer["genus_conclusive"] else ""
+        above = [rank for rank in PLURAL if answer.get(f"{rank}_conclusive")]
+        taxon = "".join(f"; {rank} {answer[rank]}, {answer[f'{rank}_probability']:.1%}" for rank in above)
         promise = "" if answer["promise"] is None else f"; right in at least {int(100 * answer['promise'])} % of cases"
-        print(f"{answer['photo']}: {verdict}, {answer['probability']:.1%}{genus}{promise}")
+        print(f"{answer['photo']}: {verdict}, {answer['probability']:.1%}{taxon}{promise}")
     return answers, 2 if any("error" in answer for answer in answers) else 0
 
 

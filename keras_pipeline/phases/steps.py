@@ -91,6 +91,11 @@ def _details(config: Any) -> tuple[str, ...]:
     return ("url_ledger",) if config.source.details else ()
 
 
+def _families(config: Any) -> tuple[str, ...]:
+    """As `_details`, where the ledger tells the species' families."""
+    return ("url_ledger",) if any(name.casefold() == "family" for name in config.source.details) else ()
+
+
 STEPS = [
     Step(
         "phase0", "audit", "count what the collection holds; downloads nothing", (), ("audit",),
@@ -190,14 +195,14 @@ STEPS = [
     Step(
         "phase5", "threshold", "choose the 'not conclusive' threshold",
         ("dataset", "assignment", "logits", "temperature", "student"), ("calibration", "priors", "risk_coverage"),
-        ("seed", "phase5"), 7,
+        ("seed", "phase5"), 7, more_inputs=_families,
     ),
     Step(
         "phase6", "quantize", "quantize the weights, and measure what it costs",
         ("dataset", "assignment", "student", "logits", "temperature"),
         ("shipped", "tflite", "quantization", "shipped_calibration"),
         ("seed", "dataset.short_side", "dataset.min_short_side", "phase4", "phase5", "phase6.quantization",
-         "phase6.compare", "phase6.qat", "phase6.max_top1_loss"), 6, flags=("type",),
+         "phase6.compare", "phase6.qat", "phase6.max_top1_loss"), 6, more_inputs=_families, flags=("type",),
     ),
     Step(
         "phase6", "export", "write SavedModel, TF.js model and page",

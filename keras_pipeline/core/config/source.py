@@ -15,8 +15,8 @@ from keras_pipeline.core.redaction import MONGODB_URI, is_mongodb_uri
 
 # Names in the answers of `classify`; a detail of a species needs another.
 ANSWER = frozenset(
-    ("photo", "latin_name", "probability", "conclusive", "genus", "genus_probability", "genus_conclusive", "promise",
-     "top5", "error")
+    ("photo", "latin_name", "probability", "conclusive", "genus", "genus_probability", "genus_conclusive",
+     "family_probability", "family_conclusive", "promise", "top5", "error")
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_pipeline.core.dataset import MIN_PHOTOS
+from keras_pipeline.core.taxonomy import PLURAL
 from keras_pipeline.evaluation import calibration, threshold
 from keras_pipeline.evaluation.calibration_report import Evidence, by_region
 from keras_pipeline.evaluation.predictions import Predictions
@@ -64,12 +65,14 @@ def describe(result: dict) -> str:
 def describe_additions(result: dict) -> list[str]:
     """What genus, region and further photos of a plant add to the threshold."""
     lines = []
-    genus, priors, several = result["genus"], result["region_priors"], result["observations"]
-    for name, entry in (("genus", genus), ("region priors", priors), ("several photos", several)):
+    priors, several = result["region_priors"], result["observations"]
+    ranks = {rank: result[rank] for rank in PLURAL if rank in result}
+    for name, entry in {**ranks, "region priors": priors, "several photos": several}.items():
         if "why" in entry:
             lines.append(f"{name}: {entry['why']}")
-    if "why" not in genus:
-        lines.append(f"genus of {genus['n']} test photos without a conclusive species: {_describe_threshold(genus)}")
+    for rank, below in (("genus", "species"), ("family", "species and genus")):
+        if "why" not in (own := ranks.get(rank, {"why": ""})):
+            lines.append(f"{rank} of {own['n']} test photos without a conclusive {below}: {_describe_threshold(own)}")
     if "why" not in priors:
         top1 = priors["top1"]
         low, high = top1["interval"]

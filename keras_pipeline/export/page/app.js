@@ -53,18 +53,20 @@ function speciesRow(entry, threshold) {
   return row;
 }
 
-function showAnswer({ species, probability, conclusive, threshold, genus, promise, ms }) {
+function showAnswer({ species, probability, conclusive, threshold, genus, family, promise, ms }) {
   const [best] = species;
+  const rank = genus.conclusive ? "genus" : family?.conclusive ? "family" : null;
+  const taxon = { genus, family }[rank];
   const percent = say.percent(probability);
-  const verdict = conclusive ? best.latin_name : genus.conclusive ? say.genusVerdict(genus.name) : say.notConclusive;
+  const verdict = conclusive ? best.latin_name : rank ? say.taxonVerdict(taxon.name) : say.notConclusive;
   $("verdict").replaceChildren(...unbroken(verdict));
   $("verdict").className = conclusive ? "latin" : "";
   $("verdict").lang = conclusive ? "la" : language;
   const common = conclusive ? commonName(best) : "";
   $("common").textContent = common;
   if (conclusive) $("sure").textContent = say.sure(percent).replace(/^./, (letter) => letter.toUpperCase());
-  else if (genus.conclusive)
-    $("sure").replaceChildren(...words(say.genus(genus.name, say.percent(genus.probability), best.latin_name)));
+  else if (rank)
+    $("sure").replaceChildren(...words(say.taxon(rank, taxon.name, say.percent(taxon.probability), best.latin_name)));
   else $("sure").replaceChildren(...words(say[threshold === null ? "candidate" : "doubt"](best.latin_name, percent)));
   $("promise").textContent = promise === null ? "" : say.promise(promise);
   $("species").replaceChildren(...species.map((entry) => speciesRow(entry, threshold)));
@@ -72,9 +74,9 @@ function showAnswer({ species, probability, conclusive, threshold, genus, promis
     ? say.noThreshold
     : say.legend(`${(Math.round(threshold * 1000) / 10).toLocaleString(language)}\u00a0%`);
   $("took").textContent = say.took(Math.round(ms), BACKENDS[classifier.backend]);
-  $("answer").dataset.conclusive = conclusive ? "species" : genus.conclusive ? "genus" : "none";
+  $("answer").dataset.conclusive = conclusive ? "species" : rank ?? "none";
   $("answer").dataset.threshold = threshold ?? "none";
-  const sure = conclusive ? percent : genus.conclusive ? say.percent(genus.probability) : null;
+  const sure = conclusive ? percent : rank ? say.percent(taxon.probability) : null;
   const announced = sure ? say.answered(common ? `${verdict} (${common})` : verdict, sure) : `${verdict}. ${$("sure").textContent}`;
   show("answered", `${announced} ${$("promise").textContent}`.trim());
 }

@@ -8,8 +8,9 @@
 // besides of a species (`source.details`: its common_name, an id of yours) stands there too. `conclusive` says
 // whether the first reaches `threshold`, under which the model had better not be believed; `threshold` is null, and no
 // answer conclusive, where the model could not be shown to be right often enough. Where the species is not conclusive,
-// `genus`, {name, probability, conclusive}, may be. `promise` is null, or, where the model was shipped although it
-// promises less than was asked for, the least share of cases in which such a conclusive answer is right.
+// `genus`, {name, probability, conclusive}, may be; where that isn't either, `family`, if the collection has families.
+// `promise` is null, or, where the model was shipped although it promises less than was asked for, the least share of
+// cases in which such a conclusive answer is right.
 //
 // Errors reject with a sentence. For a page of another host the server that has these files must allow it
 // (Access-Control-Allow-Origin).
@@ -69,7 +70,7 @@ export class Classifier {
   }
 
   /**
-   * A photo -> {species, probability, conclusive, threshold, genus, promise, probabilities, ms}.
+   * A photo -> {species, probability, conclusive, threshold, genus, [family, ]promise, probabilities, ms}.
    *
    * region: one of `regions` (empty where no priors are shipped): where the plant grew wild; null: a garden plant.
    */
@@ -85,17 +86,14 @@ export class Classifier {
     const [{ probability }] = species;
     const { threshold, accepted } = this.promises[region === null ? "species" : "region"];
     const conclusive = reaches(probability, threshold);
-    const genus = this.#genus(probabilities, conclusive || region !== null ? null : this.promises.genus.threshold);
-    const promise = conclusive ? accepted : genus.conclusive ? this.promises.genus.accepted : null;
-    return { species, probability, conclusive, threshold, genus, promise, probabilities, ms };
-  }
-
-  /** The genus whose species have the largest sum of probabilities; threshold: null where it is not to be named. */
-  #genus(probabilities, threshold) {
-    const sums = new Map();
-    this.genera.forEach((genus, i) => sums.set(genus, (sums.get(genus) ?? 0) + probabilities[i]));
-    const [name, probability] = [...sums].reduce((best, entry) => (entry[1] > best[1] ? entry : best));
-    return { name, probability, conclusive: reaches(probability, threshold) };
+    const above = {}; // genus, and family where the model knows it
+    let answered = conclusive, promise = conclusive ? accepted : null;
+    for (const [rank, taxa] of Object.entries(this.ranks)) {
+      const kept = this.promises[rank];
+      above[rank] = likeliestTaxon(taxa, probabilities, answered || region !== null ? null : kept.threshold);
+      if (above[rank].conclusive) [answered, promise] = [true, kept.accepted];
+    }
+    return { species, probability, conclusive, threshold, ...above, promise, probabilities, ms };
   }
 
   /** One message to the worker; see worker.js. */
@@ -110,6 +108,14 @@ export class Classifier {
   close() {
     this.#worker.terminate();
   }
+}
+
+/** The taxon whose species have the largest sum of probabilities; threshold: null where it is not to be named. */
+function likeliestTaxon(taxa, probabilities, threshold) {
+  const sums = new Map();
+  taxa.forEach((taxon, i) => sums.set(taxon, (sums.get(taxon) ?? 0) + probabilities[i]));
+  const [name, probability] = [...sums].reduce((best, entry) => (entry[1] > best[1] ? entry : best));
+  return { name, probability, conclusive: name !== "" && reaches(probability, threshold) };
 }
 
 /** A worker may only come from the page's own host; another's is fetched by one of our own. */

@@ -34,9 +34,9 @@ const en = {
   doubt: (name, percent) => ["It might be ", { latin: name }, `, but ${percent} is too little to go by.`],
   candidate: (name, percent) => ["The likeliest is ", { latin: name }, ` (${percent}).`],
   promise: (share) => `Conclusive answers are right in at least ${floor(share)}\u00a0% of cases.`,
-  genusVerdict: (genus) => `A species of ${genus}`,
-  genus: (genus, percent, name) => [
-    "The genus is ", { latin: genus }, ` (${percent} sure); the species is not conclusive. Likeliest: `, { latin: name }, ".",
+  taxonVerdict: (taxon) => `A species of ${taxon}`,
+  taxon: (rank, taxon, percent, name) => [
+    `The ${rank} is `, { latin: taxon }, ` (${percent} sure); the species is not conclusive. Likeliest: `, { latin: name }, ".",
   ],
   next: "What helps",
   tips: [
@@ -96,9 +96,9 @@ const es = {
   doubt: (name, percent) => ["Podría ser ", { latin: name }, `, pero ${percent} es demasiado poco para fiarse.`],
   candidate: (name, percent) => ["La más probable es ", { latin: name }, ` (${percent}).`],
   promise: (share) => `Las respuestas concluyentes aciertan al menos en el ${floor(share)}\u00a0% de los casos.`,
-  genusVerdict: (genus) => `Una especie de ${genus}`,
-  genus: (genus, percent, name) => [
-    "El género es ", { latin: genus }, ` (certeza: ${percent}); la especie no es concluyente. La más probable: `, { latin: name }, ".",
+  taxonVerdict: (taxon) => `Una especie de ${taxon}`,
+  taxon: (rank, taxon, percent, name) => [
+    rank === "genus" ? "El género es " : "La familia es ", { latin: taxon }, ` (certeza: ${percent}); la especie no es concluyente. La más probable: `, { latin: name }, ".",
   ],
   next: "Qué ayuda",
   tips: [

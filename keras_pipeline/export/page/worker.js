@@ -102,7 +102,7 @@ async function selfTest(backend, again) {
 
 /**
  * From which probability on an answer is conclusive (null: never), and what that promises (null: the precision that was
- * asked for; a number: less, which phase5.accept_unmet accepts). `part`: calibration.json, or its genus or region_priors.
+ * asked for; a number: less, which phase5.accept_unmet accepts). `part`: calibration.json, or its genus, family or region_priors.
  */
 function promise(part) {
   const threshold = part?.threshold ?? null;
@@ -168,12 +168,13 @@ async function load({ base: from, backends, software = false }, tellProgress) {
     files_sha256: self.crypto.subtle ? await sha256(files) : null,
     about: parsed(about),
     classes: labels.classes,
-    genera: labels.genera,
+    ranks: { genus: labels.genera, ...(labels.families ? { family: labels.families } : {}) }, // the taxon of each class
     details: labels.details ?? [],
     regions,
     promises: {
       species: promise(calibration),
       genus: promise(calibration.genus),
+      family: promise(calibration.family),
       region: promise(calibration.region_priors),
     },
     load_ms: performance.now() - started,

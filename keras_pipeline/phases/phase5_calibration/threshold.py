@@ -8,6 +8,7 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.hashing import content_hash
+from keras_pipeline.core.taxonomy import ranks_above
 from keras_pipeline.data import assignment, records
 from keras_pipeline.evaluation import calibration_report
 from keras_pipeline.evaluation.calibration_report import Evidence
@@ -25,7 +26,8 @@ def run(run: Run) -> None:
     info, table = records.read_info(run.path("dataset")), assignment.places(run.path("assignment"))
     priors = priors_of(run, info, table)
     weights = content_hash(run.path("student"))
-    result, tested = report_of(info, table, priors, stored_evidence(run), "student", weights, run.read("temperature"))
+    fitted = run.read("temperature")
+    result, tested = report_of(run, info, table, priors, stored_evidence(run), "student", weights, fitted)
     write_json(run.path("calibration"), result)
     write_json(run.path("priors"), {"regions": []} if isinstance(priors, str) else priors)
     calibration.draw_risk(result, tested, run.path("risk_coverage"))
@@ -41,6 +43,7 @@ def priors_of(run: Run, info: DatasetInfo, table: pd.DataFrame) -> dict | str:
 
 
 def report_of(
+    run: Run,
     info: DatasetInfo,
     table: pd.DataFrame,
     priors: dict | str,
@@ -63,5 +66,6 @@ def report_of(
         BrokenArtefact: where it was trained on photos that are to judge it.
     """
     refuse_learnt(info, table, evidence)
-    result, tested = calibration_report.report(evidence, table, info.classes, priors, fitted)
+    ranks = ranks_above(info.classes, records.load_details(run.path("dataset"), info.classes))
+    result, tested = calibration_report.report(evidence, table, info.classes, priors, ranks, fitted)
     return {**result, "model": name, "weights_hash": weights_hash}, tested

@@ -68,7 +68,7 @@ def run(run: Run) -> None:
                     )
                 quantized.save(weights)
                 priors = priors_of(run, info, table)
-                shipped, _ = report_of(info, table, priors, evidence, "shipped", content_hash(weights))
+                shipped, _ = report_of(run, info, table, priors, evidence, "shipped", content_hash(weights))
                 variants[way] = _describe(way, size, shipped)
         variants[LITE] = _write_lite(run, info, table, folded, photos, costs, lite)
     before = {"megabytes": model.count_params() * 4 / 1e6, **costs.before}
@@ -163,11 +163,12 @@ def _write_lite(
                 "requirements.lock"
             )
         digest = hashlib.sha256(content).hexdigest()
-        calibrated, _ = report_of(info, table, priors_of(run, info, table), evidence, LITE, digest, fitted)
+        calibrated, _ = report_of(run, info, table, priors_of(run, info, table), evidence, LITE, digest, fitted)
         row = _describe(LITE, {"megabytes": len(content) / 1e6, "tensors": []} | costs.of(evidence.test), fitted)
     to.mkdir()
     (to / "model.tflite").write_bytes(content)
-    for name, value in saved_model.assets(info.classes, calibrated, student.preprocessing(run.config)).items():
+    details = records.load_details(run.path("dataset"), info.classes) if "family" in calibrated else ()
+    for name, value in saved_model.assets(info.classes, calibrated, student.preprocessing(run.config), details).items():
         write_json(to / name, value)
     if not row["within_limit"]:  # no reason to withhold the page, which does not use it
         print(f"warning: {LITE} loses more test top-1 than phase6.max_top1_loss, {run.config.phase6.max_top1_loss:g}")
