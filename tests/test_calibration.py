@@ -1,30 +1,17 @@
-"""Calibration errors and the temperature, against hand-worked numbers and a second minimiser."""
+"""Calibration errors against hand-worked numbers."""
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize_scalar
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV, calibration_curve
-from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import log_loss
+from sklearn.calibration import calibration_curve
 
-from keras_pipeline.evaluation import calibration, metrics
+from keras_pipeline.evaluation import calibration
 from keras_pipeline.evaluation.calibration import equal_mass, equal_width
-from keras_pipeline.evaluation.metrics import nll, softmax
-from keras_pipeline.evaluation.scores import Prior, Scores, score
+from keras_pipeline.evaluation.scores import Scores, score
 
 # Four photos, two bins of width 1/2. (0, .5]: confidence 0.3, accuracy 1/2, gap 0.2.
 # (.5, 1]: confidence (0.7 + 0.9) / 2 = 0.8, accuracy 1/2, gap 0.3. ECE = (2 * 0.2 + 2 * 0.3) / 4 = 0.25; MCE = 0.3.
 CONFIDENCE = np.array([0.2, 0.4, 0.7, 0.9])
 CORRECT = np.array([True, False, False, True])
-
-
-def labelled_by(temperature, n=4000, c=5, seed=0):
-    """Logits, and labels drawn from softmax(logits / temperature): the best temperature is the one given."""
-    rng = np.random.default_rng(seed)
-    logits = 2.5 * rng.normal(size=(n, c))
-    thresholds = softmax(logits, temperature).cumsum(axis=1)
-    return logits, np.minimum((rng.random((n, 1)) > thresholds).sum(axis=1), c - 1)
 
 
 def test_bins_literal():
@@ -180,137 +167,6 @@ def test_intervals_hold_the_true_ece(truth, least):
         low, high = calibration.quality(Scores(*vectors), np.arange(300), replicates=200, seed=world)["ece"]["interval"]
         held += low <= true <= high
     assert held / 100 >= least
-
-
-def test_temperature_literal():
-    # Logits (a, 0), label 0 in 3 of 4 photos: the NLL is least where sigmoid(a / T) = 3/4, T = a / ln 3.
-    logits, labels = np.tile([[2.0, 0.0]], (40, 1)), np.tile([0, 0, 0, 1], 10)
-    assert calibration.fit_temperature(logits, labels) == pytest.approx(2.0 / np.log(3.0), rel=1e-6)
-
-
-@pytest.mark.parametrize("true_temperature", [0.5, 1.0, 2.5])
-def test_temperature_is_recovered_and_agrees_with_another_minimiser(true_temperature):
-    logits, labels = labelled_by(true_temperature)
-    fitted = calibration.fit_temperature(logits, labels)
-    other = minimize_scalar(
-        lambda u: nll(logits, labels, np.exp(u)), bounds=(-3, 3), method="bounded", options={"xatol": 1e-9}
-    )
-    assert fitted == pytest.approx(true_temperature, rel=0.08)  # 4000 photos leave about 2 %
-    assert fitted == pytest.approx(np.exp(other.x), rel=1e-6)
-
-
-class Echo(ClassifierMixin, BaseEstimator):
-    """A classifier whose decision function is what it is given."""
-
-    def __init__(self, classes=5):
-        self.classes, self.classes_ = classes, np.arange(classes)
-
-    def fit(self, x, y):
-        return self
-
-    def decision_function(self, x):
-        return x
-
-    def predict(self, x):
-        return x.argmax(axis=1)
-
-    def __sklearn_is_fitted__(self):
-        return True
-
-
-@pytest.mark.parametrize("true_temperature", [0.5, 2.5])
-def test_temperature_agrees_with_sklearn(true_temperature):
-    logits, labels = labelled_by(true_temperature)
-    other = CalibratedClassifierCV(FrozenEstimator(Echo()), method="temperature", ensemble=False).fit(logits, labels)
-    fitted = calibration.fit_temperature(logits, labels)
-    # sklearn's search stops a little before the minimum: ours is never the worse
-    assert fitted == pytest.approx(1 / other.calibrated_classifiers_[0].calibrators[0].beta_, rel=1e-4)
-    assert nll(logits, labels, fitted) <= log_loss(labels, other.predict_proba(logits)) + 1e-12
-    assert nll(logits, labels, fitted) == pytest.approx(log_loss(labels, other.predict_proba(logits)), abs=1e-6)
-
-
-@pytest.mark.parametrize("true_temperature", [0.5, 2.5])
-def test_float32_logits_fit_the_temperature_of_float64(true_temperature):
-    logits, labels = labelled_by(true_temperature)
-    small = logits.astype(np.float32)
-    whole = calibration.fit_temperature(small.astype(np.float64), labels)
-    assert calibration.fit_temperature(small, labels) == pytest.approx(whole, rel=1e-7)
-
-
-def test_nan_logits_are_counted_wherever_they_are(monkeypatch):
-    logits, labels = labelled_by(1.7, n=500)
-    monkeypatch.setattr(metrics, "_BLOCK_ELEMENTS", 50)
-    logits[[3, 499], [1, 4]] = np.nan, np.inf
-    for work in (calibration.fit_temperature, score):
-        with pytest.raises(ValueError, match="NaN or infinity in 2 of 500 rows"):
-            work(logits, labels)
-
-
-def test_a_temperature_that_newton_overshoots_is_found():
-    """From T = 1 all probabilities are 0 or 1 at first, so that the curvature says nothing."""
-    logits, labels = labelled_by(1.7, n=500)
-    assert calibration.fit_temperature(10.0 * logits, labels) == pytest.approx(
-        10.0 * calibration.fit_temperature(logits, labels), rel=1e-6
-    )
-
-
-def test_flat_logits_keep_the_temperature():
-    assert calibration.fit_temperature(np.zeros((30, 3), np.float32), np.arange(30) % 3) == 1.0
-
-
-def test_temperature_scales_with_the_logits():
-    logits, labels = labelled_by(1.7, n=500)
-    once = calibration.fit_temperature(logits, labels)
-    assert calibration.fit_temperature(3.0 * logits, labels) == pytest.approx(3.0 * once, rel=1e-6)
-
-
-def test_temperature_of_a_calibrated_model_is_kept_only_if_it_helps():
-    # sigmoid(ln 3) = 3/4 and 3 of 4 are right: T = 1 is already the minimum
-    logits, labels = np.tile([[np.log(3.0), 0.0]], (40, 1)), np.tile([0, 0, 0, 1], 10)
-    temperature = calibration.fit_temperature(logits, labels)
-    assert temperature == pytest.approx(1.0, abs=1e-6)
-    assert temperature == 1.0 or nll(logits, labels, temperature) < nll(logits, labels)
-
-
-def test_separable_photos_stop_at_the_lower_bound():
-    labels = np.arange(30) % 3
-    assert calibration.fit_temperature(np.eye(3)[labels], labels) == 0.05
-
-
-def test_logits_that_know_less_than_chance_stop_at_the_upper_bound():
-    labels = np.arange(30) % 3
-    assert calibration.fit_temperature(5.0 * np.eye(3)[(labels + 1) % 3], labels) == 20.0
-
-
-def test_too_few_photos_and_one_class_are_refused():
-    with pytest.raises(ValueError, match="at least 20 photos, received 19"):
-        calibration.fit_temperature(np.eye(19), np.arange(19))
-    with pytest.raises(ValueError, match="at least 2 classes, received only class 1"):
-        calibration.fit_temperature(np.zeros((30, 3)), np.ones(30, int))
-
-
-def test_very_many_logits_are_searched_from_a_sample(monkeypatch):
-    logits, labels = labelled_by(1.7, n=20_000)
-    whole = calibration.fit_temperature(logits, labels)
-    passes = []
-    moments = calibration._moments
-    monkeypatch.setattr(calibration, "SCOUTS", 50_000)
-    monkeypatch.setattr(calibration, "_moments", lambda z, *rest: passes.append(len(z)) or moments(z, *rest))
-    assert calibration.fit_temperature(logits, labels) == pytest.approx(whole, rel=1e-6)
-    assert passes.count(20_000) <= 2 < passes.count(10_000)
-    # A sample that points elsewhere costs time, not truth: here every other photo is of another temperature.
-    logits[::2] *= 5
-    monkeypatch.setattr(calibration, "SCOUTS", 1 << 26)
-    whole = calibration.fit_temperature(logits, labels)
-    monkeypatch.setattr(calibration, "SCOUTS", 50_000)
-    assert calibration.fit_temperature(logits, labels) == pytest.approx(whole, rel=1e-6)
-
-
-def test_a_prior_is_added_after_the_temperature():
-    # Logits (a, 0), prior (b, 0): label 0 in 3 of 4 photos where a / T + b = ln 3.
-    logits, labels = np.tile([[2.0, 0.0]], (40, 1)), np.tile([0, 0, 0, 1], 10)
-    prior = Prior(np.array([[0.5, 0.0], [9.0, 9.0]]), np.zeros(40, int))
-    assert calibration.fit_temperature(logits, labels, prior=prior) == pytest.approx(2 / (np.log(3) - 0.5), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,16 @@ def calibrated(run):
     return run.read("calibration")
 
 
+def test_a_temperature_that_raises_the_ece_of_its_own_photos_is_told(whole):
+    _, found, said = whole
+    assert "raises the ECE" not in said
+    worse = found | {"fit": {"ece_before": 0.05, "ece_after": 0.08, "ece_null": 0.02}}
+    told = calibration.describe_temperature(worse)
+    assert "raises the ECE of the calibration photos from 0.050 to 0.080" in told
+    within_noise = found | {"fit": {"ece_before": 0.05, "ece_after": 0.06, "ece_null": 0.02}}
+    assert "raises the ECE" not in calibration.describe_temperature(within_noise)
+
+
 def test_everything_is_fitted_on_one_split_and_measured_on_the_other(whole):
     run, found, said = whole
     assert found["temperature"] == pytest.approx(TRUE_TEMPERATURE, rel=0.1)
@@ -126,6 +136,7 @@ def test_everything_is_fitted_on_one_split_and_measured_on_the_other(whole):
     assert found["after"]["groups"] == 500
     low, high = found["after"]["ece"]["null_interval"]
     assert low < found["ece_null"] == found["after"]["ece"]["null"] < high
+    assert found["fit"]["ece_after"] < 0.05 < 0.1 < found["fit"]["ece_before"]
     assert set(found["per_region"]) == {"EU", "EU_SW"}
     assert found["per_region"]["EU"]["after"]["ece"]["value"] < found["per_region"]["EU"]["before"]["ece"]["value"]
     assert found["weights_hash"] == content_hash(run.path("student"))

@@ -5,9 +5,9 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from keras_pipeline.evaluation import threshold
-from keras_pipeline.evaluation.calibration import fit_temperature
 from keras_pipeline.evaluation.metrics import softmax
 from keras_pipeline.evaluation.scores import score
+from keras_pipeline.evaluation.temperature import fit_temperature
 
 
 def photos(*groups):

@@ -24,11 +24,11 @@ import numpy as np
 from keras_pipeline.evaluation.calibration import (
     equal_width,
     expected_calibration_error,
-    fit_temperature,
     null_errors,
 )
 from keras_pipeline.evaluation.metrics import row_blocks
 from keras_pipeline.evaluation.scores import score
+from keras_pipeline.evaluation.temperature import fit_temperature
 from keras_pipeline.evaluation.threshold import choose_threshold
 
 PHOTOS, WORLDS, TARGET, MOST = 100_000, 200, 0.95, 18

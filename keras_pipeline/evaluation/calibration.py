@@ -1,25 +1,18 @@
-"""Measure whether a confidence of 0.8 is right eight times in ten, and correct it with one temperature.
+"""Measure whether a confidence of 0.8 is right eight times in ten.
 
 Equations and sections are those of Guo et al. 2017, 'On Calibration of Modern Neural Networks' (arXiv 1706.04599),
 unless another source is named.
 """
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array, hstack
 
-from keras_pipeline.core.dataset import MIN_PHOTOS
 from keras_pipeline.evaluation.intervals import REPLICATES, TAIL, bootstrap_sums, limits_of
-from keras_pipeline.evaluation.metrics import by_blocks, check_labels
-from keras_pipeline.evaluation.scores import Prior, Scores, score
+from keras_pipeline.evaluation.scores import Scores
 
-TEMPERATURE_BOUNDS = (0.05, 20.0)  # beyond these a softmax over trained logits is one-hot or uniform
-SCOUTS = 1 << 26  # logits of the first, coarse search: a full pass over 9e8 of them takes seconds
-LAST_MOVE = 3e-5  # of log T: Newton's error is of the order of its square
 NULL_REPEATS = 200  # enough for two digits
 
 Bin = dict[str, float | int | None]
@@ -225,103 +218,6 @@ def _bootstrap(
     return statistics(values), statistics(samples)
 
 
-def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, prior: Prior | None = None) -> float:
-    """Fit the temperature T that minimises the negative log likelihood of softmax(logits / T + prior) (eq. 9).
-
-    The NLL is convex in 1/T, so its only minimum is the zero of its derivative, found to a relative 1e-7 (from logits
-    in float32, which all weights are then computed in, to 1e-6 of what float64 gives). Where there
-    is none inside `TEMPERATURE_BOUNDS` the bound itself is returned, and the caller should report it: the lower one
-    where every photo is right (the likelihood then keeps growing as T falls), the upper one where the logits are no
-    better than chance.
-
-    Args:
-        logits: [n, C], finite, n >= 20, of photos used neither for the weights nor to choose the epoch; may be
-            memory-mapped.
-        labels: integer [n], in [0, C), at least two different ones.
-        prior: of each photo's region; None adds nothing.
-
-    Returns:
-        T in [0.05, 20]; exactly 1.0 unless T strictly lowers the NLL on these photos, and differs by 1e-7 or more.
-
-    Raises:
-        ValueError: malformed arrays, fewer than 20 photos, or a single class.
-
-    Example:
-        Logits [2, 0] mean a confidence of 88 %, but 75 of 100 photos are right. T = 2 / ln 3 makes it 75 %:
-
-        >>> logits, labels = np.tile([2.0, 0.0], (100, 1)), np.repeat([0, 1], [75, 25])
-        >>> round(fit_temperature(logits, labels), 3)
-        1.82
-    """
-    logits, labels = check_labels(logits, labels)
-    _check_fit_data(labels)
-    step = -(-logits.size // SCOUTS)
-    few = None if prior is None else Prior(prior.added, prior.row[::step])
-    near = _zero(lambda t: _moments(logits[::step], labels[::step], few, t), 1.0) if step > 1 else 1.0
-    temperature = _zero(lambda t: _moments(logits, labels, prior, t), near)
-    if abs(temperature - 1) < 1e-7:
-        return 1.0
-    if temperature not in TEMPERATURE_BOUNDS:
-        return temperature  # where the NLL has a single minimum, every other temperature's is higher
-    before, after = (score(logits, labels, t, prior=prior).nll.mean() for t in (1.0, temperature))
-    return temperature if after < before else 1.0
-
-
-def _zero(moments: Callable[[float], tuple[float, float]], near: float) -> float:
-    """Return the temperature at which the slope crosses 0, or the bound nearer to it.
-
-    By Newton's method in log T, and by bisection where that leaves the temperatures between which the zero must lie. At
-    full size each evaluation is a pass over the logits, which Brent's method needs seven times.
-
-    Args:
-        moments: of a temperature, see `_moments`.
-        near: where the search begins.
-    """
-    (low, high), tried = TEMPERATURE_BOUNDS, set()
-    while high / low - 1 > 1e-9:
-        slope, curvature = moments(near)
-        if slope == 0 or (near in TEMPERATURE_BOUNDS and (slope > 0) == (near == high)):
-            return near
-        tried.add(near)
-        low, high = (near, high) if slope > 0 else (low, near)
-        move = slope * near / curvature if curvature > 0 else math.copysign(math.inf, slope)
-        end = high if slope > 0 else low
-        if abs(move) < LAST_MOVE:
-            return min(max(near * math.exp(move), low), high)
-        if abs(move) < abs(math.log(end / near)):
-            near = _rounded(near * math.exp(move))
-        else:
-            near = end if end in TEMPERATURE_BOUNDS and end not in tried else _rounded(math.sqrt(low * high))
-    return near
-
-
-def _rounded(temperature: float) -> float:
-    """Return a float32: dividing float32 logits would round the temperature, and give the moments of that one."""
-    return float(np.float32(temperature))
-
-
-def _moments(logits: NDArray, labels: NDArray, prior: Prior | None, temperature: float) -> tuple[float, float]:
-    """Return the first two derivatives of the NLL by 1/T: mean(E_p[z] - z_label), which rises, and mean(Var_p[z])."""
-
-    def block_sums(rows: slice, block: NDArray) -> tuple[float, float]:
-        block = block.astype(np.promote_types(block.dtype, np.float32), copy=False)
-        shifted = block - block.max(axis=1, keepdims=True)  # shifts both terms equally
-        weight = shifted / temperature
-        if prior is not None:
-            weight += prior.of(rows)
-            weight -= weight.max(axis=1, keepdims=True)
-        np.exp(weight, out=weight)
-        total = weight.sum(axis=1)
-        weight *= shifted
-        mean = (weight.sum(axis=1) / total).astype(np.float64)
-        weight *= shifted
-        variance = weight.sum(axis=1) / total - mean**2
-        return float((mean - shifted[np.arange(len(mean)), labels[rows]]).sum()), float(variance.sum())
-
-    slope, curvature = np.sum(by_blocks(logits, block_sums), axis=0) / len(labels)
-    return float(slope), float(curvature)
-
-
 def check_confidence(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return `(float64 [n], bool [n])`; raise ValueError where they are malformed or do not fit each other."""
     confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct)
@@ -343,16 +239,3 @@ def check_confidence(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray
 def _assign(confidence: NDArray[np.float64], edges: ArrayLike) -> NDArray[np.intp]:
     """Return the bin of each photo; 0.0 joins the first one, which the paper leaves open."""
     return np.digitize(confidence, np.asarray(edges)[1:-1], right=True)
-
-
-def _check_fit_data(labels: NDArray) -> None:
-    if len(labels) < MIN_PHOTOS:
-        raise ValueError(
-            f"A temperature needs at least {MIN_PHOTOS} photos, received {len(labels)}: "
-            "raise the calibration split's share of the dataset."
-        )
-    if len(np.unique(labels)) < 2:
-        raise ValueError(
-            f"A temperature needs photos of at least 2 classes, received only class {labels[0]}: "
-            "draw the calibration split from all classes."
-        )

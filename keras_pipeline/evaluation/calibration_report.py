@@ -18,6 +18,7 @@ from keras_pipeline.evaluation import threshold as thresholds
 from keras_pipeline.evaluation.predictions import Predictions
 from keras_pipeline.evaluation.priors import log_ratios
 from keras_pipeline.evaluation.scores import Prior, Scores, score, together
+from keras_pipeline.evaluation.temperature import TEMPERATURE_BOUNDS, fit_temperature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +44,10 @@ def temperature(evidence: Evidence) -> tuple[dict, Scores, Scores]:
         The content of `temperature.json`, and the test photos' scores before and after.
 
     Raises:
-        ValueError: as `calibration.fit_temperature`.
+        ValueError: as `fit_temperature`.
     """
     fit, test = evidence.fit, evidence.test
-    value = calibration.fit_temperature(fit.logits, fit.labels)
+    value = fit_temperature(fit.logits, fit.labels)
     before, after = (score(test.logits, test.labels, t) for t in (1.0, value))
     overall = {"before": evidence.quality(before, test.group_ids), "after": evidence.quality(after, test.group_ids)}
     per_region = {}
@@ -65,15 +66,25 @@ def temperature(evidence: Evidence) -> tuple[dict, Scores, Scores]:
     }
     result = {
         "temperature": value,
-        "temperature_at_bound": value in calibration.TEMPERATURE_BOUNDS,
+        "temperature_at_bound": value in TEMPERATURE_BOUNDS,
         "n_fit": len(fit.labels),
         "n": len(test.labels),
         **flat,
         "ece_null": overall["after"]["ece"]["null"],
+        "fit": _on_the_fit_split(evidence, value),
         **overall,
         "per_region": per_region,
     }
     return result, before, after
+
+
+def _on_the_fit_split(evidence: Evidence, value: float) -> dict:
+    """Return the ECE of the calibration photos before and after T, and what chance alone shows there."""
+    fit, edges = evidence.fit, calibration.equal_width(evidence.settings.bins)
+    before, after = (score(fit.logits, fit.labels, t) for t in (1.0, value))
+    eces = [calibration.expected_calibration_error(each.confidence, each.correct, edges) for each in (before, after)]
+    null = calibration.null_errors(after.confidence, edges, seed=evidence.seed)[:, 0].mean()
+    return {"ece_before": eces[0], "ece_after": eces[1], "ece_null": float(null)}
 
 
 def _threshold(
@@ -281,7 +292,7 @@ def _with_priors(evidence: Evidence, without: Scores, known: dict | str) -> dict
             raise ValueError(f"phase5.region_priors.ship: received true, and {known}; set it to false")
         return {"ship": ship, "why": known}
     fit_prior, test_prior = (_prior_of(known, each) for each in (fit, test))
-    value = calibration.fit_temperature(fit.logits, fit.labels, prior=fit_prior)
+    value = fit_temperature(fit.logits, fit.labels, prior=fit_prior)
     fitted = score(fit.logits, fit.labels, value, prior=fit_prior)
     tested = score(test.logits, test.labels, value, prior=test_prior)
     chosen = choose(evidence, fitted)

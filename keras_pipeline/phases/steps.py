@@ -190,19 +190,19 @@ STEPS = [
     ),
     Step(
         "phase5", "temperature", "fit the temperature", ("logits",),
-        ("temperature", "reliability", "reliability_regions"), ("seed", "phase5.bins"), 2,
+        ("temperature", "reliability", "reliability_regions"), ("seed", "phase5.bins"), 3,
     ),
     Step(
         "phase5", "threshold", "choose the 'not conclusive' threshold",
         ("dataset", "assignment", "logits", "temperature", "student"), ("calibration", "priors", "risk_coverage"),
-        ("seed", "phase5"), 7, more_inputs=_families,
+        ("seed", "phase5"), 8, more_inputs=_families,
     ),
     Step(
         "phase6", "quantize", "quantize the weights, and measure what it costs",
         ("dataset", "assignment", "student", "logits", "temperature"),
         ("shipped", "tflite", "quantization", "shipped_calibration"),
         ("seed", "dataset.short_side", "dataset.min_short_side", "phase4", "phase5", "phase6.quantization",
-         "phase6.compare", "phase6.qat", "phase6.max_top1_loss"), 6, more_inputs=_families, flags=("type",),
+         "phase6.compare", "phase6.qat", "phase6.max_top1_loss"), 7, more_inputs=_families, flags=("type",),
     ),
     Step(
         "phase6", "export", "write SavedModel, TF.js model and page",

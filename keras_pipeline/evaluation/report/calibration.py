@@ -44,6 +44,12 @@ def describe_temperature(result: dict) -> str:
         lines.append(f"{moment} (T {value:.3f}): {_describe_quality(result[moment])}")
     if result["temperature_at_bound"]:
         lines.append("the temperature stands at its bound: too few photos, or a model that knows nothing")
+    fit = result["fit"]
+    if fit["ece_after"] > fit["ece_before"] + fit["ece_null"]:  # by more than chance
+        lines.append(
+            f"the temperature raises the ECE of the calibration photos from {fit['ece_before']:.3f} to "
+            f"{fit['ece_after']:.3f}: confidences err in both directions, which one temperature can't correct"
+        )
     lines += [f"{region}: {entry['why']}" for region, entry in result["per_region"].items() if "why" in entry]
     return "\n".join(lines)
 
