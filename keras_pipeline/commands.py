@@ -25,6 +25,10 @@ NOT_BEAMS = frozenset({"--config", "--set", "--json", "--force", "--dry-run"})  
 # Options of single steps, by the names in the table of steps.
 FLAGS: dict[str, dict[str, Any]] = {
     "split": {"choices": ("train", "val", "calibration", "test"), "help": "which photos to judge it on (test)"},
+    "refetch-older-records": {
+        "action": "store_true",
+        "help": "also fetch photos again whose records follow an older rule; what fails keeps its old record",
+    },
     "runner": {"choices": ("local", "beam"), "help": "who does the work: this machine, or Apache Beam"},
     "beam-args": {"nargs": argparse.REMAINDER, "metavar": "…", "help": "Beam's own options; must come last"},
     "profile-input": {"action": "store_true", "help": "images/s of each stage of the input; trains nothing"},

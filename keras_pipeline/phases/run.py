@@ -60,12 +60,13 @@ def phase(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     if run.split != "test":
         runner.evaluate_split(run, steps[0])
         return {}, 0
+    force = options.force or run.refetch
     if options.dry_run:
-        rows = dry_run.forecast_steps(run, steps, options.force)
+        rows = dry_run.forecast_steps(run, steps, force)
         sizes = runner.estimate(run, steps) if options.step else {}
         print(*(f"{title}: {size}" for title, size in sizes.items()), sep="\n")
         return {"would_run": rows, "estimates": sizes}, 0
-    return gated(run, steps, options.force)
+    return gated(run, steps, force)
 
 
 def _refuse_phases_options(step: Step, options: argparse.Namespace) -> None:

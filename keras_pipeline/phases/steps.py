@@ -105,7 +105,8 @@ STEPS = [
     Step(
         "phase0", "export", "download every photo once", ("audit",), ("url_ledger",),
         (*SOURCE, "source.max_per_species", "source.max_per_observation", "source.details", "source.base_url",
-         "source.url_replace", "seed", "dataset", "phase0.export"), 6, flags=BEAM, estimates=True,
+         "source.url_replace", "seed", "dataset", "phase0.export"), 6,
+        flags=("refetch-older-records", *BEAM), estimates=True,
     ),
     Step(
         "phase0", "split", "group photos, assign groups to splits, write TFRecords, search for leaks", ("url_ledger",),
