@@ -208,7 +208,8 @@ STEPS = [
     Step(
         "phase6", "validate", "compare the page in a browser with Python", ("dataset", "saved_model", "web"),
         ("equivalence", "equivalence_worst"),
-        ("seed", "phase6.validation_photos", "phase6.photos", "phase6.browsers"), 7, flags=("photos", "browser", "all"),
+        ("seed", "phase6.validation_photos", "phase6.photos", "phase6.browsers"), 7,
+        flags=("photos", "browser", "all", "verdict"),
     ),
     Step(
         "phase7", "manifest", "write the manifest of the run",
