@@ -25,6 +25,10 @@ NOT_BEAMS = frozenset({"--config", "--set", "--json", "--force", "--dry-run"})  
 # Options of single steps, by the names in the table of steps.
 FLAGS: dict[str, dict[str, Any]] = {
     "split": {"choices": ("train", "val", "calibration", "test"), "help": "which photos to judge it on (test)"},
+    "refetch-older-records": {
+        "action": "store_true",
+        "help": "also fetch photos again whose records follow an older rule; what fails keeps its old record",
+    },
     "runner": {"choices": ("local", "beam"), "help": "who does the work: this machine, or Apache Beam"},
     "beam-args": {"nargs": argparse.REMAINDER, "metavar": "…", "help": "Beam's own options; must come last"},
     "profile-input": {"action": "store_true", "help": "images/s of each stage of the input; trains nothing"},
@@ -37,6 +41,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "nargs": "+",
         "help": "short for --set phase6.browsers=[…]: one or more to compare in",
     },
+    "verdict": {"metavar": "FILE", "help": "only take a device's verdict, of `serve --probe`, into the report"},
     "all": {"action": "store_true", "help": "short for --set phase6.validation_photos=null: all test photos"},
     "manifest": {"metavar": "FILE", "help": "needs no --config; default: the experiment's own"},
     "force": FORCE,
@@ -156,6 +161,12 @@ def parser() -> Parser:
     _command(commands, "report", "write report.html again")
     command = _command(commands, "serve", "serve the page on loopback")
     command.add_argument("--port", type=_port, default=8000, metavar="N", help="8000; 0: any free")
+    command.add_argument(
+        "--probe", action="store_true", help="a page that checks the visiting device instead; ends after an hour"
+    )
+    command.add_argument("--host", metavar="ADDRESS", help="of this machine, for other devices; goes with --probe")
+    command.add_argument("--cert", type=Path, metavar="PEM", help="your own certificate, for HTTPS; goes with --probe")
+    command.add_argument("--key", type=Path, metavar="PEM", help="its key, unless it is in the same file")
     command = _command(commands, "classify", "name photos with the SavedModel")
     command.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     command.add_argument("--region", metavar="NAME", help="where it grew wild, if region priors are shipped")

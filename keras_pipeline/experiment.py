@@ -36,7 +36,8 @@ def run_of(options: argparse.Namespace) -> Run:
     config = _config(options)
     if options.command in ("demo", "run", "phase0"):
         _name_unread_columns(config)
-    run = Run(config, opens, getattr(options, "split", "test"), beam=beam)
+    refetch = getattr(options, "refetch_older_records", False)
+    run = Run(config, opens, getattr(options, "split", "test"), refetch=refetch, beam=beam)
     _check_places(run)
     _warn_of_copy(run, options)
     return run
@@ -80,6 +81,11 @@ def _beam(options: argparse.Namespace) -> tuple[str, ...] | None:
             "Beam; put --beam-args last"
         )
     if getattr(options, "runner", "local") == "beam":
+        if getattr(options, "refetch_older_records", False):
+            raise ValueError(
+                "--refetch-older-records: received it with --runner beam, expected the local runner, which alone keeps "
+                "the old record of a photo that fails; leave --runner out"
+            )
         return tuple(arguments)
     if arguments:
         raise ValueError("--beam-args goes with --runner beam; add it, before --beam-args")

@@ -422,6 +422,143 @@ def test_photos_of_an_older_rule_are_counted_and_stay(project, capsys):
     assert said in capsys.readouterr().out
 
 
+REFETCH = "--refetch-older-records"
+KEPT = "artifacts/small/phase0/tables/older_records.csv"
+
+
+def older(project, n):
+    """A finished dataset of n photos, all stored by the older rule; {sample_id: (split, latin_name, sha256)}."""
+    project.host.becomes.clear()
+    project.add([f"good-{i}.jpg" for i in range(n)])
+    assert project.run("audit", "export") == 0
+    project.age(n)
+    assert project.run("split") == 0 and project.info()["photos_by_rule"] == {"1": n}
+    project.host.asked.clear()
+    return project.stored()
+
+
+def test_photos_of_an_older_rule_are_fetched_again_and_what_the_host_has_lost_stays(project, capsys):
+    """A third is gone: 404, a page, no answer, another photo. Nothing is lost, and splits and groups stay."""
+    before = older(project, 60)
+    groups = pd.read_parquet(project.dataset / "assignment.parquet")[["sample_id", "group_id", "split"]]
+    kinds = ["missing"] * 8 + ["html"] * 5 + ["hung"] * 2 + ["other"] * 5
+    project.host.becomes = {f"good-{i}.jpg": kind for i, kind in enumerate(kinds)}
+    capsys.readouterr()
+    assert project.command("export", REFETCH) == 0  # runs although up to date
+    said = capsys.readouterr().out
+    assert set(project.host.asked) == set(before)
+    assert "60 photos have a record of an older rule; 60 are asked for again" in said
+    assert "40 of 60 photos fetched again; 20 keep their old record, see " in said
+    assert "  8: HTTP 404\n  5: an HTML page, not a photo\n  5: another file than the one that was stored\n" in said
+    assert "12 of the old ones may yet be replaced" in said
+    kept = pd.read_csv(project.root / KEPT)
+    assert set(kept.sample_id) == set(project.host.becomes) and set(kept.rule) == {1}
+    assert main(["status", "--config", str(project.file)]) == 0
+    assert "its input url_ledger changed" in capsys.readouterr().out
+    assert project.command("split") == 0
+    assert project.info()["photos_by_rule"] == {"1": 20, "2": 40} and project.stored() == before
+    after = pd.read_parquet(project.dataset / "assignment.parquet")[["sample_id", "group_id", "split"]]
+    assert after.equals(groups) and not (project.dataset / "raw").exists()
+    # A 404 is not asked for again. The rest came back.
+    project.host.asked.clear()
+    project.host.becomes = {name: kind for name, kind in project.host.becomes.items() if kind == "missing"}
+    assert project.command("export", REFETCH) == 0 and len(project.host.asked) == 12
+    assert project.run("export", "split") == 0 and len(project.host.asked) == 12
+    assert project.info()["photos_by_rule"] == {"1": 8, "2": 52} and project.stored() == before
+    assert set(pd.read_csv(project.root / KEPT).sample_id) == set(project.host.becomes)
+
+
+def test_photos_of_a_folder_are_read_again_and_one_that_changed_keeps_its_record(tmp_path, capsys):
+    images, dataset = tmp_path / "images", tmp_path / "tfrecords/mine"
+    images.mkdir()
+    for i in range(12):
+        (images / f"{i}.jpg").write_bytes(jpeg_of(i, (300, 280)))
+    lines = ["image,latin_name", *(f"{i}.jpg,{SPECIES[i % 3]}" for i in range(12))]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    config = tmp_path / "mine.yaml"
+    demo = {"images": str(images), "labels": str(tmp_path / "labels.csv")}
+    config.write_text(yaml.safe_dump({"root": str(tmp_path), "source": {"uri": "embedded", "demo": demo}}))
+    assert main(["phase0", "audit", "--config", str(config)]) == 0
+    assert main(["phase0", "export", "--config", str(config)]) == 0
+    (shard,) = (dataset / "raw").glob("photos-*.tfrecord")
+    photos = [dataclasses.replace(records.decode(example), rule=1) for example in records.read_shard(shard)]
+    records.write_shard(shard, map(records.encode, photos))
+    (images / "3.jpg").write_bytes(jpeg_of(99, (300, 280)))
+    capsys.readouterr()
+    assert main(["phase0", "export", REFETCH, "--config", str(config)]) == 0
+    said = capsys.readouterr().out
+    assert "11 of 12 photos fetched again; 1 keep their old record" in said
+    assert "  1: another file than the one that was stored" in said
+
+
+def test_where_no_record_follows_an_older_rule_nothing_is_fetched_again(project, capsys):
+    project.add([f"good-{i}.jpg" for i in range(30)])
+    assert project.run("audit", "export", "split") == 0
+    project.host.asked.clear()
+    assert project.command("export", REFETCH) == 0 and not project.host.asked
+    assert "no record follows an older rule; nothing is fetched again" in capsys.readouterr().out
+    assert main(["status", "--config", str(project.file)]) == 0
+    assert "url_ledger" not in capsys.readouterr().out  # the same file: the split is up to date
+
+
+def test_killed_while_photos_are_fetched_again_nothing_is_lost_or_stored_twice(project):
+    before = older(project, 120)
+    project.host.becomes = {f"good-{i}.jpg": "missing" for i in range(40)}
+    project.host.delay = 0.05
+    command = [sys.executable, "-m", "keras_pipeline", "phase0", "export", REFETCH, "--config", str(project.file)]
+    kills = 0
+    for progress in (30, 9, 25):
+        asked = project.host.asked.total()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and project.host.asked.total() < asked + progress:
+            time.sleep(0.002)
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    project.host.delay = 0.0
+    shards = {shard.name for shard in (project.dataset / "raw").glob("photos-*.tfrecord")}
+    project.host.asked.clear()
+    assert project.run("export") == 0 and not project.host.asked
+    # Nor does it remove what was fetched again, but for a shard that was renamed in the very moment of a kill.
+    assert (
+        len(shards - {shard.name for shard in (project.dataset / "raw").glob("photos-*.tfrecord")}) <= 3 <= len(shards)
+    )
+    held = project.raw()
+    assert kills == 3 and held and set(held.values()) == {1}
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert not {name for name, _ in held} & set(project.host.asked)
+    assert set(project.raw().values()) == {1} and {name for name, _ in project.raw()} == set(before) - set(
+        project.host.becomes
+    )
+    assert project.run("split") == 0
+    assert project.info()["photos_by_rule"] == {"1": 40, "2": 80} and project.stored() == before
+    assert not list(project.root.rglob(".writing-*"))
+
+
+def test_before_the_split_a_lost_shard_of_photos_fetched_again_leaves_their_old_records(project):
+    project.host.becomes.clear()
+    project.add([f"good-{i}.jpg" for i in range(30)])
+    assert project.run("audit", "export") == 0
+    project.age(30)
+    old = {shard.name for shard in (project.dataset / "raw").glob("photos-*.tfrecord")}
+    project.host.becomes = {f"good-{i}.jpg": "missing" for i in range(0, 30, 3)}  # some in every old shard
+    assert project.command("export", REFETCH) == 0
+    new = [shard for shard in (project.dataset / "raw").glob("photos-*.tfrecord") if shard.name not in old]
+    gone = {records.decode(example).sample_id for example in records.read_shard(new[0])}
+    new[0].unlink()
+    project.host.asked.clear()
+    assert project.run("export", "split") == 0 and not project.host.asked and len(project.stored()) == 30
+    assert project.info()["photos_by_rule"] == {"1": 10 + len(gone), "2": 20 - len(gone)}
+
+
+def test_a_dry_run_counts_what_would_be_fetched_again_and_beam_is_refused(project, capsys):
+    older(project, 30)
+    assert project.command("export", REFETCH, "--dry-run") == 0 and not project.host.asked
+    assert "30 photos have a record of an older rule, to be fetched again" in capsys.readouterr().out
+    assert project.command("export", REFETCH, "--runner", "beam") == 2 and not project.host.asked
+    assert "--refetch-older-records: received it with --runner beam, expected the local" in capsys.readouterr().err
+
+
 def test_how_many_photos_are_of_which_rule_is_no_change_of_a_dataset(tmp_path):
     write_json(tmp_path / "a.json", {"n": 3})
     write_json(tmp_path / "b.json", {"n": 3, "photos_by_rule": {"1": 3}})

@@ -86,6 +86,7 @@ class Run:
     open_source: Callable[[Config], contextlib.AbstractContextManager[tuple[str, str | None]]] | None
     split: str = "test"  # of `evaluate`
     made_from: str = ""  # `recipe` of the current step: unfinished work is resumed only if its recipe is the same
+    refetch: bool = False  # `phase0 export` fetches photos again whose records follow an older rule
     beam: tuple[str, ...] | None = None  # Beam's arguments if it distributes the work; they change no result
     # step that made an input -> why it is out of date
     stale: Mapping[str, str] = dataclasses.field(default_factory=dict)

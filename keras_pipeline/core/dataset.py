@@ -50,7 +50,7 @@ def by_older_rules(dataset: dict) -> list[str]:
         return []
     return [
         f"{older:,} of {sum(counts.values()):,} photos were stored by an older rule for colours and orientation, and "
-        "stay as they are (docs/export.md)"
+        "stay as they are until `phase0 export --refetch-older-records` (docs/your-data.md)"
     ]
 
 

@@ -1,7 +1,9 @@
 """A loopback HTTP server for one folder: the demo's photos, and the exported page."""
 
 import os
+import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +11,7 @@ from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 HOST = "127.0.0.1"
 
@@ -59,29 +61,40 @@ class _Handler(SimpleHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     request_queue_size = 256  # a downloader opens many connections at once; the default 5 would refuse some
 
+    def __init__(self, address: tuple[str, int], handler: Any) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore the error: a client that hangs up early is none."""
 
 
 @contextmanager
-def serve_folder(folder: Path, port: int = 0) -> Iterator[str]:
-    """Serve the files under `folder` on the loopback interface while the context is open.
+def serve_folder(
+    folder: Path, port: int = 0, *, host: str = HOST, certificate: ssl.SSLContext | None = None
+) -> Iterator[str]:
+    """Serve the files under `folder` while the context is open, on the loopback interface unless `host` is another.
 
-    Yields the base URL, `http://127.0.0.1:PORT/`. Port 0 takes any free port. There are no directory listings. Paths
-    out of the folder are not found; symbolic links inside it are followed. Raises `NotADirectoryError` if the folder
-    does not exist, and `PortUnavailableError` (an `OSError`) if the port is taken or not allowed.
+    Yields the base URL, `http://127.0.0.1:PORT/`, with a certificate `https://…`. Port 0 takes any free port. There are
+    no directory listings. Paths out of the folder are not found; symbolic links inside it are followed. Raises
+    `NotADirectoryError` if the folder does not exist, and `PortUnavailableError` (an `OSError`) if the port is taken or
+    not allowed, or the host is no address of this machine.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"received folder {folder} to serve; expected an existing directory; fill it first")
     try:
-        server = _Server((HOST, port), partial(_Handler, directory=str(folder.resolve())))
+        server = _Server((host, port), partial(_Handler, directory=str(folder.resolve())))
     except (OSError, OverflowError) as error:
         raise PortUnavailableError(
-            f"received port {port}, on which {HOST} cannot listen ({error}); expected a free port from 1024 to 65535; "
+            f"received port {port}, on which {host} cannot listen ({error}); expected a free port from 1024 to 65535; "
             "stop the program that uses it, name another port, or give 0 to take any free one"
         ) from error
+    if certificate:
+        # Each connection shakes hands in its own thread: one that never does must not hold up the others.
+        server.socket = certificate.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    name = f"[{host}]" if ":" in host else host
     with in_background(server):
-        yield f"http://{HOST}:{server.server_port}/"
+        yield f"{'https' if certificate else 'http'}://{name}:{server.server_port}/"
 
 
 @contextmanager

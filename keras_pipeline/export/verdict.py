@@ -6,6 +6,7 @@ import collections
 import json
 from collections.abc import Callable, Iterator
 
+DEVICES = "device_verdicts.json"  # beside equivalence.json: what devices have reported of the same page
 ORIGINALS = 50  # a proof with fewer original photos carries a note
 
 

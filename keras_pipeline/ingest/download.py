@@ -36,6 +36,7 @@ Check = Callable[[bytes], str]
 # photo bytes -> (JPEG bytes, height, width); raises ValueError with the reason if the photo is not usable.
 Convert = Callable[[bytes], tuple[bytes, int, int]]
 REPLACED = "not a valid http(s) URL after source.url_replace"
+OTHER_FILE = "another file than the one that was stored"
 FLUSH = 500  # outcomes without a photo per transaction
 
 
@@ -103,6 +104,7 @@ def fetch_photos(
     shard_bytes: float,
     given_up: dict[str, str],
     url_replace: Mapping[str, str] | None = None,
+    again: Mapping[str, str] | None = None,
 ) -> None:
     """Download, convert and store every waiting photo of the ledger.
 
@@ -113,10 +115,11 @@ def fetch_photos(
         own: base_url is our own (embedded) server, at a private address and without a rate limit.
         given_up: {host: reason} of hosts to leave alone; hosts given up now are added.
         url_replace: see `urls.resolve`.
+        again: {sample_id: sha256} of photos that are stored already; another file is refused.
     """
     _keep_freed_memory()
-    store = _Store(ledger, open_shard, shard_bytes)
-    asyncio.run(_fetch_photos(ledger, settings, base_url, url_replace, own, convert, encode, store, given_up))
+    store, make = _Store(ledger, open_shard, shard_bytes), functools.partial(_stored, convert, encode, again)
+    asyncio.run(_fetch_photos(ledger, settings, base_url, url_replace, own, make, store, given_up))
 
 
 def _keep_freed_memory() -> None:
@@ -136,8 +139,7 @@ async def _fetch_photos(
     base_url: str | None,
     url_replace: Mapping[str, str] | None,
     own: bool,
-    convert: Convert,
-    encode: Callable[[Photo], bytes],
+    make: Callable[[Task, Answer, int], list[tuple[Outcome, bytes | None]]],
     store: _Store,
     given_up: dict[str, str],
 ) -> None:
@@ -154,8 +156,7 @@ async def _fetch_photos(
             if answer.body is None:
                 results = [(outcome, None) for outcome in _outcomes(task, answer, tries)]
             else:
-                job = functools.partial(_stored, task, answer, tries, convert, encode)
-                results = await loop.run_in_executor(pool, job)
+                results = await loop.run_in_executor(pool, make, task, answer, tries)
             await store.add(results)
             tally.count([outcome for outcome, _ in results])
 
@@ -240,12 +241,20 @@ def _outcomes(task: Task, answer: Answer, tries: int) -> list[Outcome]:
 
 
 def _stored(
-    task: Task, answer: Answer, tries: int, convert: Convert, encode: Callable[[Photo], bytes]
+    convert: Convert,
+    encode: Callable[[Photo], bytes],
+    again: Mapping[str, str] | None,
+    task: Task,
+    answer: Answer,
+    tries: int,
 ) -> list[tuple[Outcome, bytes | None]]:
     """Convert an answer, in a worker thread; return for each row its outcome, and a record if it is a photo."""
     body, outcomes = answer.body or b"", _outcomes(task, answer, tries)
-    reason = fetch.no_file(body)
+    reason, sha256 = fetch.no_file(body), hashlib.sha256(body).hexdigest()
     later = bool(reason)
+    wanted = [again is None or again[document.sample_id] == sha256 for document in task.documents]
+    if not reason and not any(wanted):  # perhaps a picture for a bad hour
+        reason, later = OTHER_FILE, True
     try:
         if not reason:
             image, height, width = convert(body)
@@ -253,18 +262,19 @@ def _stored(
         reason = str(error)
     if reason:
         return [(dataclasses.replace(each, reason=reason, may_succeed=later), None) for each in outcomes]
-    sha256 = hashlib.sha256(body).hexdigest()
-    records = [
-        Photo(
+    results: list[tuple[Outcome, bytes | None]] = []
+    for document, outcome, is_wanted in zip(task.documents, outcomes, wanted, strict=True):
+        if not is_wanted:
+            results.append((dataclasses.replace(outcome, reason=OTHER_FILE, may_succeed=True), None))
+            continue
+        record = Photo(
             sample_id=document.sample_id, image=image, height=height, width=width, latin_name=document.latin_name,
             region=document.region, group_id="",  # decided by the split
             source_url=without_credentials(document.url), sha256=sha256, license=document.license,
             attribution=document.attribution,
-        )
-        for document in task.documents
-    ]  # fmt: skip
-    stored = [dataclasses.replace(each, state="ok", sha256=sha256) for each in outcomes]
-    return list(zip(stored, map(encode, records), strict=True))
+        )  # fmt: skip
+        results.append((dataclasses.replace(outcome, state="ok", sha256=sha256), encode(record)))
+    return results
 
 
 class _Store:

@@ -13,13 +13,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet
-
 from keras_pipeline.core.errors import BrokenArtefact, SourceError
-from keras_pipeline.core.files import aside
-from keras_pipeline.core.redaction import without_credentials
-from keras_pipeline.ingest import details, ledger_file, ledger_queries
+from keras_pipeline.ingest import details, ledger_file, ledger_queries, ledger_table
 from keras_pipeline.ingest.signing import unsigned
 
 STATES = ("waiting", "ok", "failed", "skipped")
@@ -93,13 +88,14 @@ COLUMNS = {name: "string" for name in FIELDS if name not in ("latitude", "longit
 TABLE = f"""
 CREATE TABLE IF NOT EXISTS photos (
     {", ".join(FIELDS)}, state, reason DEFAULT '', http_status, bytes DEFAULT 0, sha256 DEFAULT '', attempts DEFAULT 0,
-    may_succeed DEFAULT 0, shard DEFAULT '', redirected_to DEFAULT '', draw INTEGER, pass INTEGER,
+    may_succeed DEFAULT 0, shard DEFAULT '', redirected_to DEFAULT '', refetched_rule, draw INTEGER, pass INTEGER,
     PRIMARY KEY (sample_id)
 );
 CREATE TABLE IF NOT EXISTS asked_with (settings);
 {details.TABLE}
 """
-ADDED = ("address", "redirected_to")  # columns that a ledger may lack, because an older program made it
+# Columns that a ledger may lack, because an older program made it, with their defaults.
+ADDED = {"address": "''", "redirected_to": "''", "refetched_rule": "NULL"}
 INDEX = "CREATE INDEX IF NOT EXISTS waiting_urls ON photos (host, address) WHERE state = 'waiting'"
 # The newest URL is kept for the next request, but one that is only signed anew names the same photo.
 ANOTHER_URL = "url <> excluded.url AND unsigned(url) <> unsigned(excluded.url)"
@@ -115,9 +111,9 @@ ON CONFLICT (sample_id) DO UPDATE SET
                  ELSE 'waiting' END,
     reason = CASE WHEN excluded.state = 'waiting' AND state = 'failed' AND NOT may_succeed AND NOT ({ANOTHER_URL})
                   THEN reason ELSE excluded.reason END,
-    sha256 = CASE WHEN {ANOTHER_URL} THEN '' ELSE sha256 END
+    sha256 = CASE WHEN {ANOTHER_URL} THEN '' ELSE sha256 END,
+    refetched_rule = CASE WHEN {ANOTHER_URL} THEN NULL ELSE refetched_rule END
 """
-NOT_ELSEWHERE = "state = 'ok' AND (sample_id, sha256) NOT IN (SELECT sample_id, sha256 FROM elsewhere)"
 
 
 class Ledger:
@@ -137,7 +133,7 @@ class Ledger:
             self._db.executescript(TABLE)
             known = {name for _, name, *_ in self._db.execute("PRAGMA table_info(photos)")}
             for name in set(ADDED) - known:
-                self._db.execute(f"ALTER TABLE photos ADD COLUMN {name} DEFAULT ''")
+                self._db.execute(f"ALTER TABLE photos ADD COLUMN {name} DEFAULT {ADDED[name]}")
             self._db.execute(INDEX)
             self._db.create_function("unsigned", 1, unsigned, deterministic=True)
         except sqlite3.Error as error:
@@ -311,21 +307,34 @@ class Ledger:
         Returns their number.
         """
         with self._db:
-            self._know_elsewhere(except_for)
-            lost = "UPDATE photos SET state = 'waiting', sha256 = '' WHERE shard = ? AND " + NOT_ELSEWHERE
-            return sum(self._db.execute(lost, (shard,)).rowcount for shard in shards)
+            ledger_queries.know_elsewhere(self._db, except_for)
+            return sum(self._db.execute(ledger_queries.LOST, (shard,)).rowcount for shard in shards)
+
+    def stored(self) -> Iterator[tuple[Document, str]]:
+        """Yield (document, to be fetched again; sha256) of each stored photo."""
+        for *values, sha256 in self._db.execute(f"SELECT {', '.join(FIELDS)}, sha256 FROM photos WHERE state = 'ok'"):
+            yield Document(**dict(zip(FIELDS, values, strict=True))), sha256
+
+    def failed(self) -> list[tuple[str, str, str, str]]:
+        """Return (sample_id, latin name, url, reason) of the failed rows by sample_id; a URL may hold a password."""
+        query = "SELECT sample_id, latin_name, url, reason FROM photos WHERE state = 'failed' ORDER BY sample_id"
+        return self._db.execute(query).fetchall()
+
+    def move_records(self, outcomes: Iterable[Outcome], rule: int) -> None:
+        """Note the shards of photos that were fetched again, where they are still the same file, and their new rule."""
+        moved = "UPDATE photos SET shard = ?, refetched_rule = ? WHERE sample_id = ? AND sha256 = ?"
+        with self._db:
+            self._db.executemany(moved, ((each.shard, rule, each.sample_id, each.sha256) for each in outcomes))
+
+    def forget_stored(self) -> None:
+        """Remove the rows of stored photos, once another ledger has them."""
+        with self._db:
+            self._db.execute("DELETE FROM photos WHERE state = 'ok'")
 
     def only_here(self, elsewhere: Iterable[tuple[str, str]]) -> set[str]:
         """Return the shards with a wanted photo that is not elsewhere; photos are (sample_id, sha256)."""
-        self._know_elsewhere(elsewhere)
-        return {name for (name,) in self._db.execute(f"SELECT DISTINCT shard FROM photos WHERE {NOT_ELSEWHERE}")}
-
-    def _know_elsewhere(self, photos: Iterable[tuple[str, str]]) -> None:
-        self._db.execute(
-            "CREATE TEMP TABLE IF NOT EXISTS elsewhere (sample_id, sha256, PRIMARY KEY (sample_id, sha256))"
-        )
-        self._db.execute("DELETE FROM elsewhere")
-        self._db.executemany("INSERT OR IGNORE INTO elsewhere VALUES (?, ?)", photos)
+        ledger_queries.know_elsewhere(self._db, elsewhere)
+        return {name for (name,) in self._db.execute(ledger_queries.ONLY_HERE)}
 
     def count(self, state: str) -> int:
         """Return the number of documents in a state."""
@@ -356,19 +365,8 @@ class Ledger:
         return self._db.execute(query).fetchall()
 
     def write_parquet(self, path: Path) -> None:
-        """Write all rows by sample_id, without passwords in URLs; in row groups, so that memory stays constant.
-
-        The species' details, if there are any, stand in the file's metadata.
-        """
-        columns = [(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()]
-        schema = pa.schema(columns, metadata=details.metadata(self._db) or None)
-        rows = self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM photos ORDER BY sample_id")
-        with aside(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
-            while batch := rows.fetchmany(BATCH):
-                values: dict[str, Iterable] = dict(zip(COLUMNS, zip(*batch, strict=True), strict=True))
-                values["url"] = map(without_credentials, values["url"])
-                values["may_succeed"] = map(bool, values["may_succeed"])
-                writer.write_batch(pa.record_batch([pa.array(values[f.name], f.type) for f in schema], schema=schema))
+        """Write all rows by sample_id, see `ledger_table.write`."""
+        ledger_table.write(self._db, path, COLUMNS, batch=BATCH)
 
 
 def _values(document: Document, seed: int, number: int) -> tuple:

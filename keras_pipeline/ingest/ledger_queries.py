@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 # Skips all rows but one of those that agree in `columns`: a stored one counts, else one that was requested before.
 # What an earlier call decided and what still holds is not written again.
@@ -56,6 +56,18 @@ SELECT COUNT(*) FROM (
     GROUP BY address HAVING COUNT(DISTINCT latin_name) > 1
 )
 """
+
+# A stored photo of which no other shard, see `know_elsewhere`, has the same file.
+NOT_ELSEWHERE = "state = 'ok' AND (sample_id, sha256) NOT IN (SELECT sample_id, sha256 FROM elsewhere)"
+ONLY_HERE = f"SELECT DISTINCT shard FROM photos WHERE {NOT_ELSEWHERE}"
+LOST = f"UPDATE photos SET state = 'waiting', sha256 = '', refetched_rule = NULL WHERE shard = ? AND {NOT_ELSEWHERE}"
+
+
+def know_elsewhere(db: sqlite3.Connection, photos: Iterable[tuple[str, str]]) -> None:
+    """Set which photos, as (sample_id, sha256), are stored elsewhere for NOT_ELSEWHERE."""
+    db.execute("CREATE TEMP TABLE IF NOT EXISTS elsewhere (sample_id, sha256, PRIMARY KEY (sample_id, sha256))")
+    db.execute("DELETE FROM elsewhere")
+    db.executemany("INSERT OR IGNORE INTO elsewhere VALUES (?, ?)", photos)
 
 
 def leave_out_under(db: sqlite3.Connection, least: int, reason: str) -> None:

@@ -7,6 +7,7 @@ import yaml
 from keras_pipeline.core import manifest
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.dataset import MIN_PHOTOS
+from keras_pipeline.core.files import read_json
 from keras_pipeline.core.sidecars import required, sidecar
 from keras_pipeline.evaluation.report import calibration
 from keras_pipeline.evaluation.report.html import (
@@ -18,7 +19,7 @@ from keras_pipeline.evaluation.report.html import (
     Paragraph,
     Table,
 )
-from keras_pipeline.export.verdict import named_backends, tested_in
+from keras_pipeline.export.verdict import DEVICES, named_backends, tested_in
 
 
 def calibration_blocks(run: Run) -> list[Block]:
@@ -125,6 +126,7 @@ def export_blocks(run: Run) -> list[Block]:
             if (found := measured.get("accuracy")) and found["n"] >= MIN_PHOTOS
         ),
         *map(Paragraph, verdict["notes"]),
+        *_device_blocks(run, verdict["files"]["list_sha256"]),
         _quantization_table(run.read("quantization"), run.read("export")["bytes"]),
         Details(
             "The page against Python",
@@ -139,6 +141,45 @@ def export_blocks(run: Run) -> list[Block]:
         ),
     ]
 
+
+def _device_blocks(run: Run, page: str) -> list[Block]:
+    """Say what devices have reported of this page, if any did; `page` is the sha256 of its files.json."""
+    store = run.path("equivalence").with_name(DEVICES)
+    kept = read_json(store) if store.exists() else {}
+    reported = kept["verdicts"] if kept.get("list_sha256") == page else []
+    if not reported:
+        return []
+    return [
+        Paragraph("Reported by a device, on drawn photos; not measured here, and no gate depends on it:"),
+        *(Paragraph(_reported(each)) for each in reported),
+        Details("What devices reported", [_device_table(reported)]),
+    ]
+
+
+def _reported(each: dict) -> str:
+    device, photos = each["device"], each["photos"]
+    verdict = "the same answers as Python" if each["agrees"] else f"other answers: {'; '.join(each['reasons'])}"
+    return (
+        f"{device['user_agent']}, {each['date'][:10]}{'' if device['secure_context'] else ', plain HTTP'}: "
+        f"{verdict}. It sees {photos['same']} of {photos['n']} photos as Python does, and of those that the browser "
+        f"decodes {photos['by_browser_same']} of {photos['by_browser']}. Not tested: {'; '.join(each['untested'])}."
+    )
+
+
+def _device_table(reported: list[dict]) -> Table:
+    rows = [
+        [each["device"]["user_agent"], backend["name"], backend["renderer"], backend["n"], backend["same_top1"],
+         backend["max_abs_diff"], backend["limit"], backend["load_ms"], backend["first_ms"], backend["median_ms"]]
+        for each in reported
+        for backend in each["backends"]
+    ]  # fmt: skip
+    return Table(_DEVICE.split(", "), rows, "Reported by devices, with Python's answers computed here")
+
+
+_DEVICE = (
+    "browser, backend, runs on, photos, same top-1, max |\N{WORD JOINER}Δp|, limit, load (ms), first answer (ms), "
+    "then (ms)"
+)
 
 _AGREEMENT = (
     "backend, stage, verdict, photos, same top-1, same top-5, same 'conclusive', max |\N{WORD JOINER}Δp|, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from keras_pipeline.core.artifacts import Run
@@ -51,6 +52,8 @@ def phase(run: Run, options: argparse.Namespace) -> tuple[object, int]:
             inputs.require(run, step)
             return step.load().main(run, options)
     steps = steps_between(name, name)
+    if file := getattr(options, "verdict", None):
+        return _take_in_verdict(run, steps[0], options, Path(file))
     profiles = getattr(options, "profile_input", False)
     if options.dry_run and (profiles or run.split != "test"):
         other = "--profile-input" if profiles else f"--split {run.split}"
@@ -60,12 +63,32 @@ def phase(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     if run.split != "test":
         runner.evaluate_split(run, steps[0])
         return {}, 0
+    force = options.force or run.refetch
     if options.dry_run:
-        rows = dry_run.forecast_steps(run, steps, options.force)
+        rows = dry_run.forecast_steps(run, steps, force)
         sizes = runner.estimate(run, steps) if options.step else {}
         print(*(f"{title}: {size}" for title, size in sizes.items()), sep="\n")
         return {"would_run": rows, "estimates": sizes}, 0
-    return gated(run, steps, options.force)
+    return gated(run, steps, force)
+
+
+def _take_in_verdict(run: Run, step: Step, options: argparse.Namespace, file: Path) -> tuple[dict, int]:
+    """Judge what a device has reported, keep it beside the step's artefacts, and write the report again."""
+    others = [f"--{name}" for name in ("photos", "browser", "all", "force", "dry-run") if _is_given(options, name)]
+    if others:
+        raise ValueError(f"--verdict: received {', '.join(others)} too, expected it alone; leave the other out")
+    from keras_pipeline.phases.phase6_export import device  # with TensorFlow
+
+    with runner.lock(run):
+        inputs.require(run, step)
+        found = device.take_in(run, file)
+    if run.path("report").exists():
+        print(f"report: {report.write(run, options, again=True)}")
+    return found, 0
+
+
+def _is_given(options: argparse.Namespace, name: str) -> bool:
+    return bool(getattr(options, name.replace("-", "_"), None))
 
 
 def _refuse_phases_options(step: Step, options: argparse.Namespace) -> None:

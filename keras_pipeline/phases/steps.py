@@ -110,7 +110,8 @@ STEPS = [
     Step(
         "phase0", "export", "download every photo once", ("audit",), ("url_ledger",),
         (*SOURCE, "source.max_per_species", "source.max_per_observation", "source.details", "source.base_url",
-         "source.url_replace", "seed", "dataset", "phase0.export"), 6, flags=BEAM, estimates=True,
+         "source.url_replace", "seed", "dataset", "phase0.export"), 6,
+        flags=("refetch-older-records", *BEAM), estimates=True,
     ),
     Step(
         "phase0", "split", "group photos, assign groups to splits, write TFRecords, search for leaks", ("url_ledger",),
@@ -212,7 +213,8 @@ STEPS = [
     Step(
         "phase6", "validate", "compare the page in a browser with Python", ("dataset", "saved_model", "web"),
         ("equivalence", "equivalence_worst"),
-        ("seed", "phase6.validation_photos", "phase6.photos", "phase6.browsers"), 7, flags=("photos", "browser", "all"),
+        ("seed", "phase6.validation_photos", "phase6.photos", "phase6.browsers"), 7,
+        flags=("photos", "browser", "all", "verdict"),
     ),
     Step(
         "phase7", "manifest", "write the manifest of the run",

@@ -23,7 +23,7 @@ class HostileHost(LoopbackHost):
     gzip-*  Content-Encoding: gzip    rubbish-* no HTTP                    empty-*   an empty body
     small-* 48 x 12 px                quiet-*   begins, then falls silent  inside-*  redirects to 127.0.0.2
     late-*  429 with Retry-After of an hour               cdn-*   redirects to good-* at `elsewhere`
-    *?*     the same photo under another URL
+    *?*     the same photo under another URL            other-*  another photo than good-*
     """
 
     def __init__(self, jpeg, address="127.0.0.1"):
@@ -31,6 +31,7 @@ class HostileHost(LoopbackHost):
         self.asked, self.times, self.agents = collections.Counter(), [], set()
         self.photo_of = lambda name: jpeg(zlib.crc32(name.partition("?")[0].encode()), (48, 40))
         self.delay, self.down, self.elsewhere = 0.0, False, ""
+        self.becomes = {}  # {name: kind that it answers as from now on}
         self.open, self.most = 0, 0
 
     @property
@@ -56,8 +57,8 @@ class HostileHost(LoopbackHost):
         writer.close()
 
     async def _answer(self, name, writer):
-        kind, first = name.split("-")[0], self.asked[name] == 1
-        photo = self.photo_of(name)
+        kind, first = self.becomes.get(name, name.split("-")[0]), self.asked[name] == 1
+        photo = self.photo_of(f"other-{name}" if kind == "other" else name)
         status, body, headers = 200, photo, {}
         if self.down or kind == "down" or (kind == "busy" and first):
             status, body = (503 if kind != "busy" else 429), b""

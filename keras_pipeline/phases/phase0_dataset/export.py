@@ -21,7 +21,7 @@ from keras_pipeline.ingest import download, idle, urls
 from keras_pipeline.ingest.ledger import SAME_URL, UNDER_SPECIES, Document, Ledger
 from keras_pipeline.ingest.pace import CONVERTED, PHOTO_BYTES, expected_seconds
 from keras_pipeline.ingest.tally import counted
-from keras_pipeline.phases.phase0_dataset import export_beam
+from keras_pipeline.phases.phase0_dataset import export_beam, refetch
 from keras_pipeline.phases.phase0_dataset.shard_index import stored_photos
 from keras_pipeline.phases.phase0_dataset.stored import (
     RAW_SHARDS,
@@ -49,11 +49,17 @@ def run(run: Run) -> None:
         discard_other_export(run)
         with Ledger(database(run)) as ledger:
             export_beam.take_in(ledger, raw_folder(run))
+            refetch.take_in(run, ledger)
             _take_in(run, ledger, documents)
             for remark in idle.of_downloads(ledger, run.config.source, run.config.phase0.export):
                 print(remark, flush=True)  # before hours of downloads
-            stored, others = _fetch(run, ledger, convert, base_url)
-            told = [*_repeats(ledger, others), *_without_photo(run, ledger), *shared_redirects(run, ledger)]
+            given_up: dict[str, str] = {}
+            stored, others = _fetch(run, ledger, convert, base_url, given_up)
+            told: list[str] = []
+            if run.refetch:
+                told += refetch.fetch_older(run, ledger, convert, base_url=base_url, given_up=given_up)
+                ledger.write_parquet(run.path("url_ledger"))
+            told += [*_repeats(ledger, others), *_without_photo(run, ledger), *shared_redirects(run, ledger)]
             later = ledger.may_succeed_later()
     print(f"{stored} photos stored, {sum(others.values())} not: {others or 'none'}", *told, sep="\n")
     if later and run.config.source.serves_photos:
@@ -64,7 +70,9 @@ def run(run: Run) -> None:
         raise SourceError(f"no photo could be stored ({others}); see {run.path('url_ledger')} for each URL")
 
 
-def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) -> tuple[int, dict[str, int]]:
+def _fetch(
+    run: Run, ledger: Ledger, convert: Callable, base_url: str | None, given_up: dict[str, str]
+) -> tuple[int, dict[str, int]]:
     """Fetch every waiting photo and write the ledger's file. Return (photos stored, {reason: photos not stored})."""
     settings, raw, known = run.config.dataset, raw_folder(run), ledger.shards()
     for shard in raw.glob(RAW_SHARDS):
@@ -79,7 +87,6 @@ def _fetch(run: Run, ledger: Ledger, convert: Callable, base_url: str | None) ->
     estimate = _estimate(run, ledger)
     if estimate["needed"] > estimate["free"]:
         raise SourceError(f"{_describe(estimate)}; free some space, or lower source.max_per_species")
-    given_up: dict[str, str] = {}
     while ledger.count("waiting"):
         if run.beam is not None:
             _fetch_on_beam(run, ledger, base_url)
@@ -141,7 +148,8 @@ def estimate(run: Run) -> str:
             if not run.config.source.serves_photos:
                 size += f"; to download about {_bytes(found['download'])} ({found['size']})"
                 size += f" in at least {duration(found['seconds'])}"
-            return "\n".join([size, *idle.of_downloads(ledger, run.config.source, run.config.phase0.export)])
+            older = [refetch.describe(run, ledger)] if run.refetch else []
+            return "\n".join([size, *older, *idle.of_downloads(ledger, run.config.source, run.config.phase0.export)])
 
 
 def _take_in(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
@@ -149,7 +157,9 @@ def _take_in(run: Run, ledger: Ledger, documents: Iterator[Document]) -> None:
     plan(run, ledger, documents)
     gone = [name for name, wanted in ledger.shards().items() if wanted and not (raw_folder(run) / name).exists()]
     if gone:
-        lost = ledger.fetch_again(gone, except_for=stored_photos(finished_shards(run)))
+        # A photo that was fetched again for today's rule may lie in a second raw shard.
+        shards = [*finished_shards(run), *sorted(raw_folder(run).glob(RAW_SHARDS))]
+        lost = ledger.fetch_again(gone, except_for=stored_photos(shards))
         if lost:
             print(f"{lost} photos were in shards that are missing; they are fetched again")
     _choose(run, ledger)

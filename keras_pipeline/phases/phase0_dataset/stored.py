@@ -123,6 +123,11 @@ def database(run: Run) -> Path:
     return run.path("dataset").with_name("ledger.sqlite")
 
 
+def refetch_database(run: Run) -> Path:
+    """Return the path of the ledger of photos that are fetched again for today's rule."""
+    return run.path("dataset").with_name("refetch.sqlite")
+
+
 def stored_as(run: Run) -> str:
     """Return a hash of the source and of the settings with which photos are stored now."""
     return _stored_as(run.config)
@@ -184,7 +189,7 @@ def discard_other_export(run: Run) -> None:
         if names[0] not in _recorded(run):
             print(f"{folder / 'stored_as'}: source.demo no longer counts for a MongoDB; nothing is fetched again")
     else:
-        for file in folder.glob("ledger.sqlite*"):
+        for file in [*folder.glob("ledger.sqlite*"), *folder.glob("refetch.sqlite*")]:
             file.unlink()
         shutil.rmtree(raw, ignore_errors=True)
     raw.mkdir(parents=True, exist_ok=True)
