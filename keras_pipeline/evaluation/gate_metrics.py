@@ -60,12 +60,23 @@ def largest_group(run: Run) -> float:
 
 
 def split_shares(run: Run) -> float | Estimate:
-    """The largest difference of a split's share of the photos from the reachable one."""
+    """The largest difference of a split's share of the photos from the reachable one.
+
+    From the one that was asked for where a split has less than half of that: if no more is reachable, what is judged on
+    it says little all the same.
+    """
     shares = run.read("leak_audit").get("shares")
     if shares is None:
         raise Unmeasurable("the shares were not recorded: run `phase0 split --force`")
     total = sum(shares["photos"].values())
-    found = max(abs(n - shares["reachable"][split]) for split, n in shares["photos"].items()) / total
+    wanted = {split: share * total for split, share in shares["asked"].items()}
+    found = (
+        max(
+            abs(n - (wanted[split] if n < wanted[split] / 2 else shares["reachable"][split]))
+            for split, n in shares["photos"].items()
+        )
+        / total
+    )
     if found <= run.config.gates.split_shares:
         return found
     allowed = shares["two_groups"] / total
