@@ -393,7 +393,10 @@ def test_what_could_not_have_come_out_otherwise_is_said_in_words(judge, make_con
         "All test photos are of one species: shares of them, ECE and precision say nothing. Of 2 species the right one "
         "is always among the first five."
     )
-    judge("phase0 baseline", {"baseline": {"linear_probe": TEACHER}})
+    few = {name: value for name, value in TEACHER.items() if name != "per_class_recall"} | {"classes": 5}
+    judge("phase0 baseline", {"baseline": {"linear_probe": few}})
+    assert gate_metrics.trivial(run) == "Of 5 species the right one is always among the first five."
+    judge("phase0 baseline", {"baseline": {"linear_probe": TEACHER}})  # as written by code_version 5
     assert gate_metrics.trivial(run) == ""
 
 

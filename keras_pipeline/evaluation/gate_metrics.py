@@ -149,7 +149,8 @@ def trivial(run: Run) -> str:
     """Which metrics of the test photos could not have come out otherwise, in sentences; '' where all could."""
     probe = run.read("baseline")["linear_probe"]  # every model's test photos and class list
     lone = [name for name, entry in probe["per_region"].items() if entry["species"] < 2]
-    said, species = [], len(probe["per_class_recall"])
+    older = probe.get("per_class_recall")  # written here until it moved to `baseline_recall.npz`
+    said, species = [], probe["classes"] if older is None else len(older)
     if probe["species"] < 2:
         said.append("All test photos are of one species: shares of them, ECE and precision say nothing.")
     elif lone:
