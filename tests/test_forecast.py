@@ -6,6 +6,7 @@ import math
 import pandas as pd
 import pytest
 
+from benchmarks.whole.species_9000 import CONFIG
 from keras_pipeline.core import artifacts
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.teachers import Model
@@ -180,3 +181,52 @@ def test_an_export_keeps_the_limits_of_its_hosts_and_says_what_it_downloads(make
     )
     assert forecast.photo_bytes(run) == (2e6, "as those before")
     assert forecast.costs(run, TWO_CORES)["phase0 export"].download == 4000 * 2e6
+
+
+# Seconds of single steps repeated on the collection of benchmark species_9000, 2 cores with other work beside them.
+REPEATED = {
+    "phase0 split": 34.8, "phase0 baseline": 265.1, "phase1 logits": 86.9, "phase3 combine": 10.3, "phase3 check": 37.3,
+    "phase5 calibrate": 32.8,
+}  # fmt: skip
+# Seconds of its whole run, of which most steps took two to five times as long for the work beside it.
+WHOLE = {"phase1 train": 1467.8, "phase2 train": 602.9, "phase4 distill": 1719.2, "phase4 finetune": 216.9}
+
+
+def of_9000_species(make_run):
+    run = make_run(**{name: CONFIG[name] for name in ("dataset", "phase0", "phase1", "phase2", "phase3", "phase4")})
+    run.path("dataset").parent.mkdir(parents=True)
+    photos = {"train": 60_284, "val": 3768, "calibration": 3768, "test": 7535}
+    splits = {name: {"n": n, "per_region": {"EU_SW": 15_243 if name == "train" else 0}} for name, n in photos.items()}
+    write_json(run.path("dataset"), {"splits": splits, "classes": [str(number) for number in range(9000)]})
+    return run
+
+
+@pytest.mark.parametrize(("step", "took"), (REPEATED | WHOLE).items())
+def test_at_9000_species_a_step_takes_what_was_said_within_a_factor_of_2(make_run, step, took):
+    assert 0.5 < forecast.costs(of_9000_species(make_run), TWO_CORES)[step].seconds / took < 2
+
+
+def test_combining_leaves_nothing_but_its_soft_labels(make_run):
+    costs = forecast.costs(of_9000_species(make_run), TWO_CORES)
+    # 60,284 photos of 2 views: 8 bytes, and 12 + 4 * 128 for each view
+    assert costs["phase3 combine"].bytes == costs["phase1 logits"].bytes == 60_284 * (8 + 2 * 524)
+
+
+def test_more_classes_cost_more(make_run):
+    run = of_9000_species(make_run)
+    more = forecast.costs(run, TWO_CORES)
+    write_json(run.path("dataset"), run.read("dataset") | {"classes": ["a", "b"]})
+    less = forecast.costs(run, TWO_CORES)
+    # 123 and 48 us of a core for each of 120,568 views, half of it on two cores
+    assert more["phase1 logits"].seconds - less["phase1 logits"].seconds > 7.4
+    assert more["phase3 combine"].seconds - less["phase3 combine"].seconds > 2.8
+    assert more["phase0 baseline"].seconds - less["phase0 baseline"].seconds > 70
+
+
+def test_a_gpu_reads_and_encodes_while_it_computes(make_run):
+    run = of_9000_species(make_run)
+    card = forecast.Device("GPU", 1.5e12, 25e12, cores=8, gpu=True)
+    # 120,568 views: 2.5e6 multiply-adds take 2 us, reading and encoding on 8 cores 54 us
+    assert forecast.costs(run, card)["phase1 logits"].seconds - forecast.START == pytest.approx(
+        120_568 * 54e-6, rel=0.02
+    )

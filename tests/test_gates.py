@@ -293,6 +293,16 @@ def test_a_split_may_differ_by_a_hundredth_or_two_groups(judge, train, two_group
         assert verdict["reason"].startswith("two groups are 0.02 of the photos")
 
 
+@pytest.mark.parametrize(("test", "status", "value"), [(8, "missed", 0.12), (10, "met", 0.0)])
+def test_a_split_of_less_than_half_of_what_was_asked_is_missed_even_if_no_more_is_reachable(judge, test, status, value):
+    shares = {
+        **SHARES, "reachable": {"train": 100.0 - test, "test": float(test)},
+        "photos": {"train": 100 - test, "test": test}, "two_groups": 2,
+    }  # fmt: skip
+    verdict = judge("phase0 split", {"leak_audit": {**LEAK_AUDIT, "shares": shares}})["split_shares"]
+    assert (verdict["status"], verdict["value"]) == (status, pytest.approx(value))
+
+
 def test_an_audit_from_before_these_gates_is_not_judged_by_them(judge):
     old = {name: value for name, value in LEAK_AUDIT.items() if name not in ("shares", "pictures", "two_names")}
     assert set(reasons(judge("phase0 split", {"leak_audit": old}))) == {"split_shares", "two_names"}
@@ -383,7 +393,10 @@ def test_what_could_not_have_come_out_otherwise_is_said_in_words(judge, make_con
         "All test photos are of one species: shares of them, ECE and precision say nothing. Of 2 species the right one "
         "is always among the first five."
     )
-    judge("phase0 baseline", {"baseline": {"linear_probe": TEACHER}})
+    few = {name: value for name, value in TEACHER.items() if name != "per_class_recall"} | {"classes": 5}
+    judge("phase0 baseline", {"baseline": {"linear_probe": few}})
+    assert gate_metrics.trivial(run) == "Of 5 species the right one is always among the first five."
+    judge("phase0 baseline", {"baseline": {"linear_probe": TEACHER}})  # as written by code_version 5
     assert gate_metrics.trivial(run) == ""
 
 

@@ -28,6 +28,7 @@ from keras_pipeline.core.files import write_json
 from keras_pipeline.core.hashing import content_hash
 from keras_pipeline.data import records
 from keras_pipeline.demo import embedded
+from keras_pipeline.ingest.ledger import Ledger
 
 SPECIES = ("Bellis perennis", "Crocus vernus", "Iris germanica")
 
@@ -533,6 +534,17 @@ def test_killed_while_photos_are_fetched_again_nothing_is_lost_or_stored_twice(p
     assert project.run("split") == 0
     assert project.info()["photos_by_rule"] == {"1": 40, "2": 80} and project.stored() == before
     assert not list(project.root.rglob(".writing-*"))
+
+
+@pytest.mark.parametrize("moment", ["move_records", "forget_stored"])
+def test_ended_between_the_two_ledgers_the_new_records_count(project, monkeypatch, moment):
+    before = older(project, 30)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, moment, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert project.command("export", REFETCH) == 130
+    project.host.asked.clear()
+    assert project.run("export", "split") == 0 and not project.host.asked
+    assert project.info()["photos_by_rule"] == {"2": 30} and project.stored() == before
 
 
 def test_before_the_split_a_lost_shard_of_photos_fetched_again_leaves_their_old_records(project):

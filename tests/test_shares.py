@@ -1,5 +1,6 @@
 """Shares of the splits hold over the whole, for any mix of species and groups."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from keras_pipeline.core.dataset import SPLITS, DatasetInfo
 from keras_pipeline.ingest.shares import assign_splits
+from keras_pipeline.phases.phase0_dataset.split_report import remarks
 
 DEFAULT = {"train": 0.8, "val": 0.05, "calibration": 0.05, "test": 0.1}
 
@@ -136,3 +138,26 @@ def test_no_split_is_empty_where_groups_are_few():
 def test_the_seed_decides_which_small_species_are_judged():
     splits = [assigned(species(100, 4), seed=seed)[0] for seed in (1, 1, 2)]
     assert (splits[0] == splits[1]).all() and (splits[0] != splits[2]).any()
+
+
+def remarks_on(shares):
+    """What `phase0 split` says of these shares."""
+    report = {
+        "photos": shares.all_photos, "species": 1, "species_missing_from": {"test": 0}, "stored": shares.all_photos,
+        "shares": dataclasses.asdict(shares), "absent": {"user_id": 0, "day": 0}, "judged": {}, "without_day": 0,
+        "by_author": {"photos": 0},
+    }  # fmt: skip
+    return remarks(report)
+
+
+def test_a_split_of_less_than_half_of_what_was_asked_is_warned_of():
+    # 3,000 species have one photo each, which is learnt; only 20 species of 10 photos can fill the other splits.
+    shares = assigned(species(3000, 1) + species(20, 10, prefix="common"))[2]
+    assert shares.photos == {"train": 3020, "val": 45, "calibration": 45, "test": 90}
+    assert remarks_on(shares)[0].startswith(
+        "warning: less than half of what was asked for: val 45 of 160 photos, calibration 45 of 160 photos, "
+        "test 90 of 320 photos; "
+    )
+    shares = assigned(species(1000, 1) + species(20, 10, prefix="common"))[2]
+    assert shares.photos == {"train": 1020, "val": 45, "calibration": 45, "test": 90}
+    assert not any("less than half" in each for each in remarks_on(shares))

@@ -96,8 +96,8 @@ def measure(root: Path, photos: int) -> tuple[dict[str, float], dict[str, float]
 
 def full_size(gpus: int) -> dict[str, forecast.Cost]:
     run = Run(from_file(ROOT / "configs/full.yaml", [f"gates.valid_photos_max={FULL}"]), None)
-    rates = {network: gpus * rate for network, rate in forecast.GPU.items()}
-    card = forecast.Device("GPU", **rates, cores=CORES * gpus)
+    mobilenet, vit = (gpus * forecast.GPU[network] for network in ("mobilenet", "vit"))
+    card = forecast.Device("GPU", mobilenet, vit, CORES * gpus, gpu=True)
     return forecast.costs(run, card)
 
 

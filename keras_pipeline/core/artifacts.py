@@ -23,6 +23,7 @@ ARTEFACTS = {
     "assignment": "tfrecords/{dataset}/assignment.parquet",
     "leak_audit": "artifacts/{experiment}/phase0/leak_audit.json",
     "baseline": "artifacts/{experiment}/phase0/baseline.json",
+    "baseline_recall": "artifacts/{experiment}/phase0/baseline_recall.npz",
     "look_alikes": "artifacts/{experiment}/phase0/look_alikes.json",
     "baseline_predictions": "artifacts/{experiment}/phase0/predictions_test.npz",
     "teacher": f"artifacts/{{experiment}}/{GLOBAL_PATH}",

@@ -60,12 +60,23 @@ def largest_group(run: Run) -> float:
 
 
 def split_shares(run: Run) -> float | Estimate:
-    """The largest difference of a split's share of the photos from the reachable one."""
+    """The largest difference of a split's share of the photos from the reachable one.
+
+    From the one that was asked for where a split has less than half of that: if no more is reachable, what is judged on
+    it says little all the same.
+    """
     shares = run.read("leak_audit").get("shares")
     if shares is None:
         raise Unmeasurable("the shares were not recorded: run `phase0 split --force`")
     total = sum(shares["photos"].values())
-    found = max(abs(n - shares["reachable"][split]) for split, n in shares["photos"].items()) / total
+    wanted = {split: share * total for split, share in shares["asked"].items()}
+    found = (
+        max(
+            abs(n - (wanted[split] if n < wanted[split] / 2 else shares["reachable"][split]))
+            for split, n in shares["photos"].items()
+        )
+        / total
+    )
     if found <= run.config.gates.split_shares:
         return found
     allowed = shares["two_groups"] / total
@@ -138,7 +149,8 @@ def trivial(run: Run) -> str:
     """Which metrics of the test photos could not have come out otherwise, in sentences; '' where all could."""
     probe = run.read("baseline")["linear_probe"]  # every model's test photos and class list
     lone = [name for name, entry in probe["per_region"].items() if entry["species"] < 2]
-    said, species = [], len(probe["per_class_recall"])
+    older = probe.get("per_class_recall")  # written here until it moved to `baseline_recall.npz`
+    said, species = [], probe["classes"] if older is None else len(older)
     if probe["species"] < 2:
         said.append("All test photos are of one species: shares of them, ECE and precision say nothing.")
     elif lone:

@@ -20,21 +20,16 @@ import pyarrow.parquet
 
 from keras_pipeline.core import sidecars
 from keras_pipeline.core.artifacts import Run
-from keras_pipeline.core.config.teachers import VIT_NAME, VIT_SIZES, Model
+from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.core.dataset import SPLITS
 from keras_pipeline.core.environment import nvidia
 from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.region_names import photos_of
 from keras_pipeline.core.sidecars import is_as_written, sidecar
 from keras_pipeline.ingest import pace, photo_folder, urls
-from keras_pipeline.models.weights_file import channels
 from keras_pipeline.phases import staleness, status
+from keras_pipeline.phases.macs import macs
 from keras_pipeline.phases.steps import STEPS, Step
-
-# Width, blocks, stride and expansion of MobileNetV2 (arXiv 1801.04381, table 2).
-MOBILENET_BLOCKS = (
-    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +40,11 @@ class Device:
     mobilenet: float
     vit: float
     cores: int
+    gpu: bool = False
+
+    def together(self, device: float, cores: float) -> float:
+        """Seconds of work that needs `device` seconds of it and `cores` seconds of a core: a GPU waits for neither."""
+        return max(device, cores / self.cores) if self.gpu else device + cores / self.cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,52 +69,27 @@ LIGHT = (
 LIGHT_START = 2.0  # of these, which need neither
 BROWSERS_START = 60.0  # `phase6 validate`: a browser for each of four backends
 DECODE = 1 / 350  # seconds of a core a photo: decoding, cropping and `aggressive` views at 224 px
+READ = 2.5e-4  # besides, for a photo of any size: a record's way through tf.data
+STEP = 0.036  # seconds of a training step besides its photos, on CPUs: some hundred small operations
+UPDATE = 10e-9  # and for each parameter: Adam
+# Seconds of one core, measured in a run of 9,000 classes and 75,000 photos at 32 px; the work grows with the classes.
+ENCODE = 123e-6 / 9000  # a view and class: soft labels from logits (benchmark soft_labels_9000)
+COMBINE = 48e-6 / 9000  # a view and class: averaging the teachers' (the same)
+COMPARE = 150e-6 / 9000  # a photo, class and teacher: dense ensembles of `phase3 check`
+HISTOGRAM = 1.8e-3  # a photo at 224 px: colours counted
+COPIES = (1e-2, 3e-11)  # a judged photo, whose candidates are placed; and a pair of photos and feature
+PROBE = (8e-9, 9e-11)  # a train photo, epoch and class of the linear probe, and for each feature
+SPLIT = 1e-3  # a photo: hashed, compared, moved
 DRAWING = 0.017  # seconds a photo of the demo, before the audit
 STORED_PHOTO = 45e3  # bytes at 256 px, quality 95
-
-
-def macs(model: Model, image_size: int, classes: int) -> tuple[float, float]:
-    """(multiply-adds of one forward pass, parameters); of thousands of classes the head has most of the parameters."""
-    match = VIT_NAME.fullmatch(model.name)
-    if match is None:
-        total, parameters, features = _mobilenet(model.alpha, image_size)
-    else:
-        layers, _, features = VIT_SIZES[match[1]]
-        patch = int(match[2])
-        tokens = (image_size // patch) ** 2 + 1
-        embedding = 3 * patch**2 * features
-        # A block: 4 width² of attention, 8 width² of its MLP; scores and sums take tokens · width each.
-        total = layers * tokens * (12 * features**2 + 2 * tokens * features) + tokens * embedding
-        parameters = 12 * layers * features**2 + embedding + tokens * features
-    rank = model.head_rank
-    head = features * rank + rank * classes if rank else features * classes
-    return total + head, parameters + head
-
-
-def _mobilenet(alpha: float, size: int) -> tuple[float, float, int]:
-    """Return multiply-adds, parameters and number of features."""
-
-    side, last = -(-size // 2), channels(32 * alpha)
-    parameters = 27 * last
-    total = side**2 * parameters
-    for expansion, width, blocks, first_stride in MOBILENET_BLOCKS:
-        for number in range(blocks):
-            stride, inner, out = first_stride if number == 0 else 1, expansion * last, channels(width * alpha)
-            after = -(-side // stride)
-            expand = last * inner if expansion > 1 else 0
-            total += side**2 * expand + after**2 * (9 * inner + inner * out)
-            parameters += expand + 9 * inner + inner * out
-            side, last = after, out
-    features = channels(1280 * max(alpha, 1.0))
-    return total + side**2 * last * features, parameters + last * features, features
 
 
 def device() -> Device:
     """The first GPU that the driver names, or else the cores that this process may use."""
     cores = len(os.sched_getaffinity(0))
     if listed := nvidia("name"):
-        return Device(listed[0], **GPU, cores=cores)
-    return Device(f"{cores} cores", **{key: cores * rate for key, rate in CORE.items()}, cores=cores)
+        return Device(listed[0], GPU["mobilenet"], GPU["vit"], cores, gpu=True)
+    return Device(f"{cores} cores", cores * CORE["mobilenet"], cores * CORE["vit"], cores)
 
 
 NOT_COUNTED = "gates.valid_photos_max, as nothing is counted yet: `phase0 audit` counts"
@@ -188,14 +163,16 @@ class _Network:
     def __init__(self, model: Model, image_size: int, classes: int, on: Device) -> None:
         self.macs, self.parameters = macs(model, image_size, classes)
         rate = on.mobilenet if model.name == "mobilenetv2" else on.vit
-        self._pass, self._read = self.macs / rate, DECODE * (image_size / 224) ** 2 / on.cores
+        self._pass, self._read, self._on = self.macs / rate, READ + DECODE * (image_size / 224) ** 2, on
+        self._step = 0.0 if on.gpu else STEP + UPDATE * self.parameters
 
-    def train(self, n: float, *, beside: float = 0.0) -> float:
-        """Forwards and backwards; `beside`: seconds a photo that another network takes. Reading goes on meanwhile."""
-        return n * max(3 * self._pass + beside, self._read)
+    def train(self, n: float, batch_size: int, *, beside: float = 0.0) -> float:
+        """Forwards and backwards; `beside`: seconds a photo that another network takes."""
+        return n * self._on.together(3 * self._pass + beside + self._step / batch_size, self._read)
 
-    def infer(self, n: float) -> float:
-        return n * max(self._pass, self._read)
+    def infer(self, n: float, *, beside: float = 0.0) -> float:
+        """Forwards; `beside`: seconds of a core a photo that the answers take."""
+        return n * self._on.together(self._pass, self._read + beside)
 
     @property
     def checkpoint(self) -> float:
@@ -216,15 +193,26 @@ def _ingest(run: Run, n: dict, on: Device) -> dict[str, Cost]:
         audit += total * DRAWING
     sample = min((run.config.phase0.validate_urls.sample or total) / max(total, 1), 1)
     stored = total * STORED_PHOTO * (run.config.dataset.short_side / 256) ** 2
-    probe = _Network(Model(name="mobilenetv2"), run.config.phase0.baseline.image_size, 0, on)
-    imagenet = run.config.phase0.baseline.features != "colour-histogram"
     return {
         "phase0 audit": Cost(audit),
         "phase0 validate-urls": Cost(sample * downloads, download=sample * remote * min(each, pace.FIRST_BYTES)),
         "phase0 export": Cost(downloads, stored, remote * each),
-        "phase0 split": Cost(total / 15_000 + stored / 100e6, stored),
-        "phase0 baseline": Cost(probe.infer(total) if imagenet else total / 200),
+        "phase0 split": Cost(SPLIT * total / on.cores + stored / 100e6, stored),
+        "phase0 baseline": Cost(_baseline(run, n, on)),
     }
+
+
+def _baseline(run: Run, n: dict, on: Device) -> float:
+    """Seconds of features of all photos, their search for copies, and the probe; hardly anything uses two cores."""
+    settings, total = run.config.phase0.baseline, sum(n[name] for name in SPLITS)
+    network = _Network(Model(name="mobilenetv2"), settings.image_size, 0, on)
+    histogram = settings.features == "colour-histogram"
+    judged, width = total - n["train"], 64 if histogram else 1280
+    each = READ + HISTOGRAM * (settings.image_size / 224) ** 2
+    features = total * each if histogram else network.infer(total)
+    learnt = settings.probe_epochs * n["train"] * n["classes"] * (PROBE[0] + PROBE[1] * width)
+    copies = judged * (COPIES[0] + COPIES[1] * total * width)
+    return features + learnt + copies
 
 
 def check_disk(run: Run, steps: Iterable[Step]) -> None:
@@ -279,11 +267,13 @@ def _teachers(run: Run, n: dict, on: Device) -> dict[str, Cost]:
         train = n["region" if phase == "phase2" else "train"]
         network = _Network(settings.model, settings.data.image_size, n["classes"], on)
         epochs, heads = settings.training.epochs, settings.training.head_epochs
-        seconds = epochs * (network.train(train) + network.infer(n["val"])) + heads * network.infer(train + n["val"])
+        learnt = network.train(train, settings.training.batch_size)
+        seconds = epochs * (learnt + network.infer(n["val"])) + heads * network.infer(train + n["val"])
         found[f"{phase} train"] = Cost(seconds, (epochs + heads + 1) * network.checkpoint)
         found[f"{phase} evaluate"] = Cost(network.infer(n["test"]))
         stored = 0 if config.phase4.distill.live else labels
-        found[f"{phase} logits"] = Cost(network.infer(n["train"] * config.phase3.soft_labels.views), stored)
+        views = n["train"] * config.phase3.soft_labels.views
+        found[f"{phase} logits"] = Cost(network.infer(views, beside=ENCODE * n["classes"]), stored)
     return found
 
 
@@ -297,16 +287,20 @@ def _student(run: Run, n: dict, on: Device) -> dict[str, Cost]:
     student = _Network(config.phase3.model, config.phase4.data.image_size, n["classes"], on)
     teachers = [_Network(each.model, each.data.image_size, n["classes"], on) for each in config.teachers.values()]
     live = sum(each.infer(1) for each in teachers) if config.phase4.distill.live else 0.0
-    labels = _soft_label_bytes(run, n)
+    labels, views = _soft_label_bytes(run, n), n["train"] * config.phase3.soft_labels.views
+    dense = COMPARE * n["classes"]
     found = {
-        "phase3 combine": Cost(2 * labels / 20e6, labels),
-        "phase3 check": Cost(sum(each.infer(n["val"] + n["test"]) for each in teachers)),
+        "phase3 combine": Cost(2 * labels / 20e6 + views * COMBINE * n["classes"] / on.cores, labels),
+        "phase3 check": Cost(
+            2 * labels / 20e6 + sum(each.infer(n["val"] + n["test"], beside=dense) for each in teachers)
+        ),
         "phase4 evaluate": Cost(student.infer(n["val"] + n["test"])),
         "phase4 plot": Cost(0),
     }
     for name, beside in (("distill", live), ("finetune", 0.0)):
         epochs = getattr(config.phase4, name).epochs
-        seconds = epochs * (student.train(n["train"], beside=beside) + student.infer(n["val"]))
+        learnt = student.train(n["train"], config.phase4.training.batch_size, beside=beside)
+        seconds = epochs * (learnt + student.infer(n["val"]))
         found[f"phase4 {name}"] = Cost(seconds, (epochs + 1) * student.checkpoint)
     return found
 

@@ -151,33 +151,36 @@ def _device_blocks(run: Run, page: str) -> list[Block]:
         return []
     return [
         Paragraph("Reported by a device, on drawn photos; not measured here, and no gate depends on it:"),
-        *(Paragraph(_reported(each)) for each in reported),
+        *(Paragraph(f"Device {number}: {_reported(each)}") for number, each in enumerate(reported, 1)),
         Details("What devices reported", [_device_table(reported)]),
     ]
 
 
 def _reported(each: dict) -> str:
     device, photos = each["device"], each["photos"]
-    verdict = "the same answers as Python" if each["agrees"] else f"other answers: {'; '.join(each['reasons'])}"
+    verdict = "it reports the same answers as Python"
+    if not each["agrees"]:
+        verdict = f"other answers: {'; '.join(each['reasons'])}"
     return (
         f"{device['user_agent']}, {each['date'][:10]}{'' if device['secure_context'] else ', plain HTTP'}: "
         f"{verdict}. It sees {photos['same']} of {photos['n']} photos as Python does, and of those that the browser "
-        f"decodes {photos['by_browser_same']} of {photos['by_browser']}. Not tested: {'; '.join(each['untested'])}."
+        f"decodes {photos['by_browser_same']} of {photos['by_browser']}. Not tested: "
+        f"{'; '.join(each['untested']) or 'it names nothing'}."
     )
 
 
 def _device_table(reported: list[dict]) -> Table:
     rows = [
-        [each["device"]["user_agent"], backend["name"], backend["renderer"], backend["n"], backend["same_top1"],
+        [f"device {number}", backend["name"], backend["renderer"], backend["n"], backend["same_top1"],
          backend["max_abs_diff"], backend["limit"], backend["load_ms"], backend["first_ms"], backend["median_ms"]]
-        for each in reported
+        for number, each in enumerate(reported, 1)
         for backend in each["backends"]
     ]  # fmt: skip
     return Table(_DEVICE.split(", "), rows, "Reported by devices, with Python's answers computed here")
 
 
 _DEVICE = (
-    "browser, backend, runs on, photos, same top-1, max |\N{WORD JOINER}Δp|, limit, load (ms), first answer (ms), "
+    "device, backend, runs on, photos, same top-1, max |\N{WORD JOINER}Δp|, limit, load (ms), first answer (ms), "
     "then (ms)"
 )
 

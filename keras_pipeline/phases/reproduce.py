@@ -147,7 +147,14 @@ def _take_over_records(run: Run, again: Run, old: Manifest) -> None:
     # Links, because records may be large, with the same times, which sidecars check. The files left out are changed in
     # place, or belong to the baseline, which is made again.
     left_out = shutil.ignore_patterns(
-        ".lock", ".writing-*", ".old-*", "ledger.sqlite*", "raw", "baseline.json*", "predictions_test.npz*"
+        ".lock",
+        ".writing-*",
+        ".old-*",
+        "ledger.sqlite*",
+        "raw",
+        "baseline.json*",
+        "baseline_recall.npz*",
+        "predictions_test.npz*",
     )
     shutil.copytree(mine.parent, again.path("dataset").parent, copy_function=_link, ignore=left_out)
     shutil.copytree(run.folder / "phase0", again.folder / "phase0", copy_function=_link, ignore=left_out)

@@ -119,7 +119,7 @@ STEPS = [
     ),
     Step(
         "phase0", "baseline", "linear probe on frozen features: the score to beat", ("dataset",),
-        ("baseline", "baseline_predictions", "look_alikes"), ("seed", "phase0.baseline"), 5,
+        ("baseline", "baseline_recall", "baseline_predictions", "look_alikes"), ("seed", "phase0.baseline"), 6,
     ),
     Step(
         "phase1", "train", "train the global teacher", ("dataset",), ("teacher", "teacher_history", "teacher_curves"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.dataset import SPLITS
-from keras_pipeline.core.files import write_json
+from keras_pipeline.core.files import aside, write_json
 from keras_pipeline.data import pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
 from keras_pipeline.evaluation import baseline
@@ -46,6 +46,7 @@ def run(run: Run) -> None:
         )  # fmt: skip
         shared = look_alikes.audit(run, info, features)
         write_answers(run.path("baseline_predictions"), predictions)
+    _move_recalls(tables, run.path("baseline_recall"))
     probe, majority = tables["linear_probe"], tables["majority"]["top1_accuracy"]
     headline = {key: probe[key] for key in ("n", "top1_accuracy", "top5_accuracy")}
     result = {"features": settings.features, "method": "linear probe", **headline, "majority_top1": majority}
@@ -57,3 +58,21 @@ def run(run: Run) -> None:
         f"{shared['photos_with_a_copy']} of {shared['photos']} photos of val, calibration and test have a copy in "
         f"another split; {run.path('look_alikes').with_suffix('.html')} shows them"
     )
+
+
+def _move_recalls(tables: dict[str, dict], path: Path) -> None:
+    """Replace each table's `per_class_recall` by its length, `classes`; write the recalls as arrays.
+
+    As JSON, three tables of 9,000 species are 4 MB, which every report and gate would read for a few numbers.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for name, table in tables.items():
+        recalls = table.pop("per_class_recall")
+        table["classes"] = len(recalls)
+        for key in ("n", "groups"):  # the same test photos in every table
+            arrays[key] = np.array([entry[key] for entry in recalls.values()])
+        arrays["latin_name"] = np.array(list(recalls))
+        arrays[f"{name}_recall"] = np.array([entry["recall"] for entry in recalls.values()], float)
+        arrays[f"{name}_interval"] = np.array([entry["interval"] or [None] * 2 for entry in recalls.values()], float)
+    with aside(path) as temporary:
+        np.savez_compressed(temporary, **arrays)

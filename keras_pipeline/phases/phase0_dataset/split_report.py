@@ -18,6 +18,18 @@ def remarks(report: dict) -> list[str]:
     judged = species - report["species_missing_from"]["test"]
     said = [f"judged on {judged:,} of {species:,} species: the others have no test photo"] if judged < species else []
     shares = report["shares"]
+    starved = [split for split in SPLITS if shares["photos"][split] < shares["asked"][split] * total / 2]
+    if starved:
+        got = ", ".join(
+            f"{split} {shares['photos'][split]:,} of {round(shares['asked'][split] * total):,} photos"
+            for split in starved
+        )
+        said.insert(
+            0,
+            f"warning: less than half of what was asked for: {got}; what is judged or fitted on so few says little: "
+            "leave out species of so few photos (source.min_per_species), take the rule that makes large groups out of "
+            "phase0.split.group_by, or ask for less in phase0.split",
+        )
     off = [
         f"{split} {shares['photos'][split] / total:.1%} instead of {shares['asked'][split]:.1%}"
         for split in SPLITS
