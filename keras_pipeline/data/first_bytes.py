@@ -49,11 +49,11 @@ REASONS = {
 
 
 class Refusal(ValueError):
-    """Why a photo is refused, in a sentence. `reason` is one of `REASONS`."""
+    """Why a photo is refused, in a sentence. `reason` is one of `REASONS`; `may_succeed`: by another download."""
 
     def __init__(self, sentence: str, reason: str = "not a photo"):
         super().__init__(sentence)
-        self.reason = reason
+        self.reason, self.may_succeed = reason, reason == "cut off"
 
 
 def refused(reason: str, detail: object = "") -> Refusal:

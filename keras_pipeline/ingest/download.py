@@ -33,7 +33,8 @@ from keras_pipeline.ingest.pace import FIRST_BYTES
 
 # A file's first bytes -> why `Convert` will refuse it, or "".
 Check = Callable[[bytes], str]
-# photo bytes -> (JPEG bytes, height, width); raises ValueError with the reason if the photo is not usable.
+# photo bytes -> (JPEG bytes, height, width); raises ValueError with the reason if the photo is not usable. Where its
+# attribute `may_succeed` is true, another download may bring a usable one: hosts that break off mostly do so once.
 Convert = Callable[[bytes], tuple[bytes, int, int]]
 REPLACED = "not a valid http(s) URL after source.url_replace"
 OTHER_FILE = "another file than the one that was stored"
@@ -259,7 +260,7 @@ def _stored(
         if not reason:
             image, height, width = convert(body)
     except ValueError as error:
-        reason = str(error)
+        reason, later = str(error), getattr(error, "may_succeed", False)
     if reason:
         return [(dataclasses.replace(each, reason=reason, may_succeed=later), None) for each in outcomes]
     results: list[tuple[Outcome, bytes | None]] = []
