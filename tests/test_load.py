@@ -219,6 +219,18 @@ def test_a_second_load_updates_and_a_wrong_row_stands_for_nothing(load, tmp_path
     assert "3 rows, 0 new documents, 2 that were there, 1 bad rows" in capsys.readouterr().out
 
 
+def test_documents_with_a_binary_id_are_found_again(load, tmp_path, capsys):
+    """nx-27017 finds no binary _id and no boolean one, and forgets that bytes are a UUID."""
+    ids = ['{"$uuid": "00000000-0000-0000-0000-000000000005"}', '{"$binary": {"base64": "YWJj", "subType": "00"}}']
+    lines = [f'{{"_id": {_id}, "latin_name": "Viola alba"}}' for _id in [*ids, "true"]]
+    path = written(tmp_path / "a.jsonl", "\n".join(lines))
+    assert load(path)[0] == 0 and load(path)[0] == 0
+    assert {each["_id"] for each in load.collection.find()} == {
+        "00000000-0000-0000-0000-000000000005", "616263", "true"
+    }  # fmt: skip
+    assert "3 rows, 0 new documents, 3 that were there, 0 bad rows" in capsys.readouterr().out
+
+
 def test_a_collection_of_somebody_else_is_refused(load, tmp_path, capsys):
     load.collection.insert_many([{"_id": "1", "mine": 1, "license": "x"}, {"_id": "z", "mine": 2}])
     path = written(tmp_path / "a.csv", CSV)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from uuid import UUID
 from typing import Any
 
 from pymongo import ReplaceOne, UpdateOne, WriteConcern
@@ -17,6 +18,7 @@ from pymongo.errors import AutoReconnect, BulkWriteError
 
 from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.redaction import redact
+from keras_pipeline.ingest.fields import document_id
 from keras_pipeline.ingest.load.rows import Bad, Row
 from keras_pipeline.ingest.mongo import PAUSES
 
@@ -58,6 +60,7 @@ class Target:
         self.collection, self._name = collection, collection.name
         self._records = collection.database[RECORDS].with_options(write_concern=collection.write_concern)
         self._made = self._claim(into_existing)
+        self._is_nx = (self._existing() or {}).get("uuid") == NO_UUID
 
     def _claim(self, into_existing: bool) -> bool:
         """Return whether the collection is `load`'s own; make it if it does not exist."""
@@ -146,12 +149,24 @@ class Target:
         """Upsert documents and note that `read` rows of the file are done; return those that the server refused."""
         if not rows:
             return []
+        rows = list(map(self._findable, rows))
         refused = self._with_patience(rows, counts)
         stored = [row for row in rows if row.place not in {bad.place for bad in refused}]
         if stored:
             progress = {"rows": read, "last": stored[-1].document["_id"]}
             self._records.update_one({"_id": self._name}, {"$set": {f"files.{file}": progress}})
         return refused
+
+    def _findable(self, row: Row) -> Row:
+        """Return the row with an _id that this server finds again.
+
+        nx-27017 finds no binary _id and no true or false, so that a second load would refuse them all. It also forgets
+        that bytes are a UUID. The text gives the same sample_id as the value does on a MongoDB.
+        """
+        _id = row.document["_id"]
+        if not self._is_nx or not isinstance(_id, bytes | UUID | bool):
+            return row
+        return dataclasses.replace(row, document={**row.document, "_id": document_id(_id)})
 
     def _with_patience(self, rows: list[Row], counts: Stored) -> list[Bad]:
         for pause in (*PAUSES, None):
