@@ -14,8 +14,8 @@ cd "$folder"
 "${PYTHON:-python3.11}" -m venv env
 env/bin/pip install --quiet --disable-pip-version-check nx-27017==0.8.1 neosqlite==1.17.2 pymongo==4.20.0
 port=47017
-env/bin/python -c 'from nx_27017 import main; main()' --host 127.0.0.1 --port $port --db data.db --log-file nx.log --pid-file nx.pid \
-  >server.log 2>&1 &
+env/bin/python -c 'from nx_27017 import main; main()' --host 127.0.0.1 --port $port --db data.db \
+  --log-file nx.log --pid-file nx.pid >server.log 2>&1 &
 env/bin/python - $port <<'PYTHON'
 import datetime
 import sys

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from uuid import UUID
 from typing import Any
+from uuid import UUID
 
 from pymongo import ReplaceOne, UpdateOne, WriteConcern
 from pymongo.collection import Collection
