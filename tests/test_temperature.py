@@ -203,3 +203,12 @@ def test_wrong_labels_leave_the_confidences_calibrated(share):
     assert ece(logits, labels, fit_temperature(logits, labels)) < 0.8 * ece(
         logits, labels, fit_by_likelihood(logits, labels)
     )
+
+
+def test_the_brier_score_of_very_many_logits_is_searched_from_a_sample_too(monkeypatch):
+    logits, labels = labelled_by(1.7, n=20_000)
+    whole, passes, moments = fit_temperature(logits, labels), [], temperature._brier_moments
+    monkeypatch.setattr(temperature, "SCOUTS", 50_000)
+    monkeypatch.setattr(temperature, "_brier_moments", lambda z, *rest: passes.append(len(z)) or moments(z, *rest))
+    assert fit_temperature(logits, labels) == pytest.approx(whole, rel=1e-6)
+    assert passes.count(20_000) <= 3 < passes.count(10_000)

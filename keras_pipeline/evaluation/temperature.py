@@ -34,7 +34,7 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, prior: Prior | None
 
     Returns:
         T in [0.05, 20]: a bound itself where the score still falls there, which the caller should report. Exactly 1.0
-        unless T strictly lowers the score on these photos, and differs by 1e-7 or more.
+        unless T strictly lowers the score on these photos (on every k-th of very many), and differs by 1e-7 or more.
 
     Raises:
         ValueError: malformed arrays, fewer than 20 photos, or a single class.
@@ -55,7 +55,7 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, prior: Prior | None
         near = _zero(lambda t: _brier_moments(logits, labels, prior, t)[1:], near)
     if abs(near - 1) < 1e-7:
         return 1.0
-    before, after = (_brier_moments(logits, labels, prior, t)[0] for t in (1.0, near))
+    before, after = (_brier_moments(*sample, t)[0] for t in (1.0, near))
     return near if after < before else 1.0
 
 

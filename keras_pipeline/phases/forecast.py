@@ -77,9 +77,9 @@ ENCODE = 123e-6 / 9000  # a view and class: soft labels from logits (benchmark s
 COMBINE = 48e-6 / 9000  # a view and class: averaging the teachers' (the same)
 COMPARE = 150e-6 / 9000  # a photo, class and teacher: dense ensembles of `phase3 check`
 HISTOGRAM = 1.8e-3  # a photo at 224 px: colours counted
-COPIES = (1e-2, 3e-11)  # a judged photo, whose candidates are placed; and a pair of photos and feature
+COPIES = (1e-2, 3e-11)  # a judged photo: what the probe leaves of the baseline's time; a pair and feature: assumed
 PROBE = (8e-9, 9e-11)  # a train photo, epoch and class of the linear probe, and for each feature
-SPLIT = 1e-3  # a photo: hashed, compared, moved
+SPLIT = 1e-3  # a photo: hashed, compared, moved; 0.6e-3 of CPU, not all of it on both cores
 DRAWING = 0.017  # seconds a photo of the demo, before the audit
 STORED_PHOTO = 45e3  # bytes at 256 px, quality 95
 
