@@ -55,6 +55,24 @@ def test_what_rounding_takes_from_small_species_is_given_back(groups, expected, 
     assert photos[photos.split == 0].name.nunique() == photos.name.nunique()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_val_calibration_and_test_are_of_species_as_small(seed):
+    """Rounded alone, small species gave test two thirds single photos, calibration a third, and no promise held."""
+    random = np.random.default_rng(seed)
+    groups = []
+    for number, photos in enumerate([*random.integers(4, 10, 3000), *random.integers(50, 200, 60)]):
+        while photos > 0:
+            groups.append([f"s{number}"] * min(photos, random.integers(1, 4)))
+            photos -= len(groups[-1])
+    split, photos, found = assigned(groups, seed=seed)
+    assert np.abs(np.subtract(list(found.photos.values()), list(found.reachable.values()))).max() <= len(photos) / 100
+    learnt = photos[photos.split == 0].name.value_counts()
+    sizes = [np.minimum(learnt[[group[0] for group, place in zip(groups, split, strict=True) if place == code]], 10)
+             for code in (1, 2, 3)]  # fmt: skip
+    shares = [np.bincount(each, minlength=11) / len(each) for each in sizes]
+    assert max(np.abs(shares[2] - shares[code]).sum() / 2 for code in (0, 1)) < 0.08  # 0.2 before, 0.05 by chance
+
+
 def test_a_dataset_tells_the_species_of_each_split():
     info = DatasetInfo(Path(), ["a", "b"], "", {"test": {"n": 3, "per_class": {"a": 3}}})
     assert info.species("test") == 1 and len(info.classes) == 2

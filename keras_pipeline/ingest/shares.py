@@ -1,7 +1,8 @@
 """Assigns groups to splits, so that each species is learnt and the shares hold over the whole.
 
-First every species is divided on its own, as well as its groups allow. What rounding takes from one species is then
-given back by others: groups move between splits until the whole has its shares. Groups that have a place keep it.
+First every species is divided, as well as its groups allow. What rounding takes from one species is given back by the
+next of its kind, so that val, calibration and test are of the same species. Then groups move between splits until the
+whole has its shares. Groups that have a place keep it.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ def assign_splits(
     """Assign groups to splits; return the code of each row's split (int64 [n]), and the shares.
 
     Within each species, groups are taken in a seeded order. Each goes to the split that is furthest below its share of
-    photos; the first goes to train. A group counts as its most frequent species. A group of several species (such as a
-    session) is thus assigned by only one of them, so groups are moved afterwards until every species has training
-    photos, and with GROUPS_FOR_ALL_SPLITS groups that may be evaluated also a photo in every split. If the shares of
-    the whole are then not near, further groups are moved, first of the species that have too much in a split.
+    the photos, of this species and of earlier ones of its kind; the first goes to train. A group counts as its most
+    frequent species. A group of several species (such as a session) is thus assigned by only one of them, so groups are
+    moved afterwards until every species has training photos, and with GROUPS_FOR_ALL_SPLITS groups that may be
+    evaluated also a photo in every split. If the shares of the whole are then not near, further groups are moved, first
+    of the species that have too much in a split.
 
     Args:
         members: one row per photo, ordered by sample_id: group, name, pin (code of the split it is already in, or -1),
@@ -55,8 +57,8 @@ def assign_splits(
         sample_ids: of the same rows; a group's smallest one decides its place in the order.
     """
     ids, first, row_group = np.unique(members.group.to_numpy(), return_index=True, return_inverse=True)
-    order = np.array([_order(sample_id, seed) for sample_id in sample_ids[first].tolist()], np.uint64)
-    groups = _Groups.of(members, row_group, order)
+    drawn = np.frombuffer(b"".join(_draw(sample_id, seed) for sample_id in sample_ids[first].tolist()), ">u8, 4>u2")
+    groups = _Groups.of(members, row_group, order=drawn["f0"].astype(np.uint64), dice=drawn["f1"] / 2**16)
     asked = np.array([shares[split] for split in SPLITS])
     plan = _Plan(groups, _dealt(groups, asked))
     _top_up(plan)
@@ -84,8 +86,8 @@ def _settle(plan: _Plan, asked: np.ndarray) -> np.ndarray:
     return target
 
 
-def _order(sample_id: str, seed: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()[:8])
+def _draw(sample_id: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +97,13 @@ class _Groups:
     size: np.ndarray  # int64 [g], photos
     pin: np.ndarray  # int64 [g], code of the split that it must be in, or -1
     order: np.ndarray  # uint64 [g], seeded
+    dice: np.ndarray  # float [g, 4], seeded, 0 to 1
     home: np.ndarray  # int64 [g], most frequent species
     pairs: np.ndarray  # int64 [p, 2], (group, species), sorted
     needed: np.ndarray  # bool [species, 4], splits in which a species must have a photo
 
     @classmethod
-    def of(cls, members: pd.DataFrame, row_group: np.ndarray, order: np.ndarray) -> _Groups:
+    def of(cls, members: pd.DataFrame, row_group: np.ndarray, *, order: np.ndarray, dice: np.ndarray) -> _Groups:
         """Return the groups of rows; a species is in a group if one of its photos there is not left out."""
         codes, names = pd.factorize(members.name, sort=True)
         pin, barred = np.full(len(order), -1), np.zeros(len(order), bool)
@@ -115,7 +118,7 @@ class _Groups:
         needed[:, TRAIN] = True
         needed[np.bincount(codes[~members.absent], minlength=len(names)) == 0] = False  # nothing of it is left
         pin[barred & (pin < 0)] = TRAIN
-        return cls(np.bincount(row_group, minlength=len(order)), pin, order, home, pairs, needed)
+        return cls(np.bincount(row_group, minlength=len(order)), pin, order, dice, home, pairs, needed)
 
     @property
     def free(self) -> np.ndarray:
@@ -232,27 +235,45 @@ def _starts(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _dealt(groups: _Groups, asked: np.ndarray) -> np.ndarray:
-    """Divide each species on its own: int64 [g]."""
+    """Divide each species on its own, and pass on what rounding gives or takes to the next one of its kind: int64 [g].
+
+    Species of a kind have about as many groups and photos. So val, calibration and test get common and rare species
+    alike: were each species rounded alone, one split would always be the first in turn, and a promise made on the
+    calibration split would not hold for the test split. A seeded photo more or less keeps species that are all alike
+    from taking turns in a pattern.
+    """
     split = groups.pin.copy()
     by_species = np.lexsort((groups.order, groups.home))
     ends = np.flatnonzero(np.diff(groups.home[by_species])) + 1
     shares, places = asked.tolist(), range(len(SPLITS))
+    owed_by: dict[tuple[int, int], list[float]] = {}  # photos that a kind's species so far have left to each split
     for species in np.split(by_species, ends):
-        pins = groups.pin[species]
+        pins, sizes = groups.pin[species], groups.size[species]
         # What has its place counts first, so that the others balance it.
-        filled = np.bincount(pins[pins >= 0], groups.size[species][pins >= 0], minlength=len(SPLITS)).tolist()
+        filled = np.bincount(pins[pins >= 0], sizes[pins >= 0], minlength=len(SPLITS)).tolist()
         free = species[pins < 0]
         complete = len(species) >= GROUPS_FOR_ALL_SPLITS
+        kind = _kind(len(species), int(sizes.sum()))
+        owed = owed_by.get(kind, [0.0] * len(SPLITS))
         for place, (group, size) in enumerate(zip(free.tolist(), groups.size[free].tolist(), strict=True)):
             empty = [code for code in places if not filled[code]]
             if empty and (not filled[TRAIN] or (complete and len(free) - place <= len(empty))):
                 code = empty[0]
             else:
                 total = sum(filled) + size
-                code = max(places, key=[shares[code] * total - filled[code] for code in places].__getitem__)
+                dice = groups.dice[group].tolist()
+                code = max(places, key=[shares[c] * total - filled[c] + owed[c] + dice[c] for c in places].__getitem__)
             split[group] = code
             filled[code] += size
+        owed_by[kind] = [owed[c] + shares[c] * sum(filled) - filled[c] for c in places]
     return split
+
+
+def _kind(groups: int, photos: int) -> tuple[int, int]:
+    """Return what species with as many groups and photos have in common: few exactly, many to a factor of two."""
+    if groups < GROUPS_FOR_ALL_SPLITS:
+        return groups, photos if photos < 2 * GROUPS_FOR_ALL_SPLITS else -photos.bit_length()
+    return GROUPS_FOR_ALL_SPLITS, -photos.bit_length()
 
 
 def _top_up(plan: _Plan) -> None:
