@@ -3,19 +3,28 @@
 import os
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import BinaryIO
+from types import MappingProxyType
+from typing import Any, BinaryIO
 
 HOST = "127.0.0.1"
 
 
 class PortUnavailableError(OSError):
     """The server cannot listen on the requested port."""
+
+
+# Browsers let a page that is isolated from other sites share memory between threads.
+ISOLATED = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -38,6 +47,10 @@ class _Handler(SimpleHTTPRequestHandler):
         ".svg": "image/svg+xml",
     }
 
+    def __init__(self, *args: Any, headers: Mapping[str, str], **options: Any):
+        self.headers_of_all = headers
+        super().__init__(*args, **options)  # answers the request
+
     def send_head(self) -> BinaryIO | None:
         # A NUL byte in the path would otherwise end the connection with a traceback.
         if "%00" in self.path or "\0" in self.path:
@@ -50,6 +63,8 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-cache")
+        for name, value in self.headers_of_all.items():
+            self.send_header(name, value)
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
@@ -64,17 +79,18 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve_folder(folder: Path, port: int = 0) -> Iterator[str]:
+def serve_folder(folder: Path, port: int = 0, *, headers: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
     """Serve the files under `folder` on the loopback interface while the context is open.
 
     Yields the base URL, `http://127.0.0.1:PORT/`. Port 0 takes any free port. There are no directory listings. Paths
-    out of the folder are not found; symbolic links inside it are followed. Raises `NotADirectoryError` if the folder
-    does not exist, and `PortUnavailableError` (an `OSError`) if the port is taken or not allowed.
+    out of the folder are not found; symbolic links inside it are followed. `headers`, such as ISOLATED, go with every
+    answer. Raises `NotADirectoryError` if the folder does not exist, and `PortUnavailableError` (an `OSError`) if the
+    port is taken or not allowed.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"received folder {folder} to serve; expected an existing directory; fill it first")
     try:
-        server = _Server((HOST, port), partial(_Handler, directory=str(folder.resolve())))
+        server = _Server((HOST, port), partial(_Handler, directory=str(folder.resolve()), headers=headers))
     except (OSError, OverflowError) as error:
         raise PortUnavailableError(
             f"received port {port}, on which {HOST} cannot listen ({error}); expected a free port from 1024 to 65535; "

@@ -2,7 +2,7 @@
 
     index.html app.js messages.js classifier.js worker.js sw.js style.css icon.svg   the page (page/)
     preprocess.js jpeg.js chunks.js png.js webp.js colour.js profile.js emscripten.js srgb.icc     its reading of photos
-    vendor/                       TensorFlow.js and decoders as published, and their licences
+    vendor/                       TensorFlow.js (one file mended, see threads.py), decoders, and their licences
     model/model.json + shards     serving_default; float16 where that loses nothing, float32 elsewhere
     labels.json preprocessing.json calibration.json attribution.txt [priors.json priors.bin]   the SavedModel's assets
     about.json                    the experiment, its code and its metrics
@@ -38,6 +38,7 @@ from keras_pipeline.core.hashing import ABOUT, file_hash
 from keras_pipeline.core.quiet import stderr_held_back
 from keras_pipeline.data.colour import srgb_profile
 from keras_pipeline.export.saved_model import LABELS, load_classifier
+from keras_pipeline.export.threads import MENDED_FILES, write_mended
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = (
@@ -65,9 +66,10 @@ VENDOR_FILES = (
     "@tensorflow/tfjs-backend-cpu/dist/tf-backend-cpu.es2017.min.js",
     "@tensorflow/tfjs-backend-webgl/dist/tf-backend-webgl.es2017.min.js",
     "@tensorflow/tfjs-backend-webgpu/dist/tf-backend-webgpu.es2017.min.js",
-    "@tensorflow/tfjs-backend-wasm/dist/tf-backend-wasm.es2017.min.js",
     "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm.wasm",
     "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm",
+    "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-threaded-simd.wasm",
+    "@tensorflow/tfjs-backend-wasm/wasm-out/tfjs-backend-wasm-threaded-simd.js",
     "@cwasm/jpeg-turbo/jpeg-turbo.wasm",
     "@jsquash/png/codec/pkg/squoosh_png_bg.wasm",
     "@jsquash/webp/codec/dec/webp_dec.wasm",
@@ -109,6 +111,7 @@ def write_bundle(saved_model_folder: Path, bundle_folder: Path, *, about: dict) 
             shutil.copyfile(PAGE / name, temporary / name)
         for name in VENDOR_FILES:
             shutil.copyfile(vendor / name, temporary / "vendor" / Path(name).name)
+        write_mended(vendor, temporary / "vendor")
         shutil.copyfile(vendor / APACHE_LICENSE, temporary / "vendor" / "LICENSE-Apache-2.0.txt")
         files = write_file_list(temporary)
     return {**report, "total_bytes": sum(file["bytes"] for file in files.values()), "files": len(files)}
@@ -286,7 +289,7 @@ def _tensorflowjs() -> SimpleNamespace:
 def _node_modules() -> Path:
     """Return export/page/node_modules, installed from package-lock.json on first use."""
     folder = PAGE / "node_modules"
-    if all((folder / name).is_file() for name in (*VENDOR_FILES, APACHE_LICENSE)):
+    if all((folder / name).is_file() for name in (*VENDOR_FILES, *MENDED_FILES, APACHE_LICENSE)):
         return folder
     try:
         subprocess.run(

@@ -8,7 +8,7 @@ import threading
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.core.static_server import serve_folder
+from keras_pipeline.core.static_server import ISOLATED, serve_folder
 from keras_pipeline.phases import report, status
 
 
@@ -22,7 +22,7 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     if not (folder / "index.html").exists():
         raise BrokenArtefact(f"{folder}: no page yet; run `{report.command('run', options)}` first")
     status.warn_if_out_of_date(run, "the page")
-    with serve_folder(folder, options.port) as url:
+    with serve_folder(folder, options.port, headers=ISOLATED) as url:
         print(f"{url} (Ctrl-C stops it)", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()

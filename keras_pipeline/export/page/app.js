@@ -2,7 +2,7 @@ import { Classifier } from "./classifier.js";
 import { messages, prefer, preferred, reason } from "./messages.js";
 
 const $ = (id) => document.getElementById(id);
-const BACKENDS = { wasm: "WebAssembly", webgl: "WebGL", webgpu: "WebGPU", cpu: "JavaScript" };
+const BACKENDS = { wasm: "WebAssembly", "wasm-threads": "WebAssembly (threads)", webgl: "WebGL", webgpu: "WebGPU", cpu: "JavaScript" };
 let language = preferred();
 let say = messages[language];
 let classifier = null;

@@ -15,8 +15,8 @@
 // Errors reject with a sentence. For a page of another host the server that has these files must allow it
 // (Access-Control-Allow-Origin).
 //
-// Classifier.load() says more: which backend, how long, `classify(image, {region})`, and `about`: {experiment, date, code,
-// species, class_hash, test_photos, top1, ece, threshold, coverage} of the model.
+// Classifier.load() says more: which backend, with how many threads, how long, `classify(image, {region})`, and `about`:
+// {experiment, date, code, species, class_hash, test_photos, top1, ece, threshold, coverage} of the model.
 
 const TOP = 5;
 const BASE = new URL("./", import.meta.url).href;
@@ -44,7 +44,7 @@ export class Classifier {
    * backends: tried in this order, the first that is fast here and gives the stored answers is taken;
    * software: also where a backend is only emulated; onProgress: called with 0..1 while the model loads.
    */
-  static async load({ backends = ["webgpu", "webgl", "wasm", "cpu"], software = false, onProgress } = {}) {
+  static async load({ backends = ["webgpu", "webgl", "wasm-threads", "wasm", "cpu"], software = false, onProgress } = {}) {
     const classifier = new Classifier();
     try {
       Object.assign(classifier, await classifier.ask("load", { base: BASE, backends, software }, [], onProgress));

@@ -4,7 +4,6 @@
 
 const SCRIPTS = {
   core: ["vendor/tf-core.es2017.min.js", "vendor/tf-converter.es2017.min.js", "preprocess.js", "jpeg.js"],
-  wasm: ["vendor/tf-backend-wasm.es2017.min.js"],
   webgl: ["vendor/tf-backend-webgl.es2017.min.js"],
   webgpu: ["vendor/tf-backend-webgpu.es2017.min.js"],
   cpu: ["vendor/tf-backend-cpu.es2017.min.js"],
@@ -16,6 +15,8 @@ const TAKEN_IN_LATER = { // with the first photo that needs it: the library, and
   profile: ["vendor/lcms.wasm", "emscripten.js", "profile.js"],
 };
 const SRGB = "srgb.icc";
+const MOST_THREADS = 4;
+const THREADS_START_MS = 10_000; // A thread that has not started by then never will.
 const FAST_MS = 60; // A backend that answers in less is taken without trying the others.
 const STRIP = 1 << 22; // pixels of a photo that are read at once: 16 MB
 const SAME = 1e-3; // A probability of the self-test may differ by so much; WebAssembly differs by 1e-6.
@@ -78,12 +79,46 @@ async function start(backend, software) {
     if (!context || SOFTWARE.test(named ? context.getParameter(named.UNMASKED_RENDERER_WEBGL) : "")) return false;
     context.getExtension("WEBGL_lose_context")?.loseContext();
   }
+  if (!SCRIPTS[backend]) return startWasm(backend === "wasm-threads");
   importScripts(...SCRIPTS[backend].map(here));
-  if (backend === "wasm") {
-    tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", false); // Threads need headers that a plain server does not send.
+  return tf.setBackend(backend);
+}
+
+/**
+ * Threads need memory that they share, which browsers give to pages that their server isolates from other sites. A worker
+ * may only come from the page's own host.
+ */
+async function startWasm(isThreaded) {
+  const cores = typeof SharedArrayBuffer === "undefined" ? 1 : self.navigator.hardwareConcurrency; // WebKitGTK has none
+  if (isThreaded && !(self.crossOriginIsolated && cores > 1 && new URL(base).origin === self.origin)) return false;
+  const known = tf.findBackendFactory("wasm");
+  if (known) { // with threads it did not start, or gave other answers
+    tf.removeBackend("wasm");
+    tf.registerBackend("wasm", known);
+  } else {
+    importScripts(here("vendor/tf-backend-wasm.es2017.min.js"));
     tf.wasm.setWasmPaths(here("vendor/"));
   }
-  return tf.setBackend(backend);
+  tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", isThreaded);
+  if (!isThreaded) return tf.setBackend("wasm");
+  tf.wasm.setThreadsCount(Math.min(MOST_THREADS, Math.max(2, cores >> 1)));
+  return (await startThreads()) && tf.wasm.getThreadsCount() > 1;
+}
+
+/** Whether the threads run; the error of one that does not is kept from ending the page. */
+async function startThreads() {
+  let fail, timer;
+  const failed = new Promise((resolve) => { fail = resolve; });
+  const listener = (event) => {
+    event.preventDefault();
+    fail(false);
+  };
+  self.addEventListener("error", listener);
+  timer = setTimeout(fail, THREADS_START_MS, false);
+  const started = await Promise.race([tf.setBackend("wasm"), failed]);
+  clearTimeout(timer);
+  if (started) self.removeEventListener("error", listener); // the others may fail later
+  return started;
 }
 
 /**
@@ -139,7 +174,7 @@ async function load({ base: from, backends, software = false }, tellProgress) {
   for (const backend of backends) {
     try {
       if (!(await start(backend, software))) {
-        tried.push({ backend, why: "not on this device's hardware" });
+        tried.push({ backend, why: "not on this device" });
         continue;
       }
       const model = await tf.loadGraphModel({ load: async () => artifacts });
@@ -153,7 +188,7 @@ async function load({ base: from, backends, software = false }, tellProgress) {
         best?.loaded.model.dispose();
         best = { loaded, ...found };
       } else model.dispose();
-      if (best.ms < FAST_MS || backend === "wasm") break; // Plain JavaScript, the last, is slower than any.
+      if (best.ms < FAST_MS || backend.startsWith("wasm")) break; // Plain JavaScript, the last, is slower than any.
     } catch (error) {
       if (backends.length === 1) throw error;
       tried.push({ backend, why: error.message });
@@ -161,9 +196,10 @@ async function load({ base: from, backends, software = false }, tellProgress) {
   }
   if (!best) throw new Error(tried.map(({ backend, why }) => `${backend}: ${why}`).join("; "));
   loaded = best.loaded;
-  await tf.setBackend(loaded.backend);
+  await tf.setBackend(loaded.backend.split("-")[0]);
   return {
     backend: loaded.backend,
+    threads: loaded.backend === "wasm-threads" ? tf.wasm.getThreadsCount() : 1,
     tried,
     files_sha256: self.crypto.subtle ? await sha256(files) : null,
     about: parsed(about),
