@@ -46,9 +46,9 @@ def site(tmp_path_factory):
         yield base
 
 
-def judge(bundle, browsers, photos=3):
+def judge(bundle, browsers, photos=3, backends=("wasm",)):
     samples = [Sample(*photo) for photo in example.samples(photos)]
-    return validate_bundle(bundle, example.saved(), samples, backends=("wasm",), browsers=browsers)
+    return validate_bundle(bundle, example.saved(), samples, backends=backends, browsers=browsers)
 
 
 def test_a_page_is_called_with_json_and_answers_with_json(engine, site):
@@ -100,13 +100,19 @@ def test_requests_to_other_hosts_are_seen_also_those_of_workers(engine, site):
 @pytest.mark.parametrize("name", ENGINES)
 def test_the_page_says_in_each_browser_what_python_says(name):
     need(name)
-    verdict = judge(example.bundle()[0], [name])
+    verdict = judge(example.bundle()[0], [name], backends=("wasm", "wasm-threads"))
     assert (verdict["status"], verdict["reasons"], verdict["other_browsers"]) == ("passed", [], [])
     assert verdict["browser"]["name"] == NAMES[name]
     wasm = verdict["backends"]["wasm"]
     assert {stage: found["n"] for stage, found in wasm["stages"].items()} == {"tensor": 12, "png": 12, "record": 12}
     assert wasm["max_abs_diff"] < 1e-6 and wasm["stages"]["record"]["max_abs_diff"] < 1e-6
     assert verdict["foreign_requests"] == [] and wasm["leaked_tensors"] == 0
+    assert wasm["threads"] == 1
+    if name == "webkit":
+        assert verdict["missing_backends"] == {"wasm-threads": "this browser has none here"}  # no shared memory
+    else:  # its service worker has taken over by then, while threads wait
+        threaded = verdict["backends"]["wasm-threads"]
+        assert threaded["threads"] > 1 and threaded["n"] == 12 and threaded["passed"]
 
 
 def test_a_fault_that_one_of_two_browsers_shows_fails_the_proof(tmp_path):

@@ -73,7 +73,7 @@ def test_it_complains_about_a_file_that_is_no_photo(folder, tmp_path):
     assert shown["state"] == "failed" and "notes.jpg" in shown["message"] and shown["species"] == []
 
 
-@pytest.mark.parametrize("missing", ["model/group1-shard1of1.bin", "vendor/tf-core.es2017.min.js", "labels.json"])
+@pytest.mark.parametrize("missing", ["model/group1-shard1of1.bin", "vendor/tf-core.es2017.min.js", "names.txt"])
 def test_it_says_when_the_model_does_not_load(folder, tmp_path, missing):
     broken = shutil.copytree(folder, tmp_path / "bundle")
     (broken / missing).unlink()

@@ -5,12 +5,13 @@ import socket
 import socketserver
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 HOST = "127.0.0.1"
@@ -18,6 +19,14 @@ HOST = "127.0.0.1"
 
 class PortUnavailableError(OSError):
     """The server cannot listen on the requested port."""
+
+
+# Browsers let a page that is isolated from other sites share memory between threads.
+ISOLATED = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -40,6 +49,10 @@ class _Handler(SimpleHTTPRequestHandler):
         ".svg": "image/svg+xml",
     }
 
+    def __init__(self, *args: Any, headers: Mapping[str, str], **options: Any):
+        self.headers_of_all = headers
+        super().__init__(*args, **options)  # answers the request
+
     def send_head(self) -> BinaryIO | None:
         # A NUL byte in the path would otherwise end the connection with a traceback.
         if "%00" in self.path or "\0" in self.path:
@@ -52,6 +65,8 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-cache")
+        for name, value in self.headers_of_all.items():
+            self.send_header(name, value)
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
@@ -71,19 +86,24 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def serve_folder(
-    folder: Path, port: int = 0, *, host: str = HOST, certificate: ssl.SSLContext | None = None
+    folder: Path,
+    port: int = 0,
+    *,
+    host: str = HOST,
+    certificate: ssl.SSLContext | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[str]:
     """Serve the files under `folder` while the context is open, on the loopback interface unless `host` is another.
 
     Yields the base URL, `http://127.0.0.1:PORT/`, with a certificate `https://…`. Port 0 takes any free port. There are
-    no directory listings. Paths out of the folder are not found; symbolic links inside it are followed. Raises
-    `NotADirectoryError` if the folder does not exist, and `PortUnavailableError` (an `OSError`) if the port is taken or
-    not allowed, or the host is no address of this machine.
+    no directory listings. Paths out of the folder are not found; symbolic links inside it are followed. `headers`, such
+    as ISOLATED, go with every answer. Raises `NotADirectoryError` if the folder does not exist, and
+    `PortUnavailableError` (an `OSError`) if the port is taken or not allowed, or no address of this machine.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"received folder {folder} to serve; expected an existing directory; fill it first")
     try:
-        server = _Server((host, port), partial(_Handler, directory=str(folder.resolve())))
+        server = _Server((host, port), partial(_Handler, directory=str(folder.resolve()), headers=headers))
     except (OSError, OverflowError) as error:
         raise PortUnavailableError(
             f"received port {port}, on which {host} cannot listen ({error}); expected a free port from 1024 to 65535; "

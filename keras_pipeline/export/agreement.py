@@ -15,7 +15,7 @@ from keras_pipeline.export.saved_model import TOP, Classifier
 # of 24, where Python itself is 7e-6 from the same sums in float64. A temperature below 1 multiplies the logits and
 # their rounding: flowers17's student differs by 3.9e-6, 7.2e-6, 1.4e-5, 2.2e-5, 4.4e-5 at T = 1, 0.5, 0.25, 0.1, 0.05.
 # So the largest difference may then be 1 / T times as large. Graphics cards add in an order of their own.
-ARITHMETIC = {"wasm": 1e-5, "cpu": 1e-5, "webgl": 1e-4, "webgpu": 1e-4}
+ARITHMETIC = {"wasm": 1e-5, "wasm-threads": 1e-5, "cpu": 1e-5, "webgl": 1e-4, "webgpu": 1e-4}
 
 # Browsers may convert colours in their own way. Of total variation: measured up to 1e-6 where page and Python see the
 # same pixels. A mean over classes would not do: it can't exceed 2 / C, and no page of thousands of classes could fail.

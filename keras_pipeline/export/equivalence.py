@@ -29,7 +29,7 @@ from PIL import Image
 from keras_pipeline.core.files import read_json
 from keras_pipeline.core.hashing import ADDED_LATER, file_hash
 from keras_pipeline.core.progress import progress
-from keras_pipeline.core.static_server import serve_folder
+from keras_pipeline.core.static_server import ISOLATED, serve_folder
 from keras_pipeline.data import first_bytes
 from keras_pipeline.data.exif import ORIENTATION
 from keras_pipeline.data.first_bytes import Refusal
@@ -81,7 +81,7 @@ def validate_bundle(
 
     Returns:
         {status: passed | failed | not judged, passed, reasons, notes, browser: {name, version}, backends: {name: {n,
-        top1_agreement, max_abs_diff, correlation, median_ms, first_ms, load_ms, timing, renderer, software,
+        top1_agreement, max_abs_diff, correlation, median_ms, threads, first_ms, load_ms, timing, renderer, software,
         leaked_tensors, stages: {tensor, png, record, original}, passed}}, missing_backends: {name: why}, files, assets,
         foreign_requests, other_browsers: [{browser, backends, missing_backends, foreign_requests}],
         missing_browsers: {name: why}, python: {n, top1_accuracy, logit_spread}}. `reasons` says in words what failed in
@@ -144,7 +144,7 @@ def _ask_browsers(bundle_folder: Path, photos: _Photos, backends: tuple[str, ...
         stage = Path(scratch)
         # Copied beside the samples, because the page's policy lets it read only from its own server.
         shutil.copytree(bundle_folder, stage / "page")
-        with serve_folder(stage) as base:
+        with serve_folder(stage, headers=ISOLATED) as base:
             files = _check_files(f"{base}page/", stage / "page", listed)
             for name in dict.fromkeys(browsers):
                 try:
@@ -172,7 +172,7 @@ def _ask_engine(engine: Engine, base: str, stage: Path, photos: _Photos, backend
                 if renderer is None:
                     missing[backend] = "this browser has none here"
                     continue
-                few = None if not results or not renderer.software else FEW
+                few = None if backend.startswith("wasm") or not results or not renderer.software else FEW
                 results[backend] = _judge_backend(probe, photos, few, backend)
                 results[backend] |= {"renderer": renderer.name, "software": renderer.software}
         except PageError as error:
@@ -270,6 +270,7 @@ def _judge_backend(probe: Probe, photos: _Photos, few: int | None, backend: str)
     stages = {name: tally.judge(tolerance_of(name, backend, classifier.temperature)) for name, tally in tallies.items()}
     return {
         **{key: stages["tensor"].get(key) for key in HEADLINE},
+        "threads": loaded["threads"],
         "first_ms": loaded["first_ms"],
         "load_ms": loaded["load_ms"],
         "timing": {"peak_memory_mb": probe.page.peak_memory_mb()},

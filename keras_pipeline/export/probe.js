@@ -12,14 +12,16 @@ globalThis.probe = {
       const adapter = await navigator.gpu?.requestAdapter();
       return adapter ? `${adapter.info.vendor} ${adapter.info.architecture} ${adapter.info.description}`.trim() : null;
     }
+    const isShared = globalThis.crossOriginIsolated && typeof SharedArrayBuffer !== "undefined";
+    if (backend === "wasm-threads" && !(isShared && navigator.hardwareConcurrency > 1)) return null;
     return "the processor";
   },
 
   async load({ page, backend }) {
     const { Classifier } = await import(`${page}classifier.js`);
     this.classifier = await Classifier.load({ backends: [backend], software: true });
-    const { load_ms, first_ms, classes } = this.classifier;
-    return { load_ms, first_ms, classes };
+    const { load_ms, first_ms, classes, threads } = this.classifier;
+    return { load_ms, first_ms, classes, threads };
   },
 
   async tensors() {

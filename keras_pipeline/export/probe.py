@@ -55,10 +55,14 @@ class Probe:
     def renderer(self, backend: str) -> Renderer | None:
         """Return the backend's renderer; None where this browser can't run the backend at all."""
         name = self._call("renderer", backend)
-        return None if name is None else Renderer(name, backend in ("wasm", "cpu") or bool(SOFTWARE.search(name)))
+        return (
+            None
+            if name is None
+            else Renderer(name, backend in ("wasm", "wasm-threads", "cpu") or bool(SOFTWARE.search(name)))
+        )
 
     def load(self, backend: str) -> dict:
-        """Load the model on a backend; return {load_ms, first_ms, classes}."""
+        """Load the model on a backend; return {load_ms, first_ms, classes, threads}."""
         return self._call("load", {"page": self._url, "backend": backend})
 
     def tensors(self) -> int:

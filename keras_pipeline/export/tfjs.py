@@ -2,9 +2,10 @@
 
     index.html app.js messages.js classifier.js worker.js sw.js style.css icon.svg   the page (page/)
     preprocess.js jpeg.js chunks.js png.js webp.js colour.js profile.js emscripten.js srgb.icc     its reading of photos
-    vendor/                       TensorFlow.js and decoders as published, and their licences
+    vendor/                       TensorFlow.js (one file mended, see threads.py), decoders, and their licences
     model/model.json + shards     serving_default; float16 where that loses nothing, float32 elsewhere
     labels.json preprocessing.json calibration.json attribution.txt [priors.json priors.bin]   the SavedModel's assets
+    names.txt                     the class list, small: what the page reads before its first answer
     about.json                    the experiment, its code and its metrics
     selftest.jpg selftest.json    a picture and the SavedModel's answer, on which the page tests each backend
     files.json                    length and sha256 of every file above
@@ -37,7 +38,9 @@ from keras_pipeline.core.files import aside, read_json, write_json
 from keras_pipeline.core.hashing import ABOUT, file_hash
 from keras_pipeline.core.quiet import stderr_held_back
 from keras_pipeline.data.colour import srgb_profile
+from keras_pipeline.export.names import NAMES, names_text
 from keras_pipeline.export.saved_model import LABELS, load_classifier
+from keras_pipeline.export.threads import MENDED_FILES, write_mended
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = (
@@ -65,9 +68,10 @@ VENDOR_FILES = (
     "@tensorflow/tfjs-backend-cpu/dist/tf-backend-cpu.es2017.min.js",
     "@tensorflow/tfjs-backend-webgl/dist/tf-backend-webgl.es2017.min.js",
     "@tensorflow/tfjs-backend-webgpu/dist/tf-backend-webgpu.es2017.min.js",
-    "@tensorflow/tfjs-backend-wasm/dist/tf-backend-wasm.es2017.min.js",
     "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm.wasm",
     "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm",
+    "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-threaded-simd.wasm",
+    "@tensorflow/tfjs-backend-wasm/wasm-out/tfjs-backend-wasm-threaded-simd.js",
     "@cwasm/jpeg-turbo/jpeg-turbo.wasm",
     "@jsquash/png/codec/pkg/squoosh_png_bg.wasm",
     "@jsquash/webp/codec/dec/webp_dec.wasm",
@@ -78,6 +82,7 @@ FILE_LIST = "files.json"
 # Constants that the converter derives from the graph (1/127.5, 1/T, axes) are small. A larger tensor that is no weight
 # of the SavedModel means that the converter changed one.
 CONSTANT_ELEMENTS = 16
+TOLD = 5e-4  # Smaller probabilities of the self-test count together, as in worker.js: 80 kB at 9,000 species.
 
 
 def write_bundle(saved_model_folder: Path, bundle_folder: Path, *, about: dict) -> dict:
@@ -103,12 +108,14 @@ def write_bundle(saved_model_folder: Path, bundle_folder: Path, *, about: dict) 
         for asset in (saved_model_folder / "assets").iterdir():
             shutil.copyfile(asset, temporary / asset.name)
         (temporary / "srgb.icc").write_bytes(srgb_profile())
+        (temporary / NAMES).write_text(names_text(read_json(temporary / LABELS)), encoding="utf-8")
         _write_self_test(saved_model_folder, temporary)
         write_json(temporary / ABOUT, about)
         for name in PAGE_FILES:
             shutil.copyfile(PAGE / name, temporary / name)
         for name in VENDOR_FILES:
             shutil.copyfile(vendor / name, temporary / "vendor" / Path(name).name)
+        write_mended(vendor, temporary / "vendor")
         shutil.copyfile(vendor / APACHE_LICENSE, temporary / "vendor" / "LICENSE-Apache-2.0.txt")
         files = write_file_list(temporary)
     return {**report, "total_bytes": sum(file["bytes"] for file in files.values()), "files": len(files)}
@@ -122,7 +129,9 @@ def _write_self_test(saved_model_folder: Path, folder: Path) -> None:
     (folder / "selftest.jpg").write_bytes(picture.getvalue())
     classifier = load_classifier(saved_model_folder)
     _, probabilities = classifier.scores(classifier.preprocessing.from_photo(picture.getvalue())[None].numpy())
-    write_json(folder / "selftest.json", {"probabilities": [round(float(p), 7) for p in probabilities[0]]})
+    told = {i: round(float(p), 7) for i, p in enumerate(probabilities[0]) if p >= TOLD}
+    others = round(1 - sum(told.values()), 7)
+    write_json(folder / "selftest.json", {"probabilities": told, "others": others})
 
 
 def write_file_list(bundle_folder: Path) -> dict[str, dict]:
@@ -286,7 +295,7 @@ def _tensorflowjs() -> SimpleNamespace:
 def _node_modules() -> Path:
     """Return export/page/node_modules, installed from package-lock.json on first use."""
     folder = PAGE / "node_modules"
-    if all((folder / name).is_file() for name in (*VENDOR_FILES, APACHE_LICENSE)):
+    if all((folder / name).is_file() for name in (*VENDOR_FILES, *MENDED_FILES, APACHE_LICENSE)):
         return folder
     try:
         subprocess.run(

@@ -69,7 +69,7 @@ def notes_of(verdict: dict, skipped: list[str]) -> list[str]:
             originals = result["stages"].get("original", {"n": 0})["n"]
             if "error" not in result and number == 0 and originals < ORIGINALS:
                 notes.append(f"{named(backend)}: {originals or 'no'} original photos, {ORIGINALS} or more are wanted")
-            if number and result["software"] and result["n"]:
+            if number and result["software"] and result["n"] and not backend.startswith("wasm"):
                 notes.append(f"{named(backend)}: no hardware behind it here, so asked about {result['n']} photos")
     notes += _refusals(named_backends(verdict))
     notes += _unjudged_verdicts(named_backends(verdict))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.core.static_server import HOST, serve_folder
+from keras_pipeline.core.static_server import HOST, ISOLATED, serve_folder
 from keras_pipeline.phases import report, status
 
 HOUR = 3600.0  # seconds
@@ -40,7 +40,7 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
     if options.probe:
         _serve_probe(run, options.port, host, certificate)
         return {}, 0
-    with serve_folder(folder, options.port) as url:
+    with serve_folder(folder, options.port, headers=ISOLATED) as url:
         print(f"{url} (Ctrl-C stops it)", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
@@ -56,7 +56,7 @@ def _serve_probe(run: Run, port: int, host: str, certificate: ssl.SSLContext | N
     with tempfile.TemporaryDirectory(prefix="keras-pipeline-probe-") as root:
         classifier = load_classifier(run.path("saved_model"))
         device_page.write_device_page(run.path("web"), classifier, Path(root) / path)
-        with serve_folder(Path(root), port, host=host, certificate=certificate) as url:
+        with serve_folder(Path(root), port, host=host, certificate=certificate, headers=ISOLATED) as url:
             print(f"{url}{path}/ (Ctrl-C stops it; it ends after an hour)", flush=True)
             if not certificate and host != HOST:
                 print("over plain HTTP other devices have no WebGPU and no threads; --cert and --key give them HTTPS")

@@ -208,12 +208,12 @@ STEPS = [
     Step(
         "phase6", "export", "write SavedModel, TF.js model and page",
         ("dataset", "assignment", "shipped", "shipped_calibration", "priors"), ("saved_model", "web", "export"),
-        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 7, more_inputs=_details,
+        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 8, more_inputs=_details,
     ),
     Step(
         "phase6", "validate", "compare the page in a browser with Python", ("dataset", "saved_model", "web"),
         ("equivalence", "equivalence_worst"),
-        ("seed", "phase6.validation_photos", "phase6.photos", "phase6.browsers"), 7,
+        ("seed", "phase6.validation_photos", "phase6.photos", "phase6.browsers"), 8,
         flags=("photos", "browser", "all", "verdict"),
     ),
     Step(

@@ -2,7 +2,8 @@ import { Classifier } from "./classifier.js";
 import { messages, prefer, preferred, reason } from "./messages.js";
 
 const $ = (id) => document.getElementById(id);
-const BACKENDS = { wasm: "WebAssembly", webgl: "WebGL", webgpu: "WebGPU", cpu: "JavaScript" };
+const BACKENDS = { wasm: "WebAssembly", "wasm-threads": "WebAssembly (threads)", webgl: "WebGL", webgpu: "WebGPU", cpu: "JavaScript" };
+const DETAILS_MS = 200; // An answer waits so long for common names.
 let language = preferred();
 let say = messages[language];
 let classifier = null;
@@ -91,12 +92,21 @@ async function ask(file) {
   told = () => show("working", say.working);
   told();
   try {
-    const answer = await classifier.classify(file, { region: $("region").value || null });
-    if (asked === current) told = () => showAnswer(answer);
+    const answer = await classifier.classify(file, { region: $("region").value || null, details: false });
+    const detailed = classifier.detailed(answer).catch(() => answer);
+    const shown = await Promise.race([detailed, new Promise((resolve) => setTimeout(resolve, DETAILS_MS, answer))]);
+    if (asked === current) told = () => showAnswer(shown);
+    if (shown === answer) detailed.then((whole) => whole !== answer && asked === current && showLater(whole));
   } catch (error) {
     if (asked === current) told = () => show("failed", say.notRead(file.name ?? "", reason(error, language)));
   }
   if (asked === current) told();
+}
+
+/** The same answer, now with common names. */
+function showLater(answer) {
+  told = () => showAnswer(answer);
+  told();
 }
 
 /** The page in the visitor's language; what was said already is said again. */

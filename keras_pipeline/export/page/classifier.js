@@ -15,8 +15,8 @@
 // Errors reject with a sentence. For a page of another host the server that has these files must allow it
 // (Access-Control-Allow-Origin).
 //
-// Classifier.load() says more: which backend, how long, `classify(image, {region})`, and `about`: {experiment, date, code,
-// species, class_hash, test_photos, top1, ece, threshold, coverage} of the model.
+// Classifier.load() says more: which backend, with how many threads, how long, `classify(image, {region})`, and `about`:
+// {experiment, date, code, species, class_hash, test_photos, top1, ece, threshold, coverage} of the model.
 
 const TOP = 5;
 const BASE = new URL("./", import.meta.url).href;
@@ -39,15 +39,17 @@ export class Classifier {
   #worker = startWorker();
   #waiting = new Map();
   #nextId = 0;
+  #details = null; // of each class, a promise
 
   /**
    * backends: tried in this order, the first that is fast here and gives the stored answers is taken;
    * software: also where a backend is only emulated; onProgress: called with 0..1 while the model loads.
    */
-  static async load({ backends = ["webgpu", "webgl", "wasm", "cpu"], software = false, onProgress } = {}) {
+  static async load({ backends = ["webgpu", "webgl", "wasm-threads", "wasm", "cpu"], software = false, onProgress } = {}) {
     const classifier = new Classifier();
     try {
       Object.assign(classifier, await classifier.ask("load", { base: BASE, backends, software }, [], onProgress));
+      classifier.detailed({ species: [] }).catch(() => {}); // on their way, until the first photo is there
       return classifier;
     } catch (error) {
       classifier.close();
@@ -72,17 +74,15 @@ export class Classifier {
   /**
    * A photo -> {species, probability, conclusive, threshold, genus, [family, ]promise, probabilities, ms}.
    *
-   * region: one of `regions` (empty where no priors are shipped): where the plant grew wild; null: a garden plant.
+   * region: one of `regions` (empty where no priors are shipped): where the plant grew wild; null: a garden plant;
+   * details: false: not to wait for them; `detailed(answer)` adds them.
    */
-  async classify(image, { region = null } = {}) {
+  async classify(image, { region = null, details = true } = {}) {
     if (region !== null && !this.regions.includes(region)) throw new Error(`${region}: not one of ${this.regions}`);
     const picture = image instanceof Blob ? image : await createImageBitmap(image, { imageOrientation: "from-image" });
     const { probabilities, ms } = await this.ask("classify", { picture, region }, image instanceof Blob ? [] : [picture]);
     const order = Array.from(probabilities.keys()).sort((a, b) => probabilities[b] - probabilities[a]);
-    const species = order.slice(0, TOP).map((i) => {
-      const own = { latin_name: this.classes[i], probability: probabilities[i] };
-      return { ...own, ...this.details[i], ...own }; // no detail takes the place of an answer
-    });
+    const species = order.slice(0, TOP).map((i) => ({ latin_name: this.classes[i], probability: probabilities[i] }));
     const [{ probability }] = species;
     const { threshold, accepted } = this.promises[region === null ? "species" : "region"];
     const conclusive = reaches(probability, threshold);
@@ -93,7 +93,22 @@ export class Classifier {
       above[rank] = likeliestTaxon(taxa, probabilities, answered || region !== null ? null : kept.threshold);
       if (above[rank].conclusive) [answered, promise] = [true, kept.accepted];
     }
-    return { species, probability, conclusive, threshold, ...above, promise, probabilities, ms };
+    const answer = { species, probability, conclusive, threshold, ...above, promise, probabilities, ms };
+    return details ? this.detailed(answer) : answer;
+  }
+
+  /** An answer, and what the export knows besides of its species. */
+  async detailed(answer) {
+    if (!this.hasDetails) return answer;
+    this.#details ??= this.ask("details").catch((error) => {
+      this.#details = null; // the next answer tries again
+      throw error;
+    });
+    const details = await this.#details;
+    const species = answer.species.map((own) => {
+      return { ...own, ...details[this.classes.indexOf(own.latin_name)], ...own }; // no detail takes the place of an answer
+    });
+    return { ...answer, species };
   }
 
   /** One message to the worker; see worker.js. */

@@ -34,7 +34,8 @@ async function kept(request) {
 }
 
 self.addEventListener("install", (event) => event.waitUntil(keep().then(() => self.skipWaiting())));
-self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
+// Not waited for: in Firefox a thread of WebAssembly that waits for work never answers, and no request would be served.
+self.addEventListener("activate", () => void self.clients.claim());
 
 /** From the network while there is one, so that a new export shows at once; else what was kept. */
 self.addEventListener("fetch", (event) => {

@@ -4,11 +4,12 @@
 
 const SCRIPTS = {
   core: ["vendor/tf-core.es2017.min.js", "vendor/tf-converter.es2017.min.js", "preprocess.js", "jpeg.js"],
-  wasm: ["vendor/tf-backend-wasm.es2017.min.js"],
   webgl: ["vendor/tf-backend-webgl.es2017.min.js"],
   webgpu: ["vendor/tf-backend-webgpu.es2017.min.js"],
   cpu: ["vendor/tf-backend-cpu.es2017.min.js"],
 };
+const MODEL = "model/model.json";
+const NAMES = "names.txt";
 const JPEG_DECODER = "vendor/jpeg-turbo.wasm";
 const TAKEN_IN_LATER = { // with the first photo that needs it: the library, and scripts
   PNG: ["vendor/squoosh_png_bg.wasm", "png.js"],
@@ -16,15 +17,18 @@ const TAKEN_IN_LATER = { // with the first photo that needs it: the library, and
   profile: ["vendor/lcms.wasm", "emscripten.js", "profile.js"],
 };
 const SRGB = "srgb.icc";
+const MOST_THREADS = 4;
+const THREADS_START_MS = 10_000; // A thread that has not started by then never will.
 const FAST_MS = 60; // A backend that answers in less is taken without trying the others.
 const STRIP = 1 << 22; // pixels of a photo that are read at once: 16 MB
+const UNTOLD = 5e-4; // Smaller probabilities of the self-test are told by their sum.
 const SAME = 1e-3; // A probability of the self-test may differ by so much; WebAssembly differs by 1e-6.
 
 let base = null; // where these files lie
 let decoder = null; // libjpeg-turbo, compiled
 let listed = {}; // files.json
 const taken = {}; // what was taken in later, by name
-let loaded = null; // {model, input, output, labels, calibration, preprocessing, regions}
+let loaded = null; // {backend, model, input, output, names, calibration, preprocessing, regions, about, files_sha256, test}
 
 const here = (path) => new URL(path, base).href;
 
@@ -43,11 +47,38 @@ async function sha256(buffer) {
   return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+/**
+ * names.txt -> {sha256, hasDetails, classes, ranks: {genus, [family]}}, the taxon of each class; see export/names.py.
+ *
+ * A line is `name[\tgenus[\tfamily]]`. A name that begins with a blank has the first word of the name above it. A genus that
+ * isn't told is the first word of the name; a family that isn't told is that of the line above.
+ */
+function readNames(text) {
+  const [header, ...lines] = text.split("\n").slice(0, -1);
+  const [sha256, ...told] = header.split(" ");
+  const names = { sha256, hasDetails: told.includes("details"), classes: [], ranks: { genus: [] } };
+  if (told.includes("families")) names.ranks.family = [];
+  let first = "", family = "";
+  for (const line of lines) {
+    const [written, genus = "", own = family] = line.split("\t");
+    const name = written.startsWith(" ") ? first + written : written;
+    [first] = name.split(" ", 1);
+    family = own;
+    names.classes.push(name);
+    names.ranks.genus.push(genus || first);
+    names.ranks.family?.push(family);
+  }
+  return names;
+}
+
 /** The model says which class list it was trained on; another list would put wrong names on right answers. */
-function checkLabels({ sha256, classes }, model) {
+async function checkNames({ sha256: told, classes }, model) {
   const outputs = model.modelSignature.outputs.probabilities.tensorShape.dim.at(-1).size;
   if (Number(outputs) !== classes.length) throw new Error(`${classes.length} names for ${outputs} answers`);
-  if (sha256 !== model.metadata.labels_sha256) throw new Error("labels.json belongs to another model");
+  const list = new TextEncoder().encode(`[${classes.map((name) => JSON.stringify(name)).join(", ")}]`); // as Python writes it
+  const expected = model.metadata.labels_sha256;
+  const isOther = told !== expected || (self.crypto.subtle && (await sha256(list)) !== expected);
+  if (isOther) throw new Error(`${NAMES} belongs to another model`);
 }
 
 /** Names, calibration and preprocessing of another export would make a right answer wrong. */
@@ -78,12 +109,46 @@ async function start(backend, software) {
     if (!context || SOFTWARE.test(named ? context.getParameter(named.UNMASKED_RENDERER_WEBGL) : "")) return false;
     context.getExtension("WEBGL_lose_context")?.loseContext();
   }
+  if (!SCRIPTS[backend]) return startWasm(backend === "wasm-threads");
   importScripts(...SCRIPTS[backend].map(here));
-  if (backend === "wasm") {
-    tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", false); // Threads need headers that a plain server does not send.
+  return tf.setBackend(backend);
+}
+
+/**
+ * Threads need memory that they share, which browsers give to pages that their server isolates from other sites. A worker
+ * may only come from the page's own host.
+ */
+async function startWasm(isThreaded) {
+  const cores = typeof SharedArrayBuffer === "undefined" ? 1 : self.navigator.hardwareConcurrency; // WebKitGTK has none
+  if (isThreaded && !(self.crossOriginIsolated && cores > 1 && new URL(base).origin === self.origin)) return false;
+  const known = tf.findBackendFactory("wasm");
+  if (known) { // with threads it did not start, or gave other answers
+    tf.removeBackend("wasm");
+    tf.registerBackend("wasm", known);
+  } else {
+    importScripts(here("vendor/tf-backend-wasm.es2017.min.js"));
     tf.wasm.setWasmPaths(here("vendor/"));
   }
-  return tf.setBackend(backend);
+  tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", isThreaded);
+  if (!isThreaded) return tf.setBackend("wasm");
+  tf.wasm.setThreadsCount(Math.min(MOST_THREADS, Math.max(2, cores >> 1)));
+  return (await startThreads()) && tf.wasm.getThreadsCount() > 1;
+}
+
+/** Whether the threads run; the error of one that does not is kept from ending the page. */
+async function startThreads() {
+  let fail, timer;
+  const failed = new Promise((resolve) => { fail = resolve; });
+  const listener = (event) => {
+    event.preventDefault();
+    fail(false);
+  };
+  self.addEventListener("error", listener);
+  timer = setTimeout(fail, THREADS_START_MS, false);
+  const started = await Promise.race([tf.setBackend("wasm"), failed]);
+  clearTimeout(timer);
+  if (started) self.removeEventListener("error", listener); // the others may fail later
+  return started;
 }
 
 /**
@@ -92,10 +157,12 @@ async function start(backend, software) {
  * again: asks twice, because the first answer takes longer; where nothing is to be compared, that is the visitor's time.
  */
 async function selfTest(backend, again) {
-  const { photo, probabilities } = loaded.test;
+  const { photo, probabilities, others } = loaded.test;
   const first = await classify({ picture: photo });
   const second = again ? await classify({ picture: photo }) : first;
-  const difference = second.probabilities.reduce((most, p, i) => Math.max(most, Math.abs(p - probabilities[i])), 0);
+  const told = Float32Array.from(second.probabilities, (p, i) => probabilities[i] ?? Math.min(p, UNTOLD));
+  const rest = second.probabilities.reduce((sum, p, i) => (i in probabilities ? sum : sum + p), 0);
+  const difference = second.probabilities.reduce((most, p, i) => Math.max(most, Math.abs(p - told[i])), Math.abs(rest - others));
   if (!(difference <= SAME)) throw new Error(`${backend} gave other answers than the model's own, by ${difference}`);
   return { first_ms: first.model_ms, ms: second.model_ms, difference };
 }
@@ -109,73 +176,92 @@ function promise(part) {
   return { threshold, accepted: threshold !== null && part.target_met === false ? part.precision_lower_bound : null };
 }
 
+/** What every backend needs, fetched together; `coming`: {name: promise of its bytes} of what was asked for before. */
+async function fetchAll(coming, tellProgress) {
+  const part = (name) => (coming[name] ??= bytes(name));
+  const names = ["calibration.json", "preprocessing.json"];
+  const [files, about, turbo, test, photo, ...buffers] = await Promise.all(
+    ["files.json", "about.json", JPEG_DECODER, "selftest.json", "selftest.jpg", ...names].map(part));
+  const assets = Object.fromEntries(names.map((name, i) => [name, buffers[i]]));
+  const [calibration, preprocessing] = buffers.map(parsed);
+  if (calibration.region_priors?.ship) assets["priors.json"] = await bytes("priors.json");
+  const regions = assets["priors.json"] ? parsed(assets["priors.json"]).regions : [];
+  listed = parsed(files);
+  const checks = [];
+  const checked = async (name) => { // while others come
+    const buffer = await part(name);
+    checks.push(checkFile(here(name), buffer, listed).then(() => null, (error) => error));
+    return buffer;
+  };
+  const fetchFunc = async (url) => {
+    const buffer = await checked(url.slice(base.length));
+    return { ok: true, status: 200, headers: new Headers(), arrayBuffer: async () => buffer, json: async () => parsed(buffer) };
+  };
+  const [artifacts, list] = await Promise.all([
+    tf.io.http(here(MODEL), { onProgress: tellProgress, fetchFunc }).load(), checked(NAMES), checked("about.json"), checked(JPEG_DECODER)]);
+  for (const error of await Promise.all(checks)) if (error) throw error;
+  decoder = await WebAssembly.compile(turbo);
+  return {
+    artifacts, assets, names: readNames(new TextDecoder().decode(list)), calibration, preprocessing, regions, about: parsed(about),
+    files_sha256: self.crypto.subtle ? await sha256(files) : null,
+    test: { photo: new Blob([photo]), ...parsed(test) },
+  };
+}
+
 async function load({ base: from, backends, software = false }, tellProgress) {
   const started = performance.now();
   base = from;
+  // Asked for at once: scripts block this worker, but not what is on its way.
+  const coming = Object.fromEntries(["files.json", MODEL, JPEG_DECODER, "calibration.json"].map((name) => [name, bytes(name)]));
+  for (const each of Object.values(coming)) each.catch(() => {}); // told where it is waited for
   importScripts(...SCRIPTS.core.map(here));
-  const names = ["labels.json", "calibration.json", "preprocessing.json"];
-  const [files, about, turbo, test, photo, ...buffers] = await Promise.all(
-    ["files.json", "about.json", JPEG_DECODER, "selftest.json", "selftest.jpg", ...names].map(bytes));
-  const assets = Object.fromEntries(names.map((name, i) => [name, buffers[i]]));
-  const [labels, calibration, preprocessing] = buffers.map(parsed);
-  if (calibration.region_priors?.ship) assets["priors.json"] = await bytes("priors.json");
-  const regions = assets["priors.json"] ? parsed(assets["priors.json"]).regions : [];
-  // Fetched once, whichever backends are tried.
-  listed = parsed(files);
-  const checked = (name, buffer) => checkFile(here(name), buffer, listed).then(() => null, (error) => error);
-  const checks = [checked("about.json", about), checked(JPEG_DECODER, turbo)]; // while others come
-  const fetchFunc = async (url, options) => {
-    const response = await fetch(url, options).catch(() => { throw new Error("no connection"); });
-    if (!response.ok) return response;
-    const buffer = await response.arrayBuffer();
-    checks.push(checkFile(url, buffer, listed).then(() => null, (error) => error));
-    return { ok: true, status: 200, headers: response.headers, arrayBuffer: async () => buffer, json: async () => parsed(buffer) };
-  };
-  const artifacts = await tf.io.http(here("model/model.json"), { onProgress: tellProgress, fetchFunc }).load();
-  for (const error of await Promise.all(checks)) if (error) throw error;
-  decoder = await WebAssembly.compile(turbo);
+  const fetching = fetchAll(coming, tellProgress);
+  fetching.catch(() => {}); // the same
   const tried = [];
   let best = null;
   for (const backend of backends) {
     try {
       if (!(await start(backend, software))) {
-        tried.push({ backend, why: "not on this device's hardware" });
+        tried.push({ backend, why: "not on this device" });
         continue;
       }
+      const { artifacts, assets, ...parts } = await fetching;
       const model = await tf.loadGraphModel({ load: async () => artifacts });
-      checkLabels(labels, model);
+      await checkNames(parts.names, model);
       await checkAssets(assets, model.metadata);
       const { inputs, outputs } = model.modelSignature;
-      loaded = { backend, model, input: inputs.image.name, output: outputs.probabilities.name, labels, calibration, preprocessing, regions, test: { photo: new Blob([photo]), ...parsed(test) } };
+      loaded = { backend, model, input: inputs.image.name, output: outputs.probabilities.name, ...parts };
       const found = await selfTest(backend, best !== null || backend.startsWith("webg"));
       tried.push({ backend, ...found });
       if (!best || found.ms < best.ms) {
         best?.loaded.model.dispose();
         best = { loaded, ...found };
       } else model.dispose();
-      if (best.ms < FAST_MS || backend === "wasm") break; // Plain JavaScript, the last, is slower than any.
+      if (best.ms < FAST_MS || backend.startsWith("wasm")) break; // Plain JavaScript, the last, is slower than any.
     } catch (error) {
+      await fetching; // its error is the reason, whatever else went wrong
       if (backends.length === 1) throw error;
       tried.push({ backend, why: error.message });
     }
   }
   if (!best) throw new Error(tried.map(({ backend, why }) => `${backend}: ${why}`).join("; "));
   loaded = best.loaded;
-  await tf.setBackend(loaded.backend);
+  await tf.setBackend(loaded.backend.split("-")[0]);
   return {
     backend: loaded.backend,
+    threads: loaded.backend === "wasm-threads" ? tf.wasm.getThreadsCount() : 1,
     tried,
-    files_sha256: self.crypto.subtle ? await sha256(files) : null,
-    about: parsed(about),
-    classes: labels.classes,
-    ranks: { genus: labels.genera, ...(labels.families ? { family: labels.families } : {}) }, // the taxon of each class
-    details: labels.details ?? [],
-    regions,
+    files_sha256: loaded.files_sha256,
+    about: loaded.about,
+    classes: loaded.names.classes,
+    ranks: loaded.names.ranks, // the taxon of each class
+    hasDetails: loaded.names.hasDetails,
+    regions: loaded.regions,
     promises: {
-      species: promise(calibration),
-      genus: promise(calibration.genus),
-      family: promise(calibration.family),
-      region: promise(calibration.region_priors),
+      species: promise(loaded.calibration),
+      genus: promise(loaded.calibration.genus),
+      family: promise(loaded.calibration.family),
+      region: promise(loaded.calibration.region_priors),
     },
     load_ms: performance.now() - started,
     first_ms: best.first_ms,
@@ -375,7 +461,7 @@ function half(bits) {
 /** What a region adds to each log p. Fetched with the first question about a region: few visitors name one. */
 async function ratios(region) {
   const view = new DataView(await file("priors.bin"));
-  const species = loaded.labels.classes.length;
+  const species = loaded.names.classes.length;
   const first = loaded.regions.indexOf(region) * species;
   return Float32Array.from({ length: species }, (_, i) => half(view.getUint16(2 * (first + i), true)));
 }
@@ -401,7 +487,14 @@ async function classify({ picture, region = null }) {
   };
 }
 
-const tasks = { load, classify, predict, seen, memory: () => ({ tensors: tf.memory().numTensors }) };
+/** What the collection knows besides of each class. No answer needs it, and it may be larger than the names. */
+async function details() {
+  const assets = { "labels.json": await bytes("labels.json") };
+  await checkAssets(assets, loaded.model.metadata);
+  return parsed(assets["labels.json"]).details;
+}
+
+const tasks = { load, classify, predict, seen, details, memory: () => ({ tensors: tf.memory().numTensors }) };
 
 self.onmessage = async ({ data: { id, task, ...details } }) => {
   try {
