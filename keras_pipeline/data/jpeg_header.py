@@ -31,6 +31,17 @@ class JpegHeader:
     has_second_picture: bool = False  # as phones write it: MPO
     is_complete: bool = False  # the end of the image is there
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.width, self.height
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its pixels are upright sRGB, and all that it holds."""
+        ordinary = self.components == 3 and not self.unusual and self.orientation == 1
+        return ordinary and not self.profile and not self.has_second_picture
+
 
 def read(photo: bytes) -> JpegHeader | None:
     """Read the header of a JPEG; None for any other file.
@@ -49,7 +60,7 @@ def read(photo: bytes) -> JpegHeader | None:
             at += 1 if marker == 0xFF else 2
             continue
         if marker == START_OF_SCAN:
-            header["is_complete"] = photo.find(END_OF_IMAGE, at) >= 0
+            header["is_complete"] = photo.rfind(END_OF_IMAGE, at) >= 0  # from the end, where it mostly is
             break
         segment = photo[at + 4 : at + 2 + length]
         if marker in FRAMES and "width" not in header and len(segment) >= 6:

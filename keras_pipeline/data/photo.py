@@ -45,10 +45,17 @@ _thread = threading.local()  # A Resizer holds buffers, so each thread has its o
 class _Decoded:
     """A photo as its file has it."""
 
-    image: Image.Image  # L, LA, RGB, RGBA or CMYK, 8 bits a channel; not turned
+    image: Image.Image | np.ndarray  # L, LA, RGB, RGBA or CMYK, 8 bits a channel, not turned; an array is sRGB
     profile: bytes  # ICC; empty without one
     orientation: int  # 1 to 8
-    is_storable: bool = False  # an ordinary JPEG, whose own bytes may be a record's
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The picture in sRGB: uint8 [H, W, 3], not turned."""
+        # Most photos are JPEGs without a profile, and a Pillow image would cost two copies of each.
+        if isinstance(self.image, np.ndarray):
+            return self.image
+        return np.asarray(colour.to_srgb(self.image, self.profile))
 
 
 def upright_rgb(photo: bytes) -> Image.Image:
@@ -58,7 +65,7 @@ def upright_rgb(photo: bytes) -> Image.Image:
         Refusal: a ValueError that says why the photo is refused.
     """
     decoded = _decode(photo, 0, 1)
-    return _turned(colour.to_srgb(decoded.image, decoded.profile), decoded.orientation)
+    return _turned(Image.fromarray(decoded.pixels), decoded.orientation)
 
 
 def seen(photo: bytes, short_side: int, *, min_short_side: int = 1) -> np.ndarray:
@@ -83,7 +90,9 @@ def seen(photo: bytes, short_side: int, *, min_short_side: int = 1) -> np.ndarra
     Raises:
         Refusal: a ValueError that says why the photo is refused.
     """
-    return _seen(photo, short_side, min_short_side)[0]
+    decoded = _decode(photo, short_side, min_short_side)
+    pixels = _shrink(decoded.pixels, short_side)
+    return np.asarray(_turned(Image.fromarray(pixels), decoded.orientation)) if decoded.orientation > 1 else pixels
 
 
 def to_record(photo: bytes, *, short_side: int, min_short_side: int, quality: int) -> tuple[bytes, int, int]:
@@ -101,9 +110,9 @@ def to_record(photo: bytes, *, short_side: int, min_short_side: int, quality: in
     Raises:
         ValueError: saying why the photo is refused.
     """
-    pixels, is_as_stored = _seen(photo, short_side, min_short_side)
-    if is_as_stored:
-        return photo, pixels.shape[0], pixels.shape[1]
+    if size := _size_of_storable(photo, short_side, min_short_side):
+        return photo, *size
+    pixels = seen(photo, short_side, min_short_side=min_short_side)
     if max(pixels.shape) > MAX_SIDE:
         raise ValueError(f"longer side above {MAX_SIDE} px")
     # 4:2:0, like nearly all photos: a quarter smaller than 4:4:4, and a quarter faster to decode in every epoch.
@@ -126,14 +135,14 @@ def converter(settings: Dataset) -> Callable[[bytes], tuple[bytes, int, int]]:
     )
 
 
-def _seen(photo: bytes, short_side: int, min_short_side: int) -> tuple[np.ndarray, bool]:
-    """Return `seen`, and whether the file itself, decoded, is just that."""
-    decoded = _decode(photo, short_side, min_short_side)
-    pixels = np.asarray(colour.to_srgb(decoded.image, decoded.profile))
-    fits = decoded.is_storable and min(decoded.image.size) <= short_side
-    if decoded.orientation == 1:
-        return _shrink(pixels, short_side), fits
-    return np.asarray(_turned(Image.fromarray(_shrink(pixels, short_side)), decoded.orientation)), False
+def _size_of_storable(photo: bytes, short_side: int, min_short_side: int) -> tuple[int, int] | None:
+    """Return (height, width) of a sound JPEG that is, decoded, what is `seen` of it; None for any other photo."""
+    header = jpeg_header.read(photo)
+    if not (header and header.is_plain and header.is_complete and 0 < min(header.size) <= short_side):
+        return None
+    _check_size(header.size, min_short_side)
+    # Damage shows at 1/8 of the size too: all codes are read, and far fewer pixels made of them.
+    return None if _scaled_jpeg(photo, "RGB", 1) is None else (header.height, header.width)
 
 
 def _decode(photo: bytes, short_side: int, min_short_side: int) -> _Decoded:
@@ -150,24 +159,25 @@ def _decode_jpeg(photo: bytes, header: jpeg_header.JpegHeader, short_side: int, 
         raise refused(header.unusual)
     if not header.width:
         raise refused("damaged" if header.is_complete else "cut off", "JPEG")
-    _check_size((header.width, header.height), min_short_side)
+    _check_size(header.size, min_short_side)
     # Where only the end's marker is missing, nothing is lost; where more is, the decoder says so.
     whole = photo if header.is_complete else photo + jpeg_header.END_OF_IMAGE
     mode = "CMYK" if header.components == 4 else "RGB"
-    pixels, is_clean = _scaled_jpeg(whole, mode, short_side), True
+    pixels = _scaled_jpeg(whole, mode, short_side)
     if pixels is None and not header.is_complete:
         raise refused("cut off", "JPEG")
     if pixels is None:  # damaged; browsers show what there is
-        pixels, is_clean = _scaled_jpeg(whole, mode, short_side, strict=False), False
+        pixels = _scaled_jpeg(whole, mode, short_side, strict=False)
     if pixels is None:
         raise refused("damaged", "JPEG")
+    image: Image.Image | np.ndarray = pixels
     if mode == "CMYK":  # stored inverted, as Adobe does
         image = Image.fromarray(255 - pixels, mode)
-    else:
-        image = Image.fromarray(pixels if header.components == 3 else np.ascontiguousarray(pixels[..., 0]))
-    is_plain = header.components == 3 and not header.profile and not header.has_second_picture
-    is_storable = is_plain and is_clean and header.is_complete and header.orientation == 1
-    return _Decoded(image, header.profile, header.orientation, is_storable)
+    elif header.components != 3:
+        image = Image.fromarray(np.ascontiguousarray(pixels[..., 0]))
+    elif header.profile:
+        image = Image.fromarray(pixels)
+    return _Decoded(image, header.profile, header.orientation)
 
 
 def _decode_chunks(found: chunks.Chunks, min_short_side: int) -> _Decoded:
