@@ -11,11 +11,16 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from uuid import UUID
 
 import pymongo
 import pytest
 import yaml
-from bson import ObjectId
+from bson import Binary, ObjectId
+from bson.binary import UUID_SUBTYPE
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError
 
 from keras_pipeline import __main__ as cli
 from keras_pipeline import commands, experiment
@@ -25,7 +30,7 @@ from keras_pipeline.ingest import mongo
 from keras_pipeline.ingest.load import members
 from keras_pipeline.ingest.load import rows as limits
 from keras_pipeline.ingest.load.json_text import JsonText
-from keras_pipeline.ingest.load.target import RECORDS
+from keras_pipeline.ingest.load.target import RECORDS, Target
 
 DOCUMENTED = (Path(__file__).parents[1] / "docs/loading.md").read_text(encoding="utf-8")
 DWC = "http://rs.tdwg.org/dwc/terms/"
@@ -441,6 +446,14 @@ def test_long_fields_and_lines_are_bad_rows(load, tmp_path, monkeypatch):
     assert csv.field_size_limit() == 131072
 
 
+def test_a_document_nested_too_deep_is_a_bad_row(load, tmp_path):
+    """MongoDB refuses the whole batch for it; nx-27017 takes it."""
+    lines = ['{"_id": "deep", "a": ' + "[" * n + "1" + "]" * n + "}" for n in (100, 99)]  # the document is a level too
+    assert load(written(tmp_path / "a.jsonl", "\n".join(lines)))[0] == 0
+    assert "nested more than 100 levels deep" in (load.folder / "a.jsonl.bad.csv").read_text()
+    assert load.collection.count_documents({}) == 1
+
+
 def test_a_file_without_a_good_row_is_a_wrong_file(load, tmp_path, capsys):
     header = CSV.splitlines()[0]
     assert load(written(tmp_path / "a.csv", "\n".join([header, *["1,2"] * 5000])))[0] == 3
@@ -553,3 +566,30 @@ def test_what_the_server_refuses_is_a_bad_row(load, tmp_path):
     assert load(path, options=["--into-existing"])[0] == 0
     assert sorted(found["code"] for found in load.collection.find()) == ["A", "X", "Y"]
     assert "line 2,another document has its unique value" in (load.folder / "a.jsonl.bad.csv").read_text()
+
+
+def test_what_a_replica_set_has_not_confirmed_is_not_noted_as_stored(load, tmp_path, capsys, monkeypatch):
+    """nx-27017 has no replica set: this is what pymongo raises of a `wtimeout`."""
+    path = written(tmp_path / "a.jsonl", '{"_id": "1", "a": 1}')
+    late = {"writeErrors": [], "writeConcernErrors": [{"errmsg": "timed out"}], "nUpserted": 1, "nMatched": 0}
+
+    def bulk_write(*_, **__):
+        raise BulkWriteError(late)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Collection, "bulk_write", bulk_write)
+        assert load(path)[0] == 3
+    assert "not as safely as the write concern asks (timed out)" in capsys.readouterr().err
+    assert load.collection.database[RECORDS].find_one({"_id": load.collection.name})["files"] == {}
+    assert load(path)[0] == 0
+
+
+def test_a_collection_stays_its_own_where_the_uri_asks_for_uuids():
+    def existing(uuid):
+        entry = {"name": "c", "info": {"uuid": uuid}}
+        target = object.__new__(Target)
+        target._name = "c"
+        target.collection = SimpleNamespace(database=SimpleNamespace(list_collections=lambda: [entry]))
+        return target._existing()
+
+    assert existing(UUID(int=5)) == existing(Binary(UUID(int=5).bytes, UUID_SUBTYPE))

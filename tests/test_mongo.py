@@ -6,12 +6,13 @@ import math
 import random
 import time
 import types
+from uuid import UUID
 
 import bson
 import pymongo
 import pytest
 from bson import DatetimeMS, Int64, ObjectId, Timestamp
-from pymongo.errors import AutoReconnect, CursorNotFound
+from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure
 
 from keras_pipeline.core.config.source import Source
 from keras_pipeline.core.errors import SourceError
@@ -205,6 +206,7 @@ class FakeCursor:
                 yield {"_id": _id}
 
 
+KILLED = OperationFailure("cursor killed", 237)
 DATE = datetime.datetime(2020, 1, 1)
 MIXED = [
     -3, 2.5, 7, 7.5, Int64(2**40), "", "7", "a", "ab", b"\x01", ObjectId("0" * 24), ObjectId("f" * 24), False, True,
@@ -242,7 +244,7 @@ def test_a_query_holds_on_every_page():
 
 
 @pytest.mark.parametrize("page", [3, 100])
-@pytest.mark.parametrize("failure", [AutoReconnect("gone"), CursorNotFound("forgotten"), None])
+@pytest.mark.parametrize("failure", [AutoReconnect("gone"), CursorNotFound("forgotten"), KILLED, None])
 @pytest.mark.parametrize("position", [1, 5, 16, 17])
 def test_a_failure_anywhere_loses_nothing(monkeypatch, page, failure, position):
     monkeypatch.setattr(mongo, "PAUSES", (0, 0))
@@ -253,6 +255,20 @@ def test_a_failure_anywhere_loses_nothing(monkeypatch, page, failure, position):
 def test_a_failure_before_the_first_document(monkeypatch):
     monkeypatch.setattr(mongo, "PAUSES", (0, 0))
     assert sample_ids(Fake([1, 2], [(0, AutoReconnect("gone"))] * 2), 100) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "code, cure",
+    [(13, "give the user of source.uri the role read on herbarium"), (18, "correct the user, the password or auth"),
+     (8000, "correct the user, the password or auth"), (2, "correct source.query if it is to blame")],
+)  # fmt: skip
+def test_a_failure_of_another_kind_ends_with_its_cure(monkeypatch, uri, code, cure):
+    failure = OperationFailure("no", code, {"errmsg": "no", "$clusterTime": "noise"})
+    with pytest.raises(OperationFailure):
+        sample_ids(Fake([1, 2], [(1, failure)]), 100)
+    source = Source(uri=uri, database="herbarium", collection="photos")
+    with pytest.raises(SourceError, match=f": no; {cure}"), mongo.open_collection(source, uri):
+        raise failure
 
 
 def test_pauses_grow_and_end(monkeypatch):
@@ -273,6 +289,11 @@ def test_a_server_that_sorts_otherwise_is_read_with_one_cursor_or_not_at_all():
         collection.given, collection.failures = 0, [(6, failure)]
         with pytest.raises(error, match="forgotten|ended its answer early, after 6 documents"):
             sample_ids(collection, 5)
+
+
+def test_a_uuid_is_an_id_as_the_uri_wants_it():
+    """With uuidRepresentation=standard in the URI, pymongo gives UUIDs instead of Binary."""
+    assert mongo._after(UUID(int=5)) == [{"_id": {"$gt": UUID(int=5)}}, *mongo._after(b"")[1:]]
 
 
 def test_an_id_of_no_known_type_is_refused_where_it_would_be_lost():

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.static_server import HOST, serve_folder
 from keras_pipeline.ingest.load import target
+from keras_pipeline.ingest.mongo import said
 
 _START_SECONDS = 60.0  # generous: the import alone takes seconds on a cold, busy disk
 _STOP_SECONDS = 5.0
@@ -106,10 +107,10 @@ def source(
                 if not target.is_loaded(client[database], collection):
                     _seed(client[database], collection, documents())
         except pymongo.errors.PyMongoError as error:
-            reason = str(error).split(", full error")[0]
-            details = {entry["errmsg"] for entry in (getattr(error, "details", None) or {}).get("writeErrors", [])}
+            entries = (getattr(error, "details", None) or {}).get("writeErrors", [])
+            reasons = ", ".join({said(error), *(entry["errmsg"] for entry in entries)})
             raise SourceError(
-                f"{folder}: the embedded MongoDB can't store its documents ({', '.join({reason, *details})}); free "
+                f"{folder}: the embedded MongoDB can't store its documents ({reasons}); free "
                 "space on that disk or raise the limit on file size; then the same command resumes where it stopped"
             ) from error
         yield uri, base_url

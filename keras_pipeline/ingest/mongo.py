@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import datetime
 import math
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import bson
 from bson import Binary, DatetimeMS, DBRef, Decimal128, Int64, ObjectId, Timestamp
@@ -38,12 +40,18 @@ PAGE = 250_000  # documents per cursor; nx-27017 opens another in 60 µs per doc
 BATCH = 2000  # documents per message; a server drops a cursor that is idle for ten minutes
 NESTED_BATCH = 200  # the same where a document has lists of photos: a species' document is some 20 kB
 PAUSES = (1, 2, 4, 8, 16)  # seconds before another try; electing a primary takes about ten
+# A server ends a single operation so: its time limit, an index dropped or rebuilt, somebody's killOp or killCursors.
+ENDED = {50, 175, 237, 262, 11601}
+_USER = "correct the user, the password or authSource in source.uri"
+CURES = {  # by MongoDB's code of the error; Atlas has one of its own
+    13: "give the user of source.uri the role read on {0}, readWrite for `load`", 18: _USER, 8000: _USER,
+}  # fmt: skip
 # BSON types as MongoDB sorts them ("Comparison/Sort Order" in its manual), by the names that `$type` knows.
 TYPE_ORDER = ("null", "number", "string", "object", "binData", "objectId", "bool", "date", "timestamp")
 ID_TYPES = {
     type(None): "null", int: "number", Int64: "number", float: "number", Decimal128: "number", str: "string",
-    dict: "object", DBRef: "object", bytes: "binData", Binary: "binData", ObjectId: "objectId", bool: "bool",
-    datetime.datetime: "date", DatetimeMS: "date", Timestamp: "timestamp",
+    dict: "object", DBRef: "object", bytes: "binData", Binary: "binData", UUID: "binData", ObjectId: "objectId",
+    bool: "bool", datetime.datetime: "date", DatetimeMS: "date", Timestamp: "timestamp",
 }  # fmt: skip
 NUMBERS = (int, Int64, float)
 
@@ -75,14 +83,22 @@ def open_collection(source: Source, uri: str) -> Iterator[Collection]:
         try:
             client.admin.command("ping")
             yield client[source.database][source.collection]
-        except (ConfigurationError, OperationFailure) as error:
-            raise SourceError(f"MongoDB at {shown}: {redact(str(error))}; check user, password and query") from None
+        except OperationFailure as error:
+            cure = CURES.get(error.code or 0, "correct source.query if it is to blame, else run again")
+            raise SourceError(f"MongoDB at {shown}: {said(error)}; {cure.format(source.database)}") from None
+        except ConfigurationError as error:
+            raise SourceError(f"MongoDB at {shown}: {said(error)}; correct source.uri") from None
         except InvalidName as error:
             name = f"{source.database}.{source.collection}"
             raise ValueError(f"source.database, source.collection: received {name!r}: {error}") from None
         except PyMongoError as error:
-            reason = redact(str(error)).split(", Timeout:")[0]
+            reason = said(error)
             raise SourceError(f"no MongoDB answers at {shown} ({reason}); start it or correct source.uri") from None
+
+
+def said(error: PyMongoError) -> str:
+    """Return what the driver says, without passwords, its settings and the server's whole answer."""
+    return re.split(r", full error: |, Timeout: | \(configured timeouts: ", redact(str(error)))[0]
 
 
 def count(collection: Collection, source: Source) -> int | None:
@@ -149,12 +165,17 @@ def _each_once(collection: Collection, query: dict, projection: dict, page: int,
                         continue
                     if not in_order:
                         raise SourceError(f"the server ended its answer early, after {total} documents; run again")
-        except (AutoReconnect, CursorNotFound):
-            if failures == len(PAUSES) or not in_order:
+        except (AutoReconnect, OperationFailure) as error:
+            if failures == len(PAUSES) or not in_order or not _may_pass(error):
                 raise
             time.sleep(PAUSES[failures])
             failures += 1
         rests = _after(last) if total else [{}]
+
+
+def _may_pass(error: PyMongoError) -> bool:
+    """Return whether only the connection or the cursor is lost, not the right to read or the query's sense."""
+    return isinstance(error, AutoReconnect | CursorNotFound) or getattr(error, "code", None) in ENDED
 
 
 def _is_end(collection: Collection, selected: dict, last: Any) -> bool:

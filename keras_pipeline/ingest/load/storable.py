@@ -20,6 +20,7 @@ from keras_pipeline.ingest.mongo import ID_TYPES
 SHOWN = 5  # bad rows on the console; the CSV has all
 HOPELESS = 1000  # bad rows before the first good one
 DOCUMENT_BYTES = 16 * 1024 * 1024 - 16 * 1024  # MongoDB's limit, less room for the command
+LEVELS = 100  # of nesting, MongoDB's limit ("MongoDB Limits and Thresholds")
 
 
 class BadRows:
@@ -96,6 +97,8 @@ def _check(row: Row) -> tuple[int, Bad | None]:
     kind = type(row.document["_id"])
     if kind not in ID_TYPES or row.document["_id"] is None:
         return 0, Bad(row.place, f"an _id of type {kind.__name__}")
+    if _is_deeper(row.document, LEVELS):
+        return 0, Bad(row.place, f"nested more than {LEVELS} levels deep, which MongoDB refuses")
     if name := _odd_name(row.document):
         return 0, Bad(row.place, f"a field name that no query can reach: {name[:100]!r}")
     if len(row.document) < 2:
@@ -109,6 +112,14 @@ def _check(row: Row) -> tuple[int, Bad | None]:
     if size > DOCUMENT_BYTES:
         return 0, Bad(row.place, f"a document of {size:,} bytes, more than MongoDB's 16 MiB")
     return size, None
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Return whether a value has more than `levels` levels of documents and lists."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
 def _odd_name(value: Any) -> str | None:

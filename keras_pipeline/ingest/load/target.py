@@ -11,6 +11,7 @@ import time
 from typing import Any
 from uuid import UUID
 
+from bson.binary import UUID_SUBTYPE, Binary
 from pymongo import ReplaceOne, UpdateOne, WriteConcern
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -130,6 +131,7 @@ class Target:
         for entry in self.collection.database.list_collections():  # nx-27017 does not filter
             if entry["name"] == self._name:
                 uuid = entry.get("info", {}).get("uuid")
+                uuid = Binary(uuid.bytes, UUID_SUBTYPE) if isinstance(uuid, UUID) else uuid  # one text for both
                 return {"type": entry.get("type", "collection"), "uuid": None if uuid is None else str(uuid)}
         return None
 
@@ -189,6 +191,12 @@ class Target:
                 raise SourceError(
                     f"{self._full_name}: the server stores no more documents ({reason}); free space on its disk or "
                     "check it; then the same command goes on where it stopped"
+                ) from None
+            if unconfirmed := found["writeConcernErrors"]:
+                reason = redact(str(unconfirmed[0].get("errmsg")))
+                raise SourceError(
+                    f"{self._full_name}: the server stored documents, but not as safely as the write concern asks "
+                    f"({reason}); check its replica set; then the same command goes on where it stopped"
                 ) from None
         counts.new += found["nUpserted"]
         counts.before += found["nMatched"]
