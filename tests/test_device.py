@@ -1,6 +1,7 @@
 """The page that checks a visiting device, in real browsers, and what becomes of its verdict."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -310,7 +311,10 @@ def test_a_verdict_is_given_alone_and_is_a_file(project, verdict, capsys, tmp_pa
 def serving(config, *options):
     """The real command; yields its URL."""
     command = [sys.executable, "-m", "keras_pipeline", "serve", "--probe", "--port", "0", "--config", str(config)]
-    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored in a shell's background
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=heard
+    )
     try:
         yield process, process.stdout.readline().split()[0]
     finally:

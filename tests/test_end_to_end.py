@@ -157,7 +157,9 @@ def test_the_page_says_what_python_says(road):
     )  # the files that the test records were made of, one enlarged
     assert wasm["accuracy"]["n"] == wasm["n"]
     assert wasm["stages"]["record"]["conclusive"] > 0
-    assert {*verdict["backends"], *verdict["missing_backends"]} == {"wasm", "cpu", "webgl", "webgpu"}
+    assert {*verdict["backends"], *verdict["missing_backends"]} == {
+        "wasm", "wasm-threads", "cpu", "webgl", "webgpu"
+    }  # fmt: skip
 
 
 @pytest.mark.slow
