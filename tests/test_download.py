@@ -160,6 +160,29 @@ def test_a_second_run_asks_only_for_what_may_succeed(target):
     assert target.stored() == before
 
 
+def test_a_photo_that_is_cut_off_is_asked_for_until_it_is_the_hosts_file(target):
+    whole = jpeg_of(1, (48, 40))
+
+    def run(n):
+        target.host.photo_of = lambda name: whole[: 2 * n]  # of which half-* gives half
+        row = target.run([document("half-1.jpg")])["id-half-1.jpg"]
+        return row.attempts, row.may_succeed
+
+    assert run(500) == (1, True) and run(600) == (2, True)  # its host may be writing it
+    assert run(600) == (3, False) and run(600) == (3, False) and not target.host.asked  # as many bytes: that's the file
+    target.run([document("half-2.jpg")])
+    target.host.photo_of = lambda name: whole
+    target.host.becomes["half-2.jpg"] = "good"
+    assert target.run([document("half-2.jpg")])["id-half-2.jpg"].state == "ok"
+
+
+def test_a_photo_that_is_cut_off_elsewhere_each_time_is_asked_for_five_times(target):
+    for n in range(6):
+        target.host.photo_of = lambda name, n=n: jpeg_of(1, (48, 40))[: 600 + 20 * n]
+        row = target.run([document("half-1.jpg")])["id-half-1.jpg"]
+    assert (row.attempts, row.may_succeed) == (5, False)
+
+
 def test_a_growing_collection_costs_only_what_is_new(target):
     target.run([document(f"good-{i}.jpg") for i in range(5)])
     grown = [document(f"good-{i}.jpg", latin_name="Viola alba") for i in range(1, 8)]

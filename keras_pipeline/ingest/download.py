@@ -252,7 +252,7 @@ def _stored(
     """Convert an answer, in a worker thread; return for each row its outcome, and a record if it is a photo."""
     body, outcomes = answer.body or b"", _outcomes(task, answer, tries)
     reason, sha256 = fetch.no_file(body), hashlib.sha256(body).hexdigest()
-    later = bool(reason)
+    later, cut_off = bool(reason), False
     wanted = [again is None or again[document.sample_id] == sha256 for document in task.documents]
     if not reason and not any(wanted):  # perhaps a picture for a bad hour
         reason, later = OTHER_FILE, True
@@ -261,8 +261,10 @@ def _stored(
             image, height, width = convert(body)
     except ValueError as error:
         reason, later = str(error), getattr(error, "may_succeed", False)
+        cut_off = later
     if reason:
-        return [(dataclasses.replace(each, reason=reason, may_succeed=later), None) for each in outcomes]
+        failed = functools.partial(dataclasses.replace, reason=reason, may_succeed=later, cut_off=cut_off)
+        return [(failed(each), None) for each in outcomes]
     results: list[tuple[Outcome, bytes | None]] = []
     for document, outcome, is_wanted in zip(task.documents, outcomes, wanted, strict=True):
         if not is_wanted:

@@ -63,6 +63,7 @@ class Outcome:
     may_succeed: bool = False  # on a later run: timeouts, refused connections, 403, 429, 5xx, pages
     shard: str = ""
     redirected_to: str = ""  # as an address
+    cut_off: bool = False  # an answer that came whole, with a file that does not: the host's file, or a bad hour of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Task:
 
 
 FIELDS = [field.name for field in dataclasses.fields(Document) if field.name not in ("state", "reason", "details")]
-RESULTS = [field.name for field in dataclasses.fields(Outcome) if field.name != "sample_id"]
+RESULTS = [field.name for field in dataclasses.fields(Outcome) if field.name not in ("sample_id", "cut_off")]
 # The parquet file's columns in order, with Arrow types. All others are internal to a run.
 COLUMNS = {name: "string" for name in FIELDS if name not in ("latitude", "longitude", "host", "address")} | {
     "latitude": "double", "longitude": "double", "state": "string", "reason": "string", "http_status": "int32",
@@ -265,10 +266,10 @@ class Ledger:
 
     def record(self, outcomes: Iterable[Outcome]) -> None:
         """Record outcomes in one transaction."""
-        changes = ", ".join("attempts = attempts + ?" if name == "attempts" else f"{name} = ?" for name in RESULTS)
-        values = [(*map(vars(outcome).get, RESULTS), outcome.sample_id) for outcome in outcomes]
+        added = {"attempts": "attempts + :attempts", "may_succeed": ledger_queries.AGAIN}
+        changes = ", ".join(f"{name} = {added.get(name, f':{name}')}" for name in RESULTS)
         with self._db:
-            self._db.executemany(f"UPDATE photos SET {changes} WHERE sample_id = ?", values)
+            self._db.executemany(f"UPDATE photos SET {changes} WHERE sample_id = :sample_id", map(vars, outcomes))
 
     def outcomes(self) -> Iterator[Outcome]:
         """Yield the outcome of each row that was requested."""

@@ -6,6 +6,12 @@ import dataclasses
 import sqlite3
 from collections.abc import Iterable, Mapping
 
+CUT_OFF_REQUESTS = 5
+# Whether a failure may pass: a photo that is cut off is the host's file once it comes with as many bytes as before.
+AGAIN = f"""
+CASE WHEN :cut_off AND (bytes = :bytes OR attempts + :attempts >= {CUT_OFF_REQUESTS}) THEN 0 ELSE :may_succeed END
+"""
+
 # Skips all rows but one of those that agree in `columns`: a stored one counts, else one that was requested before.
 # What an earlier call decided and what still holds is not written again.
 REPEATED = """
