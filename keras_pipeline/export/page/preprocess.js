@@ -56,14 +56,16 @@ const preprocess = (() => {
           const weight = weights[y * taps + row - starts[y]];
           let to = (y - top) * stride;
           for (let x = at; x < at + width * channels; x += channels, to += 3) {
-            sums[to] += pixels[x] * weight;
-            sums[to + 1] += pixels[x + 1] * weight;
-            sums[to + 2] += pixels[x + 2] * weight;
+            sums[to] += Math.imul(pixels[x], weight); // integers throughout: twice as fast
+            sums[to + 1] += Math.imul(pixels[x + 1], weight);
+            sums[to + 2] += Math.imul(pixels[x + 2], weight);
           }
         }
       }
     }
-    return Uint8Array.from(sums, (sum) => toByte(sum, precision));
+    const output = new Uint8Array(sums.length); // a loop: `Uint8Array.from` takes ten times as long as all the sums
+    for (let i = 0; i < sums.length; i++) output[i] = toByte(sums[i], precision);
+    return output;
   }
 
   /** RGB rows, of columns from `offset` on, to those of the outputs from `left` on, `outputWidth` of them. */
@@ -161,19 +163,28 @@ const preprocess = (() => {
     const spans = tensorflowWeights(side, size);
     const stride = side * 3;
     const rows = new Float32Array(size * stride);
-    spans.forEach(({ first, weights }, y) => {
-      weights.forEach((weight, i) => {
-        const from = (first + i) * stride;
-        for (let x = 0; x < stride; x++) rows[y * stride + x] += pixels[from + x] * weight;
-      });
-    });
+    for (let y = 0; y < size; y++) {
+      const { first, weights } = spans[y];
+      for (let i = 0; i < weights.length; i++) {
+        const weight = weights[i];
+        for (let x = 0, from = (first + i) * stride, to = y * stride; x < stride; x++, from++, to++) rows[to] += pixels[from] * weight;
+      }
+    }
     const output = new Float32Array(size * size * 3);
-    for (let y = 0, to = 0; y < size; y++) {
-      for (let x = 0; x < size; x++, to += 3) {
-        const { first, weights } = spans[x];
+    for (let x = 0; x < size; x++) {
+      const { first, weights } = spans[x];
+      for (let y = 0; y < size; y++) {
+        let red = 0, green = 0, blue = 0; // each sum rounded to float32, as TensorFlow's
         for (let i = 0, from = y * stride + first * 3; i < weights.length; i++, from += 3) {
-          for (let channel = 0; channel < 3; channel++) output[to + channel] += rows[from + channel] * weights[i];
+          const weight = weights[i];
+          red = Math.fround(red + rows[from] * weight);
+          green = Math.fround(green + rows[from + 1] * weight);
+          blue = Math.fround(blue + rows[from + 2] * weight);
         }
+        const to = (y * size + x) * 3;
+        output[to] = red;
+        output[to + 1] = green;
+        output[to + 2] = blue;
       }
     }
     return output;
