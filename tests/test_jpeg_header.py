@@ -43,7 +43,9 @@ def with_segments(*segments):
     ],
 )
 def test_the_orientation_is_one_short_from_1_to_8(order, entries, orientation):
-    assert read(with_segments(exif(*entries, order=order))) == JpegHeader(16, 16, 3, "", orientation, b"", False, True)
+    assert read(with_segments(exif(*entries, order=order))) == JpegHeader(
+        16, 16, 3, orientation=orientation, is_complete=True
+    )
 
 
 def test_the_first_exif_segment_counts():

@@ -75,7 +75,8 @@ def seen(photo: bytes, short_side: int, *, min_short_side: int = 1) -> np.ndarra
     bytes.
 
     - A JPEG (baseline, extended or progressive, 8 bits) is decoded at 1/2, 3/8, 1/4 or 1/8 of its size (libjpeg-turbo's
-      scaled inverse DCT): the smallest that leaves the shorter side >= `short_side`. Any other photo is decoded at its
+      scaled inverse DCT), not at 3/8 where its sampling factors are uncommon: the smallest that leaves the shorter side
+      >= `short_side`. A progressive one needs all scans of the lower frequencies. Any other photo is decoded at its
       size, of an animation the first picture. Of 16 bits a channel the upper 8 count.
     - Colours are converted to sRGB, and transparency is laid on white, see `colour`. Of CMYK without a profile each
       colour is reduced by black.
@@ -138,7 +139,8 @@ def converter(settings: Dataset) -> Callable[[bytes], tuple[bytes, int, int]]:
 def _size_of_storable(photo: bytes, short_side: int, min_short_side: int) -> tuple[int, int] | None:
     """Return (height, width) of a sound JPEG that is, decoded, what is `seen` of it; None for any other photo."""
     header = jpeg_header.read(photo)
-    if not (header and header.is_plain and header.is_complete and 0 < min(header.size) <= short_side):
+    sound = header and header.is_plain and header.is_complete and not header.lacks_scans
+    if not (header and sound and 0 < min(header.size) <= short_side):
         return None
     _check_size(header.size, min_short_side)
     # Damage shows at 1/8 of the size too: all codes are read, and far fewer pixels made of them.
@@ -160,10 +162,13 @@ def _decode_jpeg(photo: bytes, header: jpeg_header.JpegHeader, short_side: int, 
     if not header.width:
         raise refused("damaged" if header.is_complete else "cut off", "JPEG")
     _check_size(header.size, min_short_side)
+    if header.lacks_scans or not (header.is_complete or header.has_common_sampling):
+        raise refused("cut off", "JPEG")
     # Where only the end's marker is missing, nothing is lost; where more is, the decoder says so.
     whole = photo if header.is_complete else photo + jpeg_header.END_OF_IMAGE
     mode = "CMYK" if header.components == 4 else "RGB"
-    pixels = _scaled_jpeg(whole, mode, short_side)
+    scaled = _scaled_jpeg if header.has_common_sampling else _halved_jpeg
+    pixels = scaled(whole, mode, short_side)
     if pixels is None and not header.is_complete:
         raise refused("cut off", "JPEG")
     if pixels is None:  # damaged; browsers show what there is
@@ -242,6 +247,19 @@ def _scaled_jpeg(photo: bytes, mode: str, short_side: int, *, strict: bool = Tru
         )
     except (ValueError, KeyError):  # KeyError: colours that it has no name for
         return None
+
+
+def _halved_jpeg(photo: bytes, mode: str, short_side: int) -> np.ndarray | None:
+    """Decode as `_scaled_jpeg` with Pillow, which knows any sampling factors, but no 3/8 of the size."""
+    try:
+        image = Image.open(io.BytesIO(photo), formats=["JPEG"])
+        parts = (n for n in (8, 4, 2) if -(-min(image.size) // n) >= short_side > 0)
+        if part := next(parts, 0):
+            image.draft(None, (image.width // part, image.height // part))
+        pixels = np.asarray(image)
+    except Exception:  # Pillow's readers raise SyntaxError, OSError, … on broken files
+        return None
+    return 255 - pixels if mode == "CMYK" else pixels
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ are of kinds on which they once differed.
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -197,11 +198,17 @@ INSET[PLACE + 1 : PLACE + 5] = struct.pack("<HH", 60, 40)
 FINE_X, FINE_Y = np.meshgrid(np.arange(2048), np.arange(1536))
 FINE = np.asarray(SCENE.resize((2048, 1536)), float) + 70 * (np.sin(FINE_X * 2.4) + np.sin(FINE_Y * 2.1))[..., None]
 
+PROGRESSIVE = jpeg(image=LARGE, progressive=True)
+LAST_SCAN = PROGRESSIVE.rindex(b"\xff\xda")
+HERE = Path(__file__).parent  # the files of `cjpeg -sample`: Pillow writes no such sampling
+
 PHOTOS = {
     "jpeg 4:4:4": jpeg(subsampling=0),
     "jpeg 4:2:2, odd size": jpeg(image=LARGE, subsampling=1),
     "jpeg 4:2:0, quality 30": jpeg(image=LARGE, subsampling=2, quality=30),
-    "jpeg progressive": jpeg(image=LARGE, progressive=True),
+    "jpeg 4:1:0": (HERE / "sampling_4x2.jpg").read_bytes(),
+    "jpeg 2x2,1x2,1x1": (HERE / "sampling_2x2_1x2_1x1.jpg").read_bytes(),
+    "jpeg progressive": PROGRESSIVE,
     "jpeg restart markers": jpeg(image=LARGE, restart_marker_blocks=7),
     "jpeg RGB": jpeg(keep_rgb=True),
     "jpeg grey": jpeg(image=LARGE.convert("L")),
@@ -270,6 +277,8 @@ PHOTOS = {
     "avif animated": encoded(SCENE, "AVIF", save_all=True, append_images=[FLIPPED], quality=95),
     "jpeg cut off": jpeg()[:9000],
     "jpeg progressive, cut off": jpeg(progressive=True)[:9000],
+    "jpeg progressive, its last scan cut off": PROGRESSIVE[:LAST_SCAN] + b"\xff\xd9",
+    "jpeg 4:1:0, without its end": (HERE / "sampling_4x2.jpg").read_bytes()[:-2],
     "jpeg lossless": lossless_jpeg(),
     "jpeg 12 bits": twelve_bits(jpeg()),
     "jpeg too small": jpeg(image=SCENE.crop((0, 0, 300, 15))),

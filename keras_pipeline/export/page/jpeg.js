@@ -8,8 +8,10 @@ const jpeg = (() => {
   const START_OF_SCAN = 0xda, APP1 = 0xe1, APP2 = 0xe2;
   const EXIF = "Exif\0\0", PROFILE = "ICC_PROFILE\0";
   const UNUSUAL = { 0xc3: "lossless", 0xc7: "lossless", 0xcb: "lossless", 0xcf: "lossless" }; // frames, and how coded
-  const ORDINARY = [0xc0, 0xc1, 0xc2]; // baseline, extended and progressive
-  const EIGHTHS = [4, 3, 2, 1]; // the sizes that the decoder may choose from, beside the whole
+  const PROGRESSIVE = 0xc2, ORDINARY = [0xc0, 0xc1, PROGRESSIVE]; // baseline and extended besides
+  const SAMPLING = [0x11, 0x21, 0x12, 0x22, 0x41, 0x14]; // of the first component
+  const SMOOTHED = 10; // coefficients of a block: where one lacks bits, libjpeg smooths the picture, each version otherwise
+  const EIGHTHS = [4, 3, 2, 1], HALVES = [4, 2, 1]; // the sizes that the decoder may choose from, beside the whole
   const UNDECODABLE = "undecodable";
   const RGB = 0, CMYK = 11; // TurboJPEG's formats of pixels
 
@@ -18,12 +20,13 @@ const jpeg = (() => {
   const isFrame = (marker) => marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker);
 
   /**
-   * {width, height, components, unusual, orientation, profile, isComplete} of a JPEG's bytes; null of any other file.
-   * width is 0 where no frame says it; unusual: how it is coded, where no browser reads that; profile: ICC, or empty.
+   * {width, height, components, unusual, hasCommonSampling, orientation, profile, isComplete, lacksScans} of a JPEG's
+   * bytes; null of any other file. width is 0 where no frame says it; unusual: how it is coded, where no browser reads
+   * that; profile: ICC, or empty; lacksScans: progressive, and what there is shows the picture coarsely only.
    */
   function header(bytes) {
     if (bytes[0] !== 0xff || bytes[1] !== 0xd8) return null;
-    const found = { width: 0, height: 0, components: 0, unusual: "", orientation: null, isComplete: false };
+    const found = { width: 0, height: 0, components: 0, unusual: "", hasCommonSampling: true, orientation: null, isComplete: false, lacksScans: false };
     const profile = [];
     let at = 2;
     while ((at = bytes.indexOf(0xff, at)) >= 0 && at + 4 <= bytes.length) {
@@ -34,6 +37,7 @@ const jpeg = (() => {
       }
       if (marker === START_OF_SCAN) {
         found.isComplete = hasEnd(bytes, at);
+        found.lacksScans = Boolean(found.isProgressive) && lacksScans(bytes, at, found.components);
         break;
       }
       const segment = bytes.subarray(at + 4, Math.max(at + 4, at + 2 + length));
@@ -48,12 +52,33 @@ const jpeg = (() => {
 
   function frame(marker, segment) {
     const unusual = UNUSUAL[marker] ?? (ORDINARY.includes(marker) ? "" : "arithmetic coding");
+    const [first, ...others] = Array.from({ length: segment[5] }, (_, i) => segment[7 + 3 * i]);
+    const usual = { 2: [0x11, 0x11], 3: [0x11, 0x11, first] }[others.length]; // of black as of the first
     return {
       height: (segment[1] << 8) | segment[2],
       width: (segment[3] << 8) | segment[4],
       components: segment[5],
       unusual: unusual || (segment[0] === 8 ? "" : "12 bits"),
+      hasCommonSampling: !others.length || (SAMPLING.includes(first) && String(others) === String(usual)),
+      isProgressive: marker === PROGRESSIVE,
     };
+  }
+
+  /** Whether the scans from `at` on leave a component's first coefficients without their last bits. */
+  function lacksScans(bytes, at, components) {
+    const missing = {}; // how many bits
+    while (at >= 0 && at + 4 <= bytes.length && bytes[at + 1] !== 0xd9) {
+      const length = (bytes[at + 2] << 8) | bytes[at + 3], end = at + 2 + length, count = bytes[at + 4];
+      if (bytes[at + 1] === START_OF_SCAN && end <= bytes.length && length === 6 + 2 * count) {
+        const [first, last, bits] = bytes.subarray(end - 3, end);
+        for (let each = at + 5; each < end - 3; each += 2)
+          for (let i = first; i <= Math.min(last, SMOOTHED - 1); i++) missing[`${bytes[each]} ${i}`] = bits & 0x0f;
+      }
+      at = bytes.indexOf(0xff, at + 2 + Math.max(length, 2));
+      while (at >= 0 && (bytes[at + 1] === 0 || bytes[at + 1] === 0xff || (bytes[at + 1] & 0xf8) === 0xd0)) at = bytes.indexOf(0xff, at + 1);
+    }
+    const left = Object.values(missing);
+    return left.length < components * SMOOTHED || left.some(Boolean);
   }
 
   function joined(parts) {
@@ -126,7 +151,7 @@ const jpeg = (() => {
       const [fullWidth, fullHeight] = new Int32Array(turbo.memory.buffer, found, 2);
       if (!isSound(status) || fullWidth !== head.width || fullHeight !== head.height) return null;
       const scaled = (side, eighths) => Math.ceil((side * eighths) / 8);
-      const enough = EIGHTHS.filter((eighths) => scaled(Math.min(fullWidth, fullHeight), eighths) >= shortSide);
+      const enough = (head.hasCommonSampling ? EIGHTHS : HALVES).filter((eighths) => scaled(Math.min(fullWidth, fullHeight), eighths) >= shortSide);
       const eighths = enough.at(-1) ?? 8;
       const width = scaled(fullWidth, eighths), height = scaled(fullHeight, eighths);
       const [format, channels] = head.components === 4 ? [CMYK, 4] : [RGB, 3];

@@ -347,6 +347,7 @@ async function openedJpeg(photo, header) {
   const broken = header.isComplete ? "damaged" : "cut off";
   if (!header.width) throw new Error(broken);
   check(header.width, header.height);
+  if (header.lacksScans || !(header.isComplete || header.hasCommonSampling)) throw new Error("cut off");
   const decoded = jpeg.decode(decoder, photo, header, loaded.preprocessing.short_side);
   if (!decoded) throw new Error(broken);
   return inSrgb({ ...decoded, isGrey: header.components === 1, isCmyk: header.components === 4 }, header);
