@@ -26,6 +26,7 @@ from keras_pipeline.core.environment import nvidia
 from keras_pipeline.core.errors import SourceError
 from keras_pipeline.core.region_names import photos_of
 from keras_pipeline.core.sidecars import is_as_written, sidecar
+from keras_pipeline.export import engines
 from keras_pipeline.ingest import pace, photo_folder, urls
 from keras_pipeline.phases import staleness, status
 from keras_pipeline.phases.macs import macs
@@ -67,7 +68,8 @@ LIGHT = (
     "phase4 plot", "phase5 temperature", "phase5 threshold", "phase7 manifest",
 )  # fmt: skip
 LIGHT_START = 2.0  # of these, which need neither
-BROWSERS_START = 60.0  # `phase6 validate`: a browser for each of four backends
+BROWSER_START = 35.0  # `phase6 validate`: one for each of up to five backends, which answer a few photos
+PASSES = {"chromium": 2, "firefox": 2, "webkit": 1}  # over all photos: with threads, and without
 DECODE = 1 / 350  # seconds of a core a photo: decoding, cropping and `aggressive` views at 224 px
 READ = 2.5e-4  # besides, for a photo of any size: a record's way through tf.data
 STEP = 0.036  # seconds of a training step besides its photos, on CPUs: some hundred small operations
@@ -130,8 +132,6 @@ def costs(run: Run, on: Device | None = None) -> dict[str, Cost]:
 
 
 def _start(title: str) -> float:
-    if title == "phase6 validate":
-        return START + BROWSERS_START
     return LIGHT_START if title in LIGHT else START
 
 
@@ -311,6 +311,8 @@ def _proof(run: Run, n: dict, on: Device) -> dict[str, Cost]:
     logits = 4.0 * judged * n["classes"]
     ways = 2 + len(config.phase6.compare)  # TensorFlow Lite's is one
     shown = min(config.phase6.validation_photos or n["test"], n["test"])
+    asked = {*(config.phase6.browsers or engines.ENGINES)} - engines.missing_engines().keys()
+    passes = sum(PASSES[name] for name in asked)
     return {
         "phase5 calibrate": Cost(student.infer(judged), logits),
         "phase5 temperature": Cost(logits / 30e6),
@@ -320,7 +322,7 @@ def _proof(run: Run, n: dict, on: Device) -> dict[str, Cost]:
             ways * student.infer(judged) + judged * student.macs / (3e9 * on.cores), 4 * student.parameters
         ),
         "phase6 export": Cost(0, 8 * student.parameters),
-        "phase6 validate": Cost(shown * (0.2 + student.macs / 3e9)),
+        "phase6 validate": Cost(BROWSER_START * len(asked) + shown * passes * (0.07 + student.macs / 3e9)),
         "phase7 manifest": Cost(0),
     }
 
