@@ -342,13 +342,34 @@ def test_the_command_serves_a_path_that_nobody_can_guess_and_ends_with_ctrl_c(pr
         assert process.wait(20) == 0
 
 
-def test_with_a_certificate_it_speaks_https_and_a_silent_visitor_holds_up_nobody(project, tmp_path):
+@pytest.fixture
+def certificate(tmp_path):
+    """(certificate, key) of this machine, which no browser knows."""
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "1",
          "-subj", "/CN=x", "-addext", f"subjectAltName=IP:127.0.0.1,IP:{ADDRESS or '127.0.0.1'}"],
         check=True, capture_output=True,
     )  # fmt: skip
+    return cert, key
+
+
+def test_over_https_another_device_tests_all(site, classifier, tmp_path, certificate):
+    if ADDRESS is None:
+        pytest.skip("this machine has no address besides loopback")
+    example.need_browser()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with serve_folder(site, host=ADDRESS, certificate=context) as base, open_browser() as browser:
+        page = browser.new_context(ignore_https_errors=True).new_page()
+        page.goto(f"{base}secret/index.html")
+        found = judged(page.evaluate(CHECK), classifier, tmp_path)
+    assert base.startswith("https://") and found["agrees"] and found["device"]["secure_context"]
+    assert found["hashed_by"] == "browser" and not any("need HTTPS" in each for each in found["untested"])
+
+
+def test_with_a_certificate_it_speaks_https_and_a_silent_visitor_holds_up_nobody(project, certificate):
+    cert, key = certificate
     host = ADDRESS or "127.0.0.1"
     with serving(project, "--host", host, "--cert", str(cert), "--key", str(key)) as (_, url):
         assert url.startswith(f"https://{host}:")
