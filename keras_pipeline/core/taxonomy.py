@@ -6,20 +6,26 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 HYBRID_SIGNS = ("×", "x", "X")
 RANKS = {
-    "subsp": "subsp.", "ssp": "subsp.", "subspecies": "subsp.", "var": "var.", "variety": "var.", "varietas": "var.",
-    "subvar": "subvar.", "f": "f.", "fo": "f.", "forma": "f.", "subf": "subf.",
+    "subsp": "subsp.", "ssp": "subsp.", "subspec": "subsp.", "subspecies": "subsp.", "var": "var.", "variety": "var.",
+    "varietas": "var.", "subvar": "subvar.", "f": "f.", "fo": "f.", "fa": "f.", "fm": "f.", "fma": "f.", "form": "f.",
+    "forma": "f.", "subf": "subf.",
 }  # fmt: skip
+RANK_WITHOUT_BLANK = re.compile(rf" ((?:notho)?(?:{'|'.join(RANKS)})\.)(?=[^\W\d_A-Z]{{3}})")  # var.alba
 # Words among authors' names. `f.` is filius unless an epithet follows: Hook. f.
 AMONG_AUTHORS = {
-    "ex", "et", "in", "and", "&", "al.", "l.", "f.", "fil.", "bis", "emend.", "de", "d.", "du", "da", "dos", "di",
-    "del", "della", "la", "le", "van", "von", "der", "den", "ter", "zu",
+    "ex", "et", "in", "and", "&", "al", "al.", "l.", "f.", "fil.", "filius", "bis", "emend.", "anon.", "apud", "ap.",
+    "de", "d", "d.", "du", "da", "do", "dos", "di", "del", "della", "delle", "dello", "degli", "dal", "la", "le", "los",
+    "las", "van", "von", "v", "v.", "der", "den", "dem", "ten", "ter", "'t", "’t", "zu", "zum", "zur", "y", "i", "e",
 }  # fmt: skip
+# How names are spelt instead (International Code of Nomenclature, Art. 60.7); of other letters the mark is left out.
+LETTERS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "ao", "ø": "oe", "æ": "ae", "œ": "oe"})
 # Beside these words a capitalized one is no author: Viola sp. A, Brassica oleracea Capitata Group.
 OTHER_PLANTS = {
     "sp", "spp", "cv", "cf", "aff", "group", "gp", "grex", "sensu", "auct", "auctt", "hort", "non", "nec", "sect",
@@ -132,8 +138,9 @@ def canonical(latin_name: str) -> str:
     """Return the name without what differs between labels of one plant: case, blanks, hybrid signs, authors.
 
     'Viola odorata L.' and 'VIOLA  odorata' give 'viola odorata'. 'Mentha × piperita' gives 'mentha piperita', because
-    the sign does not make another name (International Code of Nomenclature, Art. H.3.3). Ranks below the species,
-    cultivars, qualifiers (cf., sp., agg.) and hybrid formulas ('Salix alba × fragilis') mean another plant and stay.
+    the sign does not make another name (International Code of Nomenclature, Art. H.3.3). 'Isoëtes lacustris' gives
+    'isoetes lacustris' and 'Carex mülleri' 'carex muelleri' (Art. 60.7). Ranks below the species, cultivars, qualifiers
+    (cf., sp., agg.) and hybrid formulas ('Salix alba × fragilis') mean another plant and stay.
     In doubt two names stay apart: the result is a candidate for people to judge.
     """
     words = _words(latin_name)
@@ -142,10 +149,17 @@ def canonical(latin_name: str) -> str:
     if len(words) > 2 and _is_sign(words[1]):
         words = [words[0], *words[2:]]
     if len(words) < 2 or any(_means_another_plant(word) for word in words[1:]):
-        return " ".join("×" if word in HYBRID_SIGNS else word.casefold() for word in words)
+        return _plain(" ".join("×" if word in HYBRID_SIGNS else word.casefold() for word in words))
     genus_alone = words[1][0] in "([" or (words[1][0].isupper() and words[1].endswith("."))  # Viola L.
     name = words[:1] if genus_alone else words[:2]
-    return " ".join([*map(str.casefold, name), *_without_authors(words[len(name) :])])
+    return _plain(" ".join([*map(str.casefold, name), *_without_authors(words[len(name) :])]))
+
+
+def _plain(text: str) -> str:
+    if text.isascii():
+        return text
+    parts = unicodedata.normalize("NFD", text.translate(LETTERS))
+    return "".join(letter for letter in parts if not unicodedata.combining(letter))
 
 
 def no_species(classes: Sequence[str]) -> dict[str, str]:
@@ -181,10 +195,11 @@ def _why_no_species(latin_name: str, above: bool) -> str | None:
 
 
 def _words(latin_name: str) -> list[str]:
-    text = normalise(latin_name)
+    text = normalise(latin_name.replace("_", " "))
     if text.isupper():  # case then tells names and authors apart no more
         text = text.lower()
-    return text.replace("×", " × ").split()
+    text = RANK_WITHOUT_BLANK.sub(r" \1 ", text)
+    return text.replace("×", " × ").replace("(", " (").replace(")", ") ").split()
 
 
 def _is_sign(word: str) -> bool:
@@ -193,7 +208,8 @@ def _is_sign(word: str) -> bool:
 
 def _means_another_plant(word: str) -> bool:
     # Here a sign is left only in formulas.
-    return word in HYBRID_SIGNS or word[0] in "'\"‘“" or word.casefold().rstrip(".") in OTHER_PLANTS
+    quoted = word[0] in "'\"‘“’" and word not in AMONG_AUTHORS  # a cultivar; ‘'t’ is an author's
+    return word in HYBRID_SIGNS or quoted or word.casefold().rstrip(".") in OTHER_PLANTS
 
 
 def _without_authors(words: list[str]) -> Iterator[str]:
@@ -218,7 +234,7 @@ def _is_epithet(word: str, rank: str) -> bool:
 def _is_author(word: str) -> bool:
     letters = word.strip("()[],;:")
     year = len(letters) == 4 and letters.isdecimal()
-    particle = letters.casefold() in AMONG_AUTHORS or letters[:2] in ("d'", "d’", "l'", "l’")  # d'Urv.
+    particle = letters.casefold() in AMONG_AUTHORS or letters[:2] in ("d'", "d’", "l'", "l’", "v.")  # d'Urv., v.d.
     return not letters or year or particle or letters[0].isupper()
 
 

@@ -99,7 +99,7 @@ def _families(config: Any) -> tuple[str, ...]:
 STEPS = [
     Step(
         "phase0", "audit", "count what the collection holds; downloads nothing", (), ("audit",),
-        (*SOURCE, "phase0.audit"), 6,
+        (*SOURCE, "phase0.audit"), 7,
     ),
     Step(
         "phase0", "validate-urls", "ask for a sample of the URLs; stores nothing", ("audit",), ("url_check",),
