@@ -46,11 +46,11 @@ def test_a_score_is_the_share_of_the_squared_length_outside():
 
 def test_train_photos_span_the_subspace_whatever_their_length_and_order():
     rng = np.random.default_rng(0)
-    plants = rng.normal(size=(60, off_list.DIRECTIONS)) @ np.eye(off_list.DIRECTIONS, 40)
+    plants = rng.normal(size=(60, off_list.DIRECTIONS)) @ np.eye(off_list.DIRECTIONS, 80)
     for batches in ([plants], [plants[::-1][:25], 1000 * plants[::-1][25:]], [plants[:1], plants[1:]]):
         directions = off_list.principal_directions(batches)
-        assert directions.shape == (40, off_list.DIRECTIONS) and directions.dtype == np.float32
-        inside, outside = np.eye(40, dtype=np.float32)[[0, 15]], np.eye(40, dtype=np.float32)[[16, 39]]
+        assert directions.shape == (80, off_list.DIRECTIONS) and directions.dtype == np.float32
+        inside, outside = np.eye(80, dtype=np.float32)[[0, 31]], np.eye(80, dtype=np.float32)[[32, 79]]
         np.testing.assert_allclose(features.share_outside(inside, directions), 0, atol=2e-3)
         np.testing.assert_allclose(features.share_outside(outside, directions), 1, atol=1e-6)
     assert np.array_equal(directions, directions.astype(np.float16))  # the page's weights are of 16 bits
@@ -238,4 +238,4 @@ def test_the_subspace_costs_two_bytes_a_number(bundle):
     plain = example.bundle()[0]
     grown = [sum(f.stat().st_size for f in (each / "model").glob("*.bin")) for each in (plain, bundle)]
     width = example.shipped().get_layer("logits").input.shape[-1]
-    assert 0 < grown[1] - grown[0] <= 2 * off_list.DIRECTIONS * width + 64
+    assert 0 < grown[1] - grown[0] <= 2 * (width // 2) * width + 64  # K is 16 there, half of the 32 features
