@@ -10,6 +10,7 @@ from PIL import Image
 from support import web_example as example
 
 from keras_pipeline.core.config.delivery import Phase5
+from keras_pipeline.core.config.load import from_dict
 from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.evaluation import off_list
@@ -116,6 +117,21 @@ def test_photos_of_one_plant_count_once():
     assert few.on_fit.all() and few.on_test.all()
     said = describe_additions({"off_list": few.part, "region_priors": {"why": "none"}, "observations": {"why": "few"}})
     assert "off the list: 48 calibration photos of different plants are too few, 49 are the least" in said
+
+
+@pytest.mark.parametrize(
+    ("sets", "why"),
+    [
+        ({}, ""),
+        ({"phase5": {"off_list": False}}, "phase5.off_list is false"),
+        (
+            {"phase3": {"model": {"name": "mobilenetv2", "pretrained": False}}},
+            "the features of a student from random weights don't tell other pictures from plants",
+        ),
+    ],
+)
+def test_a_student_from_random_weights_gets_no_score(sets, why):
+    assert scoring.why_not(from_dict({"experiment": "any", **sets})) == why
 
 
 def test_photos_that_are_held_back_are_not_conclusive_at_any_rank():
