@@ -245,6 +245,7 @@ def test_the_page_says_it_in_two_languages(bundle, tmp_path):
         assert page.inner_text("#verdict") == "This does not look like one of the plants of this list"
         assert page.get_attribute("#answer", "data-conclusive") == "none"
         assert page.get_attribute("#answer", "data-off-list") == "true"
+        assert page.locator("#species li").count() == 0 and "%" not in page.inner_text("#answer")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         page.click("#language")
         assert page.inner_text("#verdict") == "No parece una de las plantas de esta lista"
