@@ -230,11 +230,11 @@ def test_the_regional_teacher_starts_from_the_global_one(started):
 
 
 def test_the_head_starts_from_the_probe_of_its_own_features(started, monkeypatch):
-    """Its logits are the probe's, which names every train photo right; of a regional teacher the region's photos."""
-    counted = []
+    """Of its very own, although its weights are random here: a second network would have others."""
+    counted, black = [], np.zeros((1, 32, 32, 3), np.float32)
 
     def extract(extract, photos, path, *, n):
-        counted.append(n)
+        counted.append((n, extract(black)))
         return found(extract, photos, path, n=n)
 
     found = baseline.extract_features
@@ -243,7 +243,10 @@ def test_the_head_starts_from_the_probe_of_its_own_features(started, monkeypatch
     model, start = caught.model, caught.start
     random = model.get_layer("logits").get_weights()[0]
     start()
-    assert counted == [6] and not np.allclose(random, model.get_layer("logits").get_weights()[0])
+    ((n, features),) = counted
+    assert n == 6 and not np.allclose(random, model.get_layer("logits").get_weights()[0])
+    kernel, bias = model.get_layer("logits").get_weights()
+    np.testing.assert_allclose(features @ kernel + bias, model(black, training=False), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("settings", "wanted"), [({"pretrained": False}, False), ({"head_init": "random"}, False)])
@@ -265,6 +268,12 @@ def test_batch_norms_are_frozen_where_the_head_starts_from_the_probe(started, tm
     assert len(norms) == 52 and {layer.trainable for layer in norms} == {not frozen}
     trained.save(tmp_path / "x.keras")
     assert all(layer.trainable for layer in heads.load_classifier(tmp_path / "x.keras").layers)
+
+
+def test_of_many_photos_batch_norms_are_trained():
+    assert Model(name="mobilenetv2").freezes_batch_norm(9_999)
+    assert not Model(name="mobilenetv2").freezes_batch_norm(10_000)
+    assert Model(name="mobilenetv2", freeze_batch_norm=True).freezes_batch_norm(850_000)
 
 
 @pytest.mark.parametrize("rank", [None, 1, 2, 6])

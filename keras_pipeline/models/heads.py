@@ -66,6 +66,11 @@ def freeze(model: keras.Model, *, backbone: bool, batch_norm: bool) -> None:
         layer.trainable = layer.name in HEAD or not frozen
 
 
+def backbone_of(model: keras.Model) -> keras.Model:
+    """Return a classifier without its head, image [N, S, S, 3] -> features [N, D]; both share their weights."""
+    return keras.Model(model.inputs[0], model.get_layer("dropout").input)
+
+
 def set_head(model: keras.Model, *, mean: np.ndarray, scale: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> None:
     """Set the head to a linear classifier, ((features - mean) / scale) @ kernel + bias.
 

@@ -66,6 +66,11 @@ class Stage:
         return Path(own, *self.folder.parts[-3:], self.made_from[:8]) if own else self.folder / "checkpoints"
 
     @property
+    def photos(self) -> int:
+        """Number of photos that an epoch shows."""
+        return self.steps_per_epoch * self.batch_size
+
+    @property
     def start(self) -> Path:
         """Path of the checkpoint of the model that the stage started from, see `fit`."""
         return self.checkpoints / EPOCH_FILE.format(epoch=0)

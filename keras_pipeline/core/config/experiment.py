@@ -47,6 +47,11 @@ def _without_regional(values: Any) -> Any:
     return values | {"phase3": values["phase3"] | {"teachers": teachers}}
 
 
+def planned(values: Any) -> Any:
+    """Fill plain values, as YAML yields them, with the training plan's and with those that follow from other keys."""
+    return _with_weights(_without_regional(_merge(PLAN, values)))
+
+
 def _with_weights(values: Any) -> Any:
     """Give the weights of the key `weights` to every MobileNetV2, and to the baseline, that name none themselves."""
     weights = values.get("weights") if isinstance(values, dict) else None
@@ -95,7 +100,7 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _plan(cls, values: Any) -> Any:
-        return _with_weights(_without_regional(_merge(PLAN, values)))
+        return planned(values)
 
     @model_validator(mode="after")
     def _pairs(self) -> Config:

@@ -28,6 +28,7 @@ VIT_PRESETS = (
 MOBILENET_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # of Keras's ImageNet weights
 
 GLOBAL_TEACHER = "global_teacher"  # as phase2.model.pretrained
+FEW_PHOTOS = 10_000  # an epoch; frozen batch norms were measured up to 3,593 photos, and nobody has with more
 
 
 class Model(Section):
@@ -47,7 +48,9 @@ class Model(Section):
     dropout_rate: float = Field(0.2, ge=0, lt=1, description="before the student's head (teachers: regularization)")
     head_rank: int | None = Field(None, ge=1, description="rank of the head's factorized kernel; null: not factorized")
     freeze_batch_norm: bool | None = Field(
-        None, description="training keeps the pretrained statistics and scales; null: if the head starts from a probe"
+        None,
+        description="training keeps the pretrained statistics and scales; null: if the head starts from a probe and an "
+        f"epoch shows fewer than {FEW_PHOTOS:,} photos",
     )
     batch_norm_momentum: float = Field(0.9, gt=0, lt=1, description="Keras's 0.999 lags behind in short runs")
 
@@ -63,10 +66,11 @@ class Model(Section):
             return self.pretrained not in (False, GLOBAL_TEACHER)
         return self.head_init == "probe"
 
-    @property
-    def freezes_batch_norm(self) -> bool:
-        """Whether batch norms stay in inference mode during training."""
-        return self.starts_from_probe if self.freeze_batch_norm is None else self.freeze_batch_norm
+    def freezes_batch_norm(self, photos: int) -> bool:
+        """Whether batch norms stay in inference mode during training whose epochs show this many photos."""
+        if self.freeze_batch_norm is None:
+            return self.starts_from_probe and photos < FEW_PHOTOS
+        return self.freeze_batch_norm
 
     @model_validator(mode="after")
     def _one_head(self) -> Model:

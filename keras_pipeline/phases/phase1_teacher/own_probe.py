@@ -24,7 +24,6 @@ EPOCHS = 10  # passes over the features, as phase 0's default
 
 def initialise_head(
     model: keras.Model,
-    settings: Model,
     info: DatasetInfo,
     preprocessing: Preprocessing,
     *,
@@ -32,12 +31,12 @@ def initialise_head(
     seed: int,
     folder: Path,
 ) -> None:
-    """Set the head of a classifier to the linear probe of its pretrained backbone's features of the train photos.
+    """Set the head of a classifier to the linear probe of its backbone's features of the train photos.
 
     The features are computed without augmentation at the model's image size. They lie in a file while this runs.
 
     Args:
-        model: of `heads.build_classifier` with `settings`.
+        model: of `heads.build_classifier`, with its initial weights.
         preprocessing: of the model's image size.
         region: see `TeacherSpec`.
         seed: of the order in which the probe sees the photos.
@@ -48,7 +47,7 @@ def initialise_head(
     """
     n = info.count("train", region)
     print(f"head: starts from a linear probe of the network's own features of {n:,} train photos", flush=True)
-    extract = inference(heads.build_backbone(settings, preprocessing.image_size))
+    extract = inference(heads.backbone_of(model))
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as place:
         photos = pipeline.evaluation_batches(info, "train", preprocessing, region=region)
         features = baseline.extract_features(extract, photos.as_numpy_iterator(), Path(place) / "train", n=n)

@@ -99,7 +99,7 @@ def _start(
     if not spec.settings.model.starts_from_probe:
         return None
     return functools.partial(
-        own_probe.initialise_head, model, spec.settings.model, info, preprocessing,
+        own_probe.initialise_head, model, info, preprocessing,
         region=spec.region, seed=run.config.seed, folder=run.path(spec.prefix).parent,
     )  # fmt: skip
 
@@ -228,7 +228,7 @@ def prepare(model: keras.Model, settings: Teacher, stage: Stage, *, frozen: bool
     Args:
         shown: float [C], photos of each class that an epoch shows.
     """
-    heads.freeze(model, backbone=frozen, batch_norm=settings.model.freezes_batch_norm)
+    heads.freeze(model, backbone=frozen, batch_norm=settings.model.freezes_batch_norm(stage.photos))
     training = settings.training
     tau = settings.regularization.logit_adjustment
     plain = keras.losses.CategoricalCrossentropy(from_logits=True)

@@ -42,12 +42,12 @@ def run(run: Run) -> None:
             loss=config.phase3.distillation.loss,
             teacher=teaching.teacher,
         )
-        heads.freeze(model.student, backbone=False, batch_norm=config.phase3.model.freezes_batch_norm)
+        heads.freeze(model.student, backbone=False, batch_norm=config.phase3.model.freezes_batch_norm(stage.photos))
         compile_student(model, config.phase4.training, stage, learning_rate=config.phase4.distill.learning_rate)
     start = None
     if config.phase3.model.starts_from_probe:
         start = functools.partial(
-            own_probe.initialise_head, model.student, config.phase3.model, info, student.preprocessing(config),
+            own_probe.initialise_head, model.student, info, student.preprocessing(config),
             region=None, seed=config.seed, folder=folder,
         )  # fmt: skip
     write_history(run, "distill_history", fit.fit(model, teaching.batches, teaching.validation, stage, start=start))

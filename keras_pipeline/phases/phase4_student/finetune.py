@@ -39,7 +39,7 @@ def run(run: Run) -> None:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     with devices.scope():
         model = trained.load(run.path("distilled"), info, image_size=config.phase4.data.image_size)
-        heads.freeze(model, backbone=False, batch_norm=config.phase3.model.freezes_batch_norm)
+        heads.freeze(model, backbone=False, batch_norm=config.phase3.model.freezes_batch_norm(stage.photos))
         compile_student(model, config.phase4.training, stage, learning_rate=settings.learning_rate, loss=loss)
     start = fit.as_it_is if config.phase3.model.starts_from_probe else None
     write_history(run, "finetune_history", fit.fit(model, batches, validation, stage, start=start))
