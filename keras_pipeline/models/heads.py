@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import zipfile
 from pathlib import Path
 
 import keras
@@ -103,11 +106,24 @@ def load_classifier(path: Path) -> keras.Model:
     """Load a `.keras` file in safe mode.
 
     Raises:
-        BrokenArtefact: naming the file, if no model can be loaded from it.
+        BrokenArtefact: naming the file, if no model can be loaded from it, and the Keras that wrote it, if another did.
     """
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except UNREADABLE as error:
+        writer = _writer(path)
+        if writer not in ("", keras.__version__):
+            raise BrokenArtefact(
+                f"{path}: was written by Keras {writer}, not by this machine's {keras.__version__}, and can't be "
+                f"loaded here: install keras=={writer}, or run its step again"
+            ) from error
         raise BrokenArtefact(f"{path}: no model can be loaded from it ({error}); run its step again") from error
     freeze(model, backbone=False, batch_norm=False)  # a file tells what was frozen while it was trained
     return model
+
+
+def _writer(path: Path) -> str:
+    """Return the version of Keras that wrote a file; empty where it doesn't tell."""
+    with contextlib.suppress(*UNREADABLE), zipfile.ZipFile(path) as file:
+        return str(json.loads(file.read("metadata.json"))["keras_version"])
+    return ""
