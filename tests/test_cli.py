@@ -824,6 +824,8 @@ def test_looking_at_what_is_not_made_names_a_command(experiment, capsys, tmp_pat
         ({"conclusive": True}, "Viola alba, 72.0%"),
         ({"conclusive": True, "promise": 0.679}, "Viola alba, 72.0%; right in at least 67 % of cases"),
         ({"conclusive": False}, "not conclusive (Viola alba?), 72.0%"),
+        ({"conclusive": False, "off_list": False}, "not conclusive (Viola alba?), 72.0%"),
+        ({"conclusive": False, "off_list": True}, "like none of the plants of this list (Viola alba?), 72.0%"),
         (
             {"conclusive": False, "genus_conclusive": True, "promise": 0.5},
             "not conclusive (Viola alba?), 72.0%; genus Viola, 90.0%; right in at least 50 % of cases",
@@ -842,7 +844,7 @@ def test_classify_says_what_is_conclusive_and_what_less_it_promises(
 
     (tmp_path / "a.jpg").write_bytes(JPEG)
     said = {"photo": "a.jpg", "latin_name": "Viola alba", "probability": 0.72, "genus": "Viola"}
-    said |= {"genus_probability": 0.9, "genus_conclusive": False, "promise": None}
+    said |= {"genus_probability": 0.9, "genus_conclusive": False, "off_list": None, "promise": None}
     monkeypatch.setattr(saved_model, "classify", lambda *_: [said | verdict])
     config = str(experiment())
     Run(from_file(config), None).path("saved_model").mkdir(parents=True)
@@ -860,7 +862,14 @@ def exported(experiment, monkeypatch):
         Step("phase6", "export", "", ("student_metrics",), ("export",), ("phase4.data",)),
     ]
     monkeypatch.setattr(status, "STEPS", chain)
-    answer = {"photo": "a.jpg", "latin_name": "Viola alba", "probability": 0.72, "conclusive": True, "promise": None}
+    answer = {
+        "photo": "a.jpg",
+        "latin_name": "Viola alba",
+        "probability": 0.72,
+        "conclusive": True,
+        "promise": None,
+        "off_list": None,
+    }
     monkeypatch.setattr(saved_model, "classify", lambda *_: [answer | {"genus_conclusive": False}])
     stop = SimpleNamespace(wait=lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.setattr(serve, "threading", SimpleNamespace(Event=lambda: stop))

@@ -181,7 +181,7 @@ def test_conclusive_is_judged_where_some_answers_are_and_some_are_not(python, pa
     tally = Tally(load_classifier(example.saved()))
     said = np.array([[p, 0.94 - p, 0.04, 0.02] for p in python], np.float32)  # the example's threshold is 0.89
     question = Question("record", [], said, [Sample(name, b"") for name in "ab"])
-    words = {"names": [example.SPECIES[0]] * 2, "conclusive": page}
+    words = {"names": [example.SPECIES[0]] * 2, "conclusive": page, "off_list": [None, None]}
     tally.add(question, {"probabilities": said, "ms": [1.0, 1.0], **words})
     figures = tally.judge({"name_agreement": 0.995, "conclusive_agreement": 0.995})
     assert figures["conclusive"] == python.count(0.9)
@@ -273,7 +273,7 @@ def test_a_changed_threshold_fails(copy):
 
 
 def test_a_leaked_tensor_fails(copy):
-    replace(copy / "worker.js", "    result.dispose();", "    result.shape;")
+    replace(copy / "worker.js", "    tf.dispose(results);", "    results.length;")
     write_file_list(copy)
     assert judge(copy)["backends"]["wasm"]["leaked_tensors"] == 48  # 16 photos in three stages
 

@@ -65,6 +65,7 @@ ARTEFACTS = {
     "priors": "artifacts/{experiment}/phase5/priors.json",
     "risk_coverage": "artifacts/{experiment}/phase5/risk_coverage.png",
     "shipped": "artifacts/{experiment}/phase6/student_shipped.keras",
+    "off_list": "artifacts/{experiment}/phase6/off_list.npy",
     "tflite": "artifacts/{experiment}/phase6/tflite",
     "quantization": "artifacts/{experiment}/phase6/quantization.json",
     "shipped_calibration": "artifacts/{experiment}/phase6/calibration.json",

@@ -15,6 +15,7 @@ from keras_pipeline.core.dataset import MIN_PHOTOS
 from keras_pipeline.core.taxonomy import PLURAL, Rank
 from keras_pipeline.evaluation import calibration, exchangeability, intervals
 from keras_pipeline.evaluation import threshold as thresholds
+from keras_pipeline.evaluation.off_list import OffList
 from keras_pipeline.evaluation.predictions import Predictions
 from keras_pipeline.evaluation.priors import log_ratios
 from keras_pipeline.evaluation.scores import Prior, Scores, score, together
@@ -29,7 +30,14 @@ class Evidence:
     test: Predictions
     settings: Phase5
     seed: int
+    off_list: OffList | None = None  # of the shipped weights alone: photos that it holds back are not conclusive
     refusal: str = ""  # why the calibration split can't promise for the test split
+
+    def answered(self, fitted: Scores, tested: Scores) -> tuple[Scores, Scores]:
+        """Return both splits' scores without answers to the photos that `off_list` holds back."""
+        if self.off_list is None:
+            return fitted, tested
+        return fitted.only(self.off_list.on_fit), tested.only(self.off_list.on_test)
 
     def quality(self, scores: Scores, group_ids: np.ndarray) -> dict:
         """Measure top-1 and calibration errors on some of the test photos, see `calibration.quality`."""
@@ -101,7 +109,8 @@ def _threshold(
     """
     fit, test = evidence.fit, evidence.test
     fitted, tested = (score(each.logits, each.labels, value, ranks=ranks) for each in (fit, test))
-    alike = _exchangeability(evidence, fitted, tested, table, classes)
+    alike, every = _exchangeability(evidence, fitted, tested, table, classes), tested
+    fitted, tested = evidence.answered(fitted, tested)
     evidence = dataclasses.replace(evidence, refusal=exchangeability.why_not(alike))
     chosen = choose(evidence, fitted)
     in_force = _in_force(chosen)
@@ -115,9 +124,10 @@ def _threshold(
         "threshold_scan": thresholds.threshold_scan(tested.confidence, tested.correct),
         "threshold_per_region": _by_region(evidence, fitted, tested),
         **_above(evidence, fitted, tested, in_force, ranks),
-        "region_priors": _with_priors(evidence, tested, known),
-        "observations": _observations(evidence, tested, table, value, in_force),
+        "region_priors": _with_priors(evidence, every, known),
+        "observations": _observations(evidence, every, table, value, in_force),
         "exchangeability": alike,
+        **({} if evidence.off_list is None else {"off_list": evidence.off_list.part}),
     }
     return result, tested
 
@@ -295,8 +305,9 @@ def _with_priors(evidence: Evidence, without: Scores, known: dict | str) -> dict
     value = fit_temperature(fit.logits, fit.labels, prior=fit_prior)
     fitted = score(fit.logits, fit.labels, value, prior=fit_prior)
     tested = score(test.logits, test.labels, value, prior=test_prior)
-    chosen = choose(evidence, fitted)
-    judged = thresholds.evaluate_threshold(tested.confidence, tested.correct, _in_force(chosen))
+    asked, answered = evidence.answered(fitted, tested)
+    chosen = choose(evidence, asked)
+    judged = thresholds.evaluate_threshold(answered.confidence, answered.correct, _in_force(chosen))
     compared = intervals.compare(without.correct, tested.correct, test.regions, test.group_ids)
     return {
         "ship": ship,

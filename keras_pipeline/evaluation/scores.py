@@ -57,6 +57,11 @@ class Scores:
     def __getitem__(self, rows: NDArray | slice) -> "Scores":
         return Scores(**{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)})
 
+    def only(self, answered: NDArray[np.bool_]) -> "Scores":
+        """Return them with confidence 0, which no threshold accepts, where a photo is not `answered`, bool [n]."""
+        confidence, ranks = self.confidence * answered, self.rank_confidence * answered[:, None]
+        return dataclasses.replace(self, confidence=confidence, rank_confidence=ranks)
+
     def of_rank(self, index: int) -> "Scores":
         """Return them with the confidence and correctness of the answers about a rank."""
         confidence, correct = self.rank_confidence[:, index], self.rank_correct[:, index]

@@ -23,13 +23,20 @@ PHOTO = {"top1_agreement": 0.995, "top5_agreement": 0.99, "total_variation": 0.0
 
 LOSSLESS = {"tensor": 1, "png": 10}  # times ARITHMETIC: the resize adds in float32 too
 
-DISPLAYED = {"name_agreement": 0.995, "conclusive_agreement": 0.995}
+DISPLAYED = {"name_agreement": 0.995, "conclusive_agreement": 0.995, "off_list_agreement": 0.995}
 
 TOLERANCES = {
     "tensor": {"top1_agreement": 1.0, "top5_agreement": 0.999, "correlation": 0.9999},
     "png": {**PHOTO, **DISPLAYED},
     "record": {**PHOTO, **DISPLAYED},
-    "original": {**PHOTO, **DISPLAYED, "top1_agreement": 0.99, "name_agreement": 0.99, "conclusive_agreement": 0.99},
+    "original": {
+        **PHOTO,
+        **DISPLAYED,
+        "top1_agreement": 0.99,
+        "name_agreement": 0.99,
+        "conclusive_agreement": 0.99,
+        "off_list_agreement": 0.99,
+    },  # fmt: skip
 }
 
 LOWER_IS_BETTER = {"max_abs_diff", "total_variation"}
@@ -61,6 +68,7 @@ class Question:
     samples: list[Sample]
     megapixels: float = 0.0  # of the largest
     refusal: Refusal | None = None  # by Python, of its one photo, which then has no answer
+    off_list: np.ndarray | None = None  # bool [n], photos like none of the plants; None where the model can't tell
 
 
 class PythonAnswers:
@@ -132,8 +140,8 @@ class Tally:
     def __init__(self, classifier: Classifier):
         self.classifier = classifier
         self.n = self.missing = 0
-        self.agreeing = dict.fromkeys(("top1", "top5", "name", "conclusive"), 0.0)  # photos
-        self.conclusive = 0  # of Python's answers
+        self.agreeing = dict.fromkeys(("top1", "top5", "name", "conclusive", "off_list"), 0.0)  # photos
+        self.conclusive = self.off_list = 0  # of Python's answers
         self.largest = self.variation = self.megapixels = 0.0
         self.correlation = _Correlation()
         self.ms: list[float] = []
@@ -148,7 +156,10 @@ class Tally:
         if not answered:
             return
         question = dataclasses.replace(
-            question, expected=question.expected[answered], samples=[question.samples[i] for i in answered]
+            question,
+            expected=question.expected[answered],
+            off_list=None if question.off_list is None else question.off_list[answered],
+            samples=[question.samples[i] for i in answered],
         )
         answers = {
             name: values[answered] if name == "probabilities" else [values[i] for i in answered]
@@ -170,7 +181,7 @@ class Tally:
         python, page = self._compare_names(expected, received)
         if answers["names"][0] is not None:  # a bare tensor is displayed nowhere
             page = answers["names"]
-            self._compare_displayed(expected, python, answers)
+            self._compare_displayed(question, python, answers)
         self._note_photos(question, received, difference.max(1), python, page)
 
     def _note_refusals(self, question: Question, refused: list[str | None]) -> list[int]:
@@ -194,12 +205,15 @@ class Tally:
         labels = self.classifier.labels
         return [labels[i] for i in python[:, 0]], [labels[i] for i in page[:, 0]]
 
-    def _compare_displayed(self, expected: np.ndarray, python: list[str], answers: dict) -> None:
-        """Count agreement on what a visitor reads: the name, and whether it is conclusive."""
+    def _compare_displayed(self, question: Question, python: list[str], answers: dict) -> None:
+        """Count agreement on what a visitor reads: the name, and whether it is conclusive, or off the list."""
         self.agreeing["name"] += sum(a == b for a, b in zip(python, answers["names"], strict=True))
-        conclusive = self.classifier.species.kept_by(expected.max(1))
+        off_list = np.zeros(len(python), bool) if question.off_list is None else question.off_list
+        conclusive = self.classifier.species.kept_by(question.expected.max(1)) & ~off_list
         self.conclusive += int(conclusive.sum())
         self.agreeing["conclusive"] += int((conclusive == np.array(answers["conclusive"], bool)).sum())
+        self.off_list += int(off_list.sum())
+        self.agreeing["off_list"] += int((off_list == np.array(answers["off_list"], bool)).sum())
 
     def _note_photos(
         self, question: Question, received: np.ndarray, difference: np.ndarray, python: list[str], page: list[str]
@@ -259,11 +273,15 @@ class Tally:
 
     def _displayed(self) -> dict:
         """Agreement on what a visitor reads; where all answers are conclusive, or none is, it proves nothing."""
-        trivial = self.conclusive in (0, self.n) and self.agreeing["conclusive"] == self.n
+        trivial = {
+            name: count in (0, self.n) and self.agreeing[name] == self.n
+            for name, count in (("conclusive", self.conclusive), ("off_list", self.off_list))
+        }
         return {
             "name_agreement": self.agreeing["name"] / self.n,
             "conclusive": self.conclusive,
-            "conclusive_agreement": None if trivial else self.agreeing["conclusive"] / self.n,
+            "off_list": None if self.classifier.off_list is None else self.off_list,
+            **{f"{name}_agreement": None if it else self.agreeing[name] / self.n for name, it in trivial.items()},
         }
 
 

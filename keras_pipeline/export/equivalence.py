@@ -186,7 +186,7 @@ def _records(classifier: Classifier, samples: Iterable[Sample], python: PythonAn
     remaining = iter(progress(samples, description="records", unit="photos"))
     while chunk := list(itertools.islice(remaining, CHUNK)):
         pictures = [_shrunk(classifier, sample) for sample in chunk]
-        logits, expected, tensors = _ask_python(classifier, pictures)
+        logits, expected, off_list, tensors = _ask_python(classifier, pictures)
         if python:
             python.add(logits, chunk)
         for stage, files in (
@@ -194,7 +194,7 @@ def _records(classifier: Classifier, samples: Iterable[Sample], python: PythonAn
             ("png", [_encoded(Image.fromarray(picture), format="PNG", compress_level=1) for picture in pictures]),
             ("record", [sample.photo for sample in chunk]),
         ):
-            yield Question(stage, files, expected, chunk)
+            yield Question(stage, files, expected, chunk, off_list=off_list)
 
 
 def _originals(classifier: Classifier, originals: Iterable[Sample]) -> Iterator[Question]:
@@ -214,9 +214,9 @@ def _originals(classifier: Classifier, originals: Iterable[Sample]) -> Iterator[
 
 
 def _original(classifier: Classifier, sample: Sample) -> Question:
-    _, expected, _ = _ask_python(classifier, [_shrunk(classifier, sample)])
+    _, expected, off_list, _ = _ask_python(classifier, [_shrunk(classifier, sample)])
     width, height = first_bytes.size(sample.photo) or (0, 0)
-    return Question("original", [sample.photo], expected, [sample], width * height / 1e6)
+    return Question("original", [sample.photo], expected, [sample], width * height / 1e6, off_list=off_list)
 
 
 def _shrunk(classifier: Classifier, sample: Sample) -> np.ndarray:
@@ -226,10 +226,11 @@ def _shrunk(classifier: Classifier, sample: Sample) -> np.ndarray:
         raise Refusal(f"sample {sample.name}: {refusal}", refusal.reason) from refusal
 
 
-def _ask_python(classifier: Classifier, pictures: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (logits [n, C], probabilities [n, C], tensors [n, S, S, 3]), float32."""
+def _ask_python(classifier: Classifier, pictures: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Return (logits [n, C], probabilities [n, C], off_list bool [n], tensors [n, S, S, 3]), the others float32."""
     tensors = np.stack([classifier.preprocessing.from_pixels(picture).numpy() for picture in pictures])
-    return *classifier.scores(tensors), tensors
+    logits, probabilities, score = classifier.answers(tensors)
+    return logits, probabilities, classifier.is_off_list(score), tensors
 
 
 def _enlarged(sample: Sample) -> Sample:

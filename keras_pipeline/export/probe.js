@@ -36,7 +36,7 @@ globalThis.probe = {
     const response = await fetch(url, { cache: "no-store" });
     if (!response.ok) throw new Error(`${url}: ${response.status}`);
     const all = await response.arrayBuffer();
-    const rows = [], ms = [], conclusive = [], names = [], refused = [];
+    const rows = [], ms = [], conclusive = [], offList = [], names = [], refused = [];
     let end = 0;
     for (const length of lengths) {
       const file = all.slice(end, (end += length));
@@ -52,9 +52,10 @@ globalThis.probe = {
       rows.push(result.probabilities);
       ms.push(result.ms);
       conclusive.push(result.conclusive ?? null);
+      offList.push(result.offList ?? null);
       names.push(result.species?.[0].latin_name ?? null);
     }
-    return { probabilities: await this.base64(new Blob(rows)), ms, conclusive, names, refused };
+    return { probabilities: await this.base64(new Blob(rows)), ms, conclusive, off_list: offList, names, refused };
   },
 
   base64(blob) {

@@ -70,7 +70,7 @@ class Probe:
         return self._call("tensors")
 
     def answers(self, task: str, files: list[bytes], classes: int) -> dict:
-        """Return the page's answers {probabilities float32 [N, C], ms, conclusive, names, refused, each [N]}.
+        """Return the page's answers {probabilities float32 [N, C], ms, conclusive, off_list, names, refused, each [N]}.
 
         `refused` holds why the page refuses a photo, None where it answers.
 

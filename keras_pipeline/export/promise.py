@@ -15,7 +15,7 @@ from keras_pipeline.core.files import read_json
 CALIBRATION = "calibration.json"
 PRIORS = "priors.json"  # an asset only where region priors are shipped
 NEVER = 2.0  # a threshold that no probability reaches
-PARTS = ("genus", "family", "region_priors")  # may have a temperature and a threshold of their own
+PARTS = ("genus", "family", "region_priors", "off_list")  # may have a temperature and a threshold of their own
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,13 +1,17 @@
 """The SavedModel: one folder with the weights, the labels, the calibration and the preprocessing.
 
-    serving_default(image: float32 [N, S, S, 3], RGB 0..255)  -> logits, probabilities [N, C]
+    serving_default(image: float32 [N, S, S, 3], RGB 0..255)  -> logits, probabilities [N, C],
+                                                                 off_list_score [N] where it was fitted
     classify_jpeg(image_bytes: string [N], upright JPEGs)     -> latin_name, probability, conclusive [N],
                                                                  genus, genus_probability, genus_conclusive [N],
-                                                                 the same of the family where it is known
+                                                                 the same of the family where it is known,
+                                                                 off_list [N] where there is a score
 
 Probabilities are softmax(logits / T). A species is conclusive where its probability reaches the threshold, and never
 where that is null. Where it isn't, the genus may be: its probability is the sum over its species, with a threshold of
 its own (`calibration.json`, genus). Where that isn't either, the family may be.
+A photo whose `off_list_score` exceeds the threshold of `calibration.json`, off_list, looks like none of the plants:
+nothing about it is conclusive (`evaluation.off_list`).
 The hashes of all assets are stored with the weights, so that a model refuses the assets of another.
 `priors.json`, where it is shipped, names the regions, and `priors.bin` holds what each adds to the log-probabilities
 (`evaluation.priors`), float16 [R, C], little-endian: at 9,000 species and 200 regions JSON would take 13 MB. The
@@ -19,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +36,8 @@ from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside, read_json, write_json
 from keras_pipeline.core.hashing import file_hash
 from keras_pipeline.core.taxonomy import PLURAL, Rank, class_hash, ranks_above
-from keras_pipeline.data.preprocess import Preprocessing, decode_jpeg, resize_antialiased
+from keras_pipeline.data.preprocess import Preprocessing
+from keras_pipeline.export import graph
 from keras_pipeline.export.promise import (
     CALIBRATION,
     PRIORS,
@@ -56,6 +61,7 @@ def write_saved_model(
     preprocessing: Preprocessing,
     calibration: dict,
     priors: dict | None = None,
+    directions: np.ndarray | None = None,
     attribution: str = "",
     details: Sequence[dict] = (),
 ) -> None:
@@ -69,6 +75,7 @@ def write_saved_model(
         calibration: holds at least `temperature` (> 0) and `threshold` (0..1, or None: no answer is conclusive); all of
             it is shipped as an asset.
         priors: {regions [R], log_ratios [R, C], …} to ship, or None.
+        directions: float32 [D, K] of `evaluation.off_list`, whose threshold `calibration` then has; None: no score.
         attribution: authors and licences of the photos that the model has learnt from, as text.
         details: {name: value} of each label, such as its common name; empty if there are none.
 
@@ -78,12 +85,14 @@ def write_saved_model(
     _check(model, labels, preprocessing, calibration)
     if priors is not None:
         _check_priors(priors, labels)
-    scores = _scores(model, preprocessing.image_size, float(calibration["temperature"]))
-    answers = _answers(scores, labels, preprocessing, calibration, ranks_above(labels, details))
+    subspace = None if directions is None else tf.Variable(directions)
+    scores = graph.scores(model, preprocessing.image_size, float(calibration["temperature"]), subspace)
+    answers = graph.answers(scores, labels, preprocessing, calibration, ranks_above(labels, details))
     servable = tf.Module(name="plant_classifier")
     # Only the weights, not the Keras model: the object graph then holds no training state, whose names (the seeds of
     # dropout) would differ between two runs.
     servable.weights = [weight.value for weight in model.weights]
+    servable.off_list_directions = subspace
     servable.serving_default, servable.classify_jpeg = scores, answers
     with tempfile.TemporaryDirectory() as scratch, aside(folder) as temporary:
         for name, value in assets(labels, calibration, preprocessing, details).items():
@@ -138,70 +147,6 @@ def _check_priors(priors: dict, labels: list[str]) -> None:
         )
 
 
-def _scores(model: keras.Model, size: int, temperature: float) -> Callable[..., dict[str, tf.Tensor]]:
-    @tf.function(input_signature=[tf.TensorSpec((None, size, size, 3), tf.float32, name="image")])
-    def serving_default(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = tf.cast(model(image, training=False), tf.float32)
-        # Multiplied, because the converter replaces a division by a product with a reciprocal rounded differently.
-        return {"logits": logits, "probabilities": tf.nn.softmax(logits * (1 / temperature))}
-
-    return serving_default
-
-
-def _answers(
-    scores: Callable[..., dict[str, tf.Tensor]],
-    labels: list[str],
-    preprocessing: Preprocessing,
-    calibration: dict,
-    ranks: Sequence[Rank],
-) -> Callable[..., dict[str, tf.Tensor]]:
-    tensor = tf.TensorSpec((preprocessing.image_size, preprocessing.image_size, 3), tf.float32)
-    species = Promise.of(calibration).threshold
-
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
-    def classify_jpeg(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = tf.map_fn(lambda jpeg: _from_jpeg(jpeg, preprocessing), image_bytes, fn_output_signature=tensor)
-        probabilities = scores(images)["probabilities"]
-        probability = tf.reduce_max(probabilities, axis=-1)
-        conclusive = probability >= species
-        answer = {
-            "latin_name": tf.gather(tf.constant(labels), tf.argmax(probabilities, axis=-1)),
-            "probability": probability,
-            "conclusive": conclusive,
-        }
-        answered = conclusive
-        for rank in ranks:
-            sums = tf.math.unsorted_segment_sum(tf.transpose(probabilities), rank.members, len(rank.taxa))
-            taxon, sure = tf.argmax(sums, axis=0), tf.reduce_max(sums, axis=0)
-            named = tf.gather(tf.constant([name != "" for name in rank.taxa]), taxon)
-            own = ~answered & named & (sure >= Promise.of(calibration.get(rank.name, {})).threshold)
-            answered |= own
-            answer |= {
-                rank.name: tf.gather(tf.constant(rank.taxa), taxon),
-                f"{rank.name}_probability": sure,
-                f"{rank.name}_conclusive": own,
-            }
-        return answer
-
-    return classify_jpeg
-
-
-def _from_jpeg(jpeg: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """Preprocess an upright JPEG in the graph: a record exactly as `Preprocessing.from_photo`.
-
-    A larger JPEG is decoded whole here, which `from_photo` does not do: convert it with `to_record` first.
-    """
-    pixels, target = decode_jpeg(jpeg), preprocessing.short_side
-    short = tf.reduce_min(tf.shape(pixels)[:2])
-    return preprocessing.from_pixels(tf.cond(short > target, lambda: _shrink(pixels, target), lambda: pixels))
-
-
-def _shrink(pixels: tf.Tensor, short_side: int) -> tf.Tensor:
-    sides = tf.cast(tf.shape(pixels)[:2], tf.float64)
-    size = tf.cast(sides * short_side / tf.reduce_min(sides) + 0.5, tf.int32)
-    return tf.cast(tf.clip_by_value(tf.floor(resize_antialiased(pixels, size) + 0.5), 0, 255), tf.uint8)
-
-
 @dataclasses.dataclass(frozen=True)
 class Classifier:
     """A loaded SavedModel with its labels, calibration and preprocessing."""
@@ -210,6 +155,7 @@ class Classifier:
     details: list[dict]  # {name: value} of each label, of `source.details`
     temperature: float  # > 0
     species: Promise
+    off_list: float | None  # a photo with a higher score looks like none of the plants; None where there is no score
     ranks: list[tuple[Rank, Promise]]  # those above the species, the lowest first
     preprocessing: Preprocessing
     priors: dict | None  # {regions, log_ratios float16 [R, C], temperature, promise, …}
@@ -217,8 +163,18 @@ class Classifier:
 
     def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return logits and calibrated probabilities: float32 [N, S, S, 3], RGB 0..255 -> float32 [N, C] each."""
+        logits, probabilities, _ = self.answers(images)
+        return logits, probabilities
+
+    def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return `scores`, and each photo's off-list score: float32 [N], 0 where the model has none."""
         outputs = self.restored.signatures["serving_default"](image=tf.constant(images, tf.float32))
-        return outputs["logits"].numpy(), outputs["probabilities"].numpy()
+        score = outputs["off_list_score"].numpy() if self.off_list is not None else np.zeros(len(images), np.float32)
+        return outputs["logits"].numpy(), outputs["probabilities"].numpy(), score
+
+    def is_off_list(self, score: np.ndarray) -> np.ndarray:
+        """Tell which off-list scores are above the threshold; compared in float32, as the graph and the page do."""
+        return np.asarray(score, np.float32) > np.float32(np.inf if self.off_list is None else self.off_list)
 
     def classify(self, photo: bytes, region: str | None = None) -> dict:
         """Classify a photo.
@@ -229,16 +185,19 @@ class Classifier:
                 a region nothing above the species is conclusive.
 
         Returns:
-            {latin_name, probability, conclusive, genus, genus_probability, genus_conclusive, promise, top5}, with the
-            species' details beside each latin_name; family, family_probability and family_conclusive too where the
-            model knows families, with an empty family where the likeliest species have none. `promise` is the
-            guaranteed precision of a conclusive answer if it is below the target (phase5.accept_unmet), else None.
+            {latin_name, probability, conclusive, off_list, genus, genus_probability, genus_conclusive, promise, top5},
+            with the species' details beside each latin_name; family, family_probability and family_conclusive too where
+            the model knows families, with an empty family where the likeliest species have none. `off_list` says
+            whether the photo looks like none of the plants, so that nothing is conclusive; it is None where the model
+            has no score for that. `promise` is the guaranteed precision of a conclusive answer if it is below the
+            target (phase5.accept_unmet), else None.
 
         Raises:
             ValueError: for bytes that are no photo, an unknown region, or a model without region priors.
         """
-        outputs = self.scores(self.preprocessing.from_photo(photo)[None].numpy())
-        logits, probabilities = (output[0] for output in outputs)
+        outputs = self.answers(self.preprocessing.from_photo(photo)[None].numpy())
+        logits, probabilities, score = (output[0] for output in outputs)
+        off_list = bool(self.is_off_list(score))
         species = self.species
         if region is not None:
             priors = self.prior(region)
@@ -246,8 +205,8 @@ class Classifier:
             species = priors["promise"]
         best = np.argsort(-probabilities, kind="stable")[:TOP]
         top = [self._entry(i, float(probabilities[i])) for i in best]
-        conclusive = bool(species.kept_by(probabilities[best[0]]))
-        answered, promise = conclusive, species.accepted if conclusive else None
+        conclusive = not off_list and bool(species.kept_by(probabilities[best[0]]))
+        answered, promise = conclusive or off_list, species.accepted if conclusive else None
         above: dict[str, Any] = {}
         for rank, kept in self.ranks:
             sums = np.bincount(rank.members, probabilities)
@@ -258,7 +217,8 @@ class Classifier:
                 answered, promise = True, kept.accepted
             above[rank.name] = rank.taxa[taxon]
             above[f"{rank.name}_probability"], above[f"{rank.name}_conclusive"] = float(sums[taxon]), own
-        return {**top[0], "conclusive": conclusive, **above, "promise": promise, "top5": top}
+        told = {"conclusive": conclusive, "off_list": None if self.off_list is None else off_list}
+        return {**top[0], **told, **above, "promise": promise, "top5": top}
 
     def _entry(self, i: int, probability: float) -> dict:
         own = {"latin_name": self.labels[i], "probability": probability}
@@ -318,6 +278,7 @@ def _load(folder: Path) -> Classifier:
         details,
         calibration["temperature"],
         Promise.of(calibration),
+        calibration.get("off_list", {}).get("threshold"),
         [(rank, Promise.of(calibration.get(rank.name, {}))) for rank in ranks_above(labels["classes"], details)],
         Preprocessing(**known),
         priors,

@@ -128,10 +128,11 @@ def _write_self_test(saved_model_folder: Path, folder: Path) -> None:
     Image.fromarray(colours).resize((400, 300), Image.Resampling.BICUBIC).save(picture, "JPEG", quality=95)
     (folder / "selftest.jpg").write_bytes(picture.getvalue())
     classifier = load_classifier(saved_model_folder)
-    _, probabilities = classifier.scores(classifier.preprocessing.from_photo(picture.getvalue())[None].numpy())
+    _, probabilities, score = classifier.answers(classifier.preprocessing.from_photo(picture.getvalue())[None].numpy())
     told = {i: round(float(p), 7) for i, p in enumerate(probabilities[0]) if p >= TOLD}
     others = round(1 - sum(told.values()), 7)
-    write_json(folder / "selftest.json", {"probabilities": told, "others": others})
+    off_list = {} if classifier.off_list is None else {"off_list_score": round(float(score[0]), 7)}
+    write_json(folder / "selftest.json", {"probabilities": told, "others": others, **off_list})
 
 
 def write_file_list(bundle_folder: Path) -> dict[str, dict]:
@@ -209,8 +210,10 @@ def _convert(saved_model_folder: Path) -> tuple[dict, list[list[dict]]]:
             ) from error
         topology = read_json(Path(scratch) / "model.json")
         # The converter names them Identity:0 and Identity_1:0; TensorFlow flattens outputs in alphabetical order.
-        outputs = topology["signature"]["outputs"].values()
-        topology["signature"]["outputs"] = dict(zip(("logits", "probabilities"), outputs, strict=True))
+        found = topology["signature"]["outputs"].values()  # of three outputs in another order
+        outputs = sorted(found, key=lambda output: output["name"].removesuffix(":0"))
+        names = ["logits", *["off_list_score"][: len(outputs) - 2], "probabilities"]
+        topology["signature"]["outputs"] = dict(zip(names, outputs, strict=True))
         return topology, modules.read.read_weights(topology["weightsManifest"], scratch)
 
 

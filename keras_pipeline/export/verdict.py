@@ -92,11 +92,14 @@ def _refusals(backends: dict) -> Iterator[str]:
 
 
 def _unjudged_verdicts(backends: dict) -> list[str]:
-    """Say where the agreement on 'conclusive' proves nothing, by reason."""
+    """Say where the agreement on 'conclusive', or on plants off the list, proves nothing, by reason."""
     places = collections.defaultdict(list)
     for backend, result in backends.items():
         for stage, metrics in result["stages"].items():
             if metrics.get("conclusive_agreement", 1) is None:
                 why = "all answers are" if metrics["conclusive"] else "no answer is"
-                places[why].append(f"{backend} {stage}")
-    return [f"'conclusive' not judged, {why}: {', '.join(stages)}" for why, stages in places.items()]
+                places[f"'conclusive' not judged, {why}"].append(f"{backend} {stage}")
+            if metrics.get("off_list") is not None and metrics["off_list_agreement"] is None:
+                why = "all photos are" if metrics["off_list"] else "no photo is"
+                places[f"'off the list' not judged, {why}"].append(f"{backend} {stage}")
+    return [f"{why}: {', '.join(stages)}" for why, stages in places.items()]

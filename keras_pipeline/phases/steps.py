@@ -213,19 +213,20 @@ STEPS = [
     Step(
         "phase6", "quantize", "quantize the weights, and measure what it costs",
         ("dataset", "assignment", "student", "logits", "temperature"),
-        ("shipped", "tflite", "quantization", "shipped_calibration"),
+        ("shipped", "off_list", "tflite", "quantization", "shipped_calibration"),
         ("seed", "dataset.short_side", "dataset.min_short_side", "phase4", "phase5", "phase6.quantization",
-         "phase6.compare", "phase6.qat", "phase6.max_top1_loss"), 7, more_inputs=_families, flags=("type",),
+         "phase6.compare", "phase6.qat", "phase6.max_top1_loss"), 8, more_inputs=_families, flags=("type",),
     ),
     Step(
         "phase6", "export", "write SavedModel, TF.js model and page",
-        ("dataset", "assignment", "shipped", "shipped_calibration", "priors"), ("saved_model", "web", "export"),
-        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 8, more_inputs=_details,
+        ("dataset", "assignment", "shipped", "shipped_calibration", "off_list", "priors"),
+        ("saved_model", "web", "export"),
+        ("dataset.short_side", "dataset.min_short_side", "phase4.data"), 9, more_inputs=_details,
     ),
     Step(
         "phase6", "validate", "compare the page in a browser with Python", ("dataset", "saved_model", "web"),
         ("equivalence", "equivalence_worst"),
-        ("seed", "phase6.validation_photos", "phase6.photos", "phase6.browsers"), 8,
+        ("seed", "phase6.validation_photos", "phase6.photos", "phase6.browsers"), 9,
         flags=("photos", "browser", "all", "verdict"),
     ),
     Step(

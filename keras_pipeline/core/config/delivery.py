@@ -30,6 +30,11 @@ class Phase5(Section):
         description="ships the best reachable threshold if target_precision can't be guaranteed; page, model card and "
         "report print the precision that it does guarantee",
     )
+    off_list: bool = Field(
+        True,
+        description="page and `classify` tell photos that look like none of the plants of the list; needs 49 "
+        "calibration photos of different plants",
+    )
     region_priors: RegionPriors = RegionPriors()
 
 

@@ -73,7 +73,8 @@ def describe_additions(result: dict) -> list[str]:
     lines = []
     priors, several = result["region_priors"], result["observations"]
     ranks = {rank: result[rank] for rank in PLURAL if rank in result}
-    for name, entry in {**ranks, "region priors": priors, "several photos": several}.items():
+    off_list = {"off the list": result["off_list"]} if "off_list" in result else {}
+    for name, entry in {**ranks, "region priors": priors, "several photos": several, **off_list}.items():
         if "why" in entry:
             lines.append(f"{name}: {entry['why']}")
     for rank, below in (("genus", "species"), ("family", "species and genus")):
@@ -86,6 +87,12 @@ def describe_additions(result: dict) -> list[str]:
             f"region priors{'' if priors['ship'] else ' (not shipped)'}: top-1 {top1['first']:.3f} -> "
             f"{top1['second']:.3f} ({top1['difference']:+.3f} [{low:+.3f}, {high:+.3f}]), "
             f"{_describe_threshold(priors)}; {_describe_quality(priors['with'])}"
+        )
+    if "threshold" in (kept := result.get("off_list", {})):
+        low, high = kept["interval"]
+        lines.append(
+            f"off the list: above a score of {kept['threshold']:.3f}; {kept['kept']:.3f} [{low:.3f}, {high:.3f}] of "
+            f"{kept['n']} test photos do not exceed it"
         )
     if "why" not in several:
         lines.append(f"{several['n']} observations of {several['photos']} test photos")

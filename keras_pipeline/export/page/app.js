@@ -54,12 +54,12 @@ function speciesRow(entry, threshold) {
   return row;
 }
 
-function showAnswer({ species, probability, conclusive, threshold, genus, family, promise, ms }) {
+function showAnswer({ species, probability, conclusive, offList, threshold, genus, family, promise, ms }) {
   const [best] = species;
   const rank = genus.conclusive ? "genus" : family?.conclusive ? "family" : null;
   const taxon = { genus, family }[rank];
   const percent = say.percent(probability);
-  const verdict = conclusive ? best.latin_name : rank ? say.taxonVerdict(taxon.name) : say.notConclusive;
+  const verdict = conclusive ? best.latin_name : rank ? say.taxonVerdict(taxon.name) : offList ? say.offList : say.notConclusive;
   $("verdict").replaceChildren(...unbroken(verdict));
   $("verdict").className = conclusive ? "latin" : "";
   $("verdict").lang = conclusive ? "la" : language;
@@ -68,6 +68,7 @@ function showAnswer({ species, probability, conclusive, threshold, genus, family
   if (conclusive) $("sure").textContent = say.sure(percent).replace(/^./, (letter) => letter.toUpperCase());
   else if (rank)
     $("sure").replaceChildren(...words(say.taxon(rank, taxon.name, say.percent(taxon.probability), best.latin_name)));
+  else if (offList) $("sure").replaceChildren(...words(say.offListHint(best.latin_name)));
   else $("sure").replaceChildren(...words(say[threshold === null ? "candidate" : "doubt"](best.latin_name, percent)));
   $("promise").textContent = promise === null ? "" : say.promise(promise);
   $("species").replaceChildren(...species.map((entry) => speciesRow(entry, threshold)));
@@ -76,6 +77,7 @@ function showAnswer({ species, probability, conclusive, threshold, genus, family
     : say.legend(`${(Math.round(threshold * 1000) / 10).toLocaleString(language)}\u00a0%`);
   $("took").textContent = say.took(Math.round(ms), BACKENDS[classifier.backend]);
   $("answer").dataset.conclusive = conclusive ? "species" : rank ?? "none";
+  $("answer").dataset.offList = Boolean(offList);
   $("answer").dataset.threshold = threshold ?? "none";
   const sure = conclusive ? percent : rank ? say.percent(taxon.probability) : null;
   const announced = sure ? say.answered(common ? `${verdict} (${common})` : verdict, sure) : `${verdict}. ${$("sure").textContent}`;

@@ -9,6 +9,7 @@
 // whether the first reaches `threshold`, under which the model had better not be believed; `threshold` is null, and no
 // answer conclusive, where the model could not be shown to be right often enough. Where the species is not conclusive,
 // `genus`, {name, probability, conclusive}, may be; where that isn't either, `family`, if the collection has families.
+// `offList` says that the photo looks like none of the plants: then nothing is conclusive. It is null where the model can't tell.
 // `promise` is null, or, where the model was shipped although it promises less than was asked for, the least share of
 // cases in which such a conclusive answer is right.
 //
@@ -72,7 +73,7 @@ export class Classifier {
   }
 
   /**
-   * A photo -> {species, probability, conclusive, threshold, genus, [family, ]promise, probabilities, ms}.
+   * A photo -> {species, probability, conclusive, offList, threshold, genus, [family, ]promise, probabilities, ms}.
    *
    * region: one of `regions` (empty where no priors are shipped): where the plant grew wild; null: a garden plant;
    * details: false: not to wait for them; `detailed(answer)` adds them.
@@ -80,20 +81,21 @@ export class Classifier {
   async classify(image, { region = null, details = true } = {}) {
     if (region !== null && !this.regions.includes(region)) throw new Error(`${region}: not one of ${this.regions}`);
     const picture = image instanceof Blob ? image : await createImageBitmap(image, { imageOrientation: "from-image" });
-    const { probabilities, ms } = await this.ask("classify", { picture, region }, image instanceof Blob ? [] : [picture]);
+    const { probabilities, offListScore, ms } = await this.ask("classify", { picture, region }, image instanceof Blob ? [] : [picture]);
     const order = Array.from(probabilities.keys()).sort((a, b) => probabilities[b] - probabilities[a]);
     const species = order.slice(0, TOP).map((i) => ({ latin_name: this.classes[i], probability: probabilities[i] }));
     const [{ probability }] = species;
     const { threshold, accepted } = this.promises[region === null ? "species" : "region"];
-    const conclusive = reaches(probability, threshold);
+    const offList = this.offList === null ? null : Math.fround(offListScore) > Math.fround(this.offList);
+    const conclusive = !offList && reaches(probability, threshold);
     const above = {}; // genus, and family where the model knows it
-    let answered = conclusive, promise = conclusive ? accepted : null;
+    let answered = conclusive || offList, promise = conclusive ? accepted : null;
     for (const [rank, taxa] of Object.entries(this.ranks)) {
       const kept = this.promises[rank];
       above[rank] = likeliestTaxon(taxa, probabilities, answered || region !== null ? null : kept.threshold);
       if (above[rank].conclusive) [answered, promise] = [true, kept.accepted];
     }
-    const answer = { species, probability, conclusive, threshold, ...above, promise, probabilities, ms };
+    const answer = { species, probability, conclusive, offList, threshold, ...above, promise, probabilities, ms };
     return details ? this.detailed(answer) : answer;
   }
 

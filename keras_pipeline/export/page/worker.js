@@ -28,7 +28,7 @@ let base = null; // where these files lie
 let decoder = null; // libjpeg-turbo, compiled
 let listed = {}; // files.json
 const taken = {}; // what was taken in later, by name
-let loaded = null; // {backend, model, input, output, names, calibration, preprocessing, regions, about, files_sha256, test}
+let loaded = null; // {backend, model, input, outputs, names, calibration, preprocessing, regions, about, files_sha256, test}
 
 const here = (path) => new URL(path, base).href;
 
@@ -157,12 +157,12 @@ async function startThreads() {
  * again: asks twice, because the first answer takes longer; where nothing is to be compared, that is the visitor's time.
  */
 async function selfTest(backend, again) {
-  const { photo, probabilities, others } = loaded.test;
+  const { photo, probabilities, others, off_list_score: score = null } = loaded.test;
   const first = await classify({ picture: photo });
   const second = again ? await classify({ picture: photo }) : first;
   const told = Float32Array.from(second.probabilities, (p, i) => probabilities[i] ?? Math.min(p, UNTOLD));
   const rest = second.probabilities.reduce((sum, p, i) => (i in probabilities ? sum : sum + p), 0);
-  const difference = second.probabilities.reduce((most, p, i) => Math.max(most, Math.abs(p - told[i])), Math.abs(rest - others));
+  const difference = second.probabilities.reduce((most, p, i) => Math.max(most, Math.abs(p - told[i])), Math.max(Math.abs(rest - others), Math.abs(score - second.offListScore)));
   if (!(difference <= SAME)) throw new Error(`${backend} gave other answers than the model's own, by ${difference}`);
   return { first_ms: first.model_ms, ms: second.model_ms, difference };
 }
@@ -230,7 +230,8 @@ async function load({ base: from, backends, software = false }, tellProgress) {
       await checkNames(parts.names, model);
       await checkAssets(assets, model.metadata);
       const { inputs, outputs } = model.modelSignature;
-      loaded = { backend, model, input: inputs.image.name, output: outputs.probabilities.name, ...parts };
+      const asked = [outputs.probabilities, outputs.off_list_score].flatMap((output) => output?.name ?? []);
+      loaded = { backend, model, input: inputs.image.name, outputs: asked, ...parts };
       const found = await selfTest(backend, best !== null || backend.startsWith("webg"));
       tried.push({ backend, ...found });
       if (!best || found.ms < best.ms) {
@@ -263,22 +264,25 @@ async function load({ base: from, backends, software = false }, tellProgress) {
       family: promise(loaded.calibration.family),
       region: promise(loaded.calibration.region_priors),
     },
+    offList: loaded.calibration.off_list?.threshold ?? null, // a photo with a higher score looks like none of the plants
     load_ms: performance.now() - started,
     first_ms: best.first_ms,
   };
 }
 
-/** Float32Array [S, S, 3], RGB 0..255 -> {probabilities: Float32Array [C], ms}. */
+/** Float32Array [S, S, 3], RGB 0..255 -> {probabilities: Float32Array [C], offListScore: null where the model has none, ms}. */
 async function predict({ values }) {
   const size = loaded.preprocessing.image_size;
   if (values.length !== size * size * 3) throw new Error(`${values.length} values for a ${size} x ${size} picture`);
   const started = performance.now();
-  const result = tf.tidy(() => loaded.model.execute({ [loaded.input]: tf.tensor(values, [1, size, size, 3]) }, loaded.output));
+  const inputs = { [loaded.input]: tf.tensor(values, [1, size, size, 3]) };
+  const results = [loaded.model.execute(inputs, loaded.outputs)].flat(); // of one output it returns the tensor itself
+  tf.dispose(inputs);
   try {
-    const probabilities = await result.data();
-    return { probabilities, ms: performance.now() - started };
+    const [probabilities, score = [null]] = await Promise.all(results.map((result) => result.data()));
+    return { probabilities, offListScore: score[0], ms: performance.now() - started };
   } finally {
-    result.dispose();
+    tf.dispose(results);
   }
 }
 
@@ -480,8 +484,9 @@ function withPrior(probabilities, added) {
 
 async function classify({ picture, region = null }) {
   const started = performance.now();
-  const { probabilities, ms } = await predict({ values: await tensorOf(picture) });
+  const { probabilities, offListScore, ms } = await predict({ values: await tensorOf(picture) });
   return {
+    offListScore,
     probabilities: region === null ? probabilities : withPrior(probabilities, await ratios(region)),
     model_ms: ms,
     ms: performance.now() - started,

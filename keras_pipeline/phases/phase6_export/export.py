@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pandas as pd
 
 import keras_pipeline
@@ -38,6 +39,7 @@ def run(run: Run) -> None:
         labels=info.classes,
         preprocessing=student.preprocessing(run.config),
         calibration=calibration,
+        directions=np.load(run.path("off_list")) if "threshold" in calibration["off_list"] else None,
         priors=run.read("priors") if calibration["region_priors"]["ship"] else None,
         attribution=_attribution(assignment.places(run.path("assignment"))),
         details=records.load_details(run.path("dataset"), info.classes),

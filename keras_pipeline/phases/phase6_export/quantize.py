@@ -32,6 +32,7 @@ from keras_pipeline.models import trained
 from keras_pipeline.phases.phase3_soft_labels import student
 from keras_pipeline.phases.phase5_calibration.calibrate import evidence_of
 from keras_pipeline.phases.phase5_calibration.threshold import priors_of, report_of
+from keras_pipeline.phases.phase6_export import off_list
 
 REPRESENTATIVE = 128  # train photos that decide which kernels become uint8, and set TensorFlow Lite's ranges
 COMPARED = 512  # test photos shown to both of LiteRT's sets of kernels
@@ -51,11 +52,15 @@ def run(run: Run) -> None:
     folded, photos = quantize.fold_batch_norm(model), _representative(run, info)
     table, costs = assignment.places(run.path("assignment")), _Costs(run, info)
     variants: dict[str, dict] = {}
-    with aside(run.path("shipped")) as weights, aside(run.path("tflite")) as lite:  # both, or neither
+    places = (aside(run.path(name)) for name in ("shipped", "off_list", "tflite"))
+    with contextlib.ExitStack() as stack:  # all, or none
+        weights, subspace, lite = (stack.enter_context(place) for place in places)
         for way in dict.fromkeys([settings.quantization, *settings.compare]):
             quantized, tensors = _quantized(run, info, folded, way, photos)
             size: dict[str, Any] = {"megabytes": quantize.megabytes(tensors), "tensors": tensors}
-            with costs.evidence(quantized, way) as evidence:
+            scoring = run.config.phase5.off_list and way == settings.quantization
+            predictor = off_list.ScoringModel(quantized, _train_photos(run, info)) if scoring else quantized
+            with costs.evidence(predictor, way) as evidence:
                 size |= costs.of(evidence.test)
                 if way != settings.quantization:
                     variants[way] = _describe(way, size, calibration_report.temperature(evidence)[0])
@@ -67,6 +72,8 @@ def run(run: Run) -> None:
                         "--type, or raise the limit"
                     )
                 quantized.save(weights)
+                off_list.save(predictor, subspace)
+                evidence = off_list.judged(predictor, evidence)
                 priors = priors_of(run, info, table)
                 shipped, _ = report_of(run, info, table, priors, evidence, "shipped", content_hash(weights))
                 variants[way] = _describe(way, size, shipped)
@@ -95,7 +102,7 @@ class _Costs:
         print("float32: test top-1 {top1:.3f}, NLL {nll:.4f}, ECE {ece:.4f}".format(**self.before))
 
     @contextlib.contextmanager
-    def evidence(self, model: keras.Model | tflite.LiteModel, name: str) -> Iterator[Evidence]:
+    def evidence(self, model: keras.Model | off_list.ScoringModel | tflite.LiteModel, name: str) -> Iterator[Evidence]:
         """Predict the calibration and test splits with a quantized model; the logits are on disk for the context."""
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._run.path("quantization").parent) as folder:
             preprocessing = student.preprocessing(self._run.config)
@@ -163,6 +170,7 @@ def _write_lite(
                 "requirements.lock"
             )
         digest = hashlib.sha256(content).hexdigest()
+        evidence = off_list.without(evidence, "model.tflite has no output for it")
         calibrated, _ = report_of(run, info, table, priors_of(run, info, table), evidence, LITE, digest, fitted)
         row = _describe(LITE, {"megabytes": len(content) / 1e6, "tensors": []} | costs.of(evidence.test), fitted)
     to.mkdir()
@@ -202,6 +210,11 @@ def _without_xnnpack(run: Run, info: DatasetInfo, content: bytes, threshold: flo
         f"probability {found['max_abs_dp']:.3f}"
     )
     return found
+
+
+def _train_photos(run: Run, info: DatasetInfo) -> Iterator[np.ndarray]:
+    """Yield unaugmented train photos, float32 [N, S, S, 3], for the subspace of the off-list score."""
+    return _photos(run, info, "train", off_list.TRAIN_PHOTOS)
 
 
 def _representative(run: Run, info: DatasetInfo) -> np.ndarray:

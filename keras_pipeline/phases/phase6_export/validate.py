@@ -73,7 +73,9 @@ def _describe_backend(name: str, result: dict) -> list[str]:
 def _describe_verdicts(stage: dict) -> str:
     """Return '' where the stage has no verdicts, or where they are not judged, which the notes say."""
     agreement = stage.get("conclusive_agreement")
-    return "" if agreement is None else f", 'conclusive' {agreement:.2%}"
+    verdicts = "" if agreement is None else f", 'conclusive' {agreement:.2%}"
+    agreement = stage.get("off_list_agreement")
+    return verdicts if agreement is None else f"{verdicts}, 'off the list' {agreement:.2%}"
 
 
 class _Records:
