@@ -25,6 +25,7 @@ BINOMIAL = re.compile(r"[A-Z][a-zë-]+ (?:[×x] ?)?[a-z][a-zë-]+\b")
 TEXT_IN_REPR = re.compile(r"'(\w+)': '([^']*)'")  # of a dict
 ANY_BASE = "http://base/"  # with which a relative URL is as good as an absolute one
 NEEDED = ("latin_name", "image_url")
+LIST = "mistyped: list"
 
 Change = dict[str, Any]  # {photos (None: to be removed) | a name in source.fields: new value}
 
@@ -64,7 +65,7 @@ def lists_as_text(field: str, shown: str, n: int, total: int, unit: str, source:
         shown: such a list, as Python writes it; it may be cut.
     """
     path = getattr(source.fields, field)
-    remedy = f"name one entry by its number, as in source.fields.{field}: names.0"
+    remedy = f"name one entry by its number, as in source.fields.{field}: {path}.0"
     if field == "image_url" and source.photos:
         lists = source.photos[0]
         remedy = (
@@ -130,6 +131,7 @@ def _why(documents: list[dict], rows: list[dict], reader: Reader, source: Source
                 changes |= change
                 break
     names = _texts(documents, _is_name) if _state(rows, "latin_name") else []
+    names += [f"{source.fields.latin_name}.0"] if _state(rows, "latin_name") == LIST else []
     names = [
         path for path in names if not _state([*_rows(documents, _with(source, {"latin_name": path}))], "latin_name")
     ]
@@ -153,6 +155,8 @@ def _places(documents: list[dict], source: Source) -> Iterator[tuple[str, Change
         if url_keys and (url_key := next(_paths(url_keys[0], _is_photo), None)) and url_key != source.fields.image_url:
             change["image_url"] = url_key
         yield f"{what} are there: {', '.join(_described(path, entry) for path, entry in lists.items())}", change
+    first = f"{source.fields.image_url}.0"
+    yield f"lists of URLs are there: {source.fields.image_url}", {"image_url": first}
     for path in _texts(documents, _is_photo):
         change = {} if source.photos is None else {"photos": None}
         if path != source.fields.image_url:
