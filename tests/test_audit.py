@@ -185,6 +185,12 @@ def test_licences_by_spelling_and_species_and_what_lists_would_leave():
     assert strict["unusable"]["licence cc-by-nc is not in source.licenses"] == 3
 
 
+def test_a_field_of_the_config_that_no_photo_has_is_told():
+    result = audit([document(0, user_id=7), document(1)])
+    (said,) = audit_origins.remarks(result, Source(fields={"region": "place.region", "user_id": "user"}))
+    assert said.startswith("source.fields.region: no photo has anything under place.region; ")
+
+
 def test_a_licence_of_the_config_that_no_photo_has_is_told():
     result = audit([document(i, license=text) for i, text in enumerate(["CC0", "CC0", "Mine"])])
     (said,) = audit_origins.remarks(result, Source(licenses=["cco", "mine", "cc-by"]))

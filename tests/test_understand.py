@@ -121,6 +121,14 @@ def test_a_list_as_text_names_its_own_first_entry():
     assert warning.endswith("name one entry by its number, as in source.fields.latin_name: latin_name.0")
 
 
+def test_a_field_of_the_config_that_no_photo_has():
+    fields = {"region": "place.region", "user_id": "user"}
+    (warning,) = understand([PHOTO[0] | {"user": 7}], Source(fields=fields)).warnings
+    assert warning == (
+        "source.fields.region: no photo has anything under place.region; correct the path, or remove the key"
+    )
+
+
 def test_a_list_of_sub_documents_as_region_names_their_field():
     documents = [{**PHOTO[0], "countries": [{"name": "Spain", "code": "ES"}, {"name": "France", "code": "FR"}]}]
     source = {"fields": {"region": "countries"}, "regions": {"EU_SW": ["ES"]}}

@@ -12,7 +12,7 @@ from keras_pipeline.core.config.source import Source
 from keras_pipeline.core.redaction import redact, without_credentials
 from keras_pipeline.ingest.curation import missing_field
 from keras_pipeline.ingest.entries import Reader
-from keras_pipeline.ingest.idle import without_text
+from keras_pipeline.ingest.idle import without_text, without_value
 from keras_pipeline.ingest.urls import resolve
 
 LOOKED_AT = 20  # documents
@@ -91,10 +91,12 @@ def _warnings(documents: list[dict], source: Source) -> Iterator[str]:
     """Yield sentences on lists where a text is expected, by documents, and on keys that do nothing to them."""
     reader = Reader(source.model_copy(update={"regions": None}))
     found: dict[str, list[str]] = {}
+    missing = set(source.fields.model_dump())
     urls: list[str] = []
     for document in documents:
         rows = list(reader.photos(document))
         urls += [row["image_url"] for row in rows if isinstance(row["image_url"], str)]
+        missing -= {name for row in rows for name in missing if row[name] is not None}
         for name in source.fields.model_dump():
             value = next((row[name] for row in rows if isinstance(row[name], list)), None)
             texts = value and all(isinstance(each, str) for each in value)
@@ -102,6 +104,7 @@ def _warnings(documents: list[dict], source: Source) -> Iterator[str]:
                 found.setdefault(name, []).append(repr(value)[:SHOWN])
     for name, shown in found.items():
         yield lists_as_text(name, shown[0], len(shown), len(documents), "documents", source)
+    yield from without_value(source, missing)
     yield from without_text(source, reader.detailed)
     asked = [url for url in urls if resolve(url, ANY_BASE)]
     if lost := [url for url in asked if not resolve(url, ANY_BASE, source.url_replace)]:

@@ -9,6 +9,7 @@ import pandas as pd
 from keras_pipeline.core.config.source import Source
 from keras_pipeline.core.licenses import KNOWN
 from keras_pipeline.evaluation.report.html import Block, KeyValues, Paragraph, Table
+from keras_pipeline.ingest.idle import without_value
 from keras_pipeline.ingest.ledger import UNDER_SPECIES
 from keras_pipeline.ingest.tally import counted
 from keras_pipeline.ingest.understand import TEXT_IN_REPR, lists_as_text
@@ -24,6 +25,7 @@ def remarks(result: dict, source: Source) -> list[str]:
     return [
         *_of_lists(result, source),
         *_of_types(result, source),
+        *_of_missing(result, source),
         *_of_licenses(result, source),
         *_of_regions(result),
         *_of_shared(result),
@@ -144,6 +146,12 @@ def _of_types(result: dict, source: Source) -> Iterator[str]:
                 f"source.fields.{name}: received {shown or 'another type'} in {n:,} of "
                 f"{counted(result['photos'], 'photo')}, expected a text, so that it counts as missing; {remedy}"
             )
+
+
+def _of_missing(result: dict, source: Source) -> Iterator[str]:
+    if result["usable"]:  # else the needed fields are missing, and the error tells what to set
+        fields = result["fields"].items()
+        yield from without_value(source, [name for name, found in fields if found["missing"] == result["photos"]])
 
 
 def _of_lists(result: dict, source: Source) -> Iterator[str]:
