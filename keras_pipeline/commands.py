@@ -18,6 +18,7 @@ from keras_pipeline.phases.steps import BY_NAME, PHASES, STEPS
 
 PROG = "python -m keras_pipeline"
 DEMO = "configs/demo.yaml"
+PHOTOS = "configs/photos.yaml"  # of `demo --images` with pretrained weights
 EXIT_CODES = "0 done; 1 a gate was missed, or a leak; 2 usage or config; 3 source, disk, network or a broken artefact."
 FORCE: dict[str, Any] = {"action": "store_true", "help": "run although up to date"}
 DRY_RUN: dict[str, Any] = {"action": "store_true", "help": "only say what would run, and what it would take"}
@@ -143,6 +144,11 @@ def parser() -> Parser:
                 "--labels",
                 metavar="CSV",
                 help="image (a path below DIR, with its suffix), latin_name[, region, observation_id]",
+            )
+            command.add_argument(
+                "--weights",
+                metavar="FILE",
+                help="MobileNetV2's ImageNet weights (.weights.h5), with --images; default: download, if possible",
             )
     command = _command(commands, "load", "put public files into the collection: GBIF, iNaturalist, Pl@ntNet, JSON")
     command.add_argument(

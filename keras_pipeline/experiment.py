@@ -20,9 +20,11 @@ from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config import load, variables
 from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.core.config.student import REGIONAL_TEACHER
+from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.core.dataset import UNKNOWN_REGION
 from keras_pipeline.core.region_names import photos_of, title_of
 from keras_pipeline.ingest import photo_folder
+from keras_pipeline.models import pretrained, weights_file
 from keras_pipeline.phases import counts, places, teacher_checks
 from keras_pipeline.phases.steps import PHASES
 
@@ -34,6 +36,8 @@ def run_of(options: argparse.Namespace) -> Run:
     opens = {"load": _open_to_load, "doctor": _open_to_look}.get(options.command, _open_source)
     beam = _beam(options)  # first: they may hold --config
     config = _config(options)
+    if getattr(options, "images", None):
+        print(_weights_line(config), flush=True)
     if options.command in ("demo", "run", "phase0"):
         _name_unread_columns(config)
     refetch = getattr(options, "refetch_older_records", False)
@@ -100,11 +104,13 @@ def _config(options: argparse.Namespace) -> Config:
     if (given := getattr(options, "manifest", None)) and not Path(given).is_file():  # a pipe would be waited for
         kind = "a folder" if Path(given).is_dir() else "no file"
         raise ValueError(f"--manifest: received {given}, which is {kind}, expected what `phase7 manifest` writes")
-    if options.config == commands.DEMO and not Path(commands.DEMO).exists():
-        options.config = _installed_demo()
+    images, labels = getattr(options, "images", None), getattr(options, "labels", None)
+    weights = _weights_of(options)
+    if options.config == commands.DEMO:
+        named = images and any(each.startswith("weights=") for each in options.set)
+        options.config = _installed(commands.PHOTOS if weights or named else commands.DEMO)
     if not options.config:
         return _config_of_manifest(options)
-    images, labels = getattr(options, "images", None), getattr(options, "labels", None)
     if images is None and labels is None:
         return load.from_file(options.config, options.set, short)
     if images is None or labels is None:
@@ -114,6 +120,8 @@ def _config(options: argparse.Namespace) -> Config:
         )
     own = {f"source.demo.{key}={_as_it_is(getattr(options, key))}": f"--{key}" for key in ("images", "labels")}
     own["source.uri=embedded"] = "--images"
+    if weights:
+        own[f"weights={_as_it_is(weights)}"] = "--weights"
     _refuse_second_values([*own, *options.set], own)
     own[f"experiment={json.dumps(_experiment_of(Path(images)))}"] = "--images"
     # The config knows how many photos it draws, and which regions those have; not so of a folder.
@@ -177,14 +185,54 @@ def _shorthands(options: argparse.Namespace) -> dict[str, str]:
     return found
 
 
-def _installed_demo() -> str:
-    """The file beside the package's sources, or the copy that an installed package carries."""
-    above, copy = Path(__file__).parents[1], f"share/keras_pipeline/{commands.DEMO}"
-    places = [above / commands.DEMO, above / copy]  # of an editable install; of pip's --target
+def _weights_of(options: argparse.Namespace) -> str | None:
+    """Return the value of `weights` for `demo --images`: the given file, or `imagenet` if it can be downloaded.
+
+    None: random weights, those of the user's own config, or what a first run without any has begun with.
+    """
+    given, images = getattr(options, "weights", None), getattr(options, "images", None)
+    if given is not None and images is None:
+        raise ValueError(f"--weights: received {given} without --images, expected a folder too; give both, or neither")
+    if given is not None:
+        if why := weights_file.fault(Path(given), Model(name="mobilenetv2", pretrained=False)):
+            raise ValueError(f"--weights: received {given}, which {why}")
+        return str(given)
+    if images is None or options.config != commands.DEMO or any(each.startswith("weights=") for each in options.set):
+        return None
+    with contextlib.suppress(ValueError):  # a wrong --set is named later, with what else is wrong
+        mine = [f"experiment={json.dumps(_experiment_of(Path(images)))}", *options.set]
+        begun = Run(load.from_file(_installed(commands.DEMO), mine), None).folder / "config.yaml"
+        if begun.exists():
+            return load.from_file(begun).weights
+    try:
+        pretrained.check_available(Model(name="mobilenetv2"), "weights")
+    except ValueError:
+        return None
+    return "imagenet"
+
+
+def _weights_line(config: Config) -> str:
+    """Return what the networks of a folder of photos start from, and without weights what to expect."""
+    weights = config.phase1.model.pretrained
+    if not weights:
+        return (
+            "weights: random, because none can be downloaded and no file is given: expect little; a linear probe on "
+            "colours may do as well. --weights FILE starts from ImageNet weights (docs/teachers.md tells how to get it)"
+        )
+    source = "downloaded" if weights in (True, "imagenet") else str(weights)
+    return f"weights: pretrained on ImageNet ({source}), for the teachers and the student"
+
+
+def _installed(config: str) -> str:
+    """Return a config of the package: where it is called, beside the sources, or the copy of an installed package."""
+    if Path(config).exists():
+        return config
+    above, copy = Path(__file__).parents[1], f"share/keras_pipeline/{config}"
+    places = [above / config, above / copy]  # of an editable install; of pip's --target
     with contextlib.suppress(metadata.PackageNotFoundError):
         found = metadata.files("keras_pipeline") or ()
         places += [Path(file.locate()).resolve() for file in found if file.match(copy)]
-    return next((str(place) for place in places if place.exists()), commands.DEMO)
+    return next((str(place) for place in places if place.exists()), config)
 
 
 def _regional(config: Config, options: argparse.Namespace) -> list[str]:

@@ -76,6 +76,12 @@ def test_other_code(done):
     assert why_stale(done, step_of(code_version=2)) == "its code changed"
 
 
+def test_other_code_only_for_some_configs(done):
+    """What an older program made stays up to date where today's would make the same."""
+    assert why_stale(done, step_of(code_version=2, newest_for=lambda config: config.seed == 1)) is None
+    assert why_stale(done, step_of(code_version=2, newest_for=lambda config: config.seed == 42)) == "its code changed"
+
+
 def test_other_config_only_where_the_step_depends_on_it(done, make_config):
     def with_config(**sections):
         return Run(make_config(**sections), done.open_source)

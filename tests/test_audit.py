@@ -185,6 +185,21 @@ def test_licences_by_spelling_and_species_and_what_lists_would_leave():
     assert strict["unusable"]["licence cc-by-nc is not in source.licenses"] == 3
 
 
+def test_a_field_of_the_config_that_no_photo_has_is_told():
+    result = audit([document(0, user_id=7), document(1)])
+    (said,) = audit_origins.remarks(result, Source(fields={"region": "place.region", "user_id": "user"}))
+    assert said.startswith("source.fields.region: no photo has anything under place.region; ")
+
+
+def test_a_licence_of_the_config_that_no_photo_has_is_told():
+    result = audit([document(i, license=text) for i, text in enumerate(["CC0", "CC0", "Mine"])])
+    (said,) = audit_origins.remarks(result, Source(licenses=["cco", "mine", "cc-by"]))
+    assert said == (
+        "source.licenses: no photo has 'cco', and no known licence is called that; correct it; there are: cc0 2, mine 1"
+    )
+    assert audit_origins.remarks(result, Source(licenses=["cc0", "mine", "cc-by"])) == []
+
+
 def test_a_thousand_licences_are_counted_in_little_space():
     result = audit(document(i, f"Aus {i % 3}", license=f"mine {i}") for i in range(1000))
     assert len(result["licenses"]) == license_counts.TOLD_APART - len(KNOWN)

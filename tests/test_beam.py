@@ -10,6 +10,7 @@ pytest.importorskip("apache_beam")
 from keras_pipeline import __main__ as cli
 from keras_pipeline.core import beam
 from keras_pipeline.core.errors import SourceError
+from keras_pipeline.data import records
 from keras_pipeline.phases.phase0_dataset import export_beam
 
 FAULTS = ("moody", "busy", "html", "missing", "half", "reset", "moved", "small", "empty")
@@ -34,6 +35,14 @@ def told(project):
     return {row.sample_id: (row.state, row.reason, row.sha256, row.attempts) for row in table.itertuples()}
 
 
+def records_of(project):
+    """{sample_id: record} of the finished shards: the JPEG's bytes too."""
+    info = records.load_info(project.dataset / "dataset.json")
+    shards = [shard for split in info.splits for shard in info.shards(split)]
+    photos = [records.decode(example) for shard in shards for example in records.read_shard(shard)]
+    return {photo.sample_id: photo for photo in photos}
+
+
 def test_the_same_photos_in_the_same_splits(projects, host):  # noqa: F811
     local, beam = projects
     assert local.run("audit", "export", "split") == 0
@@ -47,6 +56,7 @@ def test_the_same_photos_in_the_same_splits(projects, host):  # noqa: F811
     assert beam.run("split") == 0
     assert told(beam) == told(local)
     assert beam.stored() == local.stored() and len(local.stored()) > 60
+    assert records_of(beam) == records_of(local)
     assert not list(beam.root.rglob("outcomes-*")) and not list(beam.root.rglob(".writing-*"))
 
 

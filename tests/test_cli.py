@@ -405,6 +405,58 @@ def config_of(arguments):
     return opening._config(commands.parser().parse_args(arguments))
 
 
+@pytest.fixture
+def unreachable(monkeypatch):
+    def check_available(*_):
+        raise ValueError("does not answer")
+
+    monkeypatch.setattr(opening.pretrained, "check_available", check_available)
+
+
+def test_demo_on_a_folder_downloads_weights_where_it_can(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(opening.pretrained, "check_available", lambda *_: None)
+    found = config_of([*folder(*["EU", "EU_SW"] * 100), "--set", f"root={tmp_path}"])
+    assert [found.weights, found.phase1.model.pretrained, found.phase2.model.pretrained] == ["imagenet"] * 3
+    assert (found.phase3.model.pretrained, found.phase3.model.alpha, found.phase0.baseline.features) == (
+        "imagenet", 1.0, "imagenet",
+    )  # fmt: skip
+    assert opening._weights_line(found) == (
+        "weights: pretrained on ImageNet (downloaded), for the teachers and the student"
+    )
+
+
+def test_demo_on_a_folder_says_what_to_expect_without_weights(folder, unreachable, tmp_path):
+    found = config_of([*folder(*["EU", "EU_SW"] * 100), "--set", f"root={tmp_path}"])
+    assert (found.weights, found.phase1.model.pretrained, found.phase1.model.alpha) == (None, False, 0.35)
+    assert "expect little; a linear probe on colours may do as well" in opening._weights_line(found)
+
+
+def test_demo_on_a_folder_goes_on_as_it_began(folder, unreachable, monkeypatch, tmp_path):
+    """Without weights, although they can be had today: the experiment has trained models."""
+    arguments = [*folder(*["EU", "EU_SW"] * 100), "--set", f"root={tmp_path}"]
+    first = config_of(arguments)
+    write(tmp_path / "artifacts" / first.experiment / "config.yaml", first)
+    monkeypatch.setattr(opening.pretrained, "check_available", lambda *_: None)
+    assert config_of(arguments) == first
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "--weights: received .*x.weights.h5, which does not exist; expected a .weights.h5 file"),
+     (b"text", "--weights: received .*x.weights.h5, which is no HDF5 file; expected")],
+)  # fmt: skip
+def test_a_weights_file_that_cannot_serve_is_refused_at_once(folder, tmp_path, content, message):
+    if content:
+        (tmp_path / "x.weights.h5").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        config_of([*folder("EU"), "--weights", str(tmp_path / "x.weights.h5")])
+
+
+def test_weights_without_a_folder_are_refused():
+    with pytest.raises(ValueError, match="--weights: received x without --images, expected a folder too"):
+        config_of(["demo", "--weights", "x"])
+
+
 def test_demo_on_a_folder_keeps_the_region_where_the_folder_has_it(folder, experiment):
     arguments = [*folder(*["EU", "EU_SW"] * 100), "--config", str(experiment())]
     found = config_of(arguments)

@@ -485,3 +485,16 @@ def test_dates_of_a_query_become_datetimes():
     found = Source(query=query).query
     assert found["observed_on"]["$gte"] == datetime.datetime(2020, 1, 31, tzinfo=datetime.UTC)
     assert found["$or"] == [{"a": datetime.datetime(2021, 2, 1, tzinfo=datetime.UTC)}, {"b": 3}]
+
+
+def test_one_key_names_the_weights_of_all_networks():
+    """Of those that name none themselves, and have the network."""
+    found = from_dict({"experiment": "x", "weights": "a.weights.h5", "phase1": {"model": {"name": "mobilenetv2"}}})
+    assert (found.phase0.baseline.features, found.phase0.baseline.weights) == ("file", "a.weights.h5")
+    assert [found.phase1.model.pretrained, found.phase3.model.pretrained] == ["a.weights.h5"] * 2
+    assert found.phase2.model.pretrained is True  # a ViT
+    assert from_dict(found.model_dump()) == found
+    own = {"phase0": {"baseline": {"features": "colour-histogram"}}, "phase3": {"model": {"pretrained": False}}}
+    found = from_dict({"experiment": "x", "weights": "a.weights.h5", "phase2": None, **own})
+    assert (found.phase0.baseline.features, found.phase3.model.pretrained) == ("colour-histogram", False)
+    assert from_dict({"experiment": "x", "weights": "imagenet"}).phase0.baseline.features == "imagenet"

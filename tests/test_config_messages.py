@@ -288,7 +288,7 @@ def test_the_nearest_key_is_named(key, meant):
         ("training.epochs=2", "phase1.training.epochs, phase2.training.epochs?"),
         ("phase1.epochs=2", "phase1.training.epochs?"),
         ("model.alpha=1", "phase1.model.alpha, phase2.model.alpha, phase3.model.alpha?"),
-        ("weights=a", "phase0.baseline.weights?"),
+        ("bins=3", "phase5.bins?"),
     ],
 )
 def test_keys_that_end_so_are_named(tmp_path, override, meant):

@@ -135,6 +135,8 @@ def test_two_machines_one_of_them_killed_and_started_again(root, alone, two):
     for mine, other in zip(replica.weights(first), replica.weights(second), strict=True):
         np.testing.assert_array_equal(mine, other)
     assert_same_training(rows(root, "alone"), rows(root, "two"), 5e-5)
+    for folder in two:
+        np.testing.assert_array_equal(np.load(folder / "full.chiefs.npy"), [[0.5, 1.5]])
     # What the chief has left is whole.
     left = {path.name for path in (root / "artifacts/two/phase1").iterdir()}
     assert {"best.keras", "best.keras.meta.json", "history.json", "curves.png"} <= left

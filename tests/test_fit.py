@@ -354,3 +354,46 @@ def test_too_little_memory_is_answered_with_what_needs_less(tmp_path, monkeypatc
     told = r"\(failed to allocate memory\); set training.batch_size below 8 .*gradient_accumulation.*mixed_bfloat16"
     with pytest.raises(ValueError, match=told):
         fit.fit(model, batches, VALIDATION, stage_of(tmp_path, 1))
+
+
+def test_the_model_it_starts_from_counts_as_epoch_0(tmp_path, capsys):
+    """A high learning rate only does harm: the start stays the best model, also when the stage is asked for again."""
+    model = cheap_model(20.0)
+    set_to = [np.full((4, 3), 0.25, "float32"), np.zeros(3, "float32")]
+    stage = stage_of(tmp_path, 2)
+    rows = fit.fit(model, batches, VALIDATION, stage, start=lambda: model.set_weights(set_to))
+    start = fit.read_start(stage)
+    assert start["val_loss"] == pytest.approx(np.log(3), rel=1e-5)  # the same logit for each class
+    assert min(row["val_loss"] for row in rows) > start["val_loss"]
+    np.testing.assert_array_equal(keras.saving.load_model(stage.best, compile=False).get_weights()[0], set_to[0])
+    assert "no epoch has a lower val loss than the model it started from" in capsys.readouterr().out
+    assert fit.fit(cheap_model(), None, None, stage, start=lambda: pytest.fail("it resumes")) == rows
+    assert stage.start.exists()
+
+
+def test_an_epoch_that_is_better_than_the_start_is_best(tmp_path):
+    stage = stage_of(tmp_path, 2)
+    rows = fit.fit(cheap_model(0.01), batches, VALIDATION, stage, start=fit.as_it_is)
+    losses = [fit.read_start(stage)["val_loss"], *(row["val_loss"] for row in rows)]
+    assert losses.index(min(losses)) == 2
+    best, last = (keras.saving.load_model(path) for path in (stage.best, stage.checkpoints / "epoch-002.keras"))
+    np.testing.assert_array_equal(weights_of(best), weights_of(last))
+
+
+def test_a_start_changes_nothing_of_what_a_killed_run_repeats(tmp_path):
+    often = Callbacks(early_stopping=False, backup_minutes=0)
+    expected = fit.fit(model_of(), batches, VALIDATION, stage_of(tmp_path / "whole", 3), start=fit.as_it_is)
+    stage = stage_of(tmp_path / "killed", 3, often)
+    with pytest.raises(Exception, match="killed"):
+        fit.fit(model_of(), lambda e, d: batches(e, d, die_in=1), VALIDATION, stage, start=fit.as_it_is)
+    before = fit.read_start(stage)
+    rows = fit.fit(model_of(), batches, VALIDATION, stage, start=lambda: pytest.fail("it resumes"))
+    assert same_rows(rows, expected) and fit.read_start(stage) == before
+
+
+def test_a_stage_without_a_start_forgets_an_earlier_ones(tmp_path):
+    fit.fit(cheap_model(), batches, VALIDATION, stage_of(tmp_path, 1, made_from="a"), start=fit.as_it_is)
+    (tmp_path / "backup/position.json").unlink()
+    stage = stage_of(tmp_path, 1, made_from="b")
+    fit.fit(cheap_model(), batches, VALIDATION, stage)
+    assert fit.read_start(stage) is None and not stage.start.exists()

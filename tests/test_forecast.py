@@ -70,6 +70,24 @@ def test_twice_the_epochs_or_the_photos_take_twice_as_long(make_run):
         assert seconds(other, "phase1 train") == pytest.approx(2 * seconds(once, "phase1 train"), rel=0.01)
 
 
+def test_the_probe_of_its_own_features_costs_a_pass_over_the_train_photos(make_run):
+    """Once, before the teacher's 4 epochs and the student's distillation; fine-tuning has no new head."""
+
+    def run(head_init):
+        model = {"name": "mobilenetv2", "pretrained": "imagenet", "head_init": head_init}
+        teacher = {"model": model, "data": {"image_size": 224}, "training": {"epochs": 4}}
+        return make_run(
+            source={"demo": {"photos": 1000, "species": 10}}, phase1=teacher, phase3={"model": model},
+            phase4={"data": {"image_size": 128}},
+        )  # fmt: skip
+
+    random, probe = run("random"), run("probe")
+    # 850 photos (train and val): 300 million multiply-adds take 25 ms, reading 1.6 ms.
+    assert seconds(probe, "phase1 train") - seconds(random, "phase1 train") == pytest.approx(850 * 26.6e-3, rel=0.01)
+    assert seconds(probe, "phase4 distill") - seconds(random, "phase4 distill") == pytest.approx(850 * 8.8e-3, rel=0.02)
+    assert seconds(probe, "phase4 finetune") == seconds(random, "phase4 finetune")
+
+
 def test_live_teachers_cost_time_and_stored_ones_space(make_run):
     stored, live = make_run(), make_run(phase4={"distill": {"live": True}})
     assert seconds(live, "phase4 distill") > 2 * seconds(stored, "phase4 distill")

@@ -10,7 +10,7 @@ import pytest
 
 from keras_pipeline.core.artifacts import ARTEFACTS, Run
 from keras_pipeline.core.files import write_json
-from keras_pipeline.evaluation import gate_metrics, gates
+from keras_pipeline.evaluation import gate_metrics, gates, probe_gate
 
 BESIDE = (  # by-products
     "phase0/audit.html", "phase0/look_alikes.html", "phase0/tables/", "phase1/pictures_test/",
@@ -472,7 +472,31 @@ def test_a_probe_that_saw_other_photos_is_no_rival(over_probe, make_config):
     run = Run(make_config(), None)
     run.path("baseline_predictions").unlink()
     with pytest.raises(gate_metrics.Unmeasurable, match="is missing: run `phase0 baseline`"):
-        gate_metrics.over_probe(run, "teacher")
+        probe_gate.over_probe(run, "teacher")
+
+
+def test_the_probe_of_its_own_features_is_the_teachers_rival_where_there_is_one(over_probe, make_config):
+    """Phase 0's, of another network, is right on 15 photos more; its own on 2 fewer."""
+    assert over_probe(15, 2)["status"] == "missed"
+    run = Run(make_config(), None)
+    path = run.path("teacher_predictions")
+    with np.load(path) as file:
+        columns = dict(file)
+    own = np.where(np.arange(100) < 17, columns["label"] + 1, columns["label"])
+    np.savez(path, **columns, own_probe_answer=own)
+    verdicts = {verdict["name"]: verdict for verdict in gates.judge(run, {"phase1 evaluate"})}
+    verdict = verdicts["teacher_over_probe"]
+    assert (verdict["status"], round(verdict["value"], 6)) == ("met", 0.02)
+    assert verdict["reason"].startswith("teacher 0.850, linear probe of its own features 0.830; judged by the upper")
+    assert probe_gate.over_probe(run, "teacher")["first"] == 0.98
+
+
+def test_advice_to_a_teacher_below_its_own_features(make_config):
+    (gate,) = (gate for gate in gates.GATES if gate.name == "teacher_over_probe")
+    run = Run(make_config(), None)
+    run.path("teacher_metrics").parent.mkdir(parents=True)
+    write_json(run.path("teacher_metrics"), TEACHER | {"own_probe": {"top1_accuracy": 0.9}})
+    assert gate.advice(run).startswith("the linear probe that it started from does better, so that fine-tuning does")
 
 
 def test_of_five_species_the_first_five_answers_are_always_right(judge):

@@ -98,8 +98,11 @@ def test_candidates_lie_in_two_splits():
 
 
 @pytest.fixture
-def audited(tmp_path, make_config):
-    """(report, folder) of 12 photos, 3 in each split; a test photo is a crop of a train photo, a val photo mirrored."""
+def audit(tmp_path, make_config):
+    """Settings of the split -> (report, folder) of 12 photos, 3 in each split.
+
+    A test photo is a crop of a train photo, a val photo mirrors another.
+    """
     pictures = [picture(number) for number in range(12)]
     pictures[9], pictures[4] = pictures[0].crop((40, 30, 260, 230)), ImageOps.mirror(pictures[1])
     photos = [dataclasses.replace(photo_of(i), image=jpeg(each), label=0) for i, each in enumerate(pictures)]
@@ -114,13 +117,17 @@ def audited(tmp_path, make_config):
         split: Features(values[3 * i : 3 * i + 3], np.zeros(3), *[np.array([photo.sample_id for photo in own])] * 3)
         for i, (split, own) in enumerate(thirds.items())
     }
-    run = Run(make_config(), None)
-    run.path("look_alikes").parent.mkdir(parents=True)
-    return step.audit(run, DatasetInfo(tmp_path, ["a"], "", splits), features), run.path("look_alikes").parent
+
+    def audit(**settings):
+        run = Run(make_config(phase0={"split": settings}), None)
+        run.path("look_alikes").parent.mkdir(parents=True, exist_ok=True)
+        return step.audit(run, DatasetInfo(tmp_path, ["a"], "", splits), features), run.path("look_alikes").parent
+
+    return audit
 
 
-def test_the_audit_shows_and_lists_what_is_in_two_splits(audited):
-    report, folder = audited
+def test_the_audit_shows_and_lists_what_is_in_two_splits(audit):
+    report, folder = audit()
     assert json.loads((folder / "look_alikes.json").read_text()) == report
     assert (report["photos"], report["candidates"], report["compared"], report["pairs"]) == (9, 3, 3, 2)
     assert (report["photos_with_a_copy"], report["share"]) == (2, 2 / 9)
@@ -132,3 +139,17 @@ def test_the_audit_shows_and_lists_what_is_in_two_splits(audited):
     page = (folder / "look_alikes.html").read_text()
     assert page.count("data:image/webp") == 2 and "2 of 2 pairs" in page and "1 of 1 pairs" in page
     assert sorted(path.name for path in folder.iterdir()) == ["look_alikes.html", "look_alikes.json", "tables"]
+
+
+def test_a_config_may_name_the_table_for_good(audit):
+    # The split does not part listed pairs, so that they are not found again; without them it would part them anew.
+    table = audit()[1] / "tables/look_alikes.csv"
+    listed = 'sample_id_1,sample_id_2,note\nsample-000,sample-009,seen\n007,é,"by, hand"\n'
+    table.write_text(listed)
+    assert audit(same_photo=str(table))[0]["pairs"] == 2
+    found = table.read_text()
+    ids = pd.read_csv(table, dtype=str)[["sample_id_1", "sample_id_2"]].to_numpy().tolist()
+    assert ids == [["sample-000", "sample-009"], ["007", "é"], ["sample-004", "sample-001"]]
+    assert pd.read_csv(table).note.tolist()[:2] == ["seen", "by, hand"]
+    audit(same_photo=str(table))
+    assert table.read_text() == found  # else the split would be out of date

@@ -1,5 +1,7 @@
 """Graphs: pinned parameter counts, exact copies of weights, and what freezing and saving do."""
 
+import zipfile
+
 import keras
 import numpy as np
 import pytest
@@ -66,7 +68,7 @@ def test_a_factorised_head_is_the_product_of_its_two_and_trains_alone(images, tm
     whole = low.kernel.numpy() @ logits.kernel.numpy()
     np.testing.assert_allclose(model(images, training=False), features @ whole + logits.bias, atol=1e-5)
     assert np.linalg.matrix_rank(whole) == 2
-    heads.freeze_backbone(model, True)
+    heads.freeze(model, backbone=True, batch_norm=False)
     assert {v.path for v in model.trainable_variables} == {"low_rank/kernel", "logits/kernel", "logits/bias"}
     model.save(tmp_path / "student.keras")
     again = heads.load_classifier(tmp_path / "student.keras")
@@ -112,9 +114,9 @@ def test_the_head_stays_in_single_precision_under_mixed_precision():
 def test_dropout_acts(small, images):
     keras.utils.set_random_seed(0)
     model = heads.build_classifier(SMALL, num_classes=5, image_size=32, dropout=0.9)
-    heads.freeze_backbone(model, True)  # so that BatchNorm does not differ between the two calls
+    heads.freeze(model, backbone=True, batch_norm=False)  # so that BatchNorm does not differ between the two calls
     quiet = heads.build_classifier(SMALL, num_classes=5, image_size=32, dropout=0.0)
-    heads.freeze_backbone(quiet, True)
+    heads.freeze(quiet, backbone=True, batch_norm=False)
     for candidate, acts in ((model, True), (quiet, False)):
         a, b = (np.asarray(candidate(images, training=t)) for t in (True, False))
         assert np.array_equal(a, b) != acts
@@ -135,14 +137,14 @@ def test_batch_norm_momentum_reaches_every_layer():
 def test_a_frozen_backbone_does_not_move_and_the_head_does(images):
     keras.utils.set_random_seed(0)
     model = heads.build_classifier(SMALL, num_classes=5, image_size=32, dropout=0.0)
-    heads.freeze_backbone(model, True)
+    heads.freeze(model, backbone=True, batch_norm=False)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
     before = {w.path: w.numpy() for w in model.weights}
     model.fit(images, np.array([0, 1]), epochs=1, verbose=0)
     moved = {w.path for w in model.weights if not np.array_equal(before[w.path], w.numpy())}
     # Moving means and variances stayed too. (Random weights give features too faint to move the head's kernel.)
     assert "logits/bias" in moved <= {"logits/kernel", "logits/bias"}
-    heads.freeze_backbone(model, False)
+    heads.freeze(model, backbone=False, batch_norm=False)
     assert all(layer.trainable for layer in model.layers)
 
 
@@ -326,3 +328,18 @@ def test_rematerialisation_gives_the_same_gradients(two_blocks):
     assert matmuls == [24, 32]
     for plain, again in zip(*gradients, strict=True):
         np.testing.assert_allclose(plain, again, atol=1e-5)
+
+
+def test_a_file_of_another_keras_names_it(tmp_path, small):
+    """Keras 3.14 stops at an argument that 3.15 writes of the default initializer; so does 3.15 at a made-up one."""
+    small.save(tmp_path / "own.keras")
+    with zipfile.ZipFile(tmp_path / "own.keras") as own, zipfile.ZipFile(tmp_path / "newer.keras", "w") as newer:
+        for name in own.namelist():
+            data = own.read(name)
+            if name == "config.json":
+                data = data.replace(b'"seed": null', b'"seed": null, "later_axes": null')
+            if name == "metadata.json":
+                data = data.replace(keras.__version__.encode(), b"3.99.1")
+            newer.writestr(name, data)
+    with pytest.raises(BrokenArtefact, match=r"was written by Keras 3\.99\.1, .*install keras==3\.99\.1, or run"):
+        heads.load_classifier(tmp_path / "newer.keras")

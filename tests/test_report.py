@@ -8,7 +8,7 @@ import pytest
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.sidecars import path_of
-from keras_pipeline.evaluation import gate_metrics
+from keras_pipeline.evaluation import gate_metrics, probe_gate
 from keras_pipeline.phases import model_card, report, report_sections, report_summary
 
 COMMANDS = {"run": "python -m keras_pipeline run", "serve": "python -m keras_pipeline serve"}
@@ -34,20 +34,24 @@ def one_species(*_):
 @pytest.mark.parametrize(
     ("verdict", "words"),
     [
-        ("better", "better than the linear probe's 69.2%"),
-        ("worse", "WORSE than the linear probe's 69.2%"),
-        ("no difference shown", "not shown to be better than the linear probe's 69.2%"),
+        ("better", "better than the linear probe of phase 0, 69.2%"),
+        ("worse", "WORSE than the linear probe of phase 0, 69.2%"),
+        ("no difference shown", "not shown to be better than the linear probe of phase 0, 69.2%"),
     ],
 )
 def test_the_student_is_compared_with_the_probe_in_words(run, monkeypatch, verdict, words):
     monkeypatch.setattr(
-        gate_metrics, "over_probe", lambda _, model: {"student": {"first": 0.692, "verdict": verdict}}[model]
+        probe_gate, "over_probe", lambda _, model: {"student": {"first": 0.692, "verdict": verdict}}[model]
     )
+    monkeypatch.setattr(probe_gate, "over_own_probe", lambda *_: None)
     assert report_summary._over_probe(run) == words
+    monkeypatch.setattr(probe_gate, "over_own_probe", lambda *_: {"first": 0.5, "verdict": "better"})
+    assert report_summary._over_probe(run) == f"better than the linear probe of its own features, 50.0%; {words}"
 
 
 def test_no_metric_is_shown_that_could_not_have_been_another(run, monkeypatch):
-    monkeypatch.setattr(gate_metrics, "over_probe", one_species)
+    monkeypatch.setattr(probe_gate, "over_probe", one_species)
+    monkeypatch.setattr(probe_gate, "over_own_probe", one_species)
     assert report_summary._measured(run, one_species, "{:.1%}") == "not measurable"
     assert report_summary._measured(run, lambda _: 0.5, "{:.1%}") == "50.0%"
     assert report_summary._over_probe(run) == "not compared with the linear probe"
@@ -148,11 +152,13 @@ def test_a_card_compares_student_and_teacher_with_the_probe(run, monkeypatch):
             "verdict": "no difference shown",
         }  # fmt: skip
 
-    monkeypatch.setattr(gate_metrics, "over_probe", over_probe)
+    monkeypatch.setattr(probe_gate, "over_probe", over_probe)
+    monkeypatch.setattr(probe_gate, "over_own_probe", lambda run, model: over_probe(run, model) | {"first": 0.375})
     monkeypatch.setattr(Run, "read", lambda self, name: {"baseline": {"features": "imagenet"}}[name])
     table, paragraph = model_card._over_probe(run)
-    assert table.rows == [["student", 0.625, 0.5, "+0.125", "-0.250 to +0.500", "no difference shown"]]
-    assert "frozen features (imagenet)" in table.caption
+    rest = ["+0.125", "-0.250 to +0.500", "no difference shown"]
+    own = ["student", "its own", 0.625, 0.375, *rest]
+    assert table.rows == [own, ["student", "phase 0's (imagenet)", 0.625, 0.5, *rest]]
     assert paragraph.text == (
         "global teacher, not compared with the linear probe: all 16 test photos are of one species."
     )

@@ -8,11 +8,15 @@ import pytest
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.config.load import from_dict
+from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import write_json
 from keras_pipeline.core.taxonomy import class_hash
 from keras_pipeline.data import records
+from keras_pipeline.evaluation import baseline
+from keras_pipeline.evaluation.answers import load_own_probe
 from keras_pipeline.models import heads
+from keras_pipeline.phases.phase1_teacher import evaluate
 from keras_pipeline.phases.phase1_teacher.train import TeacherSpec, fit_teacher
 from keras_pipeline.training import fit
 
@@ -59,11 +63,13 @@ def started(dataset, monkeypatch):
     [N, C], labels of the val photos, and the labels' first choices.
     """
 
-    def caught(model, batches, validation, stage, callbacks):
+    def caught(model, batches, validation, stage, callbacks, *, start):
         shown, val = (
             np.concatenate([y for _, y in photos.as_numpy_iterator()]) for photos in (batches(range(1), 0), validation)
         )
-        raise Caught(SimpleNamespace(model=model, shown=shown, labels=shown.argmax(1), val=val, stage=stage))
+        raise Caught(
+            SimpleNamespace(model=model, shown=shown, labels=shown.argmax(1), val=val, stage=stage, start=start)
+        )
 
     def start(labels, region=None, *, names=CLASSES, temperature=3.0, before=lambda run: None, **values):
         small = {"model": {**SMALL, **values.get("model", {})}}
@@ -221,3 +227,108 @@ def test_the_regional_teacher_starts_from_the_global_one(started):
     found = started([0, 1, 1, 1, 0], region="EU", before=save_teacher, model={"pretrained": "global_teacher"})
     for mine, expected in zip(found.model.get_weights(), theirs, strict=True):
         np.testing.assert_array_equal(mine, expected)
+
+
+def test_the_head_starts_from_the_probe_of_its_own_features(started, monkeypatch):
+    """Of its very own, although its weights are random here: a second network would have others."""
+    counted, black = [], np.zeros((1, 32, 32, 3), np.float32)
+
+    def extract(extract, photos, path, *, n):
+        counted.append((n, extract(black)))
+        return found(extract, photos, path, n=n)
+
+    found = baseline.extract_features
+    monkeypatch.setattr(baseline, "extract_features", extract)
+    caught = started([0, 0, 1, 1, 0, 1], model={"head_init": "probe"})
+    model, start = caught.model, caught.start
+    random = model.get_layer("logits").get_weights()[0]
+    start()
+    ((n, features),) = counted
+    assert n == 6 and not np.allclose(random, model.get_layer("logits").get_weights()[0])
+    kernel, bias = model.get_layer("logits").get_weights()
+    np.testing.assert_allclose(features @ kernel + bias, model(black, training=False), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("settings", "wanted"), [({"pretrained": False}, False), ({"head_init": "random"}, False)])
+def test_a_random_head_has_no_start(started, settings, wanted):
+    assert (started([0, 0, 1, 1, 0], model=settings).start is not None) == wanted
+
+
+@pytest.mark.parametrize(
+    ("model", "frozen"),
+    [
+        ({}, False), ({"head_init": "probe"}, True), ({"head_init": "probe", "freeze_batch_norm": False}, False),
+        ({"freeze_batch_norm": True}, True),
+    ],
+)  # fmt: skip
+def test_batch_norms_are_frozen_where_the_head_starts_from_the_probe(started, tmp_path, model, frozen):
+    """And in no model that is loaded again."""
+    trained = started([0, 0, 1, 1, 0], model=model).model
+    norms = [layer for layer in trained.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(norms) == 52 and {layer.trainable for layer in norms} == {not frozen}
+    trained.save(tmp_path / "x.keras")
+    assert all(layer.trainable for layer in heads.load_classifier(tmp_path / "x.keras").layers)
+
+
+def test_of_many_photos_batch_norms_are_trained():
+    assert Model(name="mobilenetv2").freezes_batch_norm(9_999)
+    assert not Model(name="mobilenetv2").freezes_batch_norm(10_000)
+    assert Model(name="mobilenetv2", freeze_batch_norm=True).freezes_batch_norm(850_000)
+
+
+@pytest.mark.parametrize("rank", [None, 1, 2, 6])
+def test_a_head_is_set_to_a_classifier_of_standardised_features(rank):
+    """A rank of C or more loses nothing; a lower one gives the nearest kernel."""
+    model = heads.build_classifier(
+        Model(name="mobilenetv2", pretrained=False, alpha=0.35, head_rank=rank), num_classes=3, image_size=32,
+        dropout=0.0,
+    )  # fmt: skip
+    rng = np.random.default_rng(1)
+    width = model.get_layer("dropout").output.shape[-1]
+    mean, scale, kernel, bias = (
+        rng.normal(size=width),
+        rng.uniform(0.5, 2, width),
+        rng.normal(size=(width, 3)),
+        [1, 2, 3],
+    )
+    heads.set_head(model, mean=mean, scale=scale, kernel=kernel, bias=np.array(bias))
+    if rank == 2 or rank == 1:
+        left, values, right = np.linalg.svd(kernel, full_matrices=False)
+        kernel = (left[:, :rank] * values[:rank]) @ right[:rank]
+    features = rng.normal(size=(5, width)).astype("float32")
+    x = features
+    for name in ("low_rank", "logits") if rank else ("logits",):
+        x = model.get_layer(name)(x)
+    np.testing.assert_allclose(x, (features - mean) / scale @ kernel + bias, atol=2e-3)
+
+
+def test_a_copied_head_has_no_initialisation():
+    with pytest.raises(ValueError, match="head_init: received probe with pretrained: global_teacher, expected null"):
+        Model(name="mobilenetv2", pretrained="global_teacher", head_init="probe")
+    assert not Model(name="mobilenetv2", pretrained="global_teacher").starts_from_probe
+    assert Model(name="mobilenetv2").starts_from_probe
+    assert not Model(name="mobilenetv2", pretrained=False).starts_from_probe
+
+
+def test_the_probe_is_measured_on_the_test_photos_beside_the_teacher(dataset, photo, monkeypatch):
+    """Killed or not, `evaluate` finds the probe that the teacher started from; a random head leaves none."""
+    small = {"model": {**SMALL, "head_init": "probe"}, "data": {"image_size": 32, "augmentation": "none"}}
+    small |= {"training": {"batch_size": 4, "warmup_epochs": 0, "epochs": 1}}
+    run = dataset([0, 0, 1, 1, 0, 1], phase1=small)
+    info = run.read("dataset")
+    info["splits"]["test"] = info["splits"]["val"]
+    write_json(run.path("dataset"), info)
+    fit_teacher(run, TeacherSpec("teacher", run.config.phase1))
+    assert run.read("teacher_history")["starts"]["full"].keys() >= {"val_loss", "val_top1"}
+    monkeypatch.setattr(evaluate, "_draw", lambda *_: None)
+    monkeypatch.setattr(evaluate, "_draw_confusions", lambda *_: None)
+    evaluate.evaluate_model(run, "teacher", image_size=32)
+    own = run.read("teacher_metrics")["own_probe"]
+    answers = load_own_probe(run.path("teacher_predictions"))
+    right = (answers["answer"] == answers["label"]).mean()
+    assert (own["n"], own["image_size"], own["top1_accuracy"]) == (3, 32, pytest.approx(right))
+    run = Run(from_dict({**run.config.model_dump(), "phase1": small | {"model": SMALL}}), None)
+    fit_teacher(run, TeacherSpec("teacher", run.config.phase1))
+    evaluate.evaluate_model(run, "teacher", image_size=32)
+    assert "own_probe" not in run.read("teacher_metrics")
+    assert load_own_probe(run.path("teacher_predictions")) is None

@@ -103,11 +103,30 @@ NUMBERS = "numbered photos are there: images.0 (entries with url), images.1 (ent
          {"photos": ["images.0", "images.1"], "fields": {"image_url": "url"}}),
         (NUMBERED, {"photos": ["images"], "fields": {"image_url": "url"}},
          f"image_url is missing, but {NUMBERS}[images.0, images.1]", {"photos": ["images.0", "images.1"]}),
+        ([PHOTO[0] | {"latin_name": ["Aus bus", "Aus cus"]}], {},
+         "latin_name is mistyped: list, but latin names are there: latin_name.0; set source.fields.latin_name: "
+         "latin_name.0", {"fields": {"latin_name": "latin_name.0"}}),
+        ([PHOTO[0] | {"l": [{"url": ["1.jpg"]}]}], {"photos": ["l"], "fields": {"image_url": "url"}},
+         "image_url is mistyped: list, but lists of URLs are there: url; set source.fields.image_url: url.0",
+         {"fields": {"image_url": "url.0"}}),
     ],
 )  # fmt: skip
 def test_the_cure_does_not_lead_back_to_itself(documents, source, text, change):
     assert said(documents, **source) == f"none gives a photo: {text}"
     assert understand(documents, Source(**source | change)).summary.startswith("1 give ")
+
+
+def test_a_list_as_text_names_its_own_first_entry():
+    (warning,) = understand([*PHOTO, PHOTO[0] | {"latin_name": ["Aus bus"]}], Source()).warnings
+    assert warning.endswith("name one entry by its number, as in source.fields.latin_name: latin_name.0")
+
+
+def test_a_field_of_the_config_that_no_photo_has():
+    fields = {"region": "place.region", "user_id": "user"}
+    (warning,) = understand([PHOTO[0] | {"user": 7}], Source(fields=fields)).warnings
+    assert warning == (
+        "source.fields.region: no photo has anything under place.region; correct the path, or remove the key"
+    )
 
 
 def test_a_list_of_sub_documents_as_region_names_their_field():

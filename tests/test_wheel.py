@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from keras_pipeline import commands
 from keras_pipeline.export import tfjs
 
 SOURCES = Path(__file__).parents[1]
@@ -36,6 +37,12 @@ def installed(tmp_path_factory):
     site = folder / f"venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return python
+
+
+def test_it_holds_the_configs_of_the_demos(installed):
+    copies = installed.parents[1] / "share/keras_pipeline/configs"
+    for name in (commands.DEMO, commands.PHOTOS):
+        assert (copies / Path(name).name).read_bytes() == (SOURCES / name).read_bytes()
 
 
 def test_a_wheel_takes_every_library_of_the_page_along():

@@ -12,6 +12,7 @@ from keras_pipeline.evaluation import intervals
 from keras_pipeline.evaluation.intervals import Comparison
 
 TITLES = {"teacher": "global teacher", "regional": "regional teacher", "student": "student"}
+OWN_PROBE = "own_probe_answer"  # column of the files of models that started from a probe of their own features
 ANSWERS = ("sample_id", "region", "group_id", "label", "answer", "confidence")
 
 
@@ -42,6 +43,20 @@ def compare(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> Comp
     return intervals.compare(right_first, right_second, first["region"], first["group_id"])
 
 
+def load_own_probe(path: Path) -> dict[str, np.ndarray] | None:
+    """Read from a model's `predictions_test.npz` what the linear probe of its own features answered.
+
+    Returns:
+        As `load_answers`, without `confidence`; None if the model did not start from such a probe, or if an older
+        program evaluated it.
+
+    Raises:
+        BrokenArtefact: as `load_answers`.
+    """
+    found = _load(path, (*ANSWERS[:-1], OWN_PROBE))
+    return {**found, "answer": found.pop(OWN_PROBE)} if OWN_PROBE in found else None
+
+
 def load_answers(path: Path) -> dict[str, np.ndarray]:
     """Read `predictions_<split>.npz`.
 
@@ -51,9 +66,13 @@ def load_answers(path: Path) -> dict[str, np.ndarray]:
     Raises:
         BrokenArtefact: naming a file that can't be read.
     """
+    return _load(path, ANSWERS)
+
+
+def _load(path: Path, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in ANSWERS}
+            return {name: file[name] for name in columns if name != OWN_PROBE or name in file}
     except UNREADABLE as error:
         raise BrokenArtefact(
             f"{path}: no answers can be read from it ({error}); run `evaluate --force`, or `phase0 "

@@ -196,7 +196,7 @@ def _in_range(features: np.ndarray) -> np.ndarray:
     if not (np.abs(features) <= limit).all():  # false for NaN too
         raise ValueError(
             f"features: received NaN, infinity or more than {limit:g}, expected {limit:g} at most: check "
-            "phase0.baseline.weights"
+            "the pretrained weights"
         )
     return features
 

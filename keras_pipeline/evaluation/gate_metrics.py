@@ -11,7 +11,6 @@ from keras_pipeline.core.dataset import MIN_PHOTOS
 from keras_pipeline.core.files import read_json
 from keras_pipeline.core.region_names import pooled, title_of
 from keras_pipeline.core.sidecars import sidecar
-from keras_pipeline.evaluation import answers
 
 FIVE = "Of {} species the right one is always among the first five."
 
@@ -185,33 +184,6 @@ def worst_tenth(run: Run) -> float:
         raise Unmeasurable("no species has 20 test photos in two groups")
     recall: float = found["worst_tenth"]["recall"]
     return recall
-
-
-def over_probe(run: Run, model: str) -> dict:
-    """`intervals.compare` over all test photos: phase 0's linear probe, then a model. Raises Unmeasurable."""
-    metric(f"{model}_metrics")(run)
-    path = run.path("baseline_predictions")
-    if not path.exists():
-        raise Unmeasurable("each test photo's answer by the linear probe is missing: run `phase0 baseline`")
-    probe, its = map(answers.load_answers, (path, run.path(f"{model}_predictions")))
-    if not answers.same_photos(probe, its):
-        raise Unmeasurable(f"linear probe and {model} were asked about other photos: run what `status` calls stale")
-    found: dict = answers.compare(probe, its).overall
-    if found["interval"][1] < 0 and found["verdict"] != "worse":
-        raise Unmeasurable("too few groups of test photos on which it differs from the linear probe")
-    return found
-
-
-def teacher_over_probe(run: Run) -> Estimate:
-    """Top-1 of the global teacher less the linear probe's."""
-    found = over_probe(run, "teacher")
-    low, high = found["interval"]
-    return Estimate(
-        found["difference"],
-        found["interval"],
-        f"teacher {found['second']:.3f}, linear probe {found['first']:.3f}; judged by the upper end of their "
-        f"difference's 95 % interval, {low:+.3f} to {high:+.3f}",
-    )
 
 
 def judged(metrics: dict) -> str:

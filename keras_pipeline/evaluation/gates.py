@@ -32,7 +32,6 @@ from keras_pipeline.evaluation.gate_metrics import (
     reproduced,
     shipped,
     split_shares,
-    teacher_over_probe,
     teacher_top5,
     two_names_by_picture,
     two_names_by_url,
@@ -42,6 +41,7 @@ from keras_pipeline.evaluation.gate_metrics import (
     wasm,
     worst_tenth,
 )
+from keras_pipeline.evaluation.probe_gate import teacher_over_probe
 
 RULES = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
@@ -81,6 +81,12 @@ SLOW_ADVICE = "lower phase4.data.image_size or phase3.model.alpha"
 def _over_probe_advice(run: Run) -> str:
     """Only what this config leaves to try."""
     baseline, teacher = run.config.phase0.baseline, run.config.phase1
+    metrics = run.path("teacher_metrics")
+    if metrics.exists() and "own_probe" in run.read("teacher_metrics"):
+        return (
+            "the linear probe that it started from does better, so that fine-tuning does harm: lower "
+            "phase1.training.learning_rate, or raise phase0.split.val, which chooses the best epoch"
+        )
     histogram, weights = baseline.features == "colour-histogram", teacher.model.pretrained
     found = ["colours alone do better:" if histogram else "frozen features do better:"]
     if not weights:

@@ -11,7 +11,7 @@ from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.files import aside
 from keras_pipeline.core.hashing import UNREADABLE
 from keras_pipeline.evaluation import metrics
-from keras_pipeline.evaluation.answers import ANSWERS
+from keras_pipeline.evaluation.answers import ANSWERS, OWN_PROBE
 from keras_pipeline.evaluation.scores import Scores, score
 
 
@@ -77,14 +77,21 @@ def predicted_probs(logits: np.ndarray, log_sum_exp: np.ndarray, rows: slice = s
     return np.exp(logits[rows] - log_sum_exp[rows, None]).astype(np.float32)
 
 
-def write_answers(path: Path, predictions: Predictions) -> dict[str, np.ndarray]:
-    """Write and return each photo's first guess and its probability before calibration, see `load_answers`."""
+def write_answers(path: Path, predictions: Predictions, own_probe: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Write and return each photo's first guess and its probability before calibration, see `load_answers`.
+
+    Args:
+        path: the file.
+        predictions: of n photos.
+        own_probe: int [n], the first guess of the probe of the model's own features, see `load_own_probe`.
+    """
     confidence = score(predictions.logits, predictions.labels).confidence
     columns = (
         predictions.sample_ids, predictions.regions, predictions.group_ids, predictions.labels,
         metrics.first_guesses(predictions.logits), confidence.astype(np.float32),
     )  # fmt: skip
     answers: dict[str, np.ndarray] = dict(zip(ANSWERS, columns, strict=True))
+    more = {} if own_probe is None else {OWN_PROBE: own_probe}
     with aside(path) as temporary:
-        np.savez_compressed(temporary, **answers)
+        np.savez_compressed(temporary, **answers, **more)
     return answers

@@ -48,6 +48,17 @@ def without_text(source: Source, detailed: Collection[str]) -> Iterator[str]:
             )
 
 
+def without_value(source: Source, missing: Collection[str]) -> Iterator[str]:
+    """Yield a sentence for each of `source.fields` that the config renames and no photo has.
+
+    Args:
+        missing: names of fields that are missing in every photo.
+    """
+    for name, path in source.fields.model_dump().items():
+        if path != name and name in missing:
+            yield f"source.fields.{name}: no photo has anything under {path}; correct the path, or remove the key"
+
+
 def _unused_hosts(photos: dict[str, int], export: Export) -> Iterator[str]:
     there = ", ".join(f"{host} ({n:,} photos)" for host, n in list(photos.items())[:NAMED])
     more = f" and {len(photos) - NAMED:,} more" if len(photos) > NAMED else ""

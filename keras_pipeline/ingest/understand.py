@@ -12,7 +12,7 @@ from keras_pipeline.core.config.source import Source
 from keras_pipeline.core.redaction import redact, without_credentials
 from keras_pipeline.ingest.curation import missing_field
 from keras_pipeline.ingest.entries import Reader
-from keras_pipeline.ingest.idle import without_text
+from keras_pipeline.ingest.idle import without_text, without_value
 from keras_pipeline.ingest.urls import resolve
 
 LOOKED_AT = 20  # documents
@@ -25,6 +25,7 @@ BINOMIAL = re.compile(r"[A-Z][a-zë-]+ (?:[×x] ?)?[a-z][a-zë-]+\b")
 TEXT_IN_REPR = re.compile(r"'(\w+)': '([^']*)'")  # of a dict
 ANY_BASE = "http://base/"  # with which a relative URL is as good as an absolute one
 NEEDED = ("latin_name", "image_url")
+LIST = "mistyped: list"
 
 Change = dict[str, Any]  # {photos (None: to be removed) | a name in source.fields: new value}
 
@@ -64,7 +65,7 @@ def lists_as_text(field: str, shown: str, n: int, total: int, unit: str, source:
         shown: such a list, as Python writes it; it may be cut.
     """
     path = getattr(source.fields, field)
-    remedy = f"name one entry by its number, as in source.fields.{field}: names.0"
+    remedy = f"name one entry by its number, as in source.fields.{field}: {path}.0"
     if field == "image_url" and source.photos:
         lists = source.photos[0]
         remedy = (
@@ -90,10 +91,12 @@ def _warnings(documents: list[dict], source: Source) -> Iterator[str]:
     """Yield sentences on lists where a text is expected, by documents, and on keys that do nothing to them."""
     reader = Reader(source.model_copy(update={"regions": None}))
     found: dict[str, list[str]] = {}
+    missing = set(source.fields.model_dump())
     urls: list[str] = []
     for document in documents:
         rows = list(reader.photos(document))
         urls += [row["image_url"] for row in rows if isinstance(row["image_url"], str)]
+        missing -= {name for row in rows for name in missing if row[name] is not None}
         for name in source.fields.model_dump():
             value = next((row[name] for row in rows if isinstance(row[name], list)), None)
             texts = value and all(isinstance(each, str) for each in value)
@@ -101,6 +104,7 @@ def _warnings(documents: list[dict], source: Source) -> Iterator[str]:
                 found.setdefault(name, []).append(repr(value)[:SHOWN])
     for name, shown in found.items():
         yield lists_as_text(name, shown[0], len(shown), len(documents), "documents", source)
+    yield from without_value(source, missing)
     yield from without_text(source, reader.detailed)
     asked = [url for url in urls if resolve(url, ANY_BASE)]
     if lost := [url for url in asked if not resolve(url, ANY_BASE, source.url_replace)]:
@@ -130,6 +134,7 @@ def _why(documents: list[dict], rows: list[dict], reader: Reader, source: Source
                 changes |= change
                 break
     names = _texts(documents, _is_name) if _state(rows, "latin_name") else []
+    names += [f"{source.fields.latin_name}.0"] if _state(rows, "latin_name") == LIST else []
     names = [
         path for path in names if not _state([*_rows(documents, _with(source, {"latin_name": path}))], "latin_name")
     ]
@@ -153,6 +158,8 @@ def _places(documents: list[dict], source: Source) -> Iterator[tuple[str, Change
         if url_keys and (url_key := next(_paths(url_keys[0], _is_photo), None)) and url_key != source.fields.image_url:
             change["image_url"] = url_key
         yield f"{what} are there: {', '.join(_described(path, entry) for path, entry in lists.items())}", change
+    first = f"{source.fields.image_url}.0"
+    yield f"lists of URLs are there: {source.fields.image_url}", {"image_url": first}
     for path in _texts(documents, _is_photo):
         change = {} if source.photos is None else {"photos": None}
         if path != source.fields.image_url:

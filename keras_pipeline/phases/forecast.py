@@ -29,7 +29,7 @@ from keras_pipeline.core.sidecars import is_as_written, sidecar
 from keras_pipeline.export import engines
 from keras_pipeline.ingest import pace, photo_folder, urls
 from keras_pipeline.phases import staleness, status
-from keras_pipeline.phases.macs import macs
+from keras_pipeline.phases.macs import macs, width
 from keras_pipeline.phases.steps import STEPS, Step
 
 
@@ -80,6 +80,7 @@ COMBINE = 48e-6 / 9000  # a view and class: averaging the teachers' (the same)
 COMPARE = 150e-6 / 9000  # a photo, class and teacher: dense ensembles of `phase3 check`
 HISTOGRAM = 1.8e-3  # a photo at 224 px: colours counted
 COPIES = (1e-2, 3e-11)  # a judged photo: what the probe leaves of the baseline's time; a pair and feature: assumed
+OWN_PROBE_EPOCHS = 10  # as `own_probe.EPOCHS`, whose module imports TensorFlow
 PROBE = (8e-9, 9e-11)  # a train photo, epoch and class of the linear probe, and for each feature
 SPLIT = 1e-3  # a photo: hashed, compared, moved; 0.6e-3 of CPU, not all of it on both cores
 DRAWING = 0.017  # seconds a photo of the demo, before the audit
@@ -165,6 +166,7 @@ class _Network:
         rate = on.mobilenet if model.name == "mobilenetv2" else on.vit
         self._pass, self._read, self._on = self.macs / rate, READ + DECODE * (image_size / 224) ** 2, on
         self._step = 0.0 if on.gpu else STEP + UPDATE * self.parameters
+        self._learn = OWN_PROBE_EPOCHS * _probe(1, classes, width(model)) if model.starts_from_probe else None
 
     def train(self, n: float, batch_size: int, *, beside: float = 0.0) -> float:
         """Forwards and backwards; `beside`: seconds a photo that another network takes."""
@@ -173,6 +175,10 @@ class _Network:
     def infer(self, n: float, *, beside: float = 0.0) -> float:
         """Forwards; `beside`: seconds of a core a photo that the answers take."""
         return n * self._on.together(self._pass, self._read + beside)
+
+    def start(self, n: float, n_val: float) -> float:
+        """Probe of its own features of `n` train photos, and what it starts with on `n_val`; 0 for a random head."""
+        return 0.0 if self._learn is None else self.infer(n + n_val) + n * self._learn
 
     @property
     def checkpoint(self) -> float:
@@ -207,12 +213,17 @@ def _baseline(run: Run, n: dict, on: Device) -> float:
     settings, total = run.config.phase0.baseline, sum(n[name] for name in SPLITS)
     network = _Network(Model(name="mobilenetv2"), settings.image_size, 0, on)
     histogram = settings.features == "colour-histogram"
-    judged, width = total - n["train"], 64 if histogram else 1280
+    judged, features = total - n["train"], 64 if histogram else 1280
     each = READ + HISTOGRAM * (settings.image_size / 224) ** 2
-    features = total * each if histogram else network.infer(total)
-    learnt = settings.probe_epochs * n["train"] * n["classes"] * (PROBE[0] + PROBE[1] * width)
-    copies = judged * (COPIES[0] + COPIES[1] * total * width)
-    return features + learnt + copies
+    extracted = total * each if histogram else network.infer(total)
+    learnt = settings.probe_epochs * _probe(n["train"], n["classes"], features)
+    copies = judged * (COPIES[0] + COPIES[1] * total * features)
+    return extracted + learnt + copies
+
+
+def _probe(n: float, classes: int, features: int) -> float:
+    """Seconds of an epoch of a linear probe."""
+    return n * classes * (PROBE[0] + PROBE[1] * features)
 
 
 def check_disk(run: Run, steps: Iterable[Step]) -> None:
@@ -269,6 +280,7 @@ def _teachers(run: Run, n: dict, on: Device) -> dict[str, Cost]:
         epochs, heads = settings.training.epochs, settings.training.head_epochs
         learnt = network.train(train, settings.training.batch_size)
         seconds = epochs * (learnt + network.infer(n["val"])) + heads * network.infer(train + n["val"])
+        seconds += network.start(train, n["val"])
         found[f"{phase} train"] = Cost(seconds, (epochs + heads + 1) * network.checkpoint)
         found[f"{phase} evaluate"] = Cost(network.infer(n["test"]))
         stored = 0 if config.phase4.distill.live else labels
@@ -301,6 +313,7 @@ def _student(run: Run, n: dict, on: Device) -> dict[str, Cost]:
         epochs = getattr(config.phase4, name).epochs
         learnt = student.train(n["train"], config.phase4.training.batch_size, beside=beside)
         seconds = epochs * (learnt + student.infer(n["val"]))
+        seconds += student.start(n["train"], n["val"]) if name == "distill" else 0.0
         found[f"phase4 {name}"] = Cost(seconds, (epochs + 1) * student.checkpoint)
     return found
 

@@ -13,11 +13,11 @@ MOBILENET_BLOCKS = (
 
 def macs(model: Model, image_size: int, classes: int) -> tuple[float, float]:
     """(multiply-adds of one forward pass, parameters); of thousands of classes the head has most of the parameters."""
-    match = VIT_NAME.fullmatch(model.name)
+    match, features = VIT_NAME.fullmatch(model.name), width(model)
     if match is None:
-        total, parameters, features = _mobilenet(model.alpha, image_size)
+        total, parameters = _mobilenet(model.alpha, image_size)
     else:
-        layers, _, features = VIT_SIZES[match[1]]
+        layers = VIT_SIZES[match[1]][0]
         patch = int(match[2])
         tokens = (image_size // patch) ** 2 + 1
         embedding = 3 * patch**2 * features
@@ -29,8 +29,14 @@ def macs(model: Model, image_size: int, classes: int) -> tuple[float, float]:
     return total + head, parameters + head
 
 
-def _mobilenet(alpha: float, size: int) -> tuple[float, float, int]:
-    """Return multiply-adds, parameters and number of features."""
+def width(model: Model) -> int:
+    """Return the number of features that the head receives."""
+    match = VIT_NAME.fullmatch(model.name)
+    return VIT_SIZES[match[1]][2] if match else channels(1280 * max(model.alpha, 1.0))
+
+
+def _mobilenet(alpha: float, size: int) -> tuple[float, float]:
+    """Return multiply-adds and parameters, without the head."""
 
     side, last = -(-size // 2), channels(32 * alpha)
     parameters = 27 * last
@@ -44,4 +50,4 @@ def _mobilenet(alpha: float, size: int) -> tuple[float, float, int]:
             parameters += expand + 9 * inner + inner * out
             side, last = after, out
     features = channels(1280 * max(alpha, 1.0))
-    return total + side**2 * last * features, parameters + last * features, features
+    return total + side**2 * last * features, parameters + last * features

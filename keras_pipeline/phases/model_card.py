@@ -14,7 +14,7 @@ from keras_pipeline.core.errors import BrokenArtefact
 from keras_pipeline.core.region_names import title_of
 from keras_pipeline.core.sidecars import required
 from keras_pipeline.data import assignment
-from keras_pipeline.evaluation import gate_metrics
+from keras_pipeline.evaluation import gate_metrics, probe_gate
 from keras_pipeline.evaluation.answers import TITLES
 from keras_pipeline.evaluation.confusion import MANY_SPECIES
 from keras_pipeline.evaluation.report.calibration import promise
@@ -149,23 +149,26 @@ def _quantization(run: Run) -> str:
 
 
 def _over_probe(run: Run) -> list[Block]:
-    """Compare student and global teacher with the linear probe on the same test photos."""
+    """Compare student and global teacher with the linear probes of their own features and of phase 0's."""
     rows, reasons = [], []
+    phase0 = f"phase 0's ({run.read('baseline')['features']})"
     for model in ("student", "teacher"):
-        try:
-            found = gate_metrics.over_probe(run, model)
-        except (gate_metrics.Unmeasurable, BrokenArtefact) as why:
-            reasons.append(Paragraph(f"{TITLES[model]}, not compared with the linear probe: {why}."))
-            continue
-        low, high = (f"{end:+.3f}" for end in found["interval"])
-        difference = f"{found['difference']:+.3f}"
-        rows.append([TITLES[model], found["second"], found["first"], difference, f"{low} to {high}", found["verdict"]])
-    headers = ["network", "top-1", "linear probe", "difference", "95 % interval", "verdict"]
+        for probe, compared in (("its own", probe_gate.over_own_probe), (phase0, probe_gate.over_probe)):
+            try:
+                found = compared(run, model)
+            except (gate_metrics.Unmeasurable, BrokenArtefact) as why:
+                reasons.append(Paragraph(f"{TITLES[model]}, not compared with the linear probe: {why}."))
+                continue
+            if found:
+                low, high = (f"{end:+.3f}" for end in found["interval"])
+                numbers = [found["second"], found["first"], f"{found['difference']:+.3f}", f"{low} to {high}"]
+                rows.append([TITLES[model], probe, *numbers, found["verdict"]])
+    headers = ["network", "features", "top-1", "linear probe", "difference", "95 % interval", "verdict"]
     caption = (
-        f"Against a linear probe on frozen features ({run.read('baseline')['features']}), which trains no network; "
-        "intervals by paired bootstrap over groups"
+        "Against linear probes on frozen features, which train no network: of the network itself before training, at "
+        "its image size, and of phase 0; intervals by paired bootstrap over groups"
     )
-    return [*([Table(headers, rows, caption)] if rows else []), *reasons]
+    return [*([Table(headers, rows, caption)] if rows else []), *dict.fromkeys(reasons)]
 
 
 def _regional(run: Run) -> list[Block]:

@@ -319,7 +319,10 @@ def _distillation(run: Run) -> Table:
     check = run.read("soft_label_check")
     probe, student = run.read("baseline")["linear_probe"]["top1_accuracy"], run.read("student_metrics")
     teachers = [*check["teachers"], check["ensemble"]]
-    rows = [["linear probe of frozen features", probe, None]]
+    rows = [[f"linear probe of phase 0's features ({run.read('baseline')['features']})", probe, None]]
+    if own := student.get("own_probe"):
+        title = f"linear probe of the student's own features ({own['image_size']} px)"
+        rows.append([title, own["top1_accuracy"], None])
     rows += [[each["name"], each["test_top1"], None] for each in teachers]
     agreement = run.read("distill_history")["epochs"][-1].get("val_agreement")
     rows.append(["student", student["top1_accuracy"], agreement])
@@ -327,8 +330,8 @@ def _distillation(run: Run) -> Table:
     return Table(
         ["classifier", "test top-1", "agrees with the ensemble (val)"],
         rows,
-        f"What distillation brings: the student's top-1 is {student['top1_accuracy'] - probe:+.3f} against the probe, "
-        f"{student['top1_accuracy'] - best:+.3f} against the best teacher or ensemble",
+        f"What distillation brings: the student's top-1 is {student['top1_accuracy'] - probe:+.3f} against phase "
+        f"0's probe, {student['top1_accuracy'] - best:+.3f} against the best teacher or ensemble",
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.core.errors import BrokenArtefact
-from keras_pipeline.evaluation import gate_metrics
+from keras_pipeline.evaluation import gate_metrics, probe_gate
 from keras_pipeline.evaluation.report.html import Cell
 
 ADVICE = 3  # missed gates whose advice is on the first screen
@@ -71,12 +71,20 @@ _VERDICTS = {"better": "better", "worse": "WORSE", "no difference shown": "not s
 
 
 def _over_probe(run: Run) -> str:
-    """Compare the student with the linear probe, which trains no network."""
+    """Compare the student with the linear probe of its own features, if there is one, and with phase 0's."""
+    words = [
+        _against(run, probe_gate.over_own_probe, "the linear probe of its own features,"),
+        _against(run, probe_gate.over_probe, "the linear probe of phase 0,"),
+    ]
+    return "; ".join(filter(None, words)) or "not compared with the linear probe"
+
+
+def _against(run: Run, compared: Callable[[Run, str], dict | None], probe: str) -> str:
     try:
-        found = gate_metrics.over_probe(run, "student")
+        found = compared(run, "student")
     except (gate_metrics.Unmeasurable, BrokenArtefact):
-        return "not compared with the linear probe"
-    return f"{_VERDICTS[found['verdict']]} than the linear probe's {found['first']:.1%}"
+        return ""
+    return f"{_VERDICTS[found['verdict']]} than {probe} {found['first']:.1%}" if found else ""
 
 
 def advice(run: Run, rows: list[dict], verdicts: list[dict], commands: dict[str, str]) -> list[str]:

@@ -24,7 +24,7 @@ def write_sidecars(run: Run, step: Step, seconds: float) -> None:
             "sha256": byte_hashes(path),
             **fingerprint(path),
             "producer": step.title,
-            "code_version": step.code_version,
+            "code_version": step.version(run.config),
             "config_hash": settings_hash(settings),
             "config": shown(settings),
             "inputs": inputs,
@@ -41,7 +41,7 @@ def input_hashes(run: Run, step: Step) -> dict[str, str | None]:
 
 def recipe(run: Run, step: Step) -> str:
     """A hash of all that a step's outputs depend on: its code, its config and its inputs."""
-    parts = [step.title, step.code_version, config_hash(run.config, step.keys), input_hashes(run, step)]
+    parts = [step.title, step.version(run.config), config_hash(run.config, step.keys), input_hashes(run, step)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -59,7 +59,7 @@ def why_stale(run: Run, step: Step) -> str | None:
             return f"{name} is missing"
         if {key: meta.get(key) for key in ("size", "mtime_ns")} != fingerprint(path):
             return f"{name} is not as its step left it (size or time)"
-        if meta.get("code_version") != step.code_version:
+        if meta.get("code_version") != step.version(run.config):
             return "its code changed"
         change = change_since(meta, run.config, step.keys)
         if change is not None:

@@ -37,6 +37,7 @@ class Step:
     outputs: tuple[str, ...] = ()  # none: not part of the chain, runs only by name
     keys: tuple[str, ...] = ()  # sections or keys of the config that it depends on
     code_version: int = 1  # raised where the same inputs and config give other outputs
+    newest_for: Callable[[Any], bool] | None = None  # config -> whether `code_version` is its, or the one before
     more_inputs: Callable[[Any], tuple[str, ...]] | None = None  # config -> inputs that only some configs need
     flags: tuple[str, ...] = ()  # its own options, see `__main__.FLAGS`
     trains: bool = False  # on all devices that the config's `distribute` names
@@ -59,6 +60,10 @@ class Step:
     def load(self) -> ModuleType:
         """Import the module; training imports TensorFlow with it."""
         return importlib.import_module(self.module)
+
+    def version(self, config: Any) -> int:
+        """Return the code version of what the step makes with this config."""
+        return self.code_version - (self.newest_for is not None and not self.newest_for(config))
 
     def needs(self, config: Any) -> tuple[str, ...]:
         """Names of the artefacts that it reads."""
@@ -96,6 +101,10 @@ def _families(config: Any) -> tuple[str, ...]:
     return ("url_ledger",) if any(name.casefold() == "family" for name in config.source.details) else ()
 
 
+def _student_starts_from_probe(config: Any) -> bool:
+    return bool(config.phase3.model.starts_from_probe)
+
+
 STEPS = [
     Step(
         "phase0", "audit", "count what the collection holds; downloads nothing", (), ("audit",),
@@ -123,12 +132,13 @@ STEPS = [
     ),
     Step(
         "phase1", "train", "train the global teacher", ("dataset",), ("teacher", "teacher_history", "teacher_curves"),
-        ("seed", "deterministic", "phase1"), 4, flags=("profile-input",), trains=True,
+        ("seed", "deterministic", "phase1"), 5, newest_for=lambda config: config.phase1.model.starts_from_probe,
+        flags=("profile-input",), trains=True,
         leftovers=_backups("phase1/*"),
     ),
     Step(
         "phase1", "evaluate", "metrics and pictures of it on a split", ("dataset", "assignment", "teacher"),
-        ("teacher_metrics", "teacher_predictions", "teacher_pictures"), ("gates.teacher_min_recall",), 4,
+        ("teacher_metrics", "teacher_predictions", "teacher_pictures"), ("gates.teacher_min_recall",), 5,
         flags=("split",),
     ),
     Step(
@@ -140,13 +150,14 @@ STEPS = [
     ),
     Step(
         "phase2", "train", "train the regional teacher", ("dataset", "regional_subset"),
-        ("regional", "regional_history", "regional_curves"), ("seed", "deterministic", "phase2"), 5,
+        ("regional", "regional_history", "regional_curves"), ("seed", "deterministic", "phase2"), 6,
+        newest_for=lambda config: config.phase2.model.starts_from_probe,
         more_inputs=_global_teacher, flags=("profile-input",), trains=True, leftovers=_backups("phase2/*"),
     ),
     Step(
         "phase2", "evaluate", "metrics and pictures of it, and against the global teacher",
         ("dataset", "assignment", "regional", "regional_subset", "teacher", "teacher_metrics", "teacher_predictions"),
-        ("regional_metrics", "regional_predictions", "regional_pictures", "regional_comparison"), ("phase2.region",), 5,
+        ("regional_metrics", "regional_predictions", "regional_pictures", "regional_comparison"), ("phase2.region",), 6,
         flags=("split",),
     ),
     Step(
@@ -168,19 +179,20 @@ STEPS = [
     Step(
         "phase4", "distill", "train the student on the soft labels", ("dataset",), ("distilled", "distill_history"),
         ("seed", "deterministic", "phase3.model", "phase3.distillation", "phase3.teachers", "phase3.ensemble",
-         "phase4.data", "phase4.training", "phase4.distill", "phase4.callbacks"), 4,
+         "phase4.data", "phase4.training", "phase4.distill", "phase4.callbacks"), 5,
+        newest_for=_student_starts_from_probe,
         more_inputs=_teachers, flags=("live",), trains=True, leftovers=_backups("phase4/distill"),
     ),
     Step(
         "phase4", "finetune", "train the student on the hard labels", ("dataset", "distilled"),
         ("student", "finetune_history"),
-        ("seed", "deterministic", "phase4.data", "phase4.training", "phase4.finetune", "phase4.callbacks"), 3,
-        trains=True, leftovers=_backups("phase4/finetune"),
+        ("seed", "deterministic", "phase4.data", "phase4.training", "phase4.finetune", "phase4.callbacks"), 4,
+        newest_for=_student_starts_from_probe, trains=True, leftovers=_backups("phase4/finetune"),
     ),
     Step(
         "phase4", "evaluate", "metrics and pictures of the student on its splits", ("dataset", "assignment", "student"),
         ("student_metrics", "student_predictions", "student_pictures", "student_metrics_val", "student_metrics_train"),
-        (), 4, flags=("split",),
+        (), 5, flags=("split",),
     ),
     Step(
         "phase4", "plot", "draw the training curves", ("distill_history", "finetune_history"), ("curves",), (), 1,

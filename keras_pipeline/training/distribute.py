@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_pipeline.core import cluster
@@ -82,16 +83,21 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 def agreed(strategy: tf.distribute.Strategy, value: float) -> float:
     """Return the chief's value on every machine, once all have called this."""
+    return float(chiefs(strategy, np.array(value))) if _several_machines(strategy) else value
+
+
+def chiefs(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:
+    """Return the chief's array, as float32, on every machine, once all have called this; one machine's is its own."""
     if not _several_machines(strategy):
-        return value
+        return values
 
     def sum_up() -> tf.Tensor:
         context = tf.distribute.get_replica_context()
         first = context.replica_id_in_sync_group % _local_replicas(strategy) == 0
-        mine = tf.cast(value if cluster.task().is_chief else 0.0, tf.float32) * tf.cast(first, tf.float32)
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
+        mine = tf.cast(values if cluster.task().is_chief else np.zeros_like(values), tf.float32)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, mine * tf.cast(first, tf.float32))
 
-    return float(strategy.experimental_local_results(strategy.run(sum_up))[0])
+    return np.asarray(strategy.experimental_local_results(strategy.run(sum_up))[0])
 
 
 def wait(strategy: tf.distribute.Strategy) -> None:

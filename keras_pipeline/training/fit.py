@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from keras_pipeline.core.config.teachers import Callbacks
-from keras_pipeline.core.files import aside
+from keras_pipeline.core.files import aside, read_json, write_json
 from keras_pipeline.training import distribute
 from keras_pipeline.training.advice import Adviser
 from keras_pipeline.training.callbacks import (
@@ -27,6 +27,7 @@ from keras_pipeline.training.callbacks import (
 )
 
 EPOCH_FILE = "epoch-{epoch:03d}.keras"
+START = "start.json"  # metrics of the model that a stage starts from, on the val split
 
 # (epochs still to do, steps of the first of them already done) -> their batches, epoch after epoch
 Batches = Callable[[range, int], tf.data.Dataset]
@@ -65,6 +66,16 @@ class Stage:
         return Path(own, *self.folder.parts[-3:], self.made_from[:8]) if own else self.folder / "checkpoints"
 
     @property
+    def photos(self) -> int:
+        """Number of photos that an epoch shows."""
+        return self.steps_per_epoch * self.batch_size
+
+    @property
+    def start(self) -> Path:
+        """Path of the checkpoint of the model that the stage started from, see `fit`."""
+        return self.checkpoints / EPOCH_FILE.format(epoch=0)
+
+    @property
     def backup(self) -> Path:
         """Folder of the backup from which a killed training resumes."""
         return self.folder / "backup"
@@ -76,6 +87,8 @@ def fit(
     validation: tf.data.Dataset,
     stage: Stage,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    *,
+    start: Callable[[], None] | None = None,
 ) -> list[dict]:
     """Train one stage to its end, resuming at the step of a killed run's last backup.
 
@@ -83,6 +96,8 @@ def fit(
         model: compiled and built.
         validation: batches of the val split.
         callbacks: further ones, called before the logs are written.
+        start: gives `model` the weights that it starts from; not called when the stage resumes. The model then counts
+            as epoch 0: it stays the best one if training only raises the val loss. None: it is random, and does not.
 
     Returns:
         A row of metrics per epoch, from the first to the last. stage.best holds the model of the lowest val loss (or of
@@ -104,6 +119,9 @@ def fit(
     epoch, step = _position(stage)
     past = read_log(stage.folder / "log.csv")
     distribute.synchronise(model)
+    if start and not (epoch or step):
+        start()
+        _keep_start(model, validation, stage)
     if step and epoch < stage.epochs:
         # Creates Keras's metrics, which Backup then fills.
         model.evaluate(distribute.sharded(validation.take(1)), verbose=0)
@@ -114,7 +132,29 @@ def fit(
         epoch, step = stop, 0
         distribute.wait(strategy)
         past = read_log(stage.folder / "log.csv")
+    if distribute.is_chief(strategy) and stage.callbacks.save_best and _best_epoch(stage, past) == 0:
+        print(f"{stage.folder}: no epoch has a lower val loss than the model it started from, which therefore stays")
     return past
+
+
+def as_it_is() -> None:
+    """Change nothing: `start` of a stage whose model already has the weights that it starts from, see `fit`."""
+
+
+def read_start(stage: Stage) -> dict | None:
+    """Return {val_loss, val_top1, …} of the model that a stage started from; None if it does not count, see `fit`."""
+    file = stage.folder / START
+    return read_json(file) if file.exists() else None
+
+
+def _keep_start(model: keras.Model, validation: tf.data.Dataset, stage: Stage) -> None:
+    found = model.evaluate(distribute.sharded(validation), verbose=0, return_dict=True)
+    if distribute.is_chief(model.distribute_strategy):
+        stage.checkpoints.mkdir(parents=True, exist_ok=True)
+        model.save(stage.start)
+        row = {f"val_{name}": value for name, value in found.items()}
+        write_json(stage.folder / START, row)
+        print(f"{stage.folder}: starts with " + ", ".join(f"{name} {value:.4f}" for name, value in row.items()))
 
 
 def _tidy(stage: Stage) -> None:
@@ -129,6 +169,8 @@ def _tidy(stage: Stage) -> None:
     if not (epoch or step):
         for name in ("backup", "checkpoints", "logs"):  # of another run
             shutil.rmtree(stage.folder / name, ignore_errors=True)
+        (stage.folder / START).unlink(missing_ok=True)
+        stage.start.unlink(missing_ok=True)
     _keep_rows(stage.folder / "log.csv", epoch)
     if (epoch or step) and epoch < stage.epochs:
         print(f"{stage.folder}: resuming after epoch {epoch} of {stage.epochs}" + (f", step {step}" if step else ""))
@@ -211,9 +253,16 @@ def _position(stage: Stage) -> tuple[int, int]:
 
 def _publish_best(stage: Stage, past: list[dict]) -> None:
     """Copy the checkpoint of the best epoch so far to stage.best."""
-    losses = [row[stage.monitor] for row in past]
-    best = losses.index(min(losses)) if stage.callbacks.save_best else len(losses) - 1
-    publish(stage.checkpoints / EPOCH_FILE.format(epoch=best + 1), stage.best)
+    best = _best_epoch(stage, past) if stage.callbacks.save_best else len(past)
+    publish(stage.checkpoints / EPOCH_FILE.format(epoch=best), stage.best)
+
+
+def _best_epoch(stage: Stage, past: list[dict]) -> int:
+    """Return the epoch of the lowest val loss, counted from 1; 0 is the model that the stage started from."""
+    start = read_start(stage)
+    losses = {0: start[stage.monitor]} if start else {}
+    losses |= {epoch: row[stage.monitor] for epoch, row in enumerate(past, 1)}
+    return min(losses, key=losses.__getitem__)
 
 
 def publish(checkpoint: Path, target: Path) -> None:

@@ -3,11 +3,13 @@
     python replica.py N small|whole FOLDER 'phase1 train, ...' ARGUMENT...
 
 FOLDER/<stage>.npz: the weights, as this process has them; FOLDER/<stage>.steps.npy: where it writes, the epoch's mean
-loss so far after each step. `small`: the network has two batch norms instead of MobileNetV2's fifty-two, through which
+loss so far after each step; FOLDER/<stage>.chiefs.npy: `distribute.chiefs` of this machine's number plus [[0.5, 1.5]].
+`small`: the network has two batch norms instead of MobileNetV2's fifty-two, through which
 what float32 sums round grows a thousandfold in a few steps.
 """
 
 import json
+import os
 import socket
 import sys
 from pathlib import Path
@@ -49,10 +51,15 @@ def small_backbone(model, image_size, *, rematerialisation):
 def watched(train, folder):
     import keras
 
-    def fit(model, batches, validation, stage, callbacks=()):
+    from keras_pipeline.training import distribute
+
+    def fit(model, batches, validation, stage, callbacks=(), **start):
+        number = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"]
+        mine = np.array([[0.5, 1.5]]) + number
+        np.save(folder / f"{stage.folder.name}.chiefs.npy", distribute.chiefs(model.distribute_strategy, mine))
         losses = []
         note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: losses.append(float(logs["loss"])))
-        rows = train(model, batches, validation, stage, [*callbacks, note])
+        rows = train(model, batches, validation, stage, [*callbacks, note], **start)
         np.savez(folder / f"{stage.folder.name}.npz", *model.get_weights())
         np.save(folder / f"{stage.folder.name}.steps.npy", losses)
         return rows

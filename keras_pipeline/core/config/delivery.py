@@ -114,7 +114,8 @@ class Gates(Section):
         0.0,
         ge=-1,
         le=1,
-        description="test top-1 minus that of the linear probe; missed if the whole 95 % interval is below",
+        description="test top-1 minus that of the linear probe of its own features, or phase 0's; missed if the "
+        "whole 95 % interval is below",
     )
     regional_top1: float | None = Field(0.80, ge=0, le=1, description="regional teacher in its region, at least")
     regional_global_top1: float | None = Field(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from keras_pipeline.core.config.base import Section
+from keras_pipeline.core.config.base import FILE, Section
 from keras_pipeline.core.config.delivery import Gates, Phase5, Phase6
 from keras_pipeline.core.config.phase0 import Phase0
 from keras_pipeline.core.config.source import Dataset, Source
@@ -47,6 +47,30 @@ def _without_regional(values: Any) -> Any:
     return values | {"phase3": values["phase3"] | {"teachers": teachers}}
 
 
+def planned(values: Any) -> Any:
+    """Fill plain values, as YAML yields them, with the training plan's and with those that follow from other keys."""
+    return _with_weights(_without_regional(_merge(PLAN, values)))
+
+
+def _with_weights(values: Any) -> Any:
+    """Give the weights of the key `weights` to every MobileNetV2, and to the baseline, that name none themselves."""
+    weights = values.get("weights") if isinstance(values, dict) else None
+    if not isinstance(weights, str):
+        return values
+    below: dict[str, Any] = {}
+    for phase in ("phase1", "phase2", "phase3"):
+        section = values[phase]
+        model = section.get("model", {}) if isinstance(section, dict) else None
+        if isinstance(model, dict) and model.get("name") == "mobilenetv2":
+            below[phase] = {"model": {"pretrained": weights}}
+    phase0 = values.get("phase0", {})
+    baseline = phase0.get("baseline", {}) if isinstance(phase0, dict) else None
+    if isinstance(baseline, dict) and not {"features", "weights"} & baseline.keys():
+        own = {"features": "imagenet"} if weights == "imagenet" else {"features": "file", "weights": weights}
+        below["phase0"] = {"baseline": own}
+    return _merge(below, values)
+
+
 class Config(Section):
     """One experiment."""
 
@@ -56,6 +80,11 @@ class Config(Section):
     root: str = Field(".", description="folder that holds tfrecords/, artifacts/ and web_export/")
     distribute: Literal["none", "mirrored", "multi_worker"] = Field(
         "none", description="what trains: one device; all GPUs of this machine; those of all machines in TF_CONFIG"
+    )
+    weights: Annotated[str | None, FILE] = Field(
+        None,
+        description="of every mobilenetv2 (pretrained) and the baseline's features, where they name none: a "
+        ".weights.h5 file, or imagenet",
     )
     source: Source = Source()
     dataset: Dataset = Dataset()
@@ -71,7 +100,7 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _plan(cls, values: Any) -> Any:
-        return _without_regional(_merge(PLAN, values))
+        return planned(values)
 
     @model_validator(mode="after")
     def _pairs(self) -> Config:

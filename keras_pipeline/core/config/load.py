@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from keras_pipeline.core.config import faults, variables
 from keras_pipeline.core.config.base import ConfigError, Section
-from keras_pipeline.core.config.experiment import Config
+from keras_pipeline.core.config.experiment import Config, planned
 from keras_pipeline.core.config.student import REGIONAL_TEACHER
 from keras_pipeline.core.redaction import redact_values
 
@@ -237,6 +237,7 @@ def with_origins(message: str, path: str | Path, overrides: list[str], flags: Ma
             values = _override(values, override)
     except (OSError, ValueError):
         return message
+    values = planned(values)  # a key may have its value from another one, such as `weights`
     lines = []
     for line in message.splitlines():
         key = line.partition(":")[0].partition(" ")[0]

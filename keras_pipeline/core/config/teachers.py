@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from typing import Annotated, Literal
 
@@ -27,6 +28,7 @@ VIT_PRESETS = (
 MOBILENET_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # of Keras's ImageNet weights
 
 GLOBAL_TEACHER = "global_teacher"  # as phase2.model.pretrained
+FEW_PHOTOS = 10_000  # an epoch; frozen batch norms were measured up to 3,593 photos, and nobody has with more
 
 
 class Model(Section):
@@ -38,16 +40,46 @@ class Model(Section):
     pretrained: Annotated[bool | str, FILE] = Field(
         True, description="true or imagenet, imagenet21k (ViT): download; a path: .weights.h5; false; global_teacher"
     )
+    head_init: Literal["probe", "random"] | None = Field(
+        None, description="weights of the new head: a linear probe of the network's own features; null: if pretrained"
+    )
     num_classes: int | None = Field(None, ge=2, description="compared with the class list, which alone decides")
     alpha: float = Field(1.0, gt=0, le=2, description="width multiplier of mobilenetv2")
     dropout_rate: float = Field(0.2, ge=0, lt=1, description="before the student's head (teachers: regularization)")
     head_rank: int | None = Field(None, ge=1, description="rank of the head's factorized kernel; null: not factorized")
+    freeze_batch_norm: bool | None = Field(
+        None,
+        description="training keeps the pretrained statistics and scales; null: if the head starts from a probe and an "
+        f"epoch shows fewer than {FEW_PHOTOS:,} photos",
+    )
     batch_norm_momentum: float = Field(0.9, gt=0, lt=1, description="Keras's 0.999 lags behind in short runs")
 
     @property
     def title(self) -> str:
         """Name of the network: two models with one title are the same network."""
         return f"{self.name}, alpha {self.alpha:g}" if self.name == "mobilenetv2" else self.name
+
+    @property
+    def starts_from_probe(self) -> bool:
+        """Whether the head starts from the linear probe of the network's own frozen features (arXiv 2202.10054)."""
+        if self.head_init is None:
+            return self.pretrained not in (False, GLOBAL_TEACHER)
+        return self.head_init == "probe"
+
+    def freezes_batch_norm(self, photos: int) -> bool:
+        """Whether batch norms stay in inference mode during training whose epochs show this many photos."""
+        if self.freeze_batch_norm is None:
+            return self.starts_from_probe and photos < FEW_PHOTOS
+        return self.freeze_batch_norm
+
+    @model_validator(mode="after")
+    def _one_head(self) -> Model:
+        if self.pretrained == GLOBAL_TEACHER and self.head_init is not None:
+            raise ValueError(
+                f"head_init: received {self.head_init} with pretrained: {GLOBAL_TEACHER}, expected null, because the "
+                "global teacher's head is copied too; remove it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _known(self) -> Model:
@@ -197,15 +229,19 @@ class Teacher(Section):
                     f"regularization.dropout for a teacher, and remove this, or set it to its default, {default:g}"
                 )
             raise ValueError(
-                f"model.{key}: received {value:g}, expected nothing, as {self.model.name} does not use it; remove it, "
-                f"or set it to its default, {default:g}"
+                f"model.{key}: received {json.dumps(value)}, expected nothing, as {self.model.name} does not use it; "
+                f"remove it, or set it to its default, {json.dumps(default)}"
             )
         return self
 
     @staticmethod
     def dead_knobs(model_name: str) -> tuple[str, ...]:
         """Return the keys of `model` that have no effect on a teacher of this name."""
-        return ("dropout_rate",) if model_name == "mobilenetv2" else ("dropout_rate", "alpha", "batch_norm_momentum")
+        return (
+            ("dropout_rate",)
+            if model_name == "mobilenetv2"
+            else ("dropout_rate", "alpha", "freeze_batch_norm", "batch_norm_momentum")
+        )
 
 
 class RegionalTeacher(Teacher):

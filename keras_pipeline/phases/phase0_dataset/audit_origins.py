@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pandas as pd
 
 from keras_pipeline.core.config.source import Source
+from keras_pipeline.core.licenses import KNOWN
 from keras_pipeline.evaluation.report.html import Block, KeyValues, Paragraph, Table
+from keras_pipeline.ingest.idle import without_value
 from keras_pipeline.ingest.ledger import UNDER_SPECIES
 from keras_pipeline.ingest.tally import counted
 from keras_pipeline.ingest.understand import TEXT_IN_REPR, lists_as_text
@@ -20,7 +22,14 @@ SHARED = ["latin_name", "other", "shared", "photos", "other_photos", "share"]
 
 def remarks(result: dict, source: Source) -> list[str]:
     """Return the sentences that the console shows too."""
-    return [*_of_lists(result, source), *_of_types(result, source), *_of_regions(result), *_of_shared(result)]
+    return [
+        *_of_lists(result, source),
+        *_of_types(result, source),
+        *_of_missing(result, source),
+        *_of_licenses(result, source),
+        *_of_regions(result),
+        *_of_shared(result),
+    ]
 
 
 def tables(result: dict) -> dict[str, pd.DataFrame]:
@@ -139,6 +148,12 @@ def _of_types(result: dict, source: Source) -> Iterator[str]:
             )
 
 
+def _of_missing(result: dict, source: Source) -> Iterator[str]:
+    if result["usable"]:  # else the needed fields are missing, and the error tells what to set
+        fields = result["fields"].items()
+        yield from without_value(source, [name for name, found in fields if found["missing"] == result["photos"]])
+
+
 def _of_lists(result: dict, source: Source) -> Iterator[str]:
     if result["references"] != result["documents"]:
         yield from _counted(result)
@@ -148,6 +163,16 @@ def _of_lists(result: dict, source: Source) -> Iterator[str]:
             values = (sample["value"] for sample in found["samples"] if sample["value"].startswith("list "))
             shown = next(values, "list […]").removeprefix("list ")
             yield lists_as_text(name, shown, found["lists"], result[unit], unit, source)
+
+
+def _of_licenses(result: dict, source: Source) -> Iterator[str]:
+    """Of a licence that is known, a photo need not be there: the list may be a usual one."""
+    if idle := [name for name in source.licenses or () if name not in (*KNOWN, *result["licenses"])]:
+        there = {name: entry["photos"] for name, entry in result["licenses"].items()}
+        yield (
+            f"source.licenses: no photo has {', '.join(map(repr, idle[:NAMED]))}, and no known licence is called that; "
+            f"correct it; there are: {_named(there)}"
+        )
 
 
 def _of_regions(result: dict) -> Iterator[str]:

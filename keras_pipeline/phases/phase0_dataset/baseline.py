@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,12 @@ def run(run: Run) -> None:
         f"{shared['photos_with_a_copy']} of {shared['photos']} photos of val, calibration and test have a copy in "
         f"another split; {run.path('look_alikes').with_suffix('.html')} shows them"
     )
+    if shared["pairs"]:
+        ready = shlex.quote(str(look_alikes.table_path(run)))
+        print(
+            "look at them, then keep the copies together: run `phase0 split --force --set phase0.split.same_photo="
+            f"{ready}`, and set the same key in the config"
+        )
 
 
 def _move_recalls(tables: dict[str, dict], path: Path) -> None:

@@ -22,6 +22,7 @@ from keras_pipeline.evaluation.baseline import Features
 from keras_pipeline.evaluation.look_alikes import CORRELATION, Candidate, candidates, correlation
 from keras_pipeline.evaluation.report import pictures
 from keras_pipeline.evaluation.report.html import Figure, Paragraph, write_report
+from keras_pipeline.ingest.same_photo import COLUMNS, read_pairs
 from keras_pipeline.phases.phase0_dataset.shard_index import index_shards
 
 COMPARED = 20_000  # candidates at most, the most similar first: 25 to 80 ms each
@@ -35,6 +36,8 @@ NAMED = ("sample_id", "latin_name", "split", "source_url")  # columns of the tab
 
 def audit(run: Run, info: DatasetInfo, features: Mapping[str, Features]) -> dict:
     """Write `look_alikes.json`, the page beside it and `tables/look_alikes.csv`; return what the first one holds.
+
+    The table starts with the pairs of `phase0.split.same_photo`, so that a config can name it for good.
 
     Args:
         features: {split: features}, train first.
@@ -51,7 +54,8 @@ def audit(run: Run, info: DatasetInfo, features: Mapping[str, Features]) -> dict
         "examples": [list(candidate.sample_ids) for candidate, _ in same[:5]],
     }  # fmt: skip
     folder = run.path("look_alikes").parent
-    _write_table(folder / "tables" / "look_alikes.csv", same, place)
+    listed = run.config.phase0.split.same_photo
+    _write_table(table_path(run), _table(same, place), None if listed is None else read_pairs(Path(listed)))
     _write_page(folder / "look_alikes.html", run.config.experiment, result, pairs, place)
     write_json(run.path("look_alikes"), result)
     return result
@@ -82,7 +86,12 @@ class _Shards:
         return records.read(Path(file), offset, length)
 
 
-def _write_table(path: Path, same: Sequence[tuple[Candidate, float]], place: _Shards) -> None:
+def table_path(run: Run) -> Path:
+    """Return where the table of copies lies, in the form that `phase0.split.same_photo` reads."""
+    return run.path("look_alikes").parent / "tables" / "look_alikes.csv"
+
+
+def _table(same: Sequence[tuple[Candidate, float]], place: _Shards) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for candidate, agreement in same:
         row: dict[str, Any] = {}
@@ -92,9 +101,22 @@ def _write_table(path: Path, same: Sequence[tuple[Candidate, float]], place: _Sh
             row |= {f"{key}_{side}": value for key, value in named.items()}
         rows.append(row | {"cosine": round(candidate.cosine, 4), "correlation": round(agreement, 4)})
     columns = [f"{key}_{side}" for side in (1, 2) for key in NAMED]
+    return pd.DataFrame(rows, columns=[*columns, "cosine", "correlation"])
+
+
+def _write_table(path: Path, found: pd.DataFrame, listed: pd.DataFrame | None) -> None:
+    """Write the listed pairs as they are, then the pairs found that are not among them.
+
+    The split no longer parts listed pairs, so that they are not found again. Yet the list may be this very file, and
+    without them the next split would forget them.
+    """
+    if listed is not None:
+        known = {frozenset(pair) for pair in listed[COLUMNS].itertuples(index=False)}
+        new = [frozenset(pair) not in known for pair in found[COLUMNS].itertuples(index=False)]
+        found = pd.concat([listed, found[new]]) if any(new) else listed
     path.parent.mkdir(parents=True, exist_ok=True)
     with aside(path) as temporary:
-        pd.DataFrame(rows, columns=[*columns, "cosine", "correlation"]).to_csv(temporary, index=False)
+        found.to_csv(temporary, index=False)
 
 
 def _write_page(

@@ -21,7 +21,9 @@ from keras_pipeline.evaluation.predict import predict
 from keras_pipeline.evaluation.predictions import Predictions, write_answers
 from keras_pipeline.evaluation.report import confusions, pictures, recalls
 from keras_pipeline.models import trained
+from keras_pipeline.phases.phase1_teacher import own_probe
 
+OWN_PROBE_METRICS = ("n", "top1_accuracy", "top1_interval", "top5_accuracy", "loss")
 EXAMPLE_PAIRS = 6  # of the most confused, shown with photos
 EXAMPLE_PHOTOS = 3  # of each, beside one of what it was taken for
 EXAMPLE_SIDE = 160  # pixels
@@ -74,7 +76,12 @@ def evaluate_model(
         [learnt.get(name, 0) for name in info.classes],
     )  # fmt: skip
     folder = run.path(f"{model_name}_metrics").parent
-    answers = write_answers(folder / f"predictions_{split}.npz", predictions)
+    own_answers = None
+    if split == "test" and (probe := _own_probe(run, model_name, info, preprocessing)):
+        own_answers = metrics.first_guesses(probe.logits)
+        found = metrics.classification_metrics(probe.logits, probe.labels, probe.regions, info.classes, probe.group_ids)
+        result["own_probe"] = {"image_size": image_size} | {key: found[key] for key in OWN_PROBE_METRICS}
+    answers = write_answers(folder / f"predictions_{split}.npz", predictions, own_answers)
     if draw:
         with aside(folder / f"pictures_{split}") as temporary:
             temporary.mkdir()
@@ -84,11 +91,20 @@ def evaluate_model(
     print(describe(split, result))
 
 
+def _own_probe(run: Run, model_name: str, info: DatasetInfo, preprocessing: Preprocessing) -> Predictions | None:
+    """Predict the test split by the linear probe of the model's own frozen features; None if there is no such probe."""
+    path = run.path("distilled" if model_name == "student" else model_name).with_name(own_probe.FILE)
+    if not path.exists():
+        return None
+    model = trained.load(path, info, image_size=preprocessing.image_size)
+    return predict_split(model, info, "test", preprocessing, f"linear probe of the {model_name}'s features")
+
+
 def describe(split: str, result: dict) -> str:
     """Describe the metrics of a split in one line."""
     low, high = result["top1_interval"]
     regions = ", ".join(f"{name} {entry['top1']:.3f} (n {entry['n']})" for name, entry in result["per_region"].items())
-    worst = result["min_recall"]
+    worst, own = result["min_recall"], result.get("own_probe")
     sample = " (its first shard)" if split == "train" else ""
     return (
         f"{split}{sample}: n {result['n']} in {result['groups']} groups, judged on {gate_metrics.judged(result)}, "
@@ -96,6 +112,7 @@ def describe(split: str, result: dict) -> str:
         f"[{low:.3f}, {high:.3f}], top-5 {result['top5_accuracy']:.3f}, loss {result['loss']:.3f}, macro recall "
         f"{result['macro_recall']:.3f}; {regions}"
         + (f"; lowest recall {worst['recall']:.3f}, {worst['latin_name']}" if worst else "")
+        + (f"; linear probe of its own features {own['top1_accuracy']:.3f}" if own else "")
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -21,6 +22,7 @@ from keras_pipeline.evaluation.report import plots
 from keras_pipeline.evaluation.report.training import Pictures
 from keras_pipeline.models import heads, layerwise, trained
 from keras_pipeline.models.weights import copy_weights
+from keras_pipeline.phases.phase1_teacher import own_probe
 from keras_pipeline.training import distribute, fit
 from keras_pipeline.training.fit import Batches, Stage
 from keras_pipeline.training.losses import LogitAdjusted, logit_shift
@@ -65,23 +67,41 @@ def fit_teacher(run: Run, spec: TeacherSpec) -> None:
     judged = validation(info, preprocessing, spec.region)
     watched = pipeline.evaluation_batches(info, "val", preprocessing, region=spec.region)
     rows: dict[str, list[dict]] = {}
+    starts: dict[str, dict] = {}
     with precision(spec.settings.training.precision):
         with devices.scope():
             model = classifier(spec.settings, info, global_teacher=run.path("teacher"))
+        start = _start(run, spec, model, info, preprocessing)
         for stage, frozen in plan:
             with devices.scope():
                 prepare(model, spec.settings, stage, frozen=frozen, shown=shown)
             pictures = Pictures(stage.folder, photos, watched, counts)
-            rows[stage.folder.name] = fit.fit(model, photos, judged, stage, [pictures])
+            rows[stage.folder.name] = fit.fit(model, photos, judged, stage, [pictures], start=start)
+            if found := fit.read_start(stage):
+                starts[stage.folder.name] = found
             if frozen:
                 # The full stage starts from the best head, also after a restart between the two.
                 model.set_weights(heads.load_classifier(stage.best).get_weights())
+            start = start and fit.as_it_is
     if run.assists:  # the chief writes
         return
     epochs = [{"stage": name, **row} for name, made in rows.items() for row in made]
-    write_json(run.path(f"{spec.prefix}_history"), {"epochs": epochs})
+    write_json(run.path(f"{spec.prefix}_history"), {"epochs": epochs} | ({"starts": starts} if starts else {}))
     plots.draw_curves(rows, run.path(f"{spec.prefix}_curves"))
+    own_probe.publish(plan[0][0], spec.settings.model, run.path(spec.prefix))
     fit.publish(stage.best, run.path(spec.prefix))
+
+
+def _start(
+    run: Run, spec: TeacherSpec, model: keras.Model, info: DatasetInfo, preprocessing: Preprocessing
+) -> Callable[[], None] | None:
+    """Return what gives the model its head before the first stage, see `fit.fit`; None if the head stays random."""
+    if not spec.settings.model.starts_from_probe:
+        return None
+    return functools.partial(
+        own_probe.initialise_head, model, info, preprocessing,
+        region=spec.region, seed=run.config.seed, folder=run.path(spec.prefix).parent,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -208,7 +228,7 @@ def prepare(model: keras.Model, settings: Teacher, stage: Stage, *, frozen: bool
     Args:
         shown: float [C], photos of each class that an epoch shows.
     """
-    heads.freeze_backbone(model, frozen)
+    heads.freeze(model, backbone=frozen, batch_norm=settings.model.freezes_batch_norm(stage.photos))
     training = settings.training
     tau = settings.regularization.logit_adjustment
     plain = keras.losses.CategoricalCrossentropy(from_logits=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import keras
@@ -11,7 +12,8 @@ from keras_pipeline.core.config.student import Phase4, StudentTraining
 from keras_pipeline.core.dataset import DatasetInfo
 from keras_pipeline.core.files import write_json
 from keras_pipeline.data import pipeline, records
-from keras_pipeline.models import trained
+from keras_pipeline.models import heads, trained
+from keras_pipeline.phases.phase1_teacher import own_probe
 from keras_pipeline.phases.phase3_soft_labels import student
 from keras_pipeline.phases.phase4_student import batches
 from keras_pipeline.training import distribute, fit
@@ -40,8 +42,17 @@ def run(run: Run) -> None:
             loss=config.phase3.distillation.loss,
             teacher=teaching.teacher,
         )
+        heads.freeze(model.student, backbone=False, batch_norm=config.phase3.model.freezes_batch_norm(stage.photos))
         compile_student(model, config.phase4.training, stage, learning_rate=config.phase4.distill.learning_rate)
-    write_history(run, "distill_history", fit.fit(model, teaching.batches, teaching.validation, stage))
+    start = None
+    if config.phase3.model.starts_from_probe:
+        start = functools.partial(
+            own_probe.initialise_head, model.student, info, student.preprocessing(config),
+            region=None, seed=config.seed, folder=folder,
+        )  # fmt: skip
+    write_history(run, "distill_history", fit.fit(model, teaching.batches, teaching.validation, stage, start=start))
+    if not run.assists:
+        own_probe.publish(stage, config.phase3.model, run.path("distilled"))
 
 
 def _teaching(run: Run, info: DatasetInfo) -> batches.Teaching:

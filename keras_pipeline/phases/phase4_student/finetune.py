@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_pipeline.core.artifacts import Run
 from keras_pipeline.data import pipeline, records
 from keras_pipeline.data.preprocess import Preprocessing
-from keras_pipeline.models import trained
+from keras_pipeline.models import heads, trained
 from keras_pipeline.phases.phase4_student.distill import compile_student, stage_of, write_history
 from keras_pipeline.training import distribute, fit
 
@@ -39,5 +39,7 @@ def run(run: Run) -> None:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     with devices.scope():
         model = trained.load(run.path("distilled"), info, image_size=config.phase4.data.image_size)
+        heads.freeze(model, backbone=False, batch_norm=config.phase3.model.freezes_batch_norm(stage.photos))
         compile_student(model, config.phase4.training, stage, learning_rate=settings.learning_rate, loss=loss)
-    write_history(run, "finetune_history", fit.fit(model, batches, validation, stage))
+    start = fit.as_it_is if config.phase3.model.starts_from_probe else None
+    write_history(run, "finetune_history", fit.fit(model, batches, validation, stage, start=start))
