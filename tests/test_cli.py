@@ -825,7 +825,7 @@ def test_looking_at_what_is_not_made_names_a_command(experiment, capsys, tmp_pat
         ({"conclusive": True, "promise": 0.679}, "Viola alba, 72.0%; right in at least 67 % of cases"),
         ({"conclusive": False}, "not conclusive (Viola alba?), 72.0%"),
         ({"conclusive": False, "off_list": False}, "not conclusive (Viola alba?), 72.0%"),
-        ({"conclusive": False, "off_list": True}, "like none of the plants of this list (Viola alba?), 72.0%"),
+        ({"conclusive": False, "off_list": True}, "does not look like one of the plants of this list"),
         (
             {"conclusive": False, "genus_conclusive": True, "promise": 0.5},
             "not conclusive (Viola alba?), 72.0%; genus Viola, 90.0%; right in at least 50 % of cases",

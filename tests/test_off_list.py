@@ -10,6 +10,7 @@ from PIL import Image
 from support import web_example as example
 
 from keras_pipeline.core.config.delivery import Phase5
+from keras_pipeline.core.config.load import from_dict
 from keras_pipeline.core.config.teachers import Model
 from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.evaluation import off_list
@@ -46,11 +47,11 @@ def test_a_score_is_the_share_of_the_squared_length_outside():
 
 def test_train_photos_span_the_subspace_whatever_their_length_and_order():
     rng = np.random.default_rng(0)
-    plants = rng.normal(size=(60, off_list.DIRECTIONS)) @ np.eye(off_list.DIRECTIONS, 40)
+    plants = rng.normal(size=(60, off_list.DIRECTIONS)) @ np.eye(off_list.DIRECTIONS, 80)
     for batches in ([plants], [plants[::-1][:25], 1000 * plants[::-1][25:]], [plants[:1], plants[1:]]):
         directions = off_list.principal_directions(batches)
-        assert directions.shape == (40, off_list.DIRECTIONS) and directions.dtype == np.float32
-        inside, outside = np.eye(40, dtype=np.float32)[[0, 15]], np.eye(40, dtype=np.float32)[[16, 39]]
+        assert directions.shape == (80, off_list.DIRECTIONS) and directions.dtype == np.float32
+        inside, outside = np.eye(80, dtype=np.float32)[[0, 31]], np.eye(80, dtype=np.float32)[[32, 79]]
         np.testing.assert_allclose(features.share_outside(inside, directions), 0, atol=2e-3)
         np.testing.assert_allclose(features.share_outside(outside, directions), 1, atol=1e-6)
     assert np.array_equal(directions, directions.astype(np.float16))  # the page's weights are of 16 bits
@@ -116,6 +117,21 @@ def test_photos_of_one_plant_count_once():
     assert few.on_fit.all() and few.on_test.all()
     said = describe_additions({"off_list": few.part, "region_priors": {"why": "none"}, "observations": {"why": "few"}})
     assert "off the list: 48 calibration photos of different plants are too few, 49 are the least" in said
+
+
+@pytest.mark.parametrize(
+    ("sets", "why"),
+    [
+        ({}, ""),
+        ({"phase5": {"off_list": False}}, "phase5.off_list is false"),
+        (
+            {"phase3": {"model": {"name": "mobilenetv2", "pretrained": False}}},
+            "the features of a student from random weights don't tell other pictures from plants",
+        ),
+    ],
+)
+def test_a_student_from_random_weights_gets_no_score(sets, why):
+    assert scoring.why_not(from_dict({"experiment": "any", **sets})) == why
 
 
 def test_photos_that_are_held_back_are_not_conclusive_at_any_rank():
@@ -229,6 +245,7 @@ def test_the_page_says_it_in_two_languages(bundle, tmp_path):
         assert page.inner_text("#verdict") == "This does not look like one of the plants of this list"
         assert page.get_attribute("#answer", "data-conclusive") == "none"
         assert page.get_attribute("#answer", "data-off-list") == "true"
+        assert page.locator("#species li").count() == 0 and "%" not in page.inner_text("#answer")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         page.click("#language")
         assert page.inner_text("#verdict") == "No parece una de las plantas de esta lista"
@@ -238,4 +255,4 @@ def test_the_subspace_costs_two_bytes_a_number(bundle):
     plain = example.bundle()[0]
     grown = [sum(f.stat().st_size for f in (each / "model").glob("*.bin")) for each in (plain, bundle)]
     width = example.shipped().get_layer("logits").input.shape[-1]
-    assert 0 < grown[1] - grown[0] <= 2 * off_list.DIRECTIONS * width + 64
+    assert 0 < grown[1] - grown[0] <= 2 * (width // 2) * width + 64  # K is 16 there, half of the 32 features

@@ -44,9 +44,10 @@ def main(run: Run, options: argparse.Namespace) -> tuple[object, int]:
             continue
         name = answer["latin_name"]
         common = f" ({answer['common_name']})" if answer.get("common_name") else ""
-        verdict = f"{name}{common}" if answer["conclusive"] else f"not conclusive ({name}?)"
         if answer["off_list"]:
-            verdict = f"like none of the plants of this list ({name}?)"
+            print(f"{answer['photo']}: does not look like one of the plants of this list")
+            continue
+        verdict = f"{name}{common}" if answer["conclusive"] else f"not conclusive ({name}?)"
         above = [rank for rank in PLURAL if answer.get(f"{rank}_conclusive")]
         taxon = "".join(f"; {rank} {answer[rank]}, {answer[f'{rank}_probability']:.1%}" for rank in above)
         promise = "" if answer["promise"] is None else f"; right in at least {int(100 * answer['promise'])} % of cases"

@@ -32,8 +32,8 @@ class Phase5(Section):
     )
     off_list: bool = Field(
         True,
-        description="page and `classify` tell photos that look like none of the plants of the list; needs 49 "
-        "calibration photos of different plants",
+        description="page and `classify` tell photos that look like none of the plants of the list; needs a "
+        "pretrained student and 49 calibration photos of different plants",
     )
     region_priors: RegionPriors = RegionPriors()
 

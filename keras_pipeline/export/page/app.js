@@ -68,17 +68,18 @@ function showAnswer({ species, probability, conclusive, offList, threshold, genu
   if (conclusive) $("sure").textContent = say.sure(percent).replace(/^./, (letter) => letter.toUpperCase());
   else if (rank)
     $("sure").replaceChildren(...words(say.taxon(rank, taxon.name, say.percent(taxon.probability), best.latin_name)));
-  else if (offList) $("sure").replaceChildren(...words(say.offListHint(best.latin_name)));
+  else if (offList) $("sure").textContent = say.offListHint;
   else $("sure").replaceChildren(...words(say[threshold === null ? "candidate" : "doubt"](best.latin_name, percent)));
   $("promise").textContent = promise === null ? "" : say.promise(promise);
-  $("species").replaceChildren(...species.map((entry) => speciesRow(entry, threshold)));
-  $("threshold").textContent = threshold === null
+  // Bars would claim what the verdict denies.
+  $("species").replaceChildren(...(offList ? [] : species).map((entry) => speciesRow(entry, threshold)));
+  $("threshold").textContent = offList ? "" : threshold === null
     ? say.noThreshold
     : say.legend(`${(Math.round(threshold * 1000) / 10).toLocaleString(language)}\u00a0%`);
   $("took").textContent = say.took(Math.round(ms), BACKENDS[classifier.backend]);
   $("answer").dataset.conclusive = conclusive ? "species" : rank ?? "none";
   $("answer").dataset.offList = Boolean(offList);
-  $("answer").dataset.threshold = threshold ?? "none";
+  $("answer").dataset.threshold = offList ? "none" : threshold ?? "none";
   const sure = conclusive ? percent : rank ? say.percent(taxon.probability) : null;
   const announced = sure ? say.answered(common ? `${verdict} (${common})` : verdict, sure) : `${verdict}. ${$("sure").textContent}`;
   show("answered", `${announced} ${$("promise").textContent}`.trim());

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_pipeline.core.config.experiment import Config
 from keras_pipeline.evaluation import off_list
 from keras_pipeline.evaluation.calibration_report import Evidence
 from keras_pipeline.evaluation.off_list import OffList
@@ -49,9 +50,13 @@ class ScoringModel:
         return dataclasses.replace(evidence, off_list=found)
 
 
-def judged(model: ScoringModel | keras.Model, evidence: Evidence) -> Evidence:
-    """Return what a model has predicted with its `off_list`, or with the reason why there is none."""
-    return model.judge(evidence) if isinstance(model, ScoringModel) else without(evidence, "phase5.off_list is false")
+def why_not(config: Config) -> str:
+    """Return why no score is fitted; empty where one is."""
+    if not config.phase5.off_list:
+        return "phase5.off_list is false"
+    if config.phase3.model.pretrained is False:  # measured in docs/calibration.md
+        return "the features of a student from random weights don't tell other pictures from plants"
+    return ""
 
 
 def without(evidence: Evidence, why: str) -> Evidence:

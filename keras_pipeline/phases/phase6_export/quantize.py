@@ -52,13 +52,14 @@ def run(run: Run) -> None:
     folded, photos = quantize.fold_batch_norm(model), _representative(run, info)
     table, costs = assignment.places(run.path("assignment")), _Costs(run, info)
     variants: dict[str, dict] = {}
+    unscored = off_list.why_not(run.config)
     places = (aside(run.path(name)) for name in ("shipped", "off_list", "tflite"))
     with contextlib.ExitStack() as stack:  # all, or none
         weights, subspace, lite = (stack.enter_context(place) for place in places)
         for way in dict.fromkeys([settings.quantization, *settings.compare]):
             quantized, tensors = _quantized(run, info, folded, way, photos)
             size: dict[str, Any] = {"megabytes": quantize.megabytes(tensors), "tensors": tensors}
-            scoring = run.config.phase5.off_list and way == settings.quantization
+            scoring = way == settings.quantization and not unscored
             predictor = off_list.ScoringModel(quantized, _train_photos(run, info)) if scoring else quantized
             with costs.evidence(predictor, way) as evidence:
                 size |= costs.of(evidence.test)
@@ -73,7 +74,7 @@ def run(run: Run) -> None:
                     )
                 quantized.save(weights)
                 off_list.save(predictor, subspace)
-                evidence = off_list.judged(predictor, evidence)
+                evidence = off_list.without(evidence, unscored) if unscored else predictor.judge(evidence)
                 priors = priors_of(run, info, table)
                 shipped, _ = report_of(run, info, table, priors, evidence, "shipped", content_hash(weights))
                 variants[way] = _describe(way, size, shipped)
