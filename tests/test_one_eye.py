@@ -21,6 +21,7 @@ from keras_pipeline.core.static_server import serve_folder
 from keras_pipeline.data.first_bytes import REASONS
 from keras_pipeline.data.photo import seen
 from keras_pipeline.export.browser import open_browser
+from keras_pipeline.export.engines import missing_engines, open_engine
 from keras_pipeline.export.tfjs import PAGE
 
 RECORDED = Path(__file__).with_name("made_photos.json")
@@ -95,6 +96,17 @@ def seen_by_the_page(page):
 @pytest.mark.parametrize("name", PHOTOS)
 def test_the_page_sees_what_python_sees(recorded, seen_by_the_page, name):
     assert seen_by_the_page[name] == recorded[name]
+
+
+@pytest.mark.parametrize("name", ["firefox", "webkit"])
+def test_other_browsers_see_the_same_of_jpeg_png_and_webp(recorded, name):
+    if why := missing_engines([name]).get(name):
+        pytest.skip(f"{name}: {why}")
+    own = {title: photo for title, photo in PHOTOS.items() if title.split(",")[0].split()[0] in ("jpeg", "png", "webp")}
+    with serve_folder(example.bundle()[0]) as base, open_engine(name) as engine, engine.opened(base, []) as page:
+        answers = page.call(ASK, [base64.b64encode(photo).decode() for photo in own.values()])
+    assert len(own) > 70
+    assert dict(zip(own, answers, strict=True)) == {title: recorded[title] for title in own}
 
 
 def test_each_reason_has_words_in_the_page():
