@@ -212,7 +212,7 @@ def _convert(saved_model_folder: Path) -> tuple[dict, list[list[dict]]]:
         # The converter names them Identity:0 and Identity_1:0; TensorFlow flattens outputs in alphabetical order.
         found = topology["signature"]["outputs"].values()  # of three outputs in another order
         outputs = sorted(found, key=lambda output: output["name"].removesuffix(":0"))
-        names = ["logits", *["off_list_score"][: len(outputs) - 2], "probabilities"]
+        names = ["logits", "probabilities"] if len(outputs) == 2 else ["logits", "off_list_score", "probabilities"]
         topology["signature"]["outputs"] = dict(zip(names, outputs, strict=True))
         return topology, modules.read.read_weights(topology["weightsManifest"], scratch)
 
